@@ -1,0 +1,77 @@
+# One environment for everything: `make quickstart` runs the main job end to end, `make test` tests, `make check` lints.
+PYTHON ?= python3
+VENV ?= .venv
+QUICKSTART ?=
+PYTEST ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md \
+	$(shell find rust/memgraft-core/src rust/memgraft-py/src python/memgraft rust/*/Cargo.toml -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name '*.toml' -o -name 'py.typed')
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-rust test-python test-slow check format bench wheel tools clean
+
+help:
+	@echo "make quickstart   set up $(VENV), then mine, harvest, graft and train on real text with a real donor"
+	@echo "make test         set up $(VENV), then run the Rust and the Python tests"
+	@echo "make test-slow    the Python tests that take longer"
+	@echo "make check        formatting, lints, types, stubs, import directions"
+	@echo "make bench        lookup and gather beside their peers, one table of ratios"
+	@echo "make wheel        build the wheel into dist/"
+
+quickstart: $(VENV)/.installed-all
+	$(BIN)/memgraft quickstart $(QUICKSTART)
+
+test: test-rust test-python
+
+test-rust: tools
+	cargo test --workspace --release --quiet
+
+test-python: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(PYTEST)
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow $(PYTEST)
+
+check: $(VENV)/.installed-dev
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest memgraft._core
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	cargo fmt --all
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python benches/run.py $(BENCH)
+
+wheel: dist/.wheel
+
+tools:
+	@command -v cargo >/dev/null || { echo "memgraft needs Rust to build: expected 'cargo' on PATH, found none; install it from https://rustup.rs" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "memgraft needs Python 3.10 or newer, found $$($(PYTHON) --version 2>&1); name one with 'make PYTHON=python3.12 ...'" >&2; exit 2; }
+
+$(BIN)/maturin: | tools
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; install its venv package (Debian: python3-venv) or name another with PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+	$(PIP) install 'maturin>=1.9,<2'
+
+dist/.wheel: $(SOURCES) | $(BIN)/maturin
+	rm -rf dist && mkdir -p dist
+	$(BIN)/maturin build --release --locked --quiet --out dist
+	touch $@
+
+# Dependencies first, then the wheel by force: its version stays while its content changes.
+$(VENV)/.installed-%: dist/.wheel
+	$(PIP) install "$$(echo dist/*.whl)[$*]"
+	$(PIP) install --force-reinstall --no-deps dist/*.whl
+	touch $@
+
+clean:
+	rm -rf dist $(VENV) target
