@@ -1,0 +1,186 @@
+"""What every verb shares: errors to exit codes, ``--json``, progress, and what an interrupted run keeps.
+
+A verb is a function decorated with :func:`verb`; its result goes to stdout through :func:`emit`, everything else
+(logs, progress, errors) to stderr.
+"""
+
+import functools
+import json as jsonlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from memgraft.errors import ArgumentError, ConfigError, MemgraftError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default: every core.")]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_kept = "nothing was written"
+
+
+def keeps(what: str) -> None:
+    """Sets what is left on the disk if the run is interrupted from here on, as in "nothing was written"."""
+    global _kept
+    _kept = what
+
+
+def verb(function: Callable[P, None]) -> Callable[P, None]:
+    """Makes a verb of ``function``: typed errors become one message on stderr and an exit code.
+
+    Usage errors (:class:`ArgumentError`, :class:`ConfigError`) exit with 2, every other :class:`MemgraftError` and
+    :class:`OSError` with 1, Ctrl-C with 130.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        keeps("nothing was written")
+        try:
+            function(*args, **kwargs)
+        except (ArgumentError, ConfigError) as error:
+            fail(str(error), EXIT_USAGE)
+        except MemgraftError as error:
+            fail(str(error))
+        except BrokenPipeError:
+            # The reader of our stdout went away (`| head`); point stdout at nothing so that the exit flush is quiet.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT_FAILED) from None
+        except OSError as error:
+            name = f"{error.filename}: " if error.filename else ""
+            fail(f"{name}{error.strerror or error}")
+        except KeyboardInterrupt:
+            fail(f"interrupted; {_kept}", EXIT_INTERRUPTED)
+
+    return wrapper
+
+
+def fail(message: str, code: int = EXIT_FAILED) -> None:
+    """Prints ``message`` on stderr and leaves with ``code``.
+
+    Raises:
+        typer.Exit: always.
+    """
+    sys.stderr.write(f"memgraft: {message}\n")
+    raise typer.Exit(code)
+
+
+def log(message: str) -> None:
+    """One line for the person who watches, on stderr."""
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+
+
+def emit(facts: Mapping[str, Any], *, json: bool, title: str | None = None) -> None:
+    """Prints a verb's result on stdout: one JSON object, or a table of the same facts."""
+    if json:
+        sys.stdout.write(jsonlib.dumps(facts, indent=2, default=_plain) + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    for name, value in facts.items():
+        table.add_row(Text(name.replace("_", " ")), Text(show(value)))
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+def show(value: Any) -> str:
+    """``value`` for a reader: thousands apart, mappings as ``2: 10, 3: 20``."""
+    value = _plain(value) if not isinstance(value, (str, bool, int, float, Mapping, list, tuple, type(None))) else value
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.4g}"
+        case Mapping():
+            return ", ".join(f"{key}: {show(item)}" for key, item in value.items()) or "-"
+        case list() | tuple():
+            return ", ".join(show(item) for item in value) or "-"
+        case _:
+            return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+@contextmanager
+def progress(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+    """Yields ``report(stage, done, total)``: a bar with rate and time left on stderr; a new stage starts a new bar.
+
+    Where stderr is not a terminal, one line tells that a stage has ended.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{_short(task.speed)} {unit}/s" if task.speed else "")
+
+    console = Console(stderr=True)
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        Rate(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    tasks: dict[str, Any] = {}
+    ended: set[str] = set()
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=max(total, 1))
+        bars.update(tasks[stage], completed=done, total=max(total, 1))
+        if done >= total and not console.is_terminal and stage not in ended:
+            ended.add(stage)
+            log(f"{stage}: {total:,} {unit}".rstrip())
+
+    with bars:
+        yield report
+
+
+def _short(value: float) -> str:
+    for suffix in ("", "k", "M"):
+        if value < 1000:
+            return f"{value:.3g}{suffix}"
+        value /= 1000
+    return f"{value:.3g}G"
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Imports ``module``, or says which extra to install.
+
+    Raises:
+        ConfigError: ``module`` is not installed.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        message = f"this verb needs the package {error.name}, which is not installed: pip install 'memgraft[{extra}]'"
+        raise ConfigError(message) from None

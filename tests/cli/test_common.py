@@ -1,0 +1,90 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from memgraft.cli import common
+from memgraft.cli.app import VERBS, build_app
+from memgraft.errors import ArgumentError, ConfigError, FormatError
+
+
+def run_raising(error):
+    app = typer.Typer()
+
+    @app.command()
+    @common.verb
+    def boom() -> None:
+        common.keeps("shard 3 is kept")
+        raise error
+
+    return CliRunner().invoke(app, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (FormatError("a.mgi: expected x, found y"), 1, "memgraft: a.mgi: expected x, found y\n"),
+        (ArgumentError("orders: expected 1..16"), 2, "memgraft: orders: expected 1..16\n"),
+        (ConfigError("no such site"), 2, "memgraft: no such site\n"),
+        (PermissionError(13, "Permission denied", "/x/y"), 1, "memgraft: /x/y: Permission denied\n"),
+        (KeyboardInterrupt(), 130, "memgraft: interrupted; shard 3 is kept\n"),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(error, code, text):
+    result = run_raising(error)
+    assert (result.exit_code, result.stderr, result.stdout) == (code, text, "")
+
+
+def test_a_bug_is_not_swallowed():
+    result = run_raising(ZeroDivisionError("x"))
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_emit_json_is_one_object(capsys):
+    common.emit({"rows": 3, "by_order": {2: 1}}, json=True)
+    assert json.loads(capsys.readouterr().out) == {"rows": 3, "by_order": {"2": 1}}
+
+
+def test_emit_table_groups_thousands(capsys):
+    common.emit({"num_rows": 3000000, "by_order": {2: 1000, 3: None}}, json=False)
+    out = capsys.readouterr().out
+    assert "3,000,000" in out
+    assert "2: 1,000, 3: -" in out
+    assert "num rows" in out
+
+
+def test_need_names_the_extra():
+    with pytest.raises(ConfigError, match=r"pip install 'memgraft\[cli\]'"):
+        common.need("no_such_package_at_all", "cli")
+
+
+def test_every_verb_is_registered_and_has_help():
+    app = build_app()
+    for name, _ in VERBS:
+        result = CliRunner().invoke(app, [*name.split(), "--help"])
+        assert result.exit_code == 0, result.output
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from memgraft.cli.app import build_app; build_app();"
+        "print([m for m in ('torch', 'transformers', 'tokenizers', 'pyarrow'', 'matplotlib')"
+        " if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+def test_missing_typer_is_one_clear_line():
+    code = "import sys; sys.modules['typer'] = None\nfrom memgraft.cli import main\nmain()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "memgraft: the command line needs typer: run  pip install 'memgraft[cli]'\n"
+
+
+def test_usage_error_exits_with_2():
+    result = CliRunner().invoke(build_app(), ["no-such-verb"])
+    assert result.exit_code == 2
