@@ -71,7 +71,7 @@ def test_every_verb_is_registered_and_has_help():
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; from memgraft.cli.app import build_app; build_app();"
-        "print([m for m in ('torch', 'transformers', 'tokenizers', 'pyarrow'', 'matplotlib')"
+        "print([m for m in ('torch', 'transformers', 'tokenizers', 'pyarrow', 'matplotlib')"
         " if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
