@@ -1,0 +1,192 @@
+"""One site: projections, gate, convolution, write into the residual stream (SPEC section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from memgraft.config import Gate
+from memgraft.errors import ArgumentError
+from memgraft.nn.conv import SegmentConv
+from memgraft.nn.fallback import HashFallback
+from memgraft.nn.gate import RMSNorm, gate, rms_normalize
+
+# Called with hidden_BTSD, alpha_BTS1, update_BTSD (float32), written_BTSD (hidden's dtype).
+Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+
+
+class GraftLayer(nn.Module):
+    """Adds the memory of each position to the hidden state.
+
+    Bank rows are projected once per unique row and expanded by the inverse. Gate, convolution and the final addition
+    run in float32 whatever the model's dtype.
+
+    Args:
+        hidden_dim: recipient width D.
+        value_dim: bank width V; ``None`` leaves the memory path out (``fallback`` alone).
+        fallback: the embedding used at misses; ``None`` adds nothing there.
+        gate: gate form.
+        conv: whether the convolution is there.
+        conv_kernel: its taps.
+        conv_dilation: its dilation.
+        streams: residual streams S of a hyper-connection recipient.
+        normalize_values: RMS-normalise bank rows first.
+        output_scale: multiply the update by one learned scalar.
+        num_trainable_rows: replace the bank's values by a trained table of so many rows (a control).
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        value_dim: int | None,
+        *,
+        fallback: HashFallback | None = None,
+        gate: Gate = "plain",
+        conv: bool = True,
+        conv_kernel: int = 4,
+        conv_dilation: int = 3,
+        streams: int = 1,
+        normalize_values: bool = True,
+        output_scale: bool = False,
+        num_trainable_rows: int | None = None,
+    ) -> None:
+        super().__init__()
+        if value_dim is None and fallback is None:
+            raise ArgumentError("a graft layer needs a memory (value_dim), a fallback, or both")
+        self.hidden_dim, self.value_dim, self.streams = hidden_dim, value_dim, streams
+        self.gate_kind: Gate = gate
+        self.normalize_values = normalize_values
+        self.memory_key: nn.Linear | None = None
+        self.memory_value: nn.Linear | None = None
+        self.fallback_key: nn.Linear | None = None
+        self.fallback_value: nn.Linear | None = None
+        self.rows: nn.Embedding | None = None
+        if value_dim is not None:
+            self.memory_key = nn.Linear(value_dim, streams * hidden_dim, bias=False)
+            self.memory_value = nn.Linear(value_dim, hidden_dim, bias=False)
+            if num_trainable_rows is not None:
+                self.rows = nn.Embedding(num_trainable_rows, value_dim)
+        self.fallback = fallback
+        if fallback is not None:
+            width = len(fallback.orders) * fallback.num_heads * fallback.table.embedding_dim
+            self.fallback_key = nn.Linear(width, streams * hidden_dim, bias=False)
+            self.fallback_value = nn.Linear(width, hidden_dim, bias=False)
+        self.key_norm = RMSNorm(hidden_dim, streams)
+        self.query_norm = RMSNorm(hidden_dim, streams)
+        self.conv = SegmentConv(hidden_dim, conv_kernel, conv_dilation, streams) if conv else None
+        self.scale = nn.Parameter(torch.zeros(())) if output_scale else None
+
+    @property
+    def conv_reach(self) -> int:
+        """Positions of history that the convolution reads."""
+        return self.conv.reach if self.conv is not None else 0
+
+    def forward(
+        self,
+        hidden_BTD: Tensor,
+        values_UV: Tensor | None,
+        inverse_BT: Tensor,
+        segments_BH: Tensor,
+        tokens_BH: Tensor | None = None,
+        conv_state_BCSD: Tensor | None = None,
+        observer: Observer | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Inject the memory.
+
+        ``segments_BH`` and ``tokens_BH`` may carry history in front of the T new positions (H >= T); without history
+        the new positions start their sequence.
+
+        Args:
+            hidden_BTD: hidden state, (B, T, D), or (B, T, S, D) with streams.
+            values_UV: unique bank rows (with ``num_trainable_rows``: their row numbers, (U,)); may be empty.
+            inverse_BT: index into the unique rows, -1 at a miss.
+            segments_BH: one id per contiguous run, -1 at padding; nothing crosses a change.
+            tokens_BH: raw token ids, needed by the fallback.
+            conv_state_BCSD: gated values of the last C positions of history, C at least ``conv_reach``; ``None`` with
+            H == T.
+            observer: receives the gate and the update, for telemetry.
+
+        Returns:
+            The hidden state in its dtype and shape, and the gated values of the new positions, (B, T, S, D) float32:
+            the next call's ``conv_state_BCSD``.
+        """
+        hidden_BTSD = hidden_BTD.unsqueeze(2) if hidden_BTD.dim() == 3 else hidden_BTD
+        if hidden_BTSD.dim() != 4 or hidden_BTSD.shape[2:] != (self.streams, self.hidden_dim):
+            raise ArgumentError(
+                f"hidden state must be (B, T, {self.hidden_dim}), with {self.streams} stream(s) before the last "
+                f"dimension, found {tuple(hidden_BTD.shape)}"
+            )
+        num_new = hidden_BTSD.shape[1]
+        queries_BTSD = self.query_norm(hidden_BTSD)
+        hits_BT11 = (inverse_BT >= 0)[..., None, None]
+        alpha_BTS1, values_BTD = self._read(queries_BTSD, values_UV, inverse_BT, hits_BT11, segments_BH, tokens_BH)
+
+        sourced = (segments_BH[:, -num_new:] >= 0)[..., None, None]
+        if self.fallback is None:
+            sourced = sourced & hits_BT11
+        gated_BTSD = torch.where(sourced, alpha_BTS1 * values_BTD.unsqueeze(2).float(), 0.0)
+        update_BTSD = gated_BTSD
+        if self.conv is not None:
+            inputs = gated_BTSD
+            if conv_state_BCSD is not None:
+                inputs = torch.cat([conv_state_BCSD.to(inputs.dtype), inputs], dim=1)
+            update_BTSD = gated_BTSD + self.conv(inputs, segments_BH[:, -inputs.shape[1] :], num_new)
+        if self.scale is not None:
+            update_BTSD = update_BTSD * self.scale.float()
+        written_BTSD = (hidden_BTSD.float() + update_BTSD).to(hidden_BTD.dtype)
+        if observer is not None:
+            observer(hidden_BTSD, alpha_BTS1, update_BTSD, written_BTSD)
+        return written_BTSD.view(hidden_BTD.shape), gated_BTSD
+
+    def _read(
+        self,
+        queries_BTSD: Tensor,
+        values_UV: Tensor | None,
+        inverse_BT: Tensor,
+        hits_BT11: Tensor,
+        segments_BH: Tensor,
+        tokens_BH: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        # Both sources are always evaluated and selected with where: a batch of hits alone (or misses alone) then has
+        # the same graph, so no parameter is left without a gradient under DDP.
+        alpha = values = None
+        if self.memory_key is not None and self.memory_value is not None:
+            if values_UV is None:
+                raise ArgumentError("this graft layer has a memory: values_UV is missing")
+            rows_UV = self._rows(values_UV)
+            keys_USD = self.key_norm(self.memory_key(rows_UV).unflatten(-1, (self.streams, self.hidden_dim)))
+            picked = inverse_BT.clamp_min(0).flatten().long()
+            shape = inverse_BT.shape
+            keys_BTSD = keys_USD.index_select(0, picked).unflatten(0, shape)
+            alpha = gate(keys_BTSD, queries_BTSD, self.gate_kind)
+            values = self.memory_value(rows_UV).index_select(0, picked).unflatten(0, shape)
+        if self.fallback is not None and self.fallback_key is not None and self.fallback_value is not None:
+            if tokens_BH is None:
+                raise ArgumentError("this graft layer has a fallback: tokens_BH is missing")
+            embedded = self.fallback(tokens_BH, segments_BH, queries_BTSD.shape[1])
+            embedded = embedded.to(self.fallback_key.weight.dtype)
+            keys = self.key_norm(self.fallback_key(embedded).unflatten(-1, (self.streams, self.hidden_dim)))
+            alpha_miss = gate(keys, queries_BTSD, self.gate_kind)
+            values_miss = self.fallback_value(embedded)
+            if alpha is None or values is None:
+                return alpha_miss, values_miss
+            return (
+                torch.where(hits_BT11, alpha, alpha_miss),
+                torch.where(hits_BT11[..., 0], values, values_miss),
+            )
+        assert alpha is not None
+        assert values is not None
+        return alpha, values
+
+    def _rows(self, values_UV: Tensor) -> Tensor:
+        assert self.memory_key is not None
+        if self.rows is not None:
+            values_UV = self.rows(values_UV.long())
+        if values_UV.shape[0] == 0:
+            # A batch of misses: one zero row keeps the graph whole; no position reads it.
+            values_UV = values_UV.new_zeros(1, values_UV.shape[1])
+        if self.normalize_values:
+            values_UV = rms_normalize(values_UV)
+        return values_UV.to(self.memory_key.weight.dtype)
