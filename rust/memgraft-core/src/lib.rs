@@ -4,6 +4,13 @@
 //! Imports flow one way: `index batch > mining > values automaton > keyset
 //! corpus > format > fingerprint ids error`.
 
+pub mod automaton;
+pub mod batch;
 pub mod error;
+pub mod fingerprint;
+pub mod format;
+pub mod ids;
+pub mod index;
+pub mod keyset;
 
 pub use error::{Error, Result};

@@ -1,0 +1,19 @@
+//! The row-preserving suffix automaton of a key set: states, transitions,
+//! suffix links, outputs. No files, no threads. `docs/DESIGN.md` says why it
+//! looks like this; `docs/FORMAT.md` gives the words bit by bit.
+//!
+//! A state is a prefix of a key that has children. Its **block** lists them:
+//! token, continuation (the longest suffix of the child, itself included, that
+//! has children) and output (row and order of the longest key that ends
+//! there). A block of up to five children fits one 64-byte line together with
+//! its suffix link, so one line answers a probe whether it hits or misses.
+
+mod builder;
+mod layout;
+mod prefetch;
+mod table;
+mod trie;
+
+pub(crate) use builder::build;
+pub use table::{Found, NO_ROW, Region, Table, View};
+pub(crate) use trie::Trie;

@@ -1,0 +1,258 @@
+//! The transition table: 64-byte lines, the probe, the single step.
+
+#![forbid(unsafe_code)]
+
+use crate::format::Store;
+use crate::ids::{MAX_ORDER, StateId, low_u8, low_u32, saturating_u32, usize_of};
+use crate::{Error, Result};
+
+/// The row word of a transition without output; -1 as an `i32`.
+pub const NO_ROW: u32 = u32::MAX;
+/// Words of a line, units of a line, entries of a line.
+pub(super) const LINE: usize = 16;
+pub(super) const UNIT: usize = 4;
+pub(super) const ENTRIES: usize = 5;
+/// Fields of a token word.
+pub(super) const TOKEN_MASK: u32 = (1 << 21) - 1;
+pub(super) const ORDER_SHIFT: u32 = 21;
+pub(super) const LEN_SHIFT: u32 = 26;
+pub(super) const SPILL: u32 = 1 << 29;
+/// A token that no text holds: fills a line of a large block that got no child.
+pub(super) const EMPTY: u32 = TOKEN_MASK;
+
+/// A run of lines whose blocks all spread over `lines` home lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Region {
+    /// First line.
+    pub start: u32,
+    /// Home lines of each block; 1 where a block fits one line or part of one.
+    pub lines: u32,
+}
+
+/// What reading one token gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The state after the token.
+    pub state: StateId,
+    /// Row of the longest key that ends here, or [`NO_ROW`].
+    pub row: u32,
+    /// Its order, or 0.
+    pub order: u8,
+}
+
+/// The table: the root row, then the blocks.
+#[derive(Debug, Clone)]
+pub struct Table {
+    words: Store<u32>,
+    regions: Vec<Region>,
+    fan: Vec<u32>,
+    fan_shift: u32,
+    vocab_size: u32,
+    max_spill: u32,
+}
+
+/// Borrowed parts of a [`Table`], for inner loops.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    lines: &'a [[u32; LINE]],
+    fan: &'a [u32],
+    fan_shift: u32,
+    last_unit: u32,
+    vocab_size: u32,
+}
+
+/// One look at one line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Probe {
+    pub hit: bool,
+    /// Not here, but the block goes on in the next line.
+    pub spill: bool,
+    /// After a hit: the next state. After a miss: the suffix link.
+    pub state: u32,
+    pub row: u32,
+    pub order: u32,
+}
+
+/// The home line of `token` among `lines`; fixed by the format.
+#[inline(always)]
+pub(super) fn home(token: u32, lines: u32) -> u32 {
+    low_u32((u64::from(token.wrapping_mul(0x9E37_79B1)) * u64::from(lines)) >> 32)
+}
+
+/// Lines of the root row.
+pub(super) fn root_lines(vocab_size: u32) -> u32 {
+    (vocab_size + 1).div_ceil(saturating_u32(UNIT))
+}
+
+impl Table {
+    /// Checks the parts and derives what lookups need; O(regions).
+    ///
+    /// # Errors
+    /// [`Error::Argument`] that says which part is wrong.
+    pub fn new(
+        words: Store<u32>,
+        regions: Vec<Region>,
+        fan_shift: u32,
+        vocab_size: u32,
+        max_spill: u32,
+    ) -> Result<Self> {
+        let bad = |what: &str| Err(Error::argument(format!("transition table: {what}")));
+        let num_lines = words.len() / LINE;
+        if words.len() % LINE != 0 || num_lines < usize_of(root_lines(vocab_size)) || num_lines > 1 << 30 {
+            return bad("its length is not that of a root row and whole lines");
+        }
+        let num_lines = saturating_u32(num_lines);
+        if fan_shift > 20 || max_spill > 1 << 18 {
+            return bad("its parameters are out of range");
+        }
+        let granule = 1u32 << fan_shift;
+        let ascending = regions.windows(2).all(|pair| pair[0].start < pair[1].start);
+        let whole = regions.iter().all(|r| r.start % granule == 0 && r.start <= num_lines && r.lines >= 1);
+        if !ascending || !whole || regions.first().is_none_or(|r| r.start != 0) {
+            return bad("its regions are out of order");
+        }
+        let slots = usize_of(num_lines >> fan_shift) + 1;
+        if slots > 1 << 16 {
+            return bad("its region granule is too small for its length");
+        }
+        let mut fan = vec![1; slots];
+        for region in &regions {
+            let first = usize_of(region.start >> fan_shift);
+            if let Some(tail) = fan.get_mut(first..) {
+                tail.fill(region.lines);
+            }
+        }
+        Ok(Self { words, regions, fan, fan_shift, vocab_size, max_spill })
+    }
+
+    /// The words, for writing.
+    #[must_use]
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
+    /// The regions, for writing.
+    #[must_use]
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// `log2` of the lines per slot of the region map.
+    #[must_use]
+    pub fn fan_shift(&self) -> u32 {
+        self.fan_shift
+    }
+
+    /// Most lines a probe goes past its home line.
+    #[must_use]
+    pub fn max_spill(&self) -> u32 {
+        self.max_spill
+    }
+
+    /// One past the largest state id.
+    #[must_use]
+    pub fn state_limit(&self) -> u64 {
+        u64::from(self.view().last_unit) + 1
+    }
+
+    /// More probes than this for one token mean a damaged file.
+    #[must_use]
+    pub fn probe_limit(&self) -> u64 {
+        (crate::ids::u64_of(MAX_ORDER) + 1) * (u64::from(self.max_spill) + 1)
+    }
+
+    /// The parts an inner loop needs.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        let lines = self.words.as_chunks::<LINE>().0;
+        View {
+            lines,
+            fan: &self.fan,
+            fan_shift: self.fan_shift,
+            last_unit: saturating_u32(lines.len() * UNIT - 1),
+            vocab_size: self.vocab_size,
+        }
+    }
+
+    /// Reads one token in `state`; `None` if the table is damaged and probes do not end.
+    #[must_use]
+    pub fn step(&self, state: StateId, token: u32) -> Option<Found> {
+        let view = self.view();
+        let token = view.admit(token);
+        let mut unit = view.locate(state.0, token);
+        for _ in 0..self.probe_limit() {
+            let probe = view.probe(unit, token);
+            if probe.hit {
+                return Some(Found { state: StateId(probe.state), row: probe.row, order: low_u8(probe.order) });
+            }
+            unit = if probe.spill { view.next_line(unit) } else { view.locate(probe.state, token) };
+        }
+        None
+    }
+}
+
+impl View<'_> {
+    /// The token itself, or the one past the vocabulary, which matches nothing.
+    #[inline(always)]
+    pub(crate) fn admit(&self, token: u32) -> u32 {
+        token.min(self.vocab_size)
+    }
+
+    /// Whether `state` can belong to this table.
+    #[must_use]
+    #[inline(always)]
+    pub fn owns(&self, state: StateId) -> bool {
+        state.0 == 0 || (state.0 > self.vocab_size && state.0 <= self.last_unit)
+    }
+
+    /// The unit to probe for `token` in `state`; within the table for any arguments.
+    #[inline(always)]
+    pub(crate) fn locate(&self, state: u32, token: u32) -> u32 {
+        // Bounded for states read from an unverified file.
+        let state = if state <= self.last_unit { state } else { 0 };
+        let line = state >> 2;
+        let lines = self.fan[usize_of(line >> self.fan_shift)];
+        let unit = (line.wrapping_add(home(token, lines)) << 2) | (state & 3);
+        let unit = if state == 0 { token } else { unit };
+        unit.min(self.last_unit)
+    }
+
+    /// The unit one line on.
+    #[inline(always)]
+    pub(crate) fn next_line(&self, unit: u32) -> u32 {
+        unit.saturating_add(4).min(self.last_unit)
+    }
+
+    /// The line that holds `unit`.
+    #[inline(always)]
+    pub(crate) fn line(&self, unit: u32) -> &[u32; LINE] {
+        &self.lines[usize_of(unit >> 2)]
+    }
+
+    /// Asks for the line that holds `unit`.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, unit: u32) {
+        super::prefetch::prefetch(self.line(unit));
+    }
+
+    /// Looks for `token` in the block part that starts at `unit`.
+    ///
+    /// With `n` entries from word `w`: tokens at `w..w+n`, states at `w+n..w+2n`, rows at
+    /// `w+2n..w+3n`, the suffix link at `w+3n`. Indices are masked, so that no content of
+    /// the line leads outside it.
+    #[inline(always)]
+    pub(crate) fn probe(&self, unit: u32, token: u32) -> Probe {
+        let line = self.line(unit);
+        let base = usize_of(unit & 3) * UNIT;
+        let first = line[base];
+        let n = usize_of((first >> LEN_SHIFT) & 7);
+        let same = |i: usize| u32::from(line[(base + i) & (LINE - 1)] & TOKEN_MASK == token) << i;
+        let matches = (same(0) | same(1) | same(2) | same(3) | same(4)) & ((1 << n) - 1);
+        let hit = matches != 0;
+        let i = usize_of(matches.trailing_zeros()) & 7;
+        let at = |word: usize| line[word & (LINE - 1)];
+        let state = at(if hit { base + n + i } else { base + 3 * n });
+        let spill = first & SPILL != 0;
+        Probe { hit, spill, state, row: at(base + 2 * n + i), order: (at(base + i) >> ORDER_SHIFT) & 31 }
+    }
+}

@@ -1,0 +1,17 @@
+//! Bytes on disk: the container shared by `keys.mgk` and `index.mgi`, its
+//! mapping, and the one way an artifact is written. `docs/FORMAT.md` is the
+//! specification; the crate's `unsafe` for storage lives here.
+
+mod atomic;
+mod header;
+mod map;
+mod reader;
+mod store;
+mod writer;
+
+pub use atomic::AtomicFile;
+pub use header::{CHECKSUM_OFFSET, HEADER_LEN, Header, Kind, MAX_SECTIONS, SectionEntry, VERSION};
+pub use map::{HugeBuffer, Load, Map, map_file};
+pub use reader::Container;
+pub use store::{Pod, Store, bytes_of};
+pub use writer::{Section, write_container};

@@ -1,0 +1,265 @@
+//! The façade: build, open, save, verify, lookup, advance, explain.
+
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+
+use crate::automaton::{NO_ROW, Region, Table, Trie, build};
+use crate::batch::{self, Bounds, Limits, Options, Unknown, check_tokens};
+use crate::fingerprint::{Fingerprint, default_threads};
+use crate::format::{Container, Header, Kind, Load, Section, Store, bytes_of, write_container};
+use crate::ids::{MAX_ORDER, RowId, StateId, low_u32, row_as_i32, saturating_u32, u64_of};
+use crate::keyset::KeySet;
+use crate::{Error, Result};
+
+const TABLE: u32 = 16;
+const REGIONS: u32 = 17;
+/// Alignment of the table in the file: a huge page.
+const TABLE_ALIGNMENT: u32 = 2 << 20;
+
+/// Tokens to (row, order): the longest key that ends at each position.
+#[derive(Debug, Clone)]
+pub struct Index {
+    keys: KeySet,
+    table: Table,
+    fingerprint: Fingerprint,
+    container: Option<Container>,
+}
+
+/// Sizes of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Number of keys.
+    pub num_keys: u64,
+    /// Bytes of the transition table.
+    pub table_bytes: u64,
+    /// Bytes of the file, or what it would have without padding.
+    pub bytes: u64,
+    /// Most lines a probe goes past its home line.
+    pub max_spill: u32,
+}
+
+impl Index {
+    /// Builds the index of `keys`; the same set gives the same bytes.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for a set beyond the format, [`Error::Io`] without memory.
+    pub fn build(keys: &KeySet) -> Result<Self> {
+        let trie = Trie::new(keys)?;
+        let table = build(&trie, keys.counts(), keys.vocab_size())?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"memgraft index v1");
+        hasher.update(&keys.fingerprint().0);
+        let fingerprint = Fingerprint(*hasher.finalize().as_bytes());
+        Ok(Self { keys: keys.clone().with_metadata(String::new()), table, fingerprint, container: None })
+    }
+
+    /// Writes the index to `path`, beside it first.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the old file at `path` then stays.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let mut header = self.keys.header();
+        header.kind = Kind::Index;
+        header.fingerprint = self.fingerprint;
+        header.parameters[1] = u64::from(self.table.fan_shift());
+        header.parameters[2] = u64::from(self.table.max_spill());
+        let regions: Vec<u32> = self.table.regions().iter().flat_map(|r| [r.start, r.lines]).collect();
+        let mut sections = self.keys.sections().to_vec();
+        sections.push(Section { tag: REGIONS, alignment: 64, bytes: bytes_of(&regions) });
+        sections.push(Section { tag: TABLE, alignment: TABLE_ALIGNMENT, bytes: bytes_of(self.table.words()) });
+        write_container(path.as_ref(), header, &sections, default_threads())
+    }
+
+    /// Opens the index at `path`; O(header) with [`Load::Map`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`].
+    pub fn open(path: impl AsRef<Path>, load: Load) -> Result<Self> {
+        let path = path.as_ref();
+        let container = Container::open(path, Kind::Index, load)?;
+        let mut keys = KeySet::from_container(&container)?;
+        keys.set_fingerprint(container.header.keyset_fingerprint);
+        let regions: Store<u32> = container.section(REGIONS, "regions")?;
+        let regions = regions.chunks_exact(2).map(|pair| Region { start: pair[0], lines: pair[1] }).collect();
+        let Header { parameters, vocab_size, fingerprint, .. } = container.header;
+        let words = container.section(TABLE, "table")?;
+        let table = Table::new(words, regions, low_u32(parameters[1]), vocab_size, low_u32(parameters[2]))
+            .map_err(|e| Error::format(path, e.to_string()))?;
+        Ok(Self { keys, table, fingerprint, container: Some(container) })
+    }
+
+    /// Checks every byte of the file it was opened from; an index in memory has nothing to check.
+    ///
+    /// # Errors
+    /// [`Error::Format`] that names what is damaged.
+    pub fn verify(&self, threads: usize) -> Result<()> {
+        self.container.as_ref().map_or(Ok(()), |container| container.verify(threads))
+    }
+
+    /// Where the index was opened.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.container.as_ref().map(|container| container.path.as_path())
+    }
+
+    /// Number of keys.
+    #[must_use]
+    pub fn num_keys(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Tokens are smaller than this.
+    #[must_use]
+    pub fn vocab_size(&self) -> u32 {
+        self.keys.vocab_size()
+    }
+
+    /// Length of the longest key.
+    #[must_use]
+    pub fn max_order(&self) -> usize {
+        self.keys.max_order()
+    }
+
+    /// Number of keys of order 1..=16.
+    #[must_use]
+    pub fn keys_by_order(&self) -> &[u64; MAX_ORDER] {
+        self.keys.keys_by_order()
+    }
+
+    /// Hash of the content; states belong to it.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Content fingerprint of the key set.
+    #[must_use]
+    pub fn keyset_fingerprint(&self) -> Fingerprint {
+        self.keys.fingerprint()
+    }
+
+    /// The key of `row`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] past the last row.
+    pub fn key(&self, row: RowId) -> Result<Vec<u32>> {
+        self.keys.key(row).map(<[u32]>::to_vec)
+    }
+
+    /// The count of `row`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] past the last row.
+    pub fn count(&self, row: RowId) -> Result<u64> {
+        self.keys.key(row)?;
+        Ok(self.keys.counts()[crate::ids::usize_of(row.0)])
+    }
+
+    /// The row of exactly `tokens`, if it is a key.
+    ///
+    /// # Errors
+    /// [`Error::Format`] in a damaged file.
+    pub fn find(&self, tokens: &[u32]) -> Result<Option<RowId>> {
+        if tokens.is_empty() || tokens.len() > self.max_order() || tokens.iter().any(|&t| t >= self.vocab_size()) {
+            return Ok(None);
+        }
+        let mut state = StateId::START;
+        let mut last = None;
+        for &token in tokens {
+            let found = self.table.step(state, token).ok_or_else(|| self.damaged())?;
+            state = found.state;
+            last = Some(found);
+        }
+        let whole = last.filter(|found| usize::from(found.order) == tokens.len() && found.row != NO_ROW);
+        Ok(whole.map(|found| RowId(found.row)))
+    }
+
+    /// Fills `rows` (-1 at a miss) and `orders` (0 at a miss) for every position of `tokens`.
+    ///
+    /// # Errors
+    /// [`Error::Token`] for a token outside the vocabulary, unless `unknown` lets it miss;
+    /// [`Error::Argument`] where lengths differ; [`Error::Format`] in a damaged file.
+    pub fn lookup(
+        &self,
+        tokens: &[u32],
+        bounds: &Bounds<'_>,
+        unknown: Unknown,
+        rows: &mut [i32],
+        orders: &mut [u8],
+        options: Options,
+    ) -> Result<()> {
+        if unknown == Unknown::Error {
+            check_tokens(tokens, self.vocab_size(), bounds.width)?;
+        }
+        let limits =
+            Limits { num_keys: saturating_u32(self.num_keys()), max_order: saturating_u32(self.max_order()) };
+        if batch::lookup(&self.table, limits, tokens, bounds, rows, orders, options)? {
+            return Ok(());
+        }
+        Err(self.damaged())
+    }
+
+    /// Reads one token for each sequence: `states` move on in place, `rows` and `orders` are filled.
+    ///
+    /// Nothing is changed on an error.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a state that is not of this index, [`Error::Token`] as in [`Index::lookup`],
+    /// [`Error::Format`] in a damaged file.
+    pub fn advance(
+        &self,
+        states: &mut [StateId],
+        tokens: &[u32],
+        unknown: Unknown,
+        rows: &mut [i32],
+        orders: &mut [u8],
+    ) -> Result<()> {
+        for (name, len) in [("states", states.len()), ("rows", rows.len()), ("orders", orders.len())] {
+            if len != tokens.len() {
+                let want = tokens.len();
+                return Err(Error::argument(format!("{name}: expected {want} elements, one a token, got {len}")));
+            }
+        }
+        if unknown == Unknown::Error {
+            check_tokens(tokens, self.vocab_size(), None)?;
+        }
+        let view = self.table.view();
+        if let Some(at) = states.iter().position(|&state| !view.owns(state)) {
+            let message = format!(
+                "states[{at}]: {} is no state of index {}; start again with start(), and keep states with their index",
+                states[at].0, self.fingerprint
+            );
+            return Err(Error::argument(message));
+        }
+        let found = states
+            .iter()
+            .zip(tokens)
+            .map(|(&state, &token)| self.table.step(state, token).ok_or_else(|| self.damaged()))
+            .collect::<Result<Vec<_>>>()?;
+        for (i, found) in found.iter().enumerate() {
+            states[i] = found.state;
+            rows[i] = row_as_i32(found.row);
+            orders[i] = found.order;
+        }
+        Ok(())
+    }
+
+    /// Sizes.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let table_bytes = u64_of(size_of_val(self.table.words()));
+        let sections: u64 = self.keys.sections().iter().map(|s| u64_of(s.bytes.len())).sum();
+        Stats {
+            num_keys: u64_of(self.num_keys()),
+            table_bytes,
+            bytes: table_bytes + sections,
+            max_spill: self.table.max_spill(),
+        }
+    }
+
+    fn damaged(&self) -> Error {
+        let path = self.path().map_or_else(|| PathBuf::from("(memory)"), Path::to_path_buf);
+        Error::format(path, "the transition table contradicts itself: run verify() and build the index again")
+    }
+}
