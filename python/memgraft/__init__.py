@@ -3,6 +3,9 @@
 ``import memgraft`` needs numpy alone; the torch half lives in :mod:`memgraft.torch`.
 """
 
+from memgraft import errors
 from memgraft._core import __version__
+from memgraft.index import NgramIndex
+from memgraft.keyset import KeyArrays, KeySet
 
-__all__ = ["__version__"]
+__all__ = ["KeyArrays", "KeySet", "NgramIndex", "__version__", "errors"]

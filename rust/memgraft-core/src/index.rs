@@ -192,8 +192,7 @@ impl Index {
         if unknown == Unknown::Error {
             check_tokens(tokens, self.vocab_size(), bounds.width)?;
         }
-        let limits =
-            Limits { num_keys: saturating_u32(self.num_keys()), max_order: saturating_u32(self.max_order()) };
+        let limits = Limits { num_keys: saturating_u32(self.num_keys()), max_order: saturating_u32(self.max_order()) };
         if batch::lookup(&self.table, limits, tokens, bounds, rows, orders, options)? {
             return Ok(());
         }

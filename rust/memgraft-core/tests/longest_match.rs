@@ -24,7 +24,8 @@ fn key_sets() -> impl Strategy<Value = (u32, Vec<(Vec<u32>, u64)>)> {
             1 => prop::collection::vec(low.clone(), 5..=16),
             1 => (low, 1usize..=16).prop_map(|(token, n)| vec![token; n]),
         ];
-        let fan = (0..vocab_size.min(60)).prop_map(move |n| (0..n).map(|i| vec![1, i * (vocab_size / 60).max(1)]).collect::<Vec<_>>());
+        let fan = (0..vocab_size.min(60))
+            .prop_map(move |n| (0..n).map(|i| vec![1, i * (vocab_size / 60).max(1)]).collect::<Vec<_>>());
         (prop::collection::vec(key, 0..60), fan, prop::collection::vec(1u64..6, 120)).prop_map(
             move |(keys, fan, counts)| {
                 let mut seen = HashSet::new();
@@ -158,7 +159,8 @@ fn large_fans_and_unknown_tokens() {
     keys.push((vec![4999], 5));
     let index = Index::build(&key_set(&keys, vocab_size).unwrap()).unwrap();
     let oracle = Oracle::new(&keys);
-    let tokens: Vec<u32> = (0..60_000u32).map(|i| [8, 7, i.wrapping_mul(2_654_435_761) % vocab_size, 7][i as usize % 4]).collect();
+    let tokens: Vec<u32> =
+        (0..60_000u32).map(|i| [8, 7, i.wrapping_mul(2_654_435_761) % vocab_size, 7][i as usize % 4]).collect();
     let want = oracle.lookup(&tokens, &HashSet::new());
     for threads in [1, 2, 3] {
         let options = Options { threads, ..Options::default() };

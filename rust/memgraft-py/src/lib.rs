@@ -1,7 +1,10 @@
 //! Python bindings of `memgraft-core`: numpy in, caller-owned numpy out, the
 //! interpreter released around the work. No logic lives here.
 
+mod arrays;
 mod errors;
+mod index;
+mod keyset;
 
 use pyo3::prelude::*;
 
@@ -9,5 +12,17 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<keyset::PyKeySet>()?;
+    module.add_class::<index::PyIndex>()?;
+    module.add_function(wrap_pyfunction!(fingerprint_file, module)?)?;
     Ok(())
+}
+
+/// The BLAKE3 of a file as 64 hex digits, hashed on several threads without the interpreter.
+#[pyfunction]
+#[pyo3(signature = (path, threads=None))]
+fn fingerprint_file(py: Python<'_>, path: std::path::PathBuf, threads: Option<usize>) -> PyResult<String> {
+    let threads = arrays::threads(threads).map_err(errors::to_py)?;
+    let found = py.detach(|| memgraft_core::fingerprint::fingerprint_file(path, threads));
+    found.map(|fingerprint| fingerprint.to_string()).map_err(errors::to_py)
 }

@@ -4,12 +4,10 @@
 
 use std::sync::Arc;
 
-use super::layout::{Placer, blocks};
-use super::table::{
-    EMPTY, ENTRIES, LEN_SHIFT, LINE, ORDER_SHIFT, SPILL, TOKEN_MASK, Table, UNIT, home, root_lines,
-};
-use super::trie::Trie;
 use super::NO_ROW;
+use super::layout::{Placer, blocks};
+use super::table::{EMPTY, ENTRIES, LEN_SHIFT, LINE, ORDER_SHIFT, SPILL, TOKEN_MASK, Table, UNIT, home, root_lines};
+use super::trie::Trie;
 use crate::format::{HugeBuffer, Store};
 use crate::ids::{saturating_u32, usize_of};
 use crate::{Error, Result};
@@ -171,8 +169,8 @@ fn link(trie: &Trie, units: &[Vec<u32>], words: &mut [u32], placer: &Placer) -> 
         for (parent, first, end) in level.families() {
             let parent = if depth == 0 { 0 } else { units[depth - 1][usize_of(parent)] };
             let above = if depth == 0 { 0 } else { draft.link_of(parent) };
-            for child in first..end {
-                let token = level.token[child];
+            let nodes = level.token[first..end].iter().zip(&level.row[first..end]).zip(&units[depth][first..end]);
+            for ((&token, &own_row), &own) in nodes {
                 // The longest proper suffix of the child that is a prefix of a key; at depth 1 the empty one.
                 let (mut state, mut row, mut out_order) = (0, NO_ROW, 0);
                 if depth > 0 {
@@ -187,13 +185,12 @@ fn link(trie: &Trie, units: &[Vec<u32>], words: &mut [u32], placer: &Placer) -> 
                     row = draft.words[entry.at + 2 * entry.n];
                     out_order = draft.words[entry.at] >> ORDER_SHIFT & 31;
                 }
-                let own = units[depth][child];
                 if own != 0 {
                     draft.set_link(own, state);
                     state = own;
                 }
-                if level.row[child] != NO_ROW {
-                    (row, out_order) = (level.row[child], order);
+                if own_row != NO_ROW {
+                    (row, out_order) = (own_row, order);
                 }
                 let Some(entry) = draft.find(parent, token) else {
                     return Err(Error::argument("transition table: a child is missing from its block"));

@@ -141,5 +141,7 @@ impl Placer {
 
 fn too_large() -> Error {
     let bytes = (1u64 << 30) * crate::ids::u64_of(LINE * 4);
-    Error::Limit { message: format!("the transition table would exceed {bytes} bytes; split the set into several banks") }
+    Error::Limit {
+        message: format!("the transition table would exceed {bytes} bytes; split the set into several banks"),
+    }
 }

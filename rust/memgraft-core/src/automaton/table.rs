@@ -98,7 +98,7 @@ impl Table {
     ) -> Result<Self> {
         let bad = |what: &str| Err(Error::argument(format!("transition table: {what}")));
         let num_lines = words.len() / LINE;
-        if words.len() % LINE != 0 || num_lines < usize_of(root_lines(vocab_size)) || num_lines > 1 << 30 {
+        if !words.len().is_multiple_of(LINE) || num_lines < usize_of(root_lines(vocab_size)) || num_lines > 1 << 30 {
             return bad("its length is not that of a root row and whole lines");
         }
         let num_lines = saturating_u32(num_lines);
@@ -107,7 +107,7 @@ impl Table {
         }
         let granule = 1u32 << fan_shift;
         let ascending = regions.windows(2).all(|pair| pair[0].start < pair[1].start);
-        let whole = regions.iter().all(|r| r.start % granule == 0 && r.start <= num_lines && r.lines >= 1);
+        let whole = regions.iter().all(|r| r.start.is_multiple_of(granule) && r.start <= num_lines && r.lines >= 1);
         if !ascending || !whole || regions.first().is_none_or(|r| r.start != 0) {
             return bad("its regions are out of order");
         }

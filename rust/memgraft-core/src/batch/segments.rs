@@ -21,7 +21,7 @@ pub struct Bounds<'a> {
 impl Bounds<'_> {
     /// Checks that the bounds fit a batch of `len` tokens.
     pub(super) fn check(&self, len: usize) -> Result<()> {
-        if self.width.is_some_and(|width| width == 0 || len % width != 0) {
+        if self.width.is_some_and(|width| width == 0 || !len.is_multiple_of(width)) {
             let width = self.width.unwrap_or(0);
             return Err(Error::argument(format!("width: expected a divisor of {len}, got {width}")));
         }
@@ -99,14 +99,7 @@ pub(super) struct Feeder<'a> {
 }
 
 impl<'a> Feeder<'a> {
-    pub fn new(
-        tokens: &'a [u32],
-        bounds: &Bounds<'a>,
-        start: usize,
-        end: usize,
-        chunk: usize,
-        max_order: u32,
-    ) -> Self {
+    pub fn new(tokens: &'a [u32], bounds: &Bounds<'a>, start: usize, end: usize, chunk: usize, max_order: u32) -> Self {
         let warmth = usize_of(max_order).saturating_sub(1);
         let earliest = start.saturating_sub(warmth);
         let reach = (earliest + 1..=start).rev().find(|&at| at < tokens.len() && bounds.starts(tokens, at));

@@ -156,10 +156,15 @@ impl Header {
         let version = (u16_at(bytes, 12), u16_at(bytes, 14));
         if version.0 != VERSION.0 {
             let (got, want) = (version.0, VERSION.0);
-            return Err(bad(format!("expected format {want}.x, got {got}.{}; rebuild it or update memgraft", version.1)));
+            return Err(bad(format!(
+                "expected format {want}.x, got {got}.{}; rebuild it or update memgraft",
+                version.1
+            )));
         }
         if blake3::hash(&bytes[..CHECKSUM_OFFSET]).as_bytes() != &bytes[CHECKSUM_OFFSET..] {
-            return Err(bad("the header's checksum does not match: the file is damaged; copy or build it again".into()));
+            return Err(
+                bad("the header's checksum does not match: the file is damaged; copy or build it again".into()),
+            );
         }
         if u32_at(bytes, 20) != kind.code() {
             return Err(bad(format!("expected {}, got file kind {}", kind.name(), u32_at(bytes, 20))));
@@ -170,7 +175,9 @@ impl Header {
         let file_length = u64_at(bytes, 32);
         if file_length != u64_of(file.len()) {
             let found = file.len();
-            return Err(bad(format!("expected {file_length} bytes, got {found}: truncated or overgrown; copy it again")));
+            return Err(bad(format!(
+                "expected {file_length} bytes, got {found}: truncated or overgrown; copy it again"
+            )));
         }
         let num_sections = usize_of(u32_at(bytes, 28));
         if num_sections > MAX_SECTIONS {
@@ -219,7 +226,8 @@ fn section_at(bytes: &[u8], i: usize, path: &Path, file_length: usize) -> Result
     let aligned = entry.alignment.is_power_of_two() && entry.offset.is_multiple_of(u64::from(entry.alignment));
     if !fits || !aligned {
         let (tag, offset, length) = (entry.tag, entry.offset, entry.length);
-        let message = format!("section {tag} ({length} bytes at {offset}) does not fit the file of {file_length} bytes");
+        let message =
+            format!("section {tag} ({length} bytes at {offset}) does not fit the file of {file_length} bytes");
         return Err(Error::format(path, message));
     }
     Ok(entry)

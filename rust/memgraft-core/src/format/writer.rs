@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use super::{AtomicFile, HEADER_LEN, Header, SectionEntry};
+use crate::Result;
 use crate::fingerprint::digest;
 use crate::ids::u64_of;
-use crate::Result;
 
 /// A section to write.
 #[derive(Debug, Clone, Copy)]

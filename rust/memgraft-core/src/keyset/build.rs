@@ -5,7 +5,9 @@
 use super::sort::{by_descending_count, lexicographic};
 use super::{KeySet, MARK_ROWS, content_fingerprint};
 use crate::format::{Store, bytes_of};
-use crate::ids::{MAX_KEYS, MAX_ORDER, RowId, check_vocab_size, low_u8, saturating_u32, u64_of, usize_of, usize_of_u64};
+use crate::ids::{
+    MAX_KEYS, MAX_ORDER, RowId, check_vocab_size, low_u8, saturating_u32, u64_of, usize_of, usize_of_u64,
+};
 use crate::{Error, Result};
 
 /// Keys as flat arrays, in any order.

@@ -100,7 +100,8 @@ impl KeySet {
     pub fn verify(&self, threads: usize) -> Result<()> {
         let Some(container) = &self.container else { return Ok(()) };
         container.verify(threads)?;
-        let arrays = [bytes_of(&self.tokens), bytes_of(&self.lengths), bytes_of(&self.counts), bytes_of(&self.documents)];
+        let arrays =
+            [bytes_of(&self.tokens), bytes_of(&self.lengths), bytes_of(&self.counts), bytes_of(&self.documents)];
         let found = content_fingerprint(self.vocab_size, &self.reserved, arrays);
         if found != self.fingerprint {
             let want = self.fingerprint;

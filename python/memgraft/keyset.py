@@ -1,0 +1,335 @@
+"""Key sets: distinct n-grams in row order, with counts and document frequencies."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from memgraft import _core
+from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenError
+
+__all__ = ["KeyArrays", "KeySet"]
+
+_CHUNK = 1 << 16
+
+
+class KeyArrays(NamedTuple):
+    """Keys as flat arrays, in row order."""
+
+    tokens: NDArray[np.uint32]
+    """All keys' tokens one after another."""
+    offsets: NDArray[np.uint64]
+    """Where each key starts in ``tokens``, and one end: n + 1 offsets from 0."""
+    counts: NDArray[np.uint64]
+    """Occurrences of each key, descending."""
+    documents: NDArray[np.uint64]
+    """Documents with each key; zeros where they were not counted."""
+
+
+class KeySet:
+    """Distinct keys of 1 to 16 tokens; row 0 is the most frequent key, ties go by the key as a tuple.
+
+    Immutable. Make one with :meth:`from_keys`, :meth:`from_arrays`, :meth:`open` or ``memgraft.mine``.
+    """
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: _core.KeySet) -> None:
+        """Wraps the compiled set; use the class methods instead."""
+        self._core = core
+
+    @classmethod
+    def from_keys(
+        cls,
+        keys: Iterable[Sequence[int]],
+        counts: ArrayLike | None = None,
+        documents: ArrayLike | None = None,
+        *,
+        vocab_size: int,
+        reserved: Sequence[int] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> KeySet:
+        """Sorts and checks keys given as sequences of token ids, in any order.
+
+        Args:
+            keys: Distinct keys of 1 to 16 tokens.
+            counts: Occurrences of each key; 1 where not given.
+            documents: Documents with each key; 0 ("not counted") where not given.
+            vocab_size: Tokens are smaller than this; at most 2**20.
+            reserved: Tokens that no key may hold (EOS, padding).
+            metadata: JSON to carry along; not part of the fingerprint.
+
+        Raises:
+            KeySetError: A duplicate, empty, too long or reserved key.
+            TokenError: A token outside the vocabulary.
+        """
+        listed = [tuple(key) for key in keys]
+        lengths = np.fromiter(map(len, listed), dtype=np.uint64, count=len(listed))
+        flat = list(itertools.chain.from_iterable(listed))
+        try:
+            wide = np.array(flat, dtype=np.int64) if flat else np.empty(0, dtype=np.int64)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise KeySetError(f"keys: expected sequences of integer token ids: {error}") from error
+        if flat and not all(isinstance(token, (int, np.integer)) for token in flat):
+            raise KeySetError("keys: expected integer token ids, got another type")
+        _refuse_outside(wide, lengths, listed, vocab_size)
+        offsets = np.zeros(len(listed) + 1, dtype=np.uint64)
+        np.cumsum(lengths, out=offsets[1:])
+        if counts is None:
+            counts = np.ones(len(listed), dtype=np.uint64)
+        return cls.from_arrays(
+            wide.astype(np.uint32),
+            offsets,
+            counts,
+            documents,
+            vocab_size=vocab_size,
+            reserved=reserved,
+            metadata=metadata,
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        tokens: ArrayLike,
+        offsets: ArrayLike,
+        counts: ArrayLike,
+        documents: ArrayLike | None = None,
+        *,
+        vocab_size: int,
+        reserved: Sequence[int] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> KeySet:
+        """Sorts and checks keys given as flat arrays, in any order.
+
+        Args:
+            tokens: (total,) ids of all keys one after another.
+            offsets: (n + 1,) where each key starts, and the end.
+            counts: (n,) occurrences.
+            documents: (n,) documents with each key, if counted.
+            vocab_size: Tokens are smaller than this; at most 2**20.
+            reserved: Tokens that no key may hold.
+            metadata: JSON to carry along; not part of the fingerprint.
+
+        Raises:
+            KeySetError: A duplicate, empty, too long or reserved key.
+            TokenError: A token outside the vocabulary.
+            ArgumentError: Arrays that do not fit together, or values that do not fit their dtype.
+            LimitError: More than 2**31 - 1 keys.
+        """
+        if not 1 <= vocab_size <= 1 << 20:
+            raise ArgumentError(f"vocab_size: expected 1 to {1 << 20}, got {vocab_size}; pass the tokenizer's size")
+        bad = [token for token in reserved if not 0 <= token < vocab_size]
+        if bad:
+            raise TokenError(f"reserved: token {bad[0]} lies outside the vocabulary of {vocab_size}")
+        return cls(
+            _core.KeySet.from_arrays(
+                unsigned(tokens, np.uint32, "tokens"),
+                unsigned(offsets, np.uint64, "offsets"),
+                unsigned(counts, np.uint64, "counts"),
+                None if documents is None else unsigned(documents, np.uint64, "documents"),
+                vocab_size,
+                [int(token) for token in reserved],
+                _encode(metadata),
+            )
+        )
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> KeySet:
+        """Maps a ``keys.mgk``; reads the header alone.
+
+        Raises:
+            StorageError: The file cannot be read.
+            FormatError: It is damaged, truncated, or no key set.
+        """
+        return cls(_core.KeySet.open(Path(path)))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes beside ``path``, fsyncs and renames.
+
+        Raises:
+            StorageError: The system refused; an old file at ``path`` stays.
+        """
+        self._core.save(Path(path))
+
+    def verify(self) -> None:
+        """Checks every byte of the file the set was opened from, and that keys are distinct and in row order.
+
+        Raises:
+            FormatError: Names what is damaged.
+        """
+        self._core.verify()
+
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._core)
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        """Keys in row order."""
+        for start in range(0, len(self), _CHUNK):
+            arrays = self.arrays(start, min(start + _CHUNK, len(self)))
+            tokens = arrays.tokens.tolist()
+            offsets = arrays.offsets.tolist()
+            for begin, end in itertools.pairwise(offsets):
+                yield tuple(tokens[begin:end])
+
+    def __repr__(self) -> str:
+        """Sizes and the head of the fingerprint."""
+        return f"KeySet({len(self)} keys, orders {self.orders}, vocab_size {self.vocab_size}, {self.fingerprint[:12]}…)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles by path and fingerprint, never the bytes."""
+        if self.path is None:
+            raise ArgumentError("a key set pickles by its path: save() it and open() the file first")
+        return _reopen, (str(self.path), self.fingerprint)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens are smaller than this."""
+        return self._core.vocab_size
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Orders that are present, ascending."""
+        return tuple(self.num_keys_by_order)
+
+    @property
+    def num_keys_by_order(self) -> dict[int, int]:
+        """Number of keys of each order that is present."""
+        return {order: n for order, n in enumerate(self._core.keys_by_order, start=1) if n}
+
+    @property
+    def reserved(self) -> tuple[int, ...]:
+        """Tokens that no key may hold, ascending."""
+        return tuple(self._core.reserved)
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over tokens, counts, documents, vocabulary size and reserved tokens; not the metadata."""
+        return self._core.fingerprint
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Free-form JSON: corpus and tokenizer fingerprints, mining options. A fresh copy."""
+        decoded: dict[str, Any] = json.loads(self._core.metadata or "{}")
+        return decoded
+
+    def with_metadata(self, metadata: Mapping[str, Any]) -> KeySet:
+        """The same keys with other metadata."""
+        return KeySet(self._core.with_metadata(_encode(metadata)))
+
+    @property
+    def path(self) -> Path | None:
+        """Where the set was opened, if it was."""
+        return self._core.path
+
+    def key(self, row: int) -> tuple[int, ...]:
+        """The tokens of ``row``.
+
+        Raises:
+            ArgumentError: No such row.
+        """
+        return self._core.key(checked_row(row, len(self)))
+
+    def count(self, row: int) -> int:
+        """Occurrences of the key of ``row``."""
+        return self._core.count(checked_row(row, len(self)))
+
+    def documents(self, row: int) -> int:
+        """Documents with the key of ``row``; 0 where they were not counted."""
+        return self._core.documents(checked_row(row, len(self)))
+
+    def arrays(self, start: int = 0, stop: int | None = None) -> KeyArrays:
+        """The keys of rows ``start`` to ``stop`` as flat numpy arrays, copied.
+
+        Raises:
+            ArgumentError: Rows outside ``0..len(keys)``.
+        """
+        stop = len(self) if stop is None else stop
+        if not 0 <= start <= stop <= len(self):
+            raise ArgumentError(f"rows: expected a range in 0..{len(self)}, got {start}..{stop}")
+        return KeyArrays(*self._core.arrays(start, stop))
+
+    def select(self, mask_or_rows: ArrayLike) -> KeySet:
+        """The subset given by a boolean mask (n,) or by distinct rows; rows are renumbered in the same order.
+
+        Raises:
+            ArgumentError: A mask of the wrong length, repeated rows, rows past the end.
+        """
+        chosen = np.asarray(mask_or_rows)
+        if chosen.dtype == np.bool_:
+            if chosen.shape != (len(self),):
+                raise ArgumentError(f"mask: expected shape ({len(self)},), got {chosen.shape}")
+            chosen = np.flatnonzero(chosen)
+        rows = np.sort(unsigned(chosen, np.uint32, "rows"))
+        if rows.size and rows[-1] >= len(self):
+            raise ArgumentError(f"rows: expected less than {len(self)} (the number of keys), got {rows[-1]}")
+        if (rows[1:] == rows[:-1]).any():
+            raise ArgumentError(f"rows: expected distinct rows, got {rows[:-1][rows[1:] == rows[:-1]][0]} twice")
+        return KeySet(self._core.select(rows))
+
+
+def checked_row(row: int, num_keys: int) -> int:
+    """``row`` as an int inside ``0..num_keys``.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    if not 0 <= row < num_keys:
+        raise ArgumentError(f"row: expected 0 to {num_keys - 1}, got {row}")
+    return int(row)
+
+
+def unsigned(values: ArrayLike, dtype: type[np.unsignedinteger[Any]], name: str) -> NDArray[Any]:
+    """``values`` as a 1-D contiguous array of an unsigned ``dtype``, refusing what does not fit.
+
+    Raises:
+        ArgumentError: Another number of dimensions, no integers, or values out of range.
+    """
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ArgumentError(f"{name}: expected a 1-D array, got shape {array.shape}")
+    if array.size == 0:
+        return np.empty(0, dtype=dtype)
+    if array.dtype.kind not in "iu":
+        raise ArgumentError(f"{name}: expected integers, got {array.dtype}")
+    if array.dtype != dtype:
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high > np.iinfo(dtype).max:
+            raise ArgumentError(f"{name}: expected values of {np.dtype(dtype)}, got {low if low < 0 else high}")
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _refuse_outside(
+    wide: NDArray[np.int64], lengths: NDArray[np.uint64], keys: list[tuple[int, ...]], vocab_size: int
+) -> None:
+    outside = np.flatnonzero((wide < 0) | (wide >= vocab_size))
+    if outside.size:
+        at = int(np.searchsorted(np.cumsum(lengths), outside[0], side="right"))
+        raise TokenError(
+            f"key {at} {keys[at]}: token {wide[outside[0]]} lies outside the vocabulary of {vocab_size}; "
+            "pass the vocab_size of the tokenizer that made the keys"
+        )
+
+
+def _encode(metadata: Mapping[str, Any] | None) -> str:
+    try:
+        return json.dumps(dict(metadata or {}), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"metadata: expected a mapping that JSON can hold: {error}") from error
+
+
+def _reopen(path: str, fingerprint: str) -> KeySet:
+    keys = KeySet.open(path)
+    if keys.fingerprint != fingerprint:
+        raise FingerprintError(
+            f"{path}: expected the key set {fingerprint}, got {keys.fingerprint}: the file was replaced since it was "
+            "pickled; open it again and pickle that"
+        )
+    return keys

@@ -1,0 +1,159 @@
+//! `Index`, wrapped by `memgraft.NgramIndex`.
+
+use std::path::PathBuf;
+
+use memgraft_core::batch::{Bounds, Options, Unknown};
+use memgraft_core::format::Load;
+use memgraft_core::ids::{RowId, StateId};
+use memgraft_core::index::Index;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::arrays::{input, output, slice, threads as thread_count, tokens as copy_tokens};
+use crate::errors::{ArgumentError, to_py};
+use crate::keyset::PyKeySet;
+
+/// Tokens to (row, order).
+#[pyclass(name = "Index", module = "memgraft._core", frozen)]
+pub(crate) struct PyIndex(pub(crate) Index);
+
+fn unknown(miss: bool) -> Unknown {
+    if miss { Unknown::Miss } else { Unknown::Error }
+}
+
+#[pymethods]
+impl PyIndex {
+    #[staticmethod]
+    fn build(py: Python<'_>, keys: &PyKeySet) -> PyResult<Self> {
+        py.detach(|| Index::build(&keys.0)).map(Self).map_err(to_py)
+    }
+
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf, load: &str) -> PyResult<Self> {
+        let load = match load {
+            "map" => Load::Map,
+            "ram" => Load::Ram,
+            other => return Err(ArgumentError::new_err(format!("load: expected \"map\" or \"ram\", got {other:?}"))),
+        };
+        py.detach(|| Index::open(path, load)).map(Self).map_err(to_py)
+    }
+
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.detach(|| self.0.save(path)).map_err(to_py)
+    }
+
+    #[pyo3(signature = (threads=None))]
+    fn verify(&self, py: Python<'_>, threads: Option<usize>) -> PyResult<()> {
+        let threads = thread_count(threads).map_err(to_py)?;
+        py.detach(|| self.0.verify(threads)).map_err(to_py)
+    }
+
+    #[pyo3(signature = (tokens, rows, orders, *, width=None, segments=None, eos_id=None, cu_seqlens=None, threads=None, miss=false))]
+    #[allow(clippy::too_many_arguments, reason = "the whole call crosses at once")]
+    fn lookup(
+        &self,
+        py: Python<'_>,
+        tokens: &Bound<'_, PyAny>,
+        rows: &Bound<'_, PyAny>,
+        orders: &Bound<'_, PyAny>,
+        width: Option<usize>,
+        segments: Option<&Bound<'_, PyAny>>,
+        eos_id: Option<u32>,
+        cu_seqlens: Option<&Bound<'_, PyAny>>,
+        threads: Option<usize>,
+        miss: bool,
+    ) -> PyResult<()> {
+        let tokens = copy_tokens(tokens, self.0.vocab_size(), width, miss)?;
+        let segments = segments.map(|ids| input::<i64>(ids, "segments")).transpose()?;
+        let ends = cu_seqlens.map(|ends| input::<u64>(ends, "cu_seqlens")).transpose()?;
+        let bounds = Bounds {
+            width,
+            ids: segments.as_ref().map(slice).transpose()?,
+            eos: eos_id,
+            cu_seqlens: ends.as_ref().map(slice).transpose()?,
+        };
+        let mut rows = output::<i32>(rows, "rows")?;
+        let mut orders = output::<u8>(orders, "orders")?;
+        let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
+        let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
+        let options = Options { threads: thread_count(threads).map_err(to_py)?, ..Options::default() };
+        // Tokens were checked while they were copied; what is left outside the vocabulary shall miss.
+        py.detach(|| self.0.lookup(&tokens, &bounds, Unknown::Miss, rows, orders, options)).map_err(to_py)
+    }
+
+    #[pyo3(signature = (states, tokens, rows, orders, *, miss=false))]
+    fn advance(
+        &self,
+        py: Python<'_>,
+        states: &Bound<'_, PyAny>,
+        tokens: &Bound<'_, PyAny>,
+        rows: &Bound<'_, PyAny>,
+        orders: &Bound<'_, PyAny>,
+        miss: bool,
+    ) -> PyResult<()> {
+        let tokens = copy_tokens(tokens, self.0.vocab_size(), None, miss)?;
+        let mut states = output::<u32>(states, "states")?;
+        let mut rows = output::<i32>(rows, "rows")?;
+        let mut orders = output::<u8>(orders, "orders")?;
+        let states = states.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
+        let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
+        let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
+        let mut ids: Vec<StateId> = states.iter().map(|&state| StateId(state)).collect();
+        py.detach(|| self.0.advance(&mut ids, &tokens, unknown(true), rows, orders)).map_err(to_py)?;
+        for (state, id) in states.iter_mut().zip(&ids) {
+            *state = id.0;
+        }
+        Ok(())
+    }
+
+    fn key<'py>(&self, py: Python<'py>, row: u32) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.0.key(RowId(row)).map_err(to_py)?)
+    }
+
+    fn count(&self, row: u32) -> PyResult<u64> {
+        self.0.count(RowId(row)).map_err(to_py)
+    }
+
+    fn find(&self, tokens: Vec<u32>) -> PyResult<Option<u32>> {
+        Ok(self.0.find(&tokens).map_err(to_py)?.map(|row| row.0))
+    }
+
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.0.stats();
+        let out = PyDict::new(py);
+        out.set_item("num_keys", stats.num_keys)?;
+        out.set_item("bytes", stats.bytes)?;
+        out.set_item("table_bytes", stats.table_bytes)?;
+        out.set_item("max_spill", stats.max_spill)?;
+        Ok(out)
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.num_keys()
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> u32 {
+        self.0.vocab_size()
+    }
+
+    #[getter]
+    fn keys_by_order(&self) -> [u64; 16] {
+        *self.0.keys_by_order()
+    }
+
+    #[getter]
+    fn fingerprint(&self) -> String {
+        self.0.fingerprint().to_string()
+    }
+
+    #[getter]
+    fn keyset_fingerprint(&self) -> String {
+        self.0.keyset_fingerprint().to_string()
+    }
+
+    #[getter]
+    fn path(&self) -> Option<PathBuf> {
+        self.0.path().map(PathBuf::from)
+    }
+}
