@@ -1,0 +1,1 @@
+//! What the bench binary can do.

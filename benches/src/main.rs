@@ -1,0 +1,3 @@
+//! `memgraft-bench COMMAND --name value …`: JSON on stdout.
+
+fn main() {}
