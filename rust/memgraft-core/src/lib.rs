@@ -12,5 +12,6 @@ pub mod format;
 pub mod ids;
 pub mod index;
 pub mod keyset;
+pub mod values;
 
 pub use error::{Error, Result};

@@ -5,6 +5,7 @@ mod arrays;
 mod errors;
 mod index;
 mod keyset;
+mod values;
 
 use pyo3::prelude::*;
 
@@ -15,6 +16,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<keyset::PyKeySet>()?;
     module.add_class::<index::PyIndex>()?;
     module.add_function(wrap_pyfunction!(fingerprint_file, module)?)?;
+    values::register(module)?;
     Ok(())
 }
 

@@ -1,0 +1,387 @@
+"""A bank: one directory with keys, index, values and manifest."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memgraft._core import ValueTable, fingerprint_content
+from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest
+from memgraft.bank.staging import Staged, StageFacts, as_rows, output_bytes
+from memgraft.bank.values import AnyArray, FloatArray, channel_scales, decode, value_dtype
+from memgraft.bank.writer import BankWriter
+from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
+from memgraft.index import NgramIndex
+from memgraft.keyset import KeySet
+
+_WRITE_BYTES = 64 << 20
+
+
+class Bank:
+    """An open bank; see `Bank.open` and `Bank.create`. Pickles by path and fingerprint, without resident rows."""
+
+    def __init__(self, path: Path, manifest: Manifest, keys: KeySet, index: NgramIndex, table: ValueTable) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.keys = keys
+        self.index = index
+        self._table = table
+        self._dtype = value_dtype(manifest.dtype)
+        self._channel_scales: FloatArray | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        keys: KeySet,
+        values: AnyArray,
+        taps: Sequence[int],
+        dtype: str = "bf16",
+        index: NgramIndex | None = None,
+        donor: Mapping[str, Any] | None = None,
+        tokenizer: Mapping[str, Any] | None = None,
+        dropped: Mapping[str, int] | None = None,
+        corpus: Mapping[str, Any] | None = None,
+        shard_bytes: int = 4 << 30,
+    ) -> "Bank":
+        """Writes a bank of ``values`` at ``path`` and opens it.
+
+        Args:
+            path: the directory to be; must not exist.
+            keys: R keys.
+            values: ``(R, taps, value_dim)`` float32, float16, or bfloat16 bits as uint16.
+            taps: donor depths, one per tap.
+            dtype: storage type.
+            index: the keys' index; built where not given.
+            donor: the donor's facts.
+            tokenizer: the recipient tokenizer's facts.
+            dropped: keys that were mined and not harvested, by reason.
+            corpus: the corpus's facts; the key set's metadata by default.
+            shard_bytes: upper bound of a shard's size.
+
+        Raises:
+            ArgumentError: shapes do not fit, values are not finite, or ``path`` exists.
+            FingerprintError: ``index`` belongs to other keys.
+            StorageError: the disk refused.
+        """
+        values = np.asarray(values)
+        if values.ndim != 3 or values.shape[:2] != (len(keys), len(taps)):
+            raise ArgumentError(
+                f"values: expected ({len(keys)} keys, {len(taps)} taps, value_dim), found {values.shape}"
+            )
+        writer = BankWriter(
+            path,
+            keys=keys,
+            taps=taps,
+            value_dim=values.shape[2],
+            dtype=dtype,
+            donor=donor or {},
+            tokenizer=tokenizer or {},
+            scales=channel_scales(values) if value_dtype(dtype).scales == "channel" else None,
+            shard_bytes=shard_bytes,
+        )
+        with writer:
+            step = max(1, _WRITE_BYTES // writer.row_bytes)
+            for start in range(0, len(values), step):
+                writer.write(start, values[start : start + step])
+            return writer.finish(index=index, dropped=dropped, corpus=corpus)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, resident: bool | int = False, threads: int | None = None) -> "Bank":
+        """Opens the bank at ``path``, reading headers only, and checks that its parts belong together.
+
+        Args:
+            path: the bank directory.
+            resident: copy the values into memory of this process: True for all, a number of rows for the most
+                frequent ones. Processes share mapped values, not resident ones.
+            threads: threads of that copy.
+
+        Raises:
+            StorageError: a file is missing or cannot be read.
+            FormatError: a file is damaged, truncated or of another version.
+            FingerprintError: a file belongs to another bank.
+        """
+        folder = Path(path).absolute()
+        manifest = Manifest.read(folder / MANIFEST_NAME)
+        for name in (KEYS_NAME, INDEX_NAME, *(shard.file for shard in manifest.shards)):
+            if Path(name).name != name:
+                raise FormatError(f"{folder / MANIFEST_NAME}: {name!r} is not a plain file name; restore the file")
+            if not (folder / name).is_file():
+                raise StorageError(f"{folder / name}: not found; the bank is incomplete: restore the file")
+        keys = KeySet.open(folder / KEYS_NAME)
+        _expect(folder / KEYS_NAME, "key set", manifest.keyset, keys.fingerprint)
+        index = NgramIndex.open(folder / INDEX_NAME)
+        _expect(folder / INDEX_NAME, "index of key set", manifest.keyset, index.keyset_fingerprint)
+        _expect(folder / INDEX_NAME, "index", manifest.index, index.fingerprint)
+        if not isinstance(resident, bool) and resident < 0:
+            raise ArgumentError(f"resident: expected True, False or a number of rows, found {resident}")
+        resident_rows = int(resident) if not isinstance(resident, bool) else manifest.num_rows * resident
+        table = ValueTable.open(
+            [folder / shard.file for shard in manifest.shards], resident_rows, threads or default_threads()
+        )
+        _check_table(folder, manifest, table)
+        if len(keys) != table.num_rows:
+            raise FormatError(f"{folder}: expected one row per key, found {table.num_rows} rows, {len(keys)} keys")
+        return cls(folder, manifest, keys, index, table)
+
+    def __reduce__(self) -> tuple[Callable[..., "Bank"], tuple[str, str]]:
+        # Loader workers look up and do not gather: a copy of the values in each would only take memory.
+        return _reopen, (str(self.path), self.fingerprint)
+
+    def __repr__(self) -> str:
+        return (
+            f"Bank({str(self.path)!r}, num_rows={self.num_rows}, taps={self.taps}, value_dim={self.value_dim}, "
+            f"dtype={self.dtype!r})"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of keys, values and their origin; what a graft names its bank by."""
+        return self.manifest.fingerprint
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Donor depths, one per tap."""
+        return self.manifest.taps
+
+    @property
+    def num_rows(self) -> int:
+        """Rows."""
+        return self.manifest.num_rows
+
+    @property
+    def value_dim(self) -> int:
+        """Channels per tap."""
+        return self.manifest.value_dim
+
+    @property
+    def dtype(self) -> str:
+        """Storage type of the values: ``bf16``, ``fp16``, ``fp32``, ``fp8_e4m3`` or ``int8``."""
+        return self.manifest.dtype
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of one row, all taps, without scales."""
+        return self._table.row_bytes
+
+    @property
+    def resident_rows(self) -> int:
+        """Rows held in memory of this process; the most frequent ones."""
+        return self._table.resident_rows
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def values(self, rows: Any) -> AnyArray:
+        """The values of ``rows`` in storage form.
+
+        Args:
+            rows: integers of any shape, each a row (-1 is not).
+
+        Returns:
+            ``rows.shape + (taps, value_dim)``; bfloat16 as uint16, fp8 as uint8 codes.
+
+        Raises:
+            ArgumentError: a row is out of range.
+            FormatError: a shard changed since the bank was opened.
+        """
+        wanted = as_rows(rows)
+        out = np.empty((wanted.size, len(self.taps), self.value_dim), dtype=self._dtype.storage)
+        self._table.gather(wanted.reshape(-1), output_bytes(out), default_threads())
+        return out.reshape(*wanted.shape, *out.shape[1:])
+
+    def scales(self, rows: Any) -> FloatArray | None:
+        """The fp32 scales of ``rows``: ``rows.shape + (taps,)`` for fp8, ``(taps, value_dim)`` for int8, else None."""
+        if self._dtype.scales == "row":
+            wanted = as_rows(rows)
+            out = np.empty((wanted.size, len(self.taps)), dtype="<f4")
+            self._table.gather_scales(wanted.reshape(-1), output_bytes(out))
+            return out.reshape(*wanted.shape, len(self.taps))
+        if self._dtype.scales == "channel" and self._channel_scales is None:
+            self._channel_scales = self._table.channel_scales().view("<f4").reshape(len(self.taps), self.value_dim)
+        return self._channel_scales
+
+    def floats(self, rows: Any) -> FloatArray:
+        """The values of ``rows`` as float32, ``rows.shape + (taps, value_dim)``; raises as `values`."""
+        return decode(self.values(rows), self._dtype, self.scales(rows))
+
+    def stage(
+        self,
+        tokens: Any = None,
+        *,
+        rows: Any = None,
+        orders: Any = None,
+        segments: Any = None,
+        eos_id: int | None = None,
+        cu_seqlens: Any = None,
+        out: AnyArray | None = None,
+        grow: Callable[[int], AnyArray] | None = None,
+        threads: int | None = None,
+    ) -> Staged:
+        """Looks up ``tokens`` and gathers each distinct row once.
+
+        Args:
+            tokens: ids ``(T,)`` or ``(B, T)``; not needed where ``rows`` is given.
+            rows: int32 rows found before, -1 = miss.
+            orders: uint8 orders that go with ``rows``.
+            segments: ints shaped like the tokens; look-back stops where they change, a negative one is padding.
+            eos_id: ends a segment at each EOS.
+            cu_seqlens: segment edges of a packed ``(T,)``.
+            out: writable array with room for the distinct rows; its start is overwritten.
+            grow: called with the bytes needed where ``out`` is too small; gives the array to use instead.
+            threads: threads of lookup and gather.
+
+        Raises:
+            ArgumentError: a row out of range or an ``out`` too small, which is then untouched.
+            TokenError: a token outside the vocabulary.
+            FormatError: a shard changed since the bank was opened.
+            StorageError: a read failed; names file and offset.
+        """
+        started = time.perf_counter()
+        threads = default_threads() if threads is None else threads
+        if rows is None:
+            if tokens is None:
+                raise ArgumentError("stage: expected tokens or rows, got neither")
+            rows, orders = self.lookup(tokens, segments=segments, eos_id=eos_id, cu_seqlens=cu_seqlens, threads=threads)
+        found = as_rows(rows)
+        found_orders = np.zeros(found.shape, np.uint8) if orders is None else np.asarray(orders, dtype=np.uint8)
+        if found_orders.shape != found.shape:
+            raise ArgumentError(f"orders: expected shape {found.shape} like rows, found {found_orders.shape}")
+        target = np.empty(0, np.uint8) if out is None else output_bytes(out)
+        unique, inverse, num_hits, facts = self._table.stage(found.reshape(-1), target, threads)
+        if facts is None:
+            needed = len(unique) * self.bytes_per_row
+            if out is not None and grow is None:
+                raise ArgumentError(
+                    f"out: {target.size} bytes, expected at least {needed} ({len(unique)} distinct rows)"
+                )
+            target = np.empty(needed, np.uint8) if grow is None else output_bytes(grow(needed))
+            facts = self._table.gather(unique, target[:needed], threads)
+        shape = (len(unique), len(self.taps), self.value_dim)
+        return Staged(
+            rows=unique,
+            inverse=inverse.reshape(found.shape),
+            orders=found_orders,
+            values=target[: len(unique) * self.bytes_per_row].view(self._dtype.storage).reshape(shape),
+            scales=self.scales(unique),
+            dtype=self._dtype,
+            facts=StageFacts(
+                num_positions=found.size,
+                num_hits=num_hits,
+                num_unique=len(unique),
+                num_bytes=facts["num_bytes"],
+                num_cold_rows=facts["num_cold_rows"],
+                seconds=time.perf_counter() - started,
+            ),
+        )
+
+    def lookup(
+        self,
+        tokens: Any,
+        *,
+        segments: Any = None,
+        eos_id: int | None = None,
+        cu_seqlens: Any = None,
+        threads: int | None = None,
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+        """Rows (int32, -1 = miss) and orders (uint8, 0 = miss) of ``tokens``; negative segments are padding, a miss."""
+        rows, orders = self.index.lookup(
+            tokens, segments=segments, eos_id=eos_id, cu_seqlens=cu_seqlens, threads=threads
+        )
+        if segments is not None:
+            padding = np.asarray(segments) < 0
+            rows[padding], orders[padding] = -1, 0
+        return rows, orders
+
+    def warm(self, num_rows: int | None = None, *, threads: int | None = None) -> int:
+        """Reads the most frequent ``num_rows`` rows (all by default) so that the system holds them.
+
+        Returns:
+            The bytes read.
+
+        Raises:
+            StorageError: a read failed; names file and offset.
+            FormatError: a shard changed since the bank was opened.
+        """
+        num_rows = self.num_rows if num_rows is None else num_rows
+        if num_rows < 0:
+            raise ArgumentError(f"num_rows: expected at least 0, found {num_rows}")
+        return self._table.warm(num_rows, threads or default_threads())
+
+    def verify(self, *, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+        """Recomputes every checksum.
+
+        Args:
+            threads: threads that read and hash.
+            progress: called with (bytes done, bytes in all) after each file.
+
+        Raises:
+            FormatError: a file does not hold what was written.
+            StorageError: a file cannot be read; names file and offset.
+        """
+        threads = default_threads() if threads is None else threads
+        total = sum(shard.num_bytes for shard in self.manifest.shards)
+        done = 0
+        self.index.verify()
+        for entry, shard in zip(self.manifest.shards, self._table.shards(), strict=True):
+            found = fingerprint_content(shard["path"], shard["data_start"], threads)
+            if found != entry.content:
+                raise FormatError(
+                    f"{shard['path']}: damaged: expected content {entry.content}, found {found}; restore the file"
+                )
+            done += entry.num_bytes
+            if progress is not None:
+                progress(done, total)
+
+
+def default_threads() -> int:
+    """Threads of a gather where the caller does not say: what this process may use, at most 4."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(4, available)
+
+
+def _reopen(path: str, fingerprint: str) -> Bank:
+    bank = Bank.open(path)
+    if bank.fingerprint != fingerprint:
+        raise FingerprintError(
+            f"{path}: expected bank {fingerprint}, found {bank.fingerprint}: another bank has taken its place"
+        )
+    return bank
+
+
+def _expect(path: Path, what: str, expected: str, found: str) -> None:
+    if expected != found:
+        raise FingerprintError(f"{path}: expected {what} {expected}, found {found}: the file is of another bank")
+
+
+def _check_table(folder: Path, manifest: Manifest, table: ValueTable) -> None:
+    """The shards are the ones the manifest names, in its order and of its shape."""
+    found_shape = (table.dtype, table.taps, table.value_dim)
+    expected_shape = (manifest.dtype, len(manifest.taps), manifest.value_dim)
+    if found_shape != expected_shape:
+        raise FormatError(
+            f"{folder}: expected values (dtype, taps, value_dim) = {expected_shape}, found {found_shape}: "
+            "the shards are of another bank"
+        )
+    first_row = 0
+    for entry, shard in zip(manifest.shards, table.shards(), strict=True):
+        path, metadata = folder / entry.file, shard["metadata"]
+        _expect(path, "values of key set", manifest.keyset, metadata.get("keyset", "none"))
+        _expect(path, "content", entry.content, metadata.get("content", "none"))
+        if metadata.get("format_version") != "1":
+            raise FormatError(f"{path}: expected values format 1, found {metadata.get('format_version')}")
+        if shard["num_rows"] != entry.num_rows or metadata.get("first_row") != str(first_row):
+            raise FormatError(
+                f"{path}: expected {entry.num_rows} rows from row {first_row}, found {shard['num_rows']} from row "
+                f"{metadata.get('first_row')}: the file is of another bank"
+            )
+        if shard["num_bytes"] != entry.num_bytes:
+            raise FormatError(f"{path}: expected {entry.num_bytes} bytes, found {shard['num_bytes']}; restore the file")
+        first_row += entry.num_rows
+    if first_row != manifest.num_rows:
+        raise FormatError(f"{folder / MANIFEST_NAME}: expected {manifest.num_rows} rows in shards, found {first_row}")

@@ -1,0 +1,8 @@
+"""What a training loader calls: segments, collation, staging ahead."""
+
+from memgraft.data.collate import GraftCollator
+from memgraft.data.handle import KEY, MemoryBatch
+from memgraft.data.prefetch import PrefetchFacts, PrefetchLoader, prefetch
+from memgraft.data.ring import StagingRing
+
+__all__ = ["KEY", "GraftCollator", "MemoryBatch", "PrefetchFacts", "PrefetchLoader", "StagingRing", "prefetch"]

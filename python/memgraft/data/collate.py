@@ -1,0 +1,112 @@
+"""A collator that adds each batch's memory to what the inner collator makes."""
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import default_collate
+
+from memgraft.bank import Bank
+from memgraft.data.handle import KEY, MemoryBatch
+from memgraft.data.segments import combine, from_batch, from_columns, lay_out
+from memgraft.errors import ArgumentError, ConfigError
+
+ROWS_COLUMN = "memgraft_rows"
+ORDERS_COLUMN = "memgraft_orders"
+
+
+class GraftCollator:
+    """Adds ``batch["memgraft"]``: rows by longest match, found in the loader's worker.
+
+    Rows cross to the trainer's process as ids (9 to 12 bytes a token); `prefetch`, or the grafted model itself,
+    gathers the values there.
+
+    Args:
+        bank: the bank; pickles by path, so spawned workers open it themselves.
+        inner: makes the batch, with ``input_ids (B, T)``; torch's ``default_collate`` if None.
+        mode: ``handle`` gives a `MemoryBatch`; ``ids`` one int32 tensor ``(B, T, 3)``, which also survives
+            accelerate's ``dispatch_batches=True``.
+        eos_id: also end a segment at each EOS.
+        column: a column of the examples with one segment id per token (taken out before ``inner`` runs).
+        threads: lookup threads; 1 suits loader workers.
+
+    Raises:
+        ConfigError: unknown ``mode``.
+    """
+
+    def __init__(
+        self,
+        bank: Bank,
+        inner: Callable[[list[Any]], Any] | None = None,
+        *,
+        mode: Literal["handle", "ids"] = "handle",
+        eos_id: int | None = None,
+        column: str | None = None,
+        threads: int = 1,
+    ) -> None:
+        if mode not in ("handle", "ids"):
+            raise ConfigError(f"mode {mode!r}: expected 'handle' or 'ids'")
+        self.bank = bank
+        self.inner = default_collate if inner is None else inner
+        self.mode = mode
+        self.eos_id = eos_id
+        self.column = column
+        self.threads = threads
+
+    def __call__(self, features: Sequence[Any]) -> Any:
+        """Collates ``features`` and adds their memory.
+
+        Raises:
+            ArgumentError: the inner batch has no ``input_ids (B, T)``, or a column does not fit it.
+            TokenError: a token outside the vocabulary.
+        """
+        names = [name for name in (self.column, ROWS_COLUMN, ORDERS_COLUMN) if name is not None]
+        features, columns = _take(list(features), names)
+        if self.column is not None and columns[self.column] is None:
+            raise ArgumentError(
+                f"column {self.column!r}: not in the examples; the Trainer drops columns that the model's forward "
+                "does not name: set remove_unused_columns=False"
+            )
+        batch = self.inner(features)
+        if not isinstance(batch, (Mapping, MutableMapping)) or not isinstance(batch.get("input_ids"), torch.Tensor):
+            raise ArgumentError(
+                f"the inner collator gave {_describe(batch)}: expected a mapping with a tensor input_ids (B, T)"
+            )
+        memory = self._memory(batch, columns)
+        batch[KEY] = memory if self.mode == "handle" else memory.to_ids()  # type: ignore[index]
+        return batch
+
+    def _memory(self, batch: Mapping[str, Any], columns: Mapping[str, list[Any] | None]) -> MemoryBatch:
+        input_ids, mask = batch["input_ids"], batch.get("attention_mask")
+        segments = from_batch(batch, eos_id=self.eos_id)
+        shape = (int(input_ids.shape[0]), int(input_ids.shape[1]))
+        if self.column is not None and (given := columns[self.column]) is not None:
+            segments = combine(segments, from_columns(given, mask, shape))
+        rows, orders = columns[ROWS_COLUMN], columns[ORDERS_COLUMN]
+        if rows is None or orders is None:
+            return MemoryBatch.look_up(self.bank, input_ids, segments, threads=self.threads)
+        return MemoryBatch(
+            rows=lay_out(rows, mask, shape, fill=-1, name=ROWS_COLUMN),
+            orders=lay_out(orders, mask, shape, fill=0, name=ORDERS_COLUMN).to(torch.uint8),
+            segments=segments,
+        )
+
+
+def _take(features: list[Any], names: list[str]) -> tuple[list[Any], dict[str, list[Any] | None]]:
+    """The features without ``names``, and those columns (None where no example has them)."""
+    columns: dict[str, list[Any] | None] = {}
+    mappings = bool(features) and all(isinstance(feature, Mapping) for feature in features)
+    for name in names:
+        present = [mappings and name in feature for feature in features]
+        if any(present) and not all(present):
+            raise ArgumentError(f"column {name!r}: in some examples of the batch and not in others")
+        columns[name] = [feature[name] for feature in features] if any(present) else None
+    if any(column is not None for column in columns.values()):
+        features = [{key: value for key, value in feature.items() if key not in names} for feature in features]
+    return features, columns
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a mapping with {', '.join(map(str, batch)) or 'nothing'}"
+    return type(batch).__name__

@@ -1,0 +1,180 @@
+"""What a batch carries to the model: rows, and once staged, their values."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from memgraft.bank import Bank, Staged, StageFacts
+from memgraft.errors import ArgumentError, GraftError
+
+if TYPE_CHECKING:
+    from memgraft.data.ring import StagingRing
+
+KEY = "memgraft"
+_TORCH_DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "int8": torch.int8,
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MemoryBatch:
+    """The memory of one batch; travels as ``batch["memgraft"]`` and reaches the model as ``memgraft=``.
+
+    Holds tensors and nothing else, so that it pickles, pins and moves like any batch.
+
+    Attributes:
+        rows: int32 ``(B, T)``, -1 = miss.
+        orders: uint8 ``(B, T)``, 0 = miss.
+        segments: int32 ``(B, T)``, -1 = padding.
+        inverse: once staged, int32 ``(B, T)``: index into ``values``, -1 = miss.
+        values: once staged, ``(U, taps, value_dim)`` in storage dtype.
+        scales: fp32 ``(U, taps)`` for fp8 rows, ``(taps, value_dim)`` for int8 rows, else None.
+        facts: telemetry of the staging.
+    """
+
+    rows: torch.Tensor
+    orders: torch.Tensor
+    segments: torch.Tensor
+    inverse: torch.Tensor | None = None
+    values: torch.Tensor | None = None
+    scales: torch.Tensor | None = None
+    facts: StageFacts | None = None
+
+    @property
+    def staged(self) -> bool:
+        """Whether the values are here."""
+        return self.values is not None
+
+    @property
+    def hit(self) -> torch.Tensor:
+        """Bool ``(B, T)``: positions that have a row."""
+        return self.rows >= 0
+
+    def stage(self, bank: Bank, ring: "StagingRing | None" = None, *, threads: int | None = None) -> "MemoryBatch":
+        """A copy with the values of ``bank``, in memory of ``ring`` if given; itself if staged already.
+
+        Raises:
+            ArgumentError: the rows are not of this bank.
+            FormatError: a shard changed since the bank was opened.
+            StorageError: a read failed.
+        """
+        if self.staged:
+            return self
+        rows = self.rows.cpu().numpy()
+        if ring is None:
+            staged = bank.stage(rows=rows, orders=self.orders.cpu().numpy(), threads=threads)
+        else:
+            staged = ring.stage(bank, rows=rows, orders=self.orders.cpu().numpy(), threads=threads)
+        return self.with_staged(staged)
+
+    def with_staged(self, staged: Staged) -> "MemoryBatch":
+        """A copy that holds ``staged`` (same positions), on this batch's device; shares memory on the CPU."""
+        device = self.rows.device
+        return replace(
+            self,
+            inverse=torch.from_numpy(staged.inverse).to(device),
+            values=as_tensor(staged).to(device),
+            scales=None if staged.scales is None else torch.from_numpy(staged.scales).to(device),
+            facts=staged.facts,
+        )
+
+    def floats(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """The values as floats ``(U, taps, value_dim)``; 8-bit rows are scaled here, on the device, once per row.
+
+        Raises:
+            GraftError: not staged.
+        """
+        if self.values is None:
+            raise GraftError("the batch's memory is not staged: call .stage(bank), or use prefetch(loader, bank)")
+        if self.scales is None:
+            return self.values.to(dtype)
+        scales = self.scales[..., None] if self.values.dtype == torch.float8_e4m3fn else self.scales
+        return (self.values.to(torch.float32) * scales).to(dtype)
+
+    def to(self, device: Any = None, non_blocking: bool = False, **_: Any) -> "MemoryBatch":
+        """A copy on ``device``; dtypes stay, whatever else is asked."""
+        if device is None or isinstance(device, torch.dtype):
+            return self
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self, device: Any = None) -> "MemoryBatch":
+        """A copy in pinned memory; a DataLoader's pin thread calls this."""
+        return self._map(lambda tensor: tensor if tensor.is_pinned() else tensor.pin_memory())
+
+    def to_ids(self) -> torch.Tensor:
+        """Rows, orders and segments as one int32 tensor ``(B, T, 3)``, which any loader can slice and send."""
+        return torch.stack([self.rows, self.orders.to(torch.int32), self.segments], dim=-1)
+
+    @classmethod
+    def from_ids(cls, ids: torch.Tensor) -> "MemoryBatch":
+        """The batch that `to_ids` packed.
+
+        Raises:
+            ArgumentError: not an int32 ``(B, T, 3)`` tensor.
+        """
+        if ids.dtype != torch.int32 or ids.dim() != 3 or ids.shape[-1] != 3:
+            raise ArgumentError(
+                f"memgraft ids: expected int32 (B, T, 3) from GraftCollator(mode='ids'), found {ids.dtype} "
+                f"{tuple(ids.shape)}"
+            )
+        rows, orders, segments = ids.unbind(-1)
+        return cls(rows=rows.contiguous(), orders=orders.to(torch.uint8), segments=segments.contiguous())
+
+    @classmethod
+    def wrap(cls, memory: "MemoryBatch | torch.Tensor") -> "MemoryBatch":
+        """``batch["memgraft"]`` of either collator mode as a `MemoryBatch`.
+
+        Raises:
+            GraftError: something else.
+        """
+        if isinstance(memory, MemoryBatch):
+            return memory
+        if isinstance(memory, torch.Tensor):
+            return cls.from_ids(memory)
+        raise GraftError(f"memgraft: expected a MemoryBatch or its ids tensor, found {type(memory).__name__}")
+
+    @classmethod
+    def look_up(
+        cls, bank: Bank, input_ids: torch.Tensor, segments: torch.Tensor, *, threads: int | None = None
+    ) -> "MemoryBatch":
+        """Rows of ``input_ids (B, T)`` within ``segments (B, T)``; not staged.
+
+        Raises:
+            TokenError: an id outside the vocabulary at a position that is not padding.
+        """
+        segments_host = segments.cpu().numpy()
+        # Padding may hold any id, even one that no vocabulary has (-100).
+        tokens = np.where(segments_host < 0, 0, input_ids.cpu().numpy())
+        rows, orders = bank.lookup(tokens, segments=segments_host, threads=threads)
+        device = input_ids.device
+        return cls(
+            rows=torch.from_numpy(rows).to(device),
+            orders=torch.from_numpy(orders).to(device),
+            segments=segments.to(device=device, dtype=torch.int32),
+        )
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors it holds."""
+        return list(self._named_tensors().values())
+
+    def _named_tensors(self) -> dict[str, torch.Tensor]:
+        held = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: tensor for name, tensor in held.items() if isinstance(tensor, torch.Tensor)}
+
+    def _map(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "MemoryBatch":
+        moved: dict[str, Any] = {name: move(tensor) for name, tensor in self._named_tensors().items()}
+        return replace(self, **moved)
+
+
+def as_tensor(staged: Staged) -> torch.Tensor:
+    """The staged values as a tensor ``(U, taps, value_dim)`` of the storage dtype that shares their memory."""
+    tensor = torch.from_numpy(staged.values)
+    dtype = _TORCH_DTYPES[staged.dtype.name]
+    return tensor if tensor.dtype == dtype else tensor.view(dtype)

@@ -1,0 +1,111 @@
+//! What the table asks of the system: read-only maps, reads that do not wait,
+//! advice, huge anonymous memory. Each has a portable twin that is slower, never wrong.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::path::Path;
+
+use memmap2::{Mmap, MmapMut, MmapOptions};
+
+use crate::{Error, Result};
+
+/// Maps the whole of `file`, told that reads come at random places.
+///
+/// Default readahead reads hundreds of times what a random row needs.
+///
+/// # Errors
+/// [`Error::Io`] where the system refuses the map.
+pub(crate) fn map_random(path: &Path, file: &File) -> Result<Mmap> {
+    // SAFETY: the map is read-only and never lent out past the table. Another
+    // process may change the file: the bytes read may then be stale, which the
+    // identity checks around each gather report. What they cannot exclude is
+    // written down in `table`.
+    let map = unsafe { MmapOptions::new().map(file) }.map_err(|source| Error::io(path, "mapping the file", source))?;
+    #[cfg(unix)]
+    map.advise(memmap2::Advice::Random).map_err(|source| Error::io(path, "advising random reads", source))?;
+    Ok(map)
+}
+
+/// Zeroed anonymous memory on huge pages where the system has them.
+///
+/// # Errors
+/// [`Error::Io`] where there is not enough memory.
+pub(crate) fn huge_memory(path: &Path, bytes: usize) -> Result<MmapMut> {
+    let map = MmapMut::map_anon(bytes.max(1))
+        .map_err(|source| Error::io(path, format!("reserving {bytes} bytes of memory for resident rows"), source))?;
+    #[cfg(target_os = "linux")]
+    // Advice: a kernel without huge pages serves small ones.
+    let _advice_only = map.advise(memmap2::Advice::HugePage);
+    Ok(map)
+}
+
+/// Maps pages of `map` that are in memory already, so that the first copy does not fault on each.
+pub(crate) fn populate(map: &Mmap, start: usize, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    // Advice: kernels before 5.14 do not know it, and pages are then mapped at first touch.
+    let _advice_only = map.advise_range(memmap2::Advice::PopulateRead, start, bytes);
+    #[cfg(not(target_os = "linux"))]
+    let _ = (map, start, bytes);
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod imp {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    /// Reads `out.len()` bytes at `offset` if all of them are in memory; false where any must come from the device.
+    pub(crate) fn read_cached(file: &File, offset: u64, out: &mut [u8]) -> bool {
+        let Ok(offset) = libc::off_t::try_from(offset) else { return false };
+        let vector = libc::iovec { iov_base: out.as_mut_ptr().cast(), iov_len: out.len() };
+        // SAFETY: one vector over memory that is ours to write for the length of the call.
+        let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const vector, 1, offset, libc::RWF_NOWAIT) };
+        usize::try_from(read) == Ok(out.len())
+    }
+
+    /// Starts reading `bytes` at `offset` into the page cache.
+    pub(crate) fn will_need(file: &File, offset: u64, bytes: usize) {
+        advise(file, offset, bytes, libc::POSIX_FADV_WILLNEED);
+    }
+
+    /// Reads through `file` bring in what they ask for and no more.
+    pub(crate) fn no_readahead(file: &File) {
+        advise(file, 0, 0, libc::POSIX_FADV_RANDOM);
+    }
+
+    fn advise(file: &File, offset: u64, bytes: usize, advice: libc::c_int) {
+        let (Ok(offset), Ok(bytes)) = (libc::off_t::try_from(offset), libc::off_t::try_from(bytes)) else { return };
+        // SAFETY: takes no pointers. Advice: a refusal costs speed, and the read itself reports errors.
+        let _advice_only = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, bytes, advice) };
+    }
+
+    /// Page faults of this thread so far that waited for a device.
+    pub(crate) fn major_faults() -> u64 {
+        // SAFETY: rusage is plain integers, for which zeros are valid, and the call writes only to it.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
+            usage
+        };
+        u64::try_from(usage.ru_majflt).unwrap_or(0)
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+mod imp {
+    use std::fs::File;
+
+    /// Nothing is known to be in memory: every row is read.
+    pub(crate) fn read_cached(_: &File, _: u64, _: &mut [u8]) -> bool {
+        false
+    }
+
+    pub(crate) fn will_need(_: &File, _: u64, _: usize) {}
+
+    pub(crate) fn no_readahead(_: &File) {}
+
+    pub(crate) fn major_faults() -> u64 {
+        0
+    }
+}
+
+pub(crate) use imp::{major_faults, no_readahead, read_cached, will_need};

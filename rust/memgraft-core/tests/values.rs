@@ -1,0 +1,300 @@
+//! Gathered and staged rows against naive indexing, and files that are not what they were.
+
+#![allow(clippy::unwrap_used)] // helpers of tests fail like tests
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use memgraft_core::Error;
+use memgraft_core::values::{ValueDtype, ValueTable};
+use proptest::prelude::*;
+
+/// A table as shards on disk and as plain bytes.
+struct Fixture {
+    folder: tempfile::TempDir,
+    paths: Vec<PathBuf>,
+    rows: Vec<Vec<u8>>,
+    scales: Vec<Vec<u8>>,
+}
+
+fn byte(seed: usize) -> u8 {
+    (seed.wrapping_mul(2_654_435_761) >> 13) as u8
+}
+
+impl Fixture {
+    fn new(dtype: ValueDtype, shard_rows: &[usize], taps: usize, dim: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let row_bytes = taps * dim * dtype.size();
+        let num_rows: usize = shard_rows.iter().sum();
+        let rows: Vec<Vec<u8>> =
+            (0..num_rows).map(|row| (0..row_bytes).map(|at| byte(row * 7919 + at)).collect()).collect();
+        let scales: Vec<Vec<u8>> =
+            (0..num_rows).map(|row| (0..taps * 4).map(|at| byte(row * 31 + at + 5)).collect()).collect();
+        let mut paths = Vec::new();
+        let mut first = 0;
+        for (place, &count) in shard_rows.iter().enumerate() {
+            let path = folder.path().join(format!("values-{place:05}.safetensors"));
+            let front = match dtype {
+                ValueDtype::Fp8E4m3 => scales[first..first + count].concat(),
+                ValueDtype::Int8 => (0..taps * dim * 4).map(byte).collect(),
+                _ => Vec::new(),
+            };
+            let shape = match dtype {
+                ValueDtype::Fp8E4m3 => format!("[{count},{taps}]"),
+                _ => format!("[{taps},{dim}]"),
+            };
+            let scales_entry = if dtype.scales_shape(1, 1, 1).is_none() {
+                String::new()
+            } else {
+                format!(r#""scales":{{"dtype":"F32","shape":{shape},"data_offsets":[0,{}]}},"#, front.len())
+            };
+            let end = front.len() + count * row_bytes;
+            let entry = format!(
+                r#"{{{scales_entry}"values":{{"dtype":"{}","shape":[{count},{taps},{dim}],"data_offsets":[{},{end}]}}}}"#,
+                dtype.safetensors_name(),
+                front.len()
+            );
+            write_shard(&path, &entry, &[front, rows[first..first + count].concat()].concat(), end - count * row_bytes);
+            paths.push(path);
+            first += count;
+        }
+        Self { folder, paths, rows, scales }
+    }
+
+    fn table(&self) -> ValueTable {
+        ValueTable::open(&self.paths).unwrap()
+    }
+
+    fn expected(&self, rows: &[i32]) -> Vec<u8> {
+        rows.iter().flat_map(|&row| self.rows[row as usize].clone()).collect()
+    }
+}
+
+fn write_shard(path: &Path, header: &str, data: &[u8], before_values: usize) {
+    let length = (8 + header.len() + before_values).next_multiple_of(4096) - before_values - 8;
+    let mut file = File::create(path).unwrap();
+    file.write_all(&(length as u64).to_le_bytes()).unwrap();
+    file.write_all(format!("{header:length$}").as_bytes()).unwrap();
+    file.write_all(data).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// Throws the file out of the page cache; it must not be mapped anywhere.
+fn evict(path: &Path) {
+    let file = File::open(path).unwrap();
+    file.sync_all().unwrap();
+    // SAFETY: takes no pointers.
+    assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
+}
+
+fn any_dtype() -> impl Strategy<Value = ValueDtype> {
+    prop::sample::select(ValueDtype::ALL.to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn staged_is_naive_indexing(
+        dtype in any_dtype(),
+        shard_rows in prop::collection::vec(0_usize..40, 1..5),
+        taps in 1_usize..4,
+        dim in 1_usize..70,
+        seeds in prop::collection::vec(any::<u32>(), 0..600),
+        misses in 0_u32..4,
+        resident in 0_u64..100,
+        threads in 1_usize..5,
+        cold in any::<bool>(),
+    ) {
+        let fixture = Fixture::new(dtype, &shard_rows, taps, dim);
+        if cold {
+            fixture.paths.iter().for_each(|path| evict(path));
+        }
+        let mut table = fixture.table();
+        if resident < 50 {
+            table.make_resident(resident, threads).unwrap();
+        }
+        let num_rows = fixture.rows.len();
+        let row =
+            |seed: u32| if seed % 4 < misses || num_rows == 0 { -1 } else { (seed as usize / 4 % num_rows) as i32 };
+        let rows: Vec<i32> = seeds.into_iter().map(row).collect();
+        let mut out = vec![0xA5_u8; rows.len() * table.row_bytes() + 3];
+        let staged = table.stage(&rows, &mut out, threads).unwrap();
+        let facts = staged.gathered.unwrap();
+        let unique = &staged.dedup.unique;
+        prop_assert!(unique.is_sorted() && unique.windows(2).all(|pair| pair[0] != pair[1]));
+        prop_assert_eq!(facts.num_bytes, (unique.len() * table.row_bytes()) as u64);
+        for (&row, &place) in rows.iter().zip(&staged.dedup.inverse) {
+            prop_assert_eq!(row, if place < 0 { -1 } else { unique[place as usize] });
+        }
+        let bytes = unique.len() * table.row_bytes();
+        prop_assert_eq!(&out[..bytes], fixture.expected(unique));
+        prop_assert!(out[bytes..].iter().all(|&byte| byte == 0xA5));
+        if dtype == ValueDtype::Fp8E4m3 {
+            let mut scales = vec![0; unique.len() * taps * 4];
+            table.gather_scales(unique, &mut scales).unwrap();
+            let expected: Vec<u8> = unique.iter().flat_map(|&row| fixture.scales[row as usize].clone()).collect();
+            prop_assert_eq!(scales, expected);
+        }
+        let hits: Vec<i32> = rows.into_iter().filter(|&row| row >= 0).collect();
+        let mut out = vec![0; hits.len() * table.row_bytes()];
+        table.gather(&hits, &mut out, threads).unwrap();
+        prop_assert_eq!(out, fixture.expected(&hits));
+    }
+}
+
+#[test]
+fn large_gathers_stream_on_several_threads() {
+    let fixture = Fixture::new(ValueDtype::Bf16, &[700, 0, 900], 2, 1025);
+    let mut table = fixture.table();
+    let rows: Vec<i32> = (0..2400).map(|i| i * 37 % 1600).collect();
+    for resident in [0, 400, 1600] {
+        if resident > 0 {
+            table.make_resident(resident, 2).unwrap();
+        }
+        for threads in [1, 2, 3, 8] {
+            let mut out = vec![0; rows.len() * table.row_bytes()];
+            table.gather(&rows, &mut out, threads).unwrap();
+            assert!(out == fixture.expected(&rows), "{resident} resident, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn cold_rows_are_read_and_counted() {
+    let fixture = Fixture::new(ValueDtype::Fp32, &[300, 300], 1, 1024);
+    fixture.paths.iter().for_each(|path| evict(path));
+    let table = fixture.table();
+    let rows: Vec<i32> = (0..600).step_by(3).collect();
+    let mut out = vec![0; rows.len() * table.row_bytes()];
+    let first = table.gather(&rows, &mut out, 2).unwrap();
+    assert_eq!(out, fixture.expected(&rows));
+    assert!(first.num_cold_rows >= 150, "only {} of 200 rows counted as cold", first.num_cold_rows);
+    let _warms_up = table.gather(&rows, &mut out, 2).unwrap();
+    assert_eq!(table.gather(&rows, &mut out, 2).unwrap().num_cold_rows, 0);
+    assert_eq!(table.warm(1000, 2).unwrap(), 600 * 4096);
+    let all: Vec<i32> = (0..600).collect();
+    let mut out = vec![0; 600 * table.row_bytes()];
+    assert_eq!(table.gather(&all, &mut out, 2).unwrap().num_cold_rows, 0);
+    assert_eq!(out, fixture.expected(&all));
+}
+
+#[test]
+fn rows_out_of_range_leave_the_output_alone() {
+    let fixture = Fixture::new(ValueDtype::Bf16, &[10], 1, 8);
+    let table = fixture.table();
+    for rows in [vec![0, 10], vec![0, -2], vec![i32::MAX], vec![3, i32::MIN]] {
+        let mut out = vec![9_u8; 1000];
+        assert!(matches!(table.stage(&rows, &mut out, 1), Err(Error::Argument { .. })));
+        assert!(out.iter().all(|&byte| byte == 9));
+    }
+    let mut out = vec![9_u8; 16];
+    assert!(matches!(table.gather(&[-1], &mut out, 1), Err(Error::Argument { .. })));
+    assert!(matches!(table.gather(&[1, 2], &mut out, 1), Err(Error::Argument { .. })));
+    let staged = table.stage(&[1, 2], &mut out, 1).unwrap();
+    assert!(staged.gathered.is_none() && staged.dedup.unique == [1, 2] && out == [9; 16]);
+}
+
+fn truncate(path: &Path) {
+    OpenOptions::new().write(true).open(path).unwrap().set_len(5000).unwrap();
+}
+
+fn grow(path: &Path) {
+    OpenOptions::new().append(true).open(path).unwrap().write_all(b"x").unwrap();
+}
+
+fn overwrite(path: &Path) {
+    // Longer than the clock that stamps files ticks.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    OpenOptions::new().write(true).open(path).unwrap().write_all(b"x").unwrap();
+}
+
+fn replace(path: &Path) {
+    let copy = path.with_extension("copy");
+    std::fs::copy(path, &copy).unwrap();
+    std::fs::rename(copy, path).unwrap();
+}
+
+fn remove(path: &Path) {
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn changed_files_are_refused() {
+    type Change = fn(&Path);
+    let changes = [
+        (truncate as Change, "found 5000"),
+        (grow, "changed while it was open"),
+        (overwrite, "written to while"),
+        (replace, "replaced by another"),
+        (remove, "removed or moved"),
+    ];
+    for (change, expected) in changes {
+        let fixture = Fixture::new(ValueDtype::Bf16, &[100], 1, 2048);
+        let table = fixture.table();
+        let mut resident = fixture.table();
+        resident.make_resident(100, 1).unwrap();
+        change(&fixture.paths[0]);
+        let mut out = vec![0; table.row_bytes()];
+        let error = table.gather(&[99], &mut out, 1).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+        resident.gather(&[99], &mut out, 1).unwrap();
+        assert_eq!(out, fixture.expected(&[99]), "{expected}: resident rows do not depend on the file");
+    }
+}
+
+#[test]
+fn damaged_shards_do_not_open() {
+    let fixture = Fixture::new(ValueDtype::Fp8E4m3, &[10], 2, 8);
+    let path = &fixture.paths[0];
+    let good = std::fs::read(path).unwrap();
+    for length in [0, 5, 8, 100, 4096, good.len() - 1] {
+        std::fs::write(path, &good[..length]).unwrap();
+        assert!(matches!(ValueTable::open(&[path]), Err(Error::Format { .. })), "{length} bytes");
+    }
+    let header_length = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&good[8..8 + header_length]).unwrap().to_owned();
+    let edits = [
+        ("\"values\"", "\"valuez\""),
+        ("F8_E4M3", "F8_E5M2"),
+        ("[10,2,8]", "[11,2,8]"),
+        ("[10,2,8]", "[10,2,9]"),
+        ("[10,2,8]", "[20,8]"),
+        ("[80,240]", "[81,241]"),
+        ("[80,240]", "[240,80]"),
+        ("[10,2],", "[2,10],"),
+        ("\"F32\"", "\"F16\""),
+        ("{\"scales", "{\"scalez"),
+        ("[10,2,8]", "[99999999999999,99999999999,2]"),
+    ];
+    for (old, new) in edits {
+        let edited = header.replacen(old, new, 1);
+        assert_ne!(edited, header, "{old} is in the header");
+        let mut bytes = good.clone();
+        let text = format!("{:header_length$}", edited.trim_end());
+        bytes[8..8 + header_length].copy_from_slice(&text.as_bytes()[..header_length]);
+        std::fs::write(path, &bytes).unwrap();
+        let error = ValueTable::open(&[path]).expect_err(new);
+        assert!(matches!(error, Error::Format { .. }), "{new}: {error}");
+    }
+    std::fs::write(path, &good).unwrap();
+    let other = Fixture::new(ValueDtype::Fp8E4m3, &[10], 2, 9);
+    let error = ValueTable::open(&[path, &other.paths[0]]).unwrap_err().to_string();
+    assert!(error.contains("2 taps x 8") && error.contains("2 x 9"), "{error}");
+    let missing = fixture.folder.path().join("none");
+    assert!(matches!(ValueTable::open(&[missing]), Err(Error::Io { .. })));
+    assert!(matches!(ValueTable::open::<&Path>(&[]), Err(Error::Argument { .. })));
+}
+
+#[test]
+fn channel_scales_must_agree() {
+    let fixture = Fixture::new(ValueDtype::Int8, &[3, 4], 2, 5);
+    let expected: Vec<u8> = (0..40).map(byte).collect();
+    assert_eq!(fixture.table().channel_scales().unwrap(), expected);
+    let mut bytes = std::fs::read(&fixture.paths[1]).unwrap();
+    let at = bytes.len() - 4 * 10 - 1;
+    bytes[at] ^= 1;
+    std::fs::write(&fixture.paths[1], bytes).unwrap();
+    assert!(matches!(fixture.table().channel_scales(), Err(Error::Format { .. })));
+}

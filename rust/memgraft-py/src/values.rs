@@ -1,0 +1,160 @@
+//! `ValueTable` and the content fingerprint of shards.
+
+use std::path::PathBuf;
+
+use memgraft_core::values::verify::content_fingerprint;
+use memgraft_core::values::{GatherFacts, ValueTable};
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::errors::to_py;
+
+/// Value shards as one table of rows.
+#[pyclass(name = "ValueTable", module = "memgraft._core", frozen)]
+pub(crate) struct PyValueTable {
+    inner: ValueTable,
+}
+
+fn facts_dict<'py>(py: Python<'py>, facts: GatherFacts) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("num_bytes", facts.num_bytes)?;
+    dict.set_item("num_cold_rows", facts.num_cold_rows)?;
+    Ok(dict)
+}
+
+/// Unique rows, inverse, number of hits, gather facts.
+type StagedTuple<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<i32>>, u64, Option<Bound<'py, PyDict>>);
+
+#[pymethods]
+impl PyValueTable {
+    #[staticmethod]
+    fn open(py: Python<'_>, paths: Vec<PathBuf>, resident_rows: u64, threads: usize) -> PyResult<Self> {
+        let open = || {
+            let mut table = ValueTable::open(&paths)?;
+            if resident_rows > 0 {
+                table.make_resident(resident_rows, threads)?;
+            }
+            Ok(Self { inner: table })
+        };
+        py.detach(open).map_err(to_py)
+    }
+
+    #[getter]
+    fn num_rows(&self) -> u64 {
+        self.inner.num_rows()
+    }
+
+    #[getter]
+    fn taps(&self) -> u64 {
+        self.inner.taps()
+    }
+
+    #[getter]
+    fn value_dim(&self) -> u64 {
+        self.inner.value_dim()
+    }
+
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        self.inner.dtype().name()
+    }
+
+    #[getter]
+    fn row_bytes(&self) -> usize {
+        self.inner.row_bytes()
+    }
+
+    #[getter]
+    fn resident_rows(&self) -> u64 {
+        self.inner.resident_rows()
+    }
+
+    fn warm(&self, py: Python<'_>, num_rows: u64, threads: usize) -> PyResult<u64> {
+        py.detach(|| self.inner.warm(num_rows, threads)).map_err(to_py)
+    }
+
+    fn shards<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        self.inner
+            .shards()
+            .iter()
+            .map(|shard| {
+                let dict = PyDict::new(py);
+                dict.set_item("path", shard.path())?;
+                dict.set_item("num_rows", shard.num_rows())?;
+                dict.set_item("num_bytes", shard.num_bytes())?;
+                dict.set_item("data_start", shard.data_start())?;
+                dict.set_item("metadata", shard.metadata().clone())?;
+                Ok(dict)
+            })
+            .collect()
+    }
+
+    fn check_unchanged(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.inner.check_unchanged()).map_err(to_py)
+    }
+
+    fn gather<'py>(
+        &self,
+        py: Python<'py>,
+        rows: PyReadonlyArray1<'py, i32>,
+        mut out: PyReadwriteArray1<'py, u8>,
+        threads: usize,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let rows = rows.as_slice()?.to_vec();
+        let out = out.as_slice_mut()?;
+        let facts = py.detach(|| self.inner.gather(&rows, out, threads)).map_err(to_py)?;
+        facts_dict(py, facts)
+    }
+
+    fn stage<'py>(
+        &self,
+        py: Python<'py>,
+        rows: PyReadonlyArray1<'py, i32>,
+        mut out: PyReadwriteArray1<'py, u8>,
+        threads: usize,
+    ) -> PyResult<StagedTuple<'py>> {
+        let rows = rows.as_slice()?.to_vec();
+        let out = out.as_slice_mut()?;
+        let staged = py.detach(|| self.inner.stage(&rows, out, threads)).map_err(to_py)?;
+        let facts = staged.gathered.map(|facts| facts_dict(py, facts)).transpose()?;
+        let dedup = staged.dedup;
+        Ok((dedup.unique.into_pyarray(py), dedup.inverse.into_pyarray(py), dedup.num_hits, facts))
+    }
+
+    fn gather_scales<'py>(
+        &self,
+        py: Python<'py>,
+        rows: PyReadonlyArray1<'py, i32>,
+        mut out: PyReadwriteArray1<'py, u8>,
+    ) -> PyResult<()> {
+        let rows = rows.as_slice()?.to_vec();
+        let out = out.as_slice_mut()?;
+        py.detach(|| self.inner.gather_scales(&rows, out)).map_err(to_py)
+    }
+
+    fn channel_scales<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u8>>> {
+        let scales = py.detach(|| self.inner.channel_scales().map(<[u8]>::to_vec)).map_err(to_py)?;
+        Ok(scales.into_pyarray(py))
+    }
+}
+
+/// Fingerprint of a file's bytes from `start` on, as 64 hex digits.
+#[pyfunction]
+fn fingerprint_content(py: Python<'_>, path: PathBuf, start: u64, threads: usize) -> PyResult<String> {
+    let hash = py.detach(|| content_fingerprint(&path, start, threads)).map_err(to_py)?;
+    Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// BLAKE3 of `data`, as 64 hex digits.
+#[pyfunction]
+fn fingerprint_bytes(data: &[u8]) -> String {
+    memgraft_core::values::verify::fingerprint_bytes(data).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Adds this file's names to the module.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyValueTable>()?;
+    module.add_function(wrap_pyfunction!(fingerprint_bytes, module)?)?;
+    module.add_function(wrap_pyfunction!(fingerprint_content, module)?)
+}

@@ -1,0 +1,43 @@
+"""Banks for tests."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from memgraft.bank import Bank
+from memgraft.keyset import KeySet
+
+VOCAB = 50
+
+
+def make_keys(num_rows: int) -> KeySet:
+    """Keys of orders 1 and 2, counts descending."""
+    orders = [(token,) for token in range(VOCAB)], itertools.product(range(VOCAB), repeat=2)
+    keys = list(itertools.islice(itertools.chain(*orders), num_rows))
+    return KeySet.from_keys(keys, counts=list(range(num_rows + 1, 1, -1)), vocab_size=VOCAB)
+
+
+def make_values(num_rows: int, taps: int = 2, value_dim: int = 24, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(num_rows, taps, value_dim)).astype(np.float32)
+
+
+def bank_maker(folder: Path) -> Callable[..., Bank]:
+    numbers = itertools.count()
+
+    def make(num_rows: int = 300, *, taps: int = 2, value_dim: int = 24, dtype: str = "bf16", **options) -> Bank:
+        path = options.pop("path", folder / f"bank{next(numbers)}")
+        values = options.pop("values", None)
+        return Bank.create(
+            path,
+            keys=make_keys(num_rows),
+            values=make_values(num_rows, taps, value_dim) if values is None else values,
+            taps=tuple(range(8, 8 + taps)),
+            dtype=dtype,
+            donor={"fingerprint": "d" * 64, "name": "tiny"},
+            tokenizer={"fingerprint": "e" * 64},
+            **options,
+        )
+
+    return make

@@ -1,0 +1,94 @@
+import pickle
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from memgraft.data import MemoryBatch  # noqa: E402
+from memgraft.data.segments import from_batch  # noqa: E402
+from memgraft.errors import ArgumentError, GraftError  # noqa: E402
+
+
+@pytest.fixture
+def memory(make_bank):
+    bank = make_bank(200)
+    ids = torch.randint(0, 50, (2, 30), generator=torch.Generator().manual_seed(0))
+    return bank, MemoryBatch.look_up(bank, ids, from_batch({"input_ids": ids}))
+
+
+def test_look_up_is_the_index(memory):
+    bank, found = memory
+    assert (found.rows.dtype, found.orders.dtype, found.segments.dtype) == (torch.int32, torch.uint8, torch.int32)
+    assert found.rows.shape == found.orders.shape == found.segments.shape == (2, 30)
+    assert not found.staged
+    assert bool(found.hit.any())
+    with pytest.raises(GraftError, match="not staged"):
+        found.floats()
+    staged = found.stage(bank)
+    assert staged.values.dtype == torch.bfloat16
+    place = staged.inverse[found.hit].long()
+    expected = torch.from_numpy(bank.floats(found.rows[found.hit].numpy()))
+    torch.testing.assert_close(staged.floats()[place], expected, rtol=0, atol=0)
+    assert (staged.inverse[~found.hit] == -1).all()
+
+
+def test_padding_is_a_miss_whatever_its_id(make_bank):
+    bank = make_bank(200)
+    ids = torch.tensor([[1, 2, 3, -100, 10**6]])
+    found = MemoryBatch.look_up(bank, ids, torch.tensor([[0, 0, 0, -1, -1]], dtype=torch.int32))
+    assert found.rows[0, 3:].tolist() == [-1, -1]
+    assert found.orders[0, 3:].tolist() == [0, 0]
+    assert (found.rows[0, :3] >= 0).all()
+    with pytest.raises(ValueError, match="100"):
+        MemoryBatch.look_up(bank, ids, torch.zeros(1, 5, dtype=torch.int32))
+
+
+def test_ids_round_trip(memory):
+    _, found = memory
+    ids = found.to_ids()
+    assert (ids.shape, ids.dtype) == ((2, 30, 3), torch.int32)
+    again = MemoryBatch.wrap(ids)
+    for name in ("rows", "orders", "segments"):
+        torch.testing.assert_close(getattr(again, name), getattr(found, name), rtol=0, atol=0)
+    assert MemoryBatch.wrap(found) is found
+    for bad in (ids.long(), ids[..., :2], ids[0]):
+        with pytest.raises(ArgumentError, match="GraftCollator"):
+            MemoryBatch.wrap(bad)
+    with pytest.raises(GraftError, match="list"):
+        MemoryBatch.wrap([1])
+
+
+def test_travels_like_a_batch(memory):
+    bank, found = memory
+    staged = found.stage(bank)
+    again = pickle.loads(pickle.dumps(staged))
+    torch.testing.assert_close(again.values, staged.values)
+    meta = staged.to("meta", non_blocking=True)
+    assert {tensor.device.type for tensor in meta.tensors()} == {"meta"}
+    assert len(meta.tensors()) == 5
+    assert meta.facts == staged.facts
+    assert staged.to(torch.float16) is staged, "a dtype asked of the whole batch must not reach the ids"
+    assert staged.to(None) is staged
+
+
+@pytest.mark.parametrize("dtype", ["fp8_e4m3", "int8"])
+def test_eight_bit_rows_are_scaled_once_per_row(make_bank, dtype):
+    bank = make_bank(50, dtype=dtype)
+    rows = torch.tensor([[3, 3, -1, 49]], dtype=torch.int32)
+    found = MemoryBatch(rows=rows, orders=(rows >= 0).to(torch.uint8), segments=torch.zeros_like(rows)).stage(bank)
+    assert found.values.shape == (2, 2, 24)
+    assert found.values.element_size() == 1
+    np.testing.assert_array_equal(found.floats().numpy(), bank.floats([3, 49]))
+    assert found.floats(torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.gpu
+def test_pins_and_moves_to_a_gpu(memory):
+    bank, found = memory
+    staged = found.stage(bank)
+    pinned = staged.pin_memory()
+    assert all(tensor.is_pinned() for tensor in pinned.tensors())
+    moved = pinned.to("cuda", non_blocking=True)
+    torch.cuda.synchronize()
+    torch.testing.assert_close(moved.floats().cpu(), staged.floats())
