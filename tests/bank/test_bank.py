@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bank_cases import VOCAB, make_keys, make_values
 from memgraft.bank import Bank, BankWriter
 from memgraft.bank.values import DTYPES, bf16_to_float, channel_scales, float_to_bf16
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, MemgraftError, StorageError
 from memgraft.index import NgramIndex
-from bank_cases import VOCAB, make_keys, make_values
 
 SHARDS = [4 << 30, 5000, 1]
 
@@ -38,7 +38,8 @@ def test_create_open_and_read_back(make_bank):
     assert bank.bytes_per_row == 2 * 24 * 2
     values = make_values(300)
     np.testing.assert_array_equal(bank.values(np.arange(300)), float_to_bf16(values))
-    np.testing.assert_array_equal(bank.floats([[5, 0], [299, 5]]), bf16_to_float(float_to_bf16(values))[[[5, 0], [299, 5]]])
+    rounded = bf16_to_float(float_to_bf16(values))
+    np.testing.assert_array_equal(bank.floats([[5, 0], [299, 5]]), rounded[[[5, 0], [299, 5]]])
     assert bank.values([]).shape == (0, 2, 24)
     bank.verify()
     again = Bank.open(bank.path)
@@ -78,7 +79,7 @@ def test_staged_is_naive_indexing(make_bank, dtype, shard_bytes, resident):
         out = np.full(60 * bank.bytes_per_row + 7, 0xA5, np.uint8) if given_out else None
         staged = bank.stage(rows=rows, out=out, threads=threads)
         np.testing.assert_array_equal(staged.rows, np.unique(rows[rows >= 0]))
-        np.testing.assert_array_equal(np.where(staged.inverse < 0, -1, np.append(staged.rows, -1)[staged.inverse]), rows)
+        np.testing.assert_array_equal(np.append(staged.rows, -1)[staged.inverse], rows)
         np.testing.assert_array_equal(staged.values, every[staged.rows])
         if out is not None:
             assert np.shares_memory(staged.values, out) or staged.values.size == 0
@@ -207,7 +208,7 @@ def test_swapped_shards_are_refused(make_bank):
 
 
 def test_verify_finds_a_flipped_bit(make_bank):
-    bank = make_bank(300, shard_bytes=96 * 100, dtype="fp8_e4m3")
+    bank = make_bank(300, shard_bytes=48 * 100, dtype="fp8_e4m3")
     seen = []
     bank.verify(progress=lambda done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1] > 0
@@ -259,7 +260,7 @@ def test_children_stage_after_parallel_use(make_bank, method):
 def test_index_of_other_keys_is_refused(make_bank):
     with pytest.raises(FingerprintError, match="build it from these keys"):
         make_bank(50, index=NgramIndex.build(make_keys(51)))
-    with pytest.raises(ArgumentError, match="expected .50 keys, 2 taps"):
+    with pytest.raises(ArgumentError, match=r"expected .50 keys, 2 taps"):
         make_bank(50, values=make_values(49))
 
 

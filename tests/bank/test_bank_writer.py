@@ -1,3 +1,4 @@
+import itertools
 import os
 import signal
 import subprocess
@@ -10,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bank_cases import make_keys, make_values
 from memgraft.bank import Bank, BankWriter
 from memgraft.bank.writer import _merge
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
-from bank_cases import make_keys, make_values
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -148,7 +149,8 @@ time.sleep(60)
 
 
 def test_kill_keeps_what_was_done(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / 'python'), str(ROOT / 'tests'), str(Path(__file__).parent)])}
+    paths = [str(path) for path in (ROOT / "python", ROOT / "tests", Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-c", CHILD, str(tmp_path / "bank")]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
@@ -178,4 +180,4 @@ def test_merged_ranges_are_the_union(parts):
         done = _merge(done, start, start + length)
     assert {row for a, b in done for row in range(a, b)} == {row for a, n in parts for row in range(a, a + n)}
     assert all(a < b for a, b in done)
-    assert all(first[1] < second[0] for first, second in zip(done, done[1:], strict=False))
+    assert all(first[1] < second[0] for first, second in itertools.pairwise(done))

@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from test_collate import Examples  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from memgraft.data import GraftCollator, StagingRing, prefetch  # noqa: E402
 from memgraft.errors import ConfigError, GraftError  # noqa: E402
-from test_collate import Examples  # noqa: E402
 
 
 def threads():
@@ -48,7 +48,8 @@ def check(batch, bank):
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_batches_come_staged_in_order(make_bank, mode, depth, workers):
     bank = make_bank(300)
-    loader = prefetch(make_loader(bank, collate_fn=GraftCollator(bank, mode=mode), num_workers=workers), bank, depth=depth)
+    inner = make_loader(bank, collate_fn=GraftCollator(bank, mode=mode), num_workers=workers)
+    loader = prefetch(inner, bank, depth=depth)
     assert len(loader) == 10
     assert loader.batch_size == 4
     for _ in range(2):
@@ -110,11 +111,10 @@ class Failing(Examples):
 def test_errors_reach_the_training_loop_with_their_traceback(make_bank):
     bank = make_bank(300)
     loader = prefetch(DataLoader(Failing(), batch_size=4, collate_fn=GraftCollator(bank)), bank)
-    seen = 0
+    seen = []
     with pytest.raises(RuntimeError, match="example 9") as caught:
-        for _ in loader:
-            seen += 1
-    assert seen == 2, "the batches before it are delivered"
+        seen.extend(loader)
+    assert len(seen) == 2, "the batches before it are delivered"
     assert "__getitem__" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     wait_for(lambda: not threads())
 

@@ -42,6 +42,7 @@ def test_callers_never_wait_and_spare_slots_are_bounded():
     assert ring.num_bytes == 1 << 20, "slots that batches have outgrown are let go"
 
 
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_dropped_ring_and_fork_leave_leases_alone():
     ring = StagingRing(pinned=False)
     array = ring.lease(1000)
@@ -50,11 +51,14 @@ def test_dropped_ring_and_fork_leave_leases_alone():
     del array
     ring = StagingRing(pinned=False)
     held = ring.lease(1000)
+    held[:] = 1
     child = os.fork()
     if child == 0:
-        os._exit(0 if ring.lease(1000) is not None and ring.num_leased == 1 else 1)
+        held[:] = 2
+        fresh = ring.lease(1000)
+        os._exit(0 if ring.num_leased == 1 and fresh[0] == 0 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    del held
+    assert (held == 1).all(), "a child's writes must not show in the parent"
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32", "fp8_e4m3", "int8"])

@@ -30,7 +30,8 @@ def test_cu_seqlens_leave_the_tail_as_padding():
 
 
 def test_eos_belongs_to_the_segment_it_ends():
-    same_partition(segments.from_eos(torch.tensor([[4, 9, 4, 9, 9], [9, 1, 1, 1, 1]]), 9), [[0, 0, 1, 1, 2], [3, 4, 4, 4, 4]])
+    ids = torch.tensor([[4, 9, 4, 9, 9], [9, 1, 1, 1, 1]])
+    same_partition(segments.from_eos(ids, 9), [[0, 0, 1, 1, 2], [3, 4, 4, 4, 4]])
 
 
 def test_attention_masks_pad_on_either_side_and_name_segments():
@@ -48,7 +49,8 @@ def test_all_that_a_batch_says_is_used():
         "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0]]),
     }
     same_partition(segments.from_batch(batch, eos_id=9), [[0, 0, 0, 1, 2, 2, -1, -1]])
-    same_partition(segments.from_batch({"input_ids": ids, "cu_seq_lens_q": torch.tensor([0, 3, 8])}), [[0] * 3 + [1] * 5])
+    edges = {"cu_seq_lens_q": torch.tensor([0, 3, 8])}
+    same_partition(segments.from_batch({"input_ids": ids, **edges}), [[0] * 3 + [1] * 5])
     same_partition(segments.from_batch({"input_ids": ids.repeat(2, 1)}), [[0] * 8, [1] * 8])
     with pytest.raises(ArgumentError, match="one packed row"):
         segments.from_batch({"input_ids": ids.repeat(2, 1), "cu_seqlens": torch.tensor([0, 8])})

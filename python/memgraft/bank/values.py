@@ -102,7 +102,8 @@ def _encode_fp8(scaled: FloatArray) -> npt.NDArray[np.uint8]:
     code = np.searchsorted(_FP8_MIDPOINTS, magnitude, side="left")
     tie = (code < 126) & (_FP8_MIDPOINTS[np.minimum(code, 125)] == magnitude)
     code = code + (tie & (code % 2 == 1))
-    return (code | (np.signbit(scaled).astype(np.int64) << 7)).astype(np.uint8)
+    signed: npt.NDArray[np.uint8] = (code | (np.signbit(scaled).astype(np.int64) << 7)).astype(np.uint8)
+    return signed
 
 
 def channel_scales(values: AnyArray) -> FloatArray:

@@ -221,7 +221,7 @@ class BankWriter:
         good = 0
         for line in text.splitlines(keepends=True):
             parts = line.split()
-            if not line.endswith(b"\n") or len(parts) != 3 or int(parts[2], 16) != zlib.crc32(b" ".join(parts[:2])):
+            if not line.endswith(b"\n") or len(parts) != 3 or parts[2] != _check(b" ".join(parts[:2])):
                 break
             done = _merge(done, int(parts[0]), int(parts[1]))
             good += len(line)
@@ -266,10 +266,10 @@ class BankWriter:
                 at = scales_start + first * 4 * len(self.taps)
                 pwrite_all(self._files[place], name, row_scales.astype("<f4").tobytes(), at)
             bytes_ = stored.astype(self.dtype.storage, copy=False).reshape(-1).view(np.uint8)
-            pwrite_all(self._files[place], name, memoryview(bytes_), self._values_start(place) + first * self.row_bytes)
+            pwrite_all(self._files[place], name, bytes_.data, self._values_start(place) + first * self.row_bytes)
             os.fdatasync(self._files[place])
         mark = f"{start_row} {stop_row}".encode()
-        pwrite_all(self._done_file, self.partial / _DONE_NAME, b"%s %08x\n" % (mark, zlib.crc32(mark)), None)
+        pwrite_all(self._done_file, self.partial / _DONE_NAME, mark + b" " + _check(mark) + b"\n", None)
         os.fdatasync(self._done_file)
         self._done = _merge(self._done, start_row, stop_row)
 
@@ -372,6 +372,11 @@ class BankWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check(mark: bytes) -> bytes:
+    """What ends a done-mark, so that a torn one is told from a whole one."""
+    return b"%08x" % zlib.crc32(mark)
 
 
 def _merge(done: list[tuple[int, int]], start: int, stop: int) -> list[tuple[int, int]]:

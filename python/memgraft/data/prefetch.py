@@ -223,7 +223,7 @@ def _run(
     """The background thread; knows the queue and not the iterator, which can therefore be dropped."""
     error: BaseException | None = None
     try:
-        stream = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
+        stream = _copy_stream(device)
         for batch in loader:
             if not isinstance(batch, MutableMapping) or KEY not in batch:
                 raise GraftError(
@@ -245,11 +245,17 @@ def _run(
         queue.end(error)
 
 
+def _copy_stream(device: torch.device | None) -> torch.cuda.Stream | None:
+    if device is None or device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def _upload(memory: MemoryBatch, ring: StagingRing, stream: torch.cuda.Stream) -> tuple[MemoryBatch, torch.cuda.Event]:
     """Starts the copy to the device on ``stream``; the slot stays taken until the event has passed."""
     with torch.cuda.stream(stream):
         moved = memory.to(stream.device, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(stream)
     ring.hold(event, *memory.tensors())
     return moved, event

@@ -87,7 +87,7 @@ class StagingRing:
         self._copying.append((event, tensors))
 
     def _drop_copied(self) -> None:
-        while self._copying and self._copying[0][0].query():
+        while self._copying and self._copying[0][0].query():  # type: ignore[no-untyped-call]
             self._copying.popleft()
 
     def _take(self, num_bytes: int) -> "_Slot":
@@ -115,9 +115,10 @@ class _Slot:
         self.num_bytes = num_bytes
         self.memory: memoryview | mmap.mmap
         if pinned:
-            self.memory = memoryview(torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy())
+            self.memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy().data
             return
-        self.memory = mmap.mmap(-1, num_bytes)
+        # Private: a forked child that inherits the slot must not write into the parent's.
+        self.memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if num_bytes >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):
                 self.memory.madvise(mmap.MADV_HUGEPAGE)
