@@ -327,6 +327,7 @@ class Bank:
         threads = default_threads() if threads is None else threads
         total = sum(shard.num_bytes for shard in self.manifest.shards)
         done = 0
+        self.keys.verify()
         self.index.verify()
         for entry, shard in zip(self.manifest.shards, self._table.shards(), strict=True):
             found = fingerprint_content(shard["path"], shard["data_start"], threads)
