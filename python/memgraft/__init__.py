@@ -5,7 +5,8 @@
 
 from memgraft import errors
 from memgraft._core import __version__
+from memgraft.bank import Bank, BankWriter
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeyArrays, KeySet
 
-__all__ = ["KeyArrays", "KeySet", "NgramIndex", "__version__", "errors"]
+__all__ = ["Bank", "BankWriter", "KeyArrays", "KeySet", "NgramIndex", "__version__", "errors"]
