@@ -1,0 +1,23 @@
+"""Harvest: run the donor over the keys, once, offline (SPEC: decode, re-encode, truncated run, last real token).
+
+The package is called ``harvesting`` because ``memgraft.harvest`` is the function.
+"""
+
+from memgraft.harvesting.donor import Donor, donor_folder, folder_fingerprint, native_compute_dtype, open_donor
+from memgraft.harvesting.run import HarvestPlan, harvest, plan_harvest
+from memgraft.harvesting.text import KeyTexts, TextCodec, key_texts, open_tokenizer
+
+__all__ = [
+    "Donor",
+    "HarvestPlan",
+    "KeyTexts",
+    "TextCodec",
+    "donor_folder",
+    "folder_fingerprint",
+    "harvest",
+    "key_texts",
+    "native_compute_dtype",
+    "open_donor",
+    "open_tokenizer",
+    "plan_harvest",
+]

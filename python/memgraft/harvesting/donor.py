@@ -1,0 +1,205 @@
+"""Open a donor: a transformers folder, a GGUF file (converted once into the cache), or a hub id."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memgraft.assets.cache import cache_directory, directory_beside, sha256_file
+from memgraft.errors import ArgumentError, DonorError
+from memgraft.harvesting.text import TextCodec, open_tokenizer
+
+_HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model", "*.txt")
+_WEIGHTS = "*.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Donor:
+    """A loaded donor in evaluation mode."""
+
+    name: str
+    """The name it was asked for by: a path's last part or a hub id."""
+    model: Any
+    """The ``transformers`` causal language model."""
+    tokenizer: TextCodec
+    bos: int | None
+    """The donor tokenizer's BOS id, if it has one."""
+    num_blocks: int
+    value_dim: int
+    vocab_size: int
+    fingerprint: str
+    """SHA-256 over the names and hashes of its weights files."""
+    architecture: str
+    compute_dtype: str
+    """The type its blocks run in."""
+
+    def facts(self) -> dict[str, Any]:
+        """What ``bank.json`` says about the donor."""
+        return {
+            "name": self.name,
+            "architecture": self.architecture,
+            "fingerprint": self.fingerprint,
+            "tokenizer_fingerprint": self.tokenizer.fingerprint,
+            "num_blocks": self.num_blocks,
+            "value_dim": self.value_dim,
+            "compute_dtype": self.compute_dtype,
+        }
+
+
+def open_donor(source: str | Path | Donor, *, compute_dtype: str = "auto", device: str | None = None) -> Donor:
+    """Load a donor and its tokenizer from a folder, a ``.gguf`` file or a hub id (``HF_HUB_OFFLINE`` is respected).
+
+    ``compute_dtype`` is the type its blocks run in: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``:
+    bfloat16 where the machine multiplies it natively, else float32.
+
+    Raises:
+        ArgumentError: an unknown ``compute_dtype``.
+        DonorError: nothing there, weights missing or pickled, no tokenizer, or not a causal language model.
+    """
+    if isinstance(source, Donor):
+        return source
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = native_compute_dtype(device) if compute_dtype == "auto" else compute_dtype
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ArgumentError(f"compute_dtype: expected auto, float32, bfloat16 or float16, found {compute_dtype!r}")
+    folder = donor_folder(source)
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise DonorError(f"donor {source}: transformers cannot load {folder}: {error}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise DonorError(
+            f"donor {source}: {len(missing)} weights are missing from {folder}, the first is {missing[0]}; "
+            "they would be random. Fetch the complete model"
+        )
+    model.requires_grad_(False)
+    model.eval()
+    if device is not None:
+        model.to(device)
+    config = model.config.get_text_config()
+    return Donor(
+        name=Path(source).name if Path(source).exists() else str(source),
+        model=model,
+        tokenizer=open_tokenizer(tokenizer),
+        bos=tokenizer.bos_token_id,
+        num_blocks=int(config.num_hidden_layers),
+        value_dim=int(config.hidden_size),
+        vocab_size=int(model.get_input_embeddings().weight.shape[0]),
+        fingerprint=folder_fingerprint(folder),
+        architecture=str(config.model_type),
+        compute_dtype=dtype,
+    )
+
+
+def native_compute_dtype(device: str | None) -> str:
+    """``"bfloat16"`` where the device (None: the CPU) multiplies it natively, else ``"float32"``."""
+    import torch
+
+    if device is not None and torch.device(device).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return "bfloat16" if probe is not None and probe() else "float32"
+
+
+def donor_folder(source: str | Path) -> Path:
+    """The local transformers folder of a donor: itself, the converted GGUF in the cache, or the hub's snapshot.
+
+    Raises:
+        DonorError: there is none.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise DonorError(
+                f"donor {path}: expected a folder, a .gguf file or a hub id, found a {path.suffix or 'plain'} file"
+            )
+        return convert_gguf(path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            ggufs = sorted(path.glob("*.gguf"))
+            if len(ggufs) == 1:
+                return convert_gguf(ggufs[0])
+            raise DonorError(
+                f"donor {path}: expected config.json and *.safetensors, or one .gguf file, "
+                f"found {len(ggufs)} .gguf files and no config.json"
+            )
+        if not any(path.glob(_WEIGHTS)):
+            raise DonorError(
+                f"donor {path}: expected *.safetensors, found none; pickled weights are never loaded: "
+                "convert them with transformers' save_pretrained"
+            )
+        return path
+    return _hub_snapshot(str(source))
+
+
+def _hub_snapshot(name: str) -> Path:
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
+        raise DonorError(f"donor {name}: no such file or folder")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+    except HFValidationError as error:
+        raise DonorError(f"donor {name}: neither a local path nor a hub id ({error})") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        state = (
+            "HF_HUB_OFFLINE is set and the hub's cache does not hold it"
+            if offline
+            else f"the model hub cannot give it ({error})"
+        )
+        raise DonorError(
+            f"donor {name}: no such file or folder, and {state}; pass the path of a transformers folder or a .gguf file"
+        ) from error
+
+
+def convert_gguf(path: Path) -> Path:
+    """Convert a GGUF file, once, into a transformers folder in the cache; loading that takes seconds, not twenty.
+
+    Weights are dequantised to float32, so that nothing is rounded twice.
+
+    Raises:
+        DonorError: transformers cannot read the file.
+    """
+    folder = cache_directory() / "converted" / sha256_file(path)[:32]
+    if (folder / "config.json").is_file():
+        return folder
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    location = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**location)
+    except Exception as error:  # the GGUF reader raises whatever the damage leads it to
+        raise DonorError(
+            f"donor {path}: transformers cannot read this GGUF file: {type(error).__name__}: {error}"
+        ) from error
+    else:
+        # transformers refuses to save what was quantised; after the dequantisation this is a plain model.
+        model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        with directory_beside(folder) as building:
+            model.save_pretrained(building)
+            tokenizer.save_pretrained(building)
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
+    return folder
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 over ``<sha256>  <name>`` lines of the weights files, sorted by name."""
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in sorted(folder.glob(_WEIGHTS))]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

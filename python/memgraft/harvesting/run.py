@@ -1,0 +1,271 @@
+"""Harvest a key set: judge every key's text, run the donor over the kept ones in chunks, seal the bank.
+
+The chunk is the unit of resumption. Its batches depend on the settings alone, so a harvest that was killed and taken up
+again writes the same bytes as one that was not.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from memgraft.bank import Bank, BankWriter
+from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenError
+from memgraft.harvesting.donor import Donor, open_donor
+from memgraft.harvesting.forward import check_taps, donor_values
+from memgraft.harvesting.text import DROP_REASONS, RoundTrip, TextCodec, key_texts, open_tokenizer
+from memgraft.keyset import KeySet
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)`` with stage ``"text"`` or ``"donor"`` and numbers of keys."""
+
+_TEXT_CHUNK = 16384
+_STORAGE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarvestPlan:
+    """What a harvest would do, before it is done."""
+
+    num_keys: int
+    num_rows: int
+    """Keys that would be kept."""
+    dropped: dict[str, int]
+    taps: tuple[int, ...]
+    value_dim: int
+    num_bytes: int
+    """Bytes of the values."""
+    keys_per_second: float
+    """Measured on a sample from the middle of the key set."""
+
+    @property
+    def seconds(self) -> float:
+        """Expected time of the donor run."""
+        return self.num_rows / self.keys_per_second if self.keys_per_second else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setup:
+    recipient: TextCodec
+    donor: Donor
+    taps: tuple[int, ...]
+    round_trip: RoundTrip
+    prepend_bos: bool
+
+
+def harvest(
+    keys: KeySet,
+    *,
+    recipient_tokenizer: Any,
+    donor: str | Path | Donor,
+    taps: Sequence[int],
+    out: str | Path,
+    dtype: str = "bf16",
+    compute_dtype: str = "auto",
+    prepend_bos: bool = False,
+    round_trip: RoundTrip = "text",
+    batch_tokens: int = 1024,
+    chunk_rows: int = 2048,
+    device: str | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> Bank:
+    """Run the donor over the keys and write the bank.
+
+    Args:
+        keys: what was mined. Keys without a usable text are dropped and counted; the bank holds the others, renumbered.
+        recipient_tokenizer: path of ``tokenizer.json`` (or its folder), a ``tokenizers`` or a transformers tokenizer.
+        donor: a transformers folder, a ``.gguf`` file, a hub id, or an open `Donor`.
+        taps: ascending donor depths; r is the residual stream after r blocks, 0 the embeddings.
+        out: the bank directory to be. While it grows it is called ``<out>.partial``.
+        dtype: storage type: ``"bf16"``, ``"fp16"`` or ``"fp32"``.
+        compute_dtype: type of the donor's run, see `open_donor`; an open `Donor` keeps its own.
+        prepend_bos: put the donor's BOS before each key.
+        round_trip: ``"text"`` keeps a key whose text is stable, ``"ids"`` also demands that it encodes to the key.
+        batch_tokens: padded donor tokens per batch.
+        chunk_rows: rows written, and kept at a kill, at a time.
+        device: where the donor runs; the CPU by default.
+        resume: take up ``<out>.partial``, and return a finished ``out`` of the same settings; else both are refused.
+        progress: see `Progress`.
+
+    Raises:
+        DonorError: no such donor or tap, or it is not complete.
+        KeySetError: no key is left.
+        TokenError: the tokenizer has more tokens than the key set's vocabulary, or a key holds one it does not have.
+        FingerprintError: ``out`` or its partial is of other settings, or the keys are of another tokenizer.
+        StorageError: the disk refused.
+    """
+    if dtype not in _STORAGE:
+        raise ArgumentError(f"dtype: expected one of {sorted(_STORAGE)}, found {dtype!r}")
+    if batch_tokens < 1 or chunk_rows < 1:
+        raise ArgumentError(f"batch_tokens {batch_tokens}, chunk_rows {chunk_rows}: expected at least 1")
+    setup = _set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prepend_bos, round_trip)
+    kept, dropped = _select(keys, setup, progress)
+    out = Path(out)
+    how = {
+        "prepend_bos": prepend_bos,
+        "round_trip": round_trip,
+        "batch_tokens": batch_tokens,
+        "chunk_rows": chunk_rows,
+    }
+    facts = {**setup.donor.facts(), **how}
+    tokenizer = {"fingerprint": setup.recipient.fingerprint, "vocab_size": setup.recipient.vocab_size}
+    if not resume and (out.exists() or out.with_name(out.name + ".partial").exists()):
+        raise ArgumentError(f"{out}: exists, or its .partial does; remove it, or harvest with resume=True")
+    if out.exists():
+        return _finished(out, kept, setup.taps, dtype, facts, tokenizer)
+    with BankWriter(
+        out, keys=kept, taps=setup.taps, value_dim=setup.donor.value_dim, dtype=dtype, donor=facts, tokenizer=tokenizer
+    ) as writer:
+        if progress is not None:
+            progress("donor", writer.num_done, len(kept))
+        for start, stop in writer.missing():
+            for first in range(start, stop, chunk_rows):
+                last = min(first + chunk_rows, stop)
+                values = _values(kept, first, last, setup, batch_tokens).to(_STORAGE[dtype])
+                writer.write(first, values.view(torch.uint16).numpy() if dtype == "bf16" else values.numpy())
+                if progress is not None:
+                    progress("donor", last, len(kept))
+        return writer.finish(dropped=dropped)
+
+
+def plan_harvest(
+    keys: KeySet,
+    *,
+    recipient_tokenizer: Any,
+    donor: str | Path | Donor,
+    taps: Sequence[int],
+    dtype: str = "bf16",
+    compute_dtype: str = "auto",
+    prepend_bos: bool = False,
+    round_trip: RoundTrip = "text",
+    batch_tokens: int = 1024,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> HarvestPlan:
+    """Judge every key and time the donor on a sample; write nothing. Arguments and errors as for `harvest`."""
+    if dtype not in _STORAGE:
+        raise ArgumentError(f"dtype: expected one of {sorted(_STORAGE)}, found {dtype!r}")
+    setup = _set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prepend_bos, round_trip)
+    kept, dropped = _select(keys, setup, progress)
+    middle = max(0, len(kept) // 2 - 256)
+    sample = min(512, len(kept) - middle)
+    _values(kept, middle, middle + min(sample, 32), setup, batch_tokens)  # warm-up
+    started = time.perf_counter()
+    _values(kept, middle, middle + sample, setup, batch_tokens)
+    rate = sample / (time.perf_counter() - started)
+    row_bytes = len(setup.taps) * setup.donor.value_dim * _STORAGE[dtype].itemsize
+    return HarvestPlan(
+        num_keys=len(keys),
+        num_rows=len(kept),
+        dropped=dropped,
+        taps=setup.taps,
+        value_dim=setup.donor.value_dim,
+        num_bytes=len(kept) * row_bytes,
+        keys_per_second=rate,
+    )
+
+
+def _set_up(
+    keys: KeySet,
+    recipient_tokenizer: Any,
+    donor: str | Path | Donor,
+    taps: Sequence[int],
+    compute_dtype: str,
+    device: str | None,
+    prepend_bos: bool,
+    round_trip: RoundTrip,
+) -> _Setup:
+    recipient = open_tokenizer(recipient_tokenizer)
+    if recipient.vocab_size > keys.vocab_size:
+        raise TokenError(
+            f"the recipient tokenizer has {recipient.vocab_size} tokens, "
+            f"the key set was mined for a vocabulary of {keys.vocab_size}; "
+            "mine again with the tokenizer's size, or name the tokenizer that made these tokens"
+        )
+    mined_with = keys.metadata.get("tokenizer_fingerprint")
+    if mined_with not in (None, recipient.fingerprint):
+        raise FingerprintError(
+            f"the keys were mined with tokenizer {mined_with}, this one is {recipient.fingerprint}; "
+            "name the tokenizer.json that tokenised the corpus"
+        )
+    opened = open_donor(donor, compute_dtype=compute_dtype, device=device)
+    if prepend_bos and opened.bos is None:
+        raise ArgumentError(f"prepend_bos: the tokenizer of donor {opened.name} has no BOS token; leave it off")
+    return _Setup(
+        recipient=recipient, donor=opened, taps=check_taps(opened, taps), round_trip=round_trip, prepend_bos=prepend_bos
+    )
+
+
+def _lists(keys: KeySet, start: int, stop: int) -> list[list[int]]:
+    """The keys of rows ``start .. stop`` as lists."""
+    arrays = keys.arrays(start, stop)
+    tokens, offsets = arrays.tokens.tolist(), arrays.offsets.tolist()
+    return [tokens[first:last] for first, last in pairwise(offsets)]
+
+
+def _select(keys: KeySet, setup: _Setup, progress: Progress | None) -> tuple[KeySet, dict[str, int]]:
+    """The keys with a usable text, and how many were dropped for each reason."""
+    keep = np.zeros(len(keys), dtype=bool)
+    dropped: Counter[str] = Counter()
+    for start in range(0, len(keys), _TEXT_CHUNK):
+        stop = min(start + _TEXT_CHUNK, len(keys))
+        batch = _lists(keys, start, stop)
+        _check_known(keys, start, stop, setup.recipient)
+        judged = key_texts(batch, setup.recipient, setup.donor.tokenizer, round_trip=setup.round_trip)
+        keep[start:stop] = [reason is None for reason in judged.reasons]
+        dropped.update(judged.dropped)
+        if progress is not None:
+            progress("text", stop, len(keys))
+    counts = {reason: dropped[reason] for reason in DROP_REASONS if dropped[reason]}
+    if not keep.any():
+        raise KeySetError(
+            f"no key is left to harvest: {len(keys)} mined, dropped {counts or 'none'}; "
+            "mine a larger corpus or more orders"
+        )
+    return (keys if keep.all() else keys.select(keep)), counts
+
+
+def _check_known(keys: KeySet, start: int, stop: int, recipient: TextCodec) -> None:
+    """Decoders skip ids they do not know, which would pass for a shorter key."""
+    arrays = keys.arrays(start, stop)
+    ids = arrays.tokens
+    strange = (ids >= len(recipient.known)) | ~recipient.known[np.minimum(ids, len(recipient.known) - 1)]
+    if strange.any():
+        place = int(np.flatnonzero(strange)[0])
+        row = start + int(np.searchsorted(arrays.offsets, place, side="right")) - 1
+        raise TokenError(
+            f"key {keys.key(row)} (row {row}): the recipient tokenizer has no token {int(ids[place])}; "
+            "name the tokenizer that made these tokens"
+        )
+
+
+def _values(kept: KeySet, start: int, stop: int, setup: _Setup, batch_tokens: int) -> torch.Tensor:
+    """Donor states of rows ``start .. stop``: (stop - start, K, V)."""
+    judged = key_texts(_lists(kept, start, stop), setup.recipient, setup.donor.tokenizer, round_trip=setup.round_trip)
+    head = [setup.donor.bos] if setup.prepend_bos and setup.donor.bos is not None else []
+    tokens = [head + list(key) for key in judged.donor_tokens]
+    return donor_values(setup.donor, setup.taps, tokens, max_tokens=batch_tokens)
+
+
+def _finished(
+    out: Path, kept: KeySet, taps: tuple[int, ...], dtype: str, donor: dict[str, Any], tokenizer: dict[str, Any]
+) -> Bank:
+    """The bank at ``out`` if it is the one these settings make."""
+    bank = Bank.open(out)
+    manifest = bank.manifest
+    expected = {"keyset": kept.fingerprint, "taps": taps, "dtype": dtype, "donor": donor, "tokenizer": tokenizer}
+    for name, value in expected.items():
+        found = getattr(manifest, name)
+        if (tuple(found) if name == "taps" else dict(found) if isinstance(value, dict) else found) != value:
+            raise FingerprintError(
+                f"{out}: holds a finished bank of another harvest ({name}: expected {value!r}, found {found!r}); "
+                "remove it or name another path"
+            )
+    return bank

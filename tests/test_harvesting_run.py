@@ -1,0 +1,250 @@
+"""Harvests end to end on a tiny donor: values, resumption, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from memgraft.bank import Bank
+from memgraft.errors import ArgumentError, DonorError, FingerprintError, KeySetError, TokenError
+from memgraft.harvesting import harvest, open_donor, plan_harvest
+from memgraft.keyset import KeySet
+from tiny import byte_bpe, tiny_donor, tiny_text
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a donor, a recipient tokenizer and a key set that holds one key cut inside a character."""
+    folder = tmp_path_factory.mktemp("harvest")
+    tiny_donor(folder / "donor")
+    tokenizer = byte_bpe([tiny_text(1)], 300)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    ids = tokenizer.encode(tiny_text(1)).ids
+    counts: dict[tuple[int, ...], int] = {}
+    for order in (2, 3, 4):
+        for start in range(len(ids) - order):
+            key = tuple(ids[start : start + order])
+            counts[key] = counts.get(key, 0) + 1
+    cut = tuple(tokenizer.encode("\N{SNOWMAN}").ids[:2])
+    counts[cut] = 7
+    keys = KeySet.from_keys(list(counts), counts=list(counts.values()), vocab_size=300)
+    keys.save(folder / "keys.mgk")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def keys(place):
+    return KeySet.open(place / "keys.mgk")
+
+
+def run(place, out, **changes):
+    options = {
+        "recipient_tokenizer": place / "tokenizer.json",
+        "donor": place / "donor",
+        "taps": (0, 2),
+        "chunk_rows": 64,
+    }
+    keys = changes.pop("keys", None) or KeySet.open(place / "keys.mgk")
+    return harvest(keys, **{**options, "compute_dtype": "float32", "dtype": "fp32", **changes}, out=out)
+
+
+def contents(bank: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(bank.iterdir())}
+
+
+def test_every_row_is_the_donors_state_at_the_keys_last_token(place, keys, tmp_path):
+    bank = run(place, tmp_path / "bank")
+    donor = open_donor(place / "donor", compute_dtype="float32")
+    tokenizer = memgraft_tokenizer(place)
+    assert bank.num_rows == len(keys) - 1
+    assert dict(bank.manifest.dropped) == {"partial_utf8": 1}
+    for row in (0, 1, 57, 200, bank.num_rows - 1):
+        text = tokenizer.decode(list(bank.keys.key(row)))
+        tokens = donor.tokenizer.encode([text])[0]
+        with torch.no_grad():
+            states = donor.model(torch.tensor([tokens]), output_hidden_states=True).hidden_states
+        expected = torch.stack([states[0][0, -1], states[2][0, -1]]).numpy()
+        np.testing.assert_allclose(bank.values(np.array([row], dtype=np.int32))[0], expected, rtol=1e-5, atol=1e-5)
+    assert bank.index.find(bank.keys.key(5)) == 5
+
+
+def memgraft_tokenizer(place):
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(place / "tokenizer.json"))
+
+
+def test_kept_rows_stay_in_order_of_count(place, keys, tmp_path):
+    bank = run(place, tmp_path / "bank")
+    kept = [keys.key(row) for row in range(len(keys))]
+    dropped = {kept[row] for row in range(len(keys))} - {bank.keys.key(row) for row in range(bank.num_rows)}
+    assert len(dropped) == 1
+    assert [key for key in kept if key not in dropped] == [bank.keys.key(row) for row in range(bank.num_rows)]
+
+
+def test_bank_json_names_both_tokenizers_and_the_donor(place, tmp_path):
+    bank = run(place, tmp_path / "bank")
+    donor = open_donor(place / "donor")
+    assert bank.manifest.donor["fingerprint"] == donor.fingerprint
+    assert bank.manifest.donor["tokenizer_fingerprint"] == donor.tokenizer.fingerprint
+    assert len(bank.manifest.tokenizer["fingerprint"]) == 64
+    assert bank.manifest.donor["compute_dtype"] == "float32"
+    assert bank.taps == (0, 2)
+
+
+def test_chunks_and_batches_change_nothing_but_rounding(place, tmp_path):
+    one = run(place, tmp_path / "one", chunk_rows=10_000, batch_tokens=4096)
+    many = run(place, tmp_path / "many", chunk_rows=37, batch_tokens=8)
+    rows = np.arange(one.num_rows, dtype=np.int32)
+    np.testing.assert_allclose(one.values(rows), many.values(rows), rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_is_the_rounded_float32(place, tmp_path):
+    wide = run(place, tmp_path / "wide")
+    narrow = run(place, tmp_path / "narrow", dtype="bf16")
+    rows = np.arange(wide.num_rows, dtype=np.int32)
+    expected = torch.from_numpy(wide.values(rows)).to(torch.bfloat16).view(torch.uint16).numpy()
+    np.testing.assert_array_equal(narrow.values(rows), expected)
+
+
+def test_bos_comes_first_when_asked(place, tmp_path):
+    plain, headed = run(place, tmp_path / "plain"), run(place, tmp_path / "headed", prepend_bos=True)
+    rows = np.arange(20, dtype=np.int32)
+    np.testing.assert_array_equal(plain.values(rows)[:, 0], headed.values(rows)[:, 0])  # tap 0 sees one token alone
+    assert np.abs(plain.values(rows)[:, 1] - headed.values(rows)[:, 1]).max() > 1e-3
+
+
+class Stop(Exception):
+    pass
+
+
+def test_an_interrupted_harvest_goes_on_and_makes_the_same_bytes(place, tmp_path):
+    whole = run(place, tmp_path / "whole")
+
+    def stop_late(stage, done, total):
+        if stage == "donor" and done > total // 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(place, tmp_path / "bank", progress=stop_late)
+    assert not (tmp_path / "bank").exists()
+    seen = []
+    resumed = run(place, tmp_path / "bank", progress=lambda *call: seen.append(call))
+    starts = [done for stage, done, _ in seen if stage == "donor"]
+    assert starts[0] > whole.num_rows // 2, "finished chunks are not done again"
+    assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
+    assert resumed.fingerprint == whole.fingerprint
+    assert not (tmp_path / "bank.partial").exists()
+
+
+_KILLED = """
+import os, signal, sys, time
+from memgraft.harvesting import harvest
+from memgraft.keyset import KeySet
+place, out = sys.argv[1:]
+def report(stage, done, total):
+    if stage == "donor" and done >= 192:
+        print("ready", flush=True)
+        time.sleep(60)
+harvest(KeySet.open(f"{place}/keys.mgk"), recipient_tokenizer=f"{place}/tokenizer.json", donor=f"{place}/donor",
+        taps=(0, 2), chunk_rows=64, compute_dtype="float32", dtype="fp32", out=out, progress=report)
+"""
+
+
+def test_a_killed_harvest_goes_on_and_makes_the_same_bytes(place, tmp_path):
+    run(place, tmp_path / "whole")
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _KILLED, str(place), str(tmp_path / "bank")], stdout=subprocess.PIPE, env=environment
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "bank").exists()
+    seen = []
+    run(place, tmp_path / "bank", progress=lambda *call: seen.append(call))
+    assert next(done for stage, done, _ in seen if stage == "donor") == 192
+    assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", [{"taps": (1, 2)}, {"batch_tokens": 7}, {"prepend_bos": True}, {"dtype": "bf16"}])
+def test_other_settings_are_refused(place, tmp_path, change):
+    def stop(stage, done, total):
+        if stage == "donor" and done >= 64:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(place, tmp_path / "bank", progress=stop)
+    with pytest.raises(FingerprintError, match="other settings"):
+        run(place, tmp_path / "bank", **change)
+    run(place, tmp_path / "bank")
+    with pytest.raises(FingerprintError, match="holds a finished bank of another harvest"):
+        run(place, tmp_path / "bank", **change)
+
+
+def test_a_finished_bank_is_returned_and_not_made_again(place, tmp_path):
+    first = run(place, tmp_path / "bank")
+    before = (tmp_path / "bank" / "bank.json").stat().st_mtime_ns
+    seen = []
+    again = run(place, tmp_path / "bank", progress=lambda *call: seen.append(call))
+    assert again.fingerprint == first.fingerprint
+    assert (tmp_path / "bank" / "bank.json").stat().st_mtime_ns == before
+    assert [call for call in seen if call[0] == "donor"] == []
+    with pytest.raises(ArgumentError, match="resume=True"):
+        run(place, tmp_path / "bank", resume=False)
+
+
+def test_a_donor_without_the_tap_names_its_blocks(place, tmp_path):
+    with pytest.raises(DonorError, match="tap 4: donor donor has 3 blocks"):
+        run(place, tmp_path / "bank", taps=(4,))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_that_does_not_fit_the_keys_is_refused(place, keys, tmp_path):
+    small = KeySet.from_keys([(5, 7)], counts=[3], vocab_size=260)
+    with pytest.raises(TokenError, match=r"has 300 tokens, .* vocabulary of 260"):
+        run(place, tmp_path / "bank", keys=small)
+    strange = KeySet.from_keys([(5, 7), (5, 310)], counts=[3, 9], vocab_size=320)
+    with pytest.raises(TokenError, match=r"key \(5, 310\) \(row 0\): the recipient tokenizer has no token 310"):
+        run(place, tmp_path / "bank", keys=strange)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_left_is_an_error(place, tmp_path):
+    cut = tuple(memgraft_tokenizer(place).encode("\N{SNOWMAN}").ids[:2])
+    with pytest.raises(KeySetError, match=r"1 mined, dropped \{'partial_utf8': 1\}"):
+        run(place, tmp_path / "bank", keys=KeySet.from_keys([cut], counts=[2], vocab_size=300))
+
+
+def test_a_plan_counts_without_writing(place, keys, tmp_path):
+    plan = plan_harvest(
+        keys, recipient_tokenizer=place / "tokenizer.json", donor=place / "donor", taps=(1, 3), dtype="bf16"
+    )
+    assert (plan.num_keys, plan.num_rows) == (len(keys), len(keys) - 1)
+    assert plan.dropped == {"partial_utf8": 1}
+    assert plan.num_bytes == plan.num_rows * 2 * 32 * 2
+    assert plan.seconds > 0
+
+
+def test_the_package_offers_harvest_without_importing_torch():
+    code = "import sys, memgraft; assert 'torch' not in sys.modules; print(memgraft.harvest.__module__)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "memgraft.harvesting.run\n"
+
+
+def test_the_bank_opens_and_verifies(place, tmp_path):
+    run(place, tmp_path / "bank")
+    Bank.open(tmp_path / "bank").verify()
+    manifest = json.loads((tmp_path / "bank" / "bank.json").read_text())
+    assert manifest["taps"] == [0, 2]
+    started = time.perf_counter()
+    Bank.open(tmp_path / "bank")
+    assert time.perf_counter() - started < 1
