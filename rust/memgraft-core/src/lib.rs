@@ -6,6 +6,7 @@
 
 pub mod automaton;
 pub mod batch;
+pub mod corpus;
 pub mod error;
 pub mod fingerprint;
 pub mod format;
@@ -13,5 +14,6 @@ pub mod ids;
 pub mod index;
 pub mod keyset;
 pub mod values;
+mod threads;
 
 pub use error::{Error, Result};

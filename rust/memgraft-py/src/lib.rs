@@ -2,6 +2,7 @@
 //! interpreter released around the work. No logic lives here.
 
 mod arrays;
+mod corpus;
 mod errors;
 mod index;
 mod keyset;
@@ -17,6 +18,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<index::PyIndex>()?;
     module.add_function(wrap_pyfunction!(fingerprint_file, module)?)?;
     values::register(module)?;
+    module.add_class::<corpus::PyCorpus>()?;
     Ok(())
 }
 
