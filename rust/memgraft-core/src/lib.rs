@@ -14,6 +14,7 @@ pub mod ids;
 pub mod index;
 pub mod keyset;
 pub mod values;
+pub mod mining;
 mod threads;
 
 pub use error::{Error, Result};
