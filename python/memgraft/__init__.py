@@ -1,27 +1,25 @@
 """Memory Grafting: frozen donor values for frequent n-grams, looked up by exact longest match.
 
-``import memgraft`` needs numpy alone; the torch half lives in :mod:`memgraft.torch`, and ``memgraft.harvest``
-imports torch when it is first touched.
+``import memgraft`` needs numpy alone; the torch half lives in :mod:`memgraft.torch`.
 """
-
-from typing import TYPE_CHECKING, Any
 
 from memgraft import errors
 from memgraft._core import __version__
 from memgraft.bank import Bank, BankWriter
+from memgraft.corpus import Corpus, CorpusWriter, tokenize_folder
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeyArrays, KeySet
+from memgraft.mining import mine
 
-if TYPE_CHECKING:
-    from memgraft.harvesting import harvest
-
-__all__ = ["Bank", "BankWriter", "KeyArrays", "KeySet", "NgramIndex", "__version__", "errors", "harvest"]
-
-
-def __getattr__(name: str) -> Any:
-    """Look up what needs torch on first use."""
-    if name == "harvest":
-        from memgraft.harvesting import harvest
-
-        return harvest
-    raise AttributeError(f"module 'memgraft' has no attribute {name!r}")
+__all__ = ["Bank", "BankWriter", "KeyArrays", "KeySet", "NgramIndex", "__version__", "errors"]
+__all__ = [
+    "Corpus",
+    "CorpusWriter",
+    "KeyArrays",
+    "KeySet",
+    "NgramIndex",
+    "__version__",
+    "errors",
+    "mine",
+    "tokenize_folder",
+]

@@ -1,7 +1,7 @@
 """Types of the compiled half; checked against the module by stubtest."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -17,6 +17,7 @@ __all__ = [
     "fingerprint_bytes",
     "fingerprint_content",
     "fingerprint_file",
+    "mine",
 ]
 
 _Path: TypeAlias = str | os.PathLike[str]
@@ -24,6 +25,17 @@ _Path: TypeAlias = str | os.PathLike[str]
 __version__: str
 
 def fingerprint_file(path: _Path, threads: int | None = None) -> str: ...
+def mine(
+    corpus: Corpus,
+    budgets: Mapping[int, int | None],
+    min_count: int,
+    vocab_size: int,
+    reserved: Sequence[int],
+    memory: int,
+    temporary: str,
+    threads: int,
+    progress: Callable[[str, int, int], object] | None,
+) -> dict[str, Any]: ...
 
 @final
 class KeySet:

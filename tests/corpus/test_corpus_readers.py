@@ -279,12 +279,12 @@ def test_shards_of_several_kinds(tmp_path):
         Corpus.open(tmp_path, eos_id=EOS)
     layouts.write_megatron(tmp_path / "m", DOCUMENTS)
     layouts.write_megatron(tmp_path / "n", DOCUMENTS, "int32")
-    with pytest.raises(CorpusError, match="expected uint16 tokens as in .*found int32"):
+    with pytest.raises(CorpusError, match=r"expected uint16 tokens as in .*found int32"):
         Corpus.open([tmp_path / "m", tmp_path / "n"])
 
 
 def test_empty_folder_and_missing_path(tmp_path):
-    with pytest.raises(CorpusError, match="expected token files .*found none"):
+    with pytest.raises(CorpusError, match=r"expected token files .*found none"):
         Corpus.open(tmp_path)
     with pytest.raises(StorageError, match="nowhere"):
         Corpus.open(tmp_path / "nowhere.bin")

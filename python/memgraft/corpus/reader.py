@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft import _core
-from memgraft.corpus.text import is_text, tokenize_folder, tokenizer_size
+from memgraft.corpus.text import find_special_ids, is_text, load_tokenizer, tokenize_folder, tokenizer_size
 from memgraft.errors import ArgumentError, CorpusError, TokenError
 
 PathLike = str | os.PathLike[str]
@@ -29,6 +29,7 @@ class Corpus:
         eos_id: the document delimiter, if there is one in the stream; never part of a key.
         vocab_size: size of the tokenizer that made the tokens, where known.
         tokenizer: fingerprint of that tokenizer's file, where known.
+        special_ids: that tokenizer's special tokens; never part of a key.
     """
 
     def __init__(
@@ -38,11 +39,14 @@ class Corpus:
         eos_id: int | None = None,
         vocab_size: int | None = None,
         tokenizer: str | None = None,
+        special_ids: Sequence[int] = (),
     ) -> None:
+        """Wraps the compiled corpus; use :meth:`open` instead."""
         self._core = core
         self.eos_id = core.eos_id if eos_id is None else eos_id
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
+        self.special_ids = tuple(special_ids)
 
     @classmethod
     def open(
@@ -50,7 +54,7 @@ class Corpus:
         path: PathLike | Sequence[PathLike],
         *,
         format: Format | None = None,
-        dtype: npt.DTypeLike = None,
+        dtype: npt.DTypeLike | None = None,
         eos_id: int | None = None,
         tokenizer: PathLike | None = None,
         documents: Literal["file"] | None = None,
@@ -80,7 +84,8 @@ class Corpus:
         if format is None and all(is_text(item) for item in paths):
             if tokenizer is None:
                 raise CorpusError(
-                    f"{paths[0]}: expected token files, found text; give tokenizer=<tokenizer.json>, or run `memgraft tokenize`"
+                    f"{paths[0]}: expected token files, found text; give tokenizer=<tokenizer.json>, or "
+                    "run `memgraft tokenize`"
                 )
             return cls._open_text(paths, tokenizer, eos_id)
         if documents not in (None, "file"):
@@ -97,19 +102,22 @@ class Corpus:
         )
         facts = _read_facts(core.paths)
         fingerprint, vocab_size = facts.get("tokenizer"), facts.get("vocab_size")
+        special_ids = facts.get("special_ids") or ()
         if tokenizer is not None:
             given = _core.fingerprint_file(os.fspath(tokenizer))
             if fingerprint is not None and given != fingerprint:
                 raise CorpusError(
-                    f"{core.paths[0]}: expected tokens of {os.fspath(tokenizer)} ({given[:12]}…), found tokens of another "
-                    f"tokenizer ({fingerprint[:12]}…); give that one, or tokenise the text again"
+                    f"{core.paths[0]}: expected tokens of {os.fspath(tokenizer)} ({given[:12]}…), found tokens of "
+                    f"another tokenizer ({fingerprint[:12]}…); give that one, or tokenise the text again"
                 )
-            fingerprint, vocab_size = given, tokenizer_size(tokenizer)
+            loaded = load_tokenizer(tokenizer)
+            fingerprint, vocab_size, special_ids = given, tokenizer_size(loaded), find_special_ids(loaded)
         return cls(
             core,
             eos_id=facts.get("eos_id") if eos_id is None else eos_id,
             vocab_size=vocab_size,
             tokenizer=fingerprint,
+            special_ids=special_ids,
         )
 
     @classmethod
@@ -196,7 +204,14 @@ class Corpus:
             raise ArgumentError(f"seed: expected 0 to 2**64 - 1, got {seed}")
         parts = self._core.split(float(held_out), seed, _threads())
         train, held = (
-            Corpus(part, eos_id=self.eos_id, vocab_size=self.vocab_size, tokenizer=self.tokenizer) for part in parts
+            Corpus(
+                part,
+                eos_id=self.eos_id,
+                vocab_size=self.vocab_size,
+                tokenizer=self.tokenizer,
+                special_ids=self.special_ids,
+            )
+            for part in parts
         )
         return train, held
 
@@ -233,7 +248,7 @@ def _read_facts(paths: Sequence[PathLike]) -> Mapping[str, Any]:
             continue  # no file, or somebody else's
         if not isinstance(found, dict) or found.get("format") != FACTS_FORMAT:
             continue
-        for name in ("tokenizer", "vocab_size", "eos_id"):
+        for name in ("tokenizer", "vocab_size", "eos_id", "special_ids"):
             if name in facts and facts[name] != found.get(name):
                 raise TokenError(
                     f"{beside}: expected {name} {facts[name]} as in the first shard, found {found.get(name)}; "

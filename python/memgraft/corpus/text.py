@@ -132,6 +132,11 @@ def tokenizer_size(tokenizer: Any) -> int:
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
+def find_special_ids(tokenizer: Any) -> list[int]:
+    """Ids of the special tokens of a loaded tokenizer, ascending."""
+    return sorted(token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special)
+
+
 def tokenize_folder(
     path: str | os.PathLike[str],
     tokenizer: str | os.PathLike[str],
@@ -164,8 +169,8 @@ def tokenize_folder(
     size = tokenizer_size(loaded)
     if vocab_size is not None and size > vocab_size:
         raise TokenError(
-            f"{os.fspath(tokenizer)}: expected a tokenizer of at most {vocab_size} ids (the declared vocab_size), found {size}; "
-            "declare the model's real vocabulary, or take its own tokenizer"
+            f"{os.fspath(tokenizer)}: expected a tokenizer of at most {vocab_size} ids (the declared vocab_size), "
+            f"found {size}; declare the model's real vocabulary, or take its own tokenizer"
         )
     eos_id = _eos_id(loaded, eos, size, tokenizer)
     total = sum(file.stat().st_size for file in _text_files(source)) if source.exists() else 0
@@ -175,6 +180,7 @@ def tokenize_folder(
         vocab_size=vocab_size or size,
         eos_id=eos_id,
         tokenizer=_core.fingerprint_file(os.fspath(tokenizer)),
+        special_ids=find_special_ids(loaded),
     ) as writer:
         for batch, num_bytes in _batches(_read_sized(source)):
             for encoding in loaded.encode_batch_fast(batch, add_special_tokens=False):

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,7 @@ class CorpusWriter:
         vocab_size: int,
         eos_id: int | None = None,
         tokenizer: str | None = None,
+        special_ids: Sequence[int] = (),
     ) -> None:
         """Opens the temporary files.
 
@@ -38,12 +40,14 @@ class CorpusWriter:
             vocab_size: every token is smaller than this.
             eos_id: the delimiter that the caller appends to documents, if any; recorded.
             tokenizer: fingerprint of the tokenizer's file; recorded.
+            special_ids: the tokenizer's special tokens; recorded.
         """
         if not 0 < vocab_size <= 1 << 20:
             raise ArgumentError(f"vocab_size: expected 1 to {1 << 20}, got {vocab_size}")
         text = os.fspath(path)
         self.path = Path(text[:-4] if text.endswith(".bin") else text)
         self.vocab_size, self.eos_id, self.tokenizer = vocab_size, eos_id, tokenizer
+        self.special_ids = [int(token) for token in special_ids]
         self.dtype = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<i4")
         self.num_tokens = 0
         self._lengths: list[int] = []
@@ -121,6 +125,7 @@ class CorpusWriter:
             "tokenizer": self.tokenizer,
             "vocab_size": self.vocab_size,
             "eos_id": self.eos_id,
+            "special_ids": self.special_ids,
             "num_tokens": self.num_tokens,
             "num_documents": self.num_documents,
         }

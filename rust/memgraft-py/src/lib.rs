@@ -7,6 +7,7 @@ mod errors;
 mod index;
 mod keyset;
 mod values;
+mod mining;
 
 use pyo3::prelude::*;
 
@@ -19,6 +20,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fingerprint_file, module)?)?;
     values::register(module)?;
     module.add_class::<corpus::PyCorpus>()?;
+    module.add_function(wrap_pyfunction!(mining::mine, module)?)?;
     Ok(())
 }
 

@@ -141,7 +141,8 @@ mod tests {
     fn every_type_decodes_its_own_bytes() {
         for (kind, name) in NAMES {
             assert_eq!(name.parse::<TokenType>().unwrap(), kind);
-            let bytes: Vec<u8> = [0u64, 1, 100, 127].iter().flat_map(|v| v.to_le_bytes()[..kind.size()].to_vec()).collect();
+            let bytes: Vec<u8> =
+                [0u64, 1, 100, 127].iter().flat_map(|v| v.to_le_bytes()[..kind.size()].to_vec()).collect();
             let mut out = [9; 4];
             assert_eq!(kind.decode(&bytes, &mut out), None, "{name}");
             assert_eq!(out, [0, 1, 100, 127], "{name}");

@@ -56,7 +56,10 @@ pub(super) fn open_llmc(path: &Path, dtype: Option<TokenType>) -> Result<Shard> 
     let map = map_tokens(path)?;
     let bytes = map.bytes();
     let (Some(magic), Some(version), Some(count)) = (word(bytes, 0), word(bytes, 1), word(bytes, 2)) else {
-        return Err(Error::corpus(path, format!("expected an llm.c header of {LLMC_HEADER} bytes, found {}", bytes.len())));
+        return Err(Error::corpus(
+            path,
+            format!("expected an llm.c header of {LLMC_HEADER} bytes, found {}", bytes.len()),
+        ));
     };
     if magic == LLMC_EVAL_MAGIC {
         return Err(Error::corpus(
@@ -67,7 +70,9 @@ pub(super) fn open_llmc(path: &Path, dtype: Option<TokenType>) -> Result<Shard> 
     let Some(&(_, known, stored)) = LLMC_KINDS.iter().find(|kind| kind.0 == magic) else {
         return Err(Error::corpus(
             path,
-            format!("expected an llm.c magic (20240520 or 20240801), found {magic}; for bare tokens give format=\"nanogpt\""),
+            format!(
+                "expected an llm.c magic (20240520 or 20240801), found {magic}; for bare tokens give format=\"nanogpt\""
+            ),
         ));
     };
     if version != known {
@@ -76,7 +81,10 @@ pub(super) fn open_llmc(path: &Path, dtype: Option<TokenType>) -> Result<Shard> 
     if dtype.is_some_and(|dtype| dtype != stored) {
         return Err(Error::corpus(
             path,
-            format!("expected {} as dtype= says, found {stored} in the header; leave dtype out", dtype.unwrap_or(stored)),
+            format!(
+                "expected {} as dtype= says, found {stored} in the header; leave dtype out",
+                dtype.unwrap_or(stored)
+            ),
         ));
     }
     let want = usize::try_from(count).ok().map(|count| LLMC_HEADER + count * stored.size());

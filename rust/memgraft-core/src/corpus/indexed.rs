@@ -51,9 +51,11 @@ pub(super) fn open_megatron(path: &Path, dtype: Option<TokenType>) -> Result<(Sh
     let bytes = map.bytes();
     let bad = |message: String| Error::corpus(&idx, message);
     if bytes.len() < MEGATRON_HEADER || !bytes.starts_with(MEGATRON_MAGIC) {
-        return Err(bad("expected a Megatron index (MMIDIDX), found something else; for a .bin of bare tokens beside an \
+        return Err(bad(
+            "expected a Megatron index (MMIDIDX), found something else; for a .bin of bare tokens beside an \
                         unrelated .idx give format=\"nanogpt\""
-            .into()));
+                .into(),
+        ));
     }
     let version = u64_at(bytes, 9);
     if version != 1 {
@@ -154,7 +156,10 @@ pub(super) fn open_datatrove(path: &Path, dtype: Option<TokenType>) -> Result<(S
     let map = map_tokens(&index)?;
     let bytes = map.bytes();
     if !bytes.len().is_multiple_of(8) {
-        return Err(Error::corpus(&index, format!("expected u64 document ends, found {} bytes; it is truncated", bytes.len())));
+        return Err(Error::corpus(
+            &index,
+            format!("expected u64 document ends, found {} bytes; it is truncated", bytes.len()),
+        ));
     }
     let tokens = map_tokens(path)?;
     let size = u64_of(tokens.bytes().len());

@@ -85,7 +85,12 @@ impl Layout {
     }
 
     /// Visits the source spans of stream positions `start..end` as (source, length).
-    pub(super) fn spans<E>(&self, start: u64, end: u64, mut visit: impl FnMut(u64, u64) -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn spans<E>(
+        &self,
+        start: u64,
+        end: u64,
+        mut visit: impl FnMut(u64, u64) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut at = start;
         let mut span = self.starts.partition_point(|&first| first <= start).saturating_sub(1);
         while at < end {
@@ -115,11 +120,12 @@ mod tests {
 
     fn gather(layout: &Layout, start: u64, end: u64) -> Vec<u64> {
         let mut out = Vec::new();
-        layout.spans(start, end, |source, len| {
-            out.extend(source..source + len);
-            Ok::<_, ()>(())
-        })
-        .unwrap();
+        layout
+            .spans(start, end, |source, len| {
+                out.extend(source..source + len);
+                Ok::<_, ()>(())
+            })
+            .unwrap();
         out
     }
 

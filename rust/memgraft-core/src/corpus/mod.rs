@@ -90,7 +90,9 @@ impl Corpus {
                 if found != format {
                     return Err(Error::corpus(
                         path,
-                        format!("expected the format of the first file, {format}, found {found}; give format=, or open them apart"),
+                        format!(
+                            "expected the format of the first file, {format}, found {found}; give format=, or open them apart"
+                        ),
                     ));
                 }
             }
@@ -114,12 +116,8 @@ impl Corpus {
         if layout.num_tokens() == 0 {
             return Err(Error::corpus(first, "expected tokens, found a corpus of none; tokenise some text first"));
         }
-        let mut corpus = Self {
-            files: Arc::new(corpus),
-            layout: Arc::new(layout),
-            split: None,
-            fingerprint: OnceLock::new(),
-        };
+        let mut corpus =
+            Self { files: Arc::new(corpus), layout: Arc::new(layout), split: None, fingerprint: OnceLock::new() };
         if let Some(eos_id) = options.eos_id {
             corpus.cut_at(eos_id, options.eos_first.unwrap_or(format == Format::Llmc))?;
         }

@@ -34,7 +34,10 @@ pub(super) fn open_numpy(path: &Path, dtype: Option<TokenType>) -> Result<Shard>
     if dtype.is_some_and(|dtype| dtype != stored) {
         return Err(Error::corpus(
             path,
-            format!("expected {} as dtype= says, found {stored} in the header; leave dtype out", dtype.unwrap_or(stored)),
+            format!(
+                "expected {} as dtype= says, found {stored} in the header; leave dtype out",
+                dtype.unwrap_or(stored)
+            ),
         ));
     }
     let [len] = header.shape[..] else {
@@ -65,7 +68,10 @@ struct Header {
 /// Reads the header, or says what was found instead.
 fn parse(bytes: &[u8]) -> std::result::Result<Header, String> {
     if !is_numpy(bytes) || bytes.len() < 12 {
-        return Err(format!("found none in {} bytes; for a headerless array give format=\"raw\" and dtype=", bytes.len()));
+        return Err(format!(
+            "found none in {} bytes; for a headerless array give format=\"raw\" and dtype=",
+            bytes.len()
+        ));
     }
     let (start, len) = match bytes[6] {
         1 => (10, usize::from(u16::from_le_bytes([bytes[8], bytes[9]]))),
@@ -73,7 +79,8 @@ fn parse(bytes: &[u8]) -> std::result::Result<Header, String> {
         version => return Err(format!("found version {version}; versions 1 to 3 are known")),
     };
     let end = start + len;
-    let text = bytes.get(start..end).ok_or_else(|| format!("found a file of {} bytes, too short for it", bytes.len()))?;
+    let text =
+        bytes.get(start..end).ok_or_else(|| format!("found a file of {} bytes, too short for it", bytes.len()))?;
     let text = std::str::from_utf8(text).map_err(|_| "found bytes that are no text in it".to_string())?;
     let bad = |what: &str| format!("found no valid {what} in {:?}", text.trim_end());
     let descr = field(text, "descr").and_then(quoted).ok_or_else(|| bad("descr"))?;

@@ -78,7 +78,10 @@ impl Corpus {
             let layout = self.layout.select((0..documents).filter(|&index| chosen[index] == held_out));
             if layout.num_tokens() == 0 {
                 let name = if held_out { "held-out" } else { "training" };
-                return Err(Error::corpus(&path, format!("expected tokens in the {name} part, found none; try another seed=")));
+                return Err(Error::corpus(
+                    &path,
+                    format!("expected tokens in the {name} part, found none; try another seed="),
+                ));
             }
             Ok(self.with_layout(layout, Some(Split { held_out, ..facts.clone() })))
         };

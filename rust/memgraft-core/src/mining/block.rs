@@ -36,7 +36,7 @@ pub(super) fn sorted<const W: usize>(
     packing: &Packing,
 ) -> Result<Vec<Record<W>>> {
     let mut records = fill(corpus, block, reserved, packing)?;
-    records.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    records.sort_unstable_by_key(|record| record.key);
     match block.long {
         Some(_) => join_long(&mut records),
         None => join(&mut records, packing),
@@ -92,7 +92,10 @@ fn fill<const W: usize>(
 /// The files are not what the first pass has read.
 pub(super) fn changed(corpus: &Corpus) -> Error {
     let path = corpus.paths().next().unwrap_or_else(|| std::path::Path::new("corpus"));
-    Error::corpus(path, "expected the tokens that the first pass read, found others: the files changed meanwhile; run again")
+    Error::corpus(
+        path,
+        "expected the tokens that the first pass read, found others: the files changed meanwhile; run again",
+    )
 }
 
 /// Replaces documents by tags and joins records of equal key and tag, in place.

@@ -26,7 +26,8 @@ impl<const W: usize> Ranges<W> {
         let cuts = super::plan::ranges(token_weights, parts);
         let inner = &cuts[1..cuts.len() - 1];
         let bounds = inner.iter().map(|&token| packing.first(token)).collect();
-        let sum = |pair: &[u32]| token_weights[crate::ids::usize_of(pair[0])..crate::ids::usize_of(pair[1])].iter().sum();
+        let sum =
+            |pair: &[u32]| token_weights[crate::ids::usize_of(pair[0])..crate::ids::usize_of(pair[1])].iter().sum();
         Self { bounds, weights: cuts.windows(2).map(sum).collect() }
     }
 

@@ -80,7 +80,8 @@ impl<'a, const W: usize> Task<'a, W> {
         let scan = scan::scan(corpus, &self.reserved, packing.max_order(), threads, report)?;
         let per_position = bytes_per_position(W);
         let in_memory = corpus.num_tokens().saturating_mul(per_position) <= memory / 2;
-        let size = options.block_size.unwrap_or_else(|| plan::block_size(corpus.num_tokens(), per_position, memory, threads));
+        let size =
+            options.block_size.unwrap_or_else(|| plan::block_size(corpus.num_tokens(), per_position, memory, threads));
         let spills = !in_memory || options.block_size.is_some();
         let (blocks, num_long) = plan::blocks(corpus, size, packing.max_order());
         let ranges = Ranges::<W>::new(packing, &scan.weights, if threads == 1 { 1 } else { threads * 8 });

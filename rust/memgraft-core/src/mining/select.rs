@@ -73,7 +73,7 @@ impl<const W: usize> Selection<W> {
         }
         self.orders[order].push(candidate);
         self.held += 1;
-        let slack = (budget / 2).min(SLACK).max(16);
+        let slack = (budget / 2).clamp(16, SLACK);
         if u64_of(self.orders[order].len()) > budget.saturating_add(slack) {
             self.cut(order);
         }

@@ -184,7 +184,13 @@ pub(super) type Item<const W: usize> = (Key<W>, u32, u64);
 
 impl<const W: usize> Run<W> {
     /// Opens range `range`, which lies between keys `from` and `to` (`None`: no bound), with a buffer of `capacity` bytes.
-    pub(super) fn read(&self, range: usize, from: Option<Key<W>>, to: Option<Key<W>>, capacity: usize) -> Reader<'_, W> {
+    pub(super) fn read(
+        &self,
+        range: usize,
+        from: Option<Key<W>>,
+        to: Option<Key<W>>,
+        capacity: usize,
+    ) -> Reader<'_, W> {
         match self {
             Self::Memory(records) => {
                 let start = from.map_or(0, |from| records.partition_point(|record| record.key < from));
@@ -274,6 +280,10 @@ impl<const W: usize> FileReader<'_, W> {
 
     fn damaged(&self) -> Error {
         let source = std::io::Error::from(std::io::ErrorKind::InvalidData);
-        Error::io(&self.spill.folder, "reading temporary data of mining back: it is not what was written; check the disk", source)
+        Error::io(
+            &self.spill.folder,
+            "reading temporary data of mining back: it is not what was written; check the disk",
+            source,
+        )
     }
 }

@@ -10,8 +10,11 @@ const EOS: u32 = 0;
 
 fn corpus(folder: &tempfile::TempDir, documents: &[Vec<u32>]) -> Corpus {
     let path = folder.path().join("corpus.bin");
-    let bytes: Vec<u8> =
-        documents.iter().flat_map(|document| document.iter().chain(&[EOS])).flat_map(|token| token.to_le_bytes()).collect();
+    let bytes: Vec<u8> = documents
+        .iter()
+        .flat_map(|document| document.iter().chain(&[EOS]))
+        .flat_map(|token| token.to_le_bytes())
+        .collect();
     std::fs::write(&path, bytes).unwrap();
     let options = OpenOptions { dtype: Some(TokenType::U32), eos_id: Some(EOS), ..OpenOptions::default() };
     Corpus::open(&[path], &options).unwrap()
@@ -40,7 +43,8 @@ fn brute(documents: &[Vec<u32>], reserved: &[u32], orders: &[usize]) -> Counted 
     for document in documents {
         let mut seen = HashSet::new();
         for &order in orders {
-            for window in document.windows(order).filter(|window| !window.iter().any(|token| reserved.contains(token))) {
+            for window in document.windows(order).filter(|window| !window.iter().any(|token| reserved.contains(token)))
+            {
                 *counts.entry(window.to_vec()).or_default() += 1;
                 if seen.insert(window.to_vec()) {
                     *frequency.entry(window.to_vec()).or_default() += 1;
@@ -137,14 +141,14 @@ proptest! {
     }
 }
 
-/// Tokens that repeat like text: small ids often, large ids rarely.
+/// Three of four tokens are among the first hundredth of the ids, as in text.
 fn zipf(len: usize, vocab_size: u32) -> Vec<u32> {
     let mut state = 1u64;
     let mut next = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         crate::ids::low_u32(state >> 40)
     };
-    (0..len).map(|_| (vocab_size - 1) / (next() % (vocab_size - 1) + 1)).collect()
+    (0..len).map(|_| next() % if next() % 4 == 0 { vocab_size - 1 } else { vocab_size.div_ceil(100) } + 1).collect()
 }
 
 #[test]
@@ -156,19 +160,22 @@ fn threads_memory_and_blocks_do_not_change_the_result() {
     let base = MineOptions {
         min_count: 2,
         temporary: folder.path().to_path_buf(),
-        ..options(&[(1, None), (2, Some(500)), (4, Some(3000)), (5, None)], 3001)
+        ..options(&[(1, None), (2, Some(500)), (4, Some(3000)), (5, Some(4000))], 3001)
     };
     let whole = mine(&corpus, &base, &mut quiet).unwrap();
     assert!(whole.spilled_bytes == 0 && whole.num_runs == 1, "{} runs", whole.num_runs);
     assert!(whole.counts.len() > 5000);
-    for (threads, memory, block_size, max_fan_in) in
-        [(2, 256 << 20, None, None), (3, 4 << 20, None, None), (2, 2 << 20, None, None), (2, 256 << 20, Some(3000), Some(4))]
-    {
+    for (threads, memory, block_size, max_fan_in) in [
+        (2, 256 << 20, None, None),
+        (3, 4 << 20, None, None),
+        (2, 2 << 20, None, None),
+        (2, 256 << 20, Some(3000), Some(4)),
+    ] {
         let options = MineOptions { threads, memory, block_size, max_fan_in, ..base.clone() };
         let mut mined = mine(&corpus, &options, &mut quiet).unwrap();
         assert_eq!(mined.spilled_bytes > 0, memory < 256 << 20 || block_size.is_some());
         (mined.spilled_bytes, mined.num_runs) = (whole.spilled_bytes, whole.num_runs);
-        assert_eq!(mined, whole, "{threads} threads, {memory} bytes, blocks {block_size:?}");
+        assert!(mined == whole, "{threads} threads, {memory} bytes, blocks {block_size:?}");
     }
 }
 
@@ -200,8 +207,10 @@ fn too_many_keys_for_the_memory_is_a_limit() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(&folder, &[zipf(60_000, 4000)]);
     let options = MineOptions { memory: (1 << 20) + 70_000, ..options(&[(3, None)], 4000) };
-    let error = mine(&corpus, &options, &mut quiet).unwrap_err();
-    assert!(matches!(&error, Error::Limit { message } if message.contains("smaller budget")), "{error}");
+    let error = mine(&corpus, &options, &mut quiet)
+        .err()
+        .map(|error| (matches!(error, Error::Limit { .. }), error.to_string()));
+    assert!(error.as_ref().is_some_and(|(limit, text)| *limit && text.contains("smaller budget")), "{error:?}");
 }
 
 #[test]
