@@ -11,8 +11,9 @@ from memgraft.index import NgramIndex
 from memgraft.keyset import KeyArrays, KeySet
 from memgraft.mining import mine
 
-__all__ = ["Bank", "BankWriter", "KeyArrays", "KeySet", "NgramIndex", "__version__", "errors"]
 __all__ = [
+    "Bank",
+    "BankWriter",
     "Corpus",
     "CorpusWriter",
     "KeyArrays",

@@ -13,8 +13,8 @@ pub mod format;
 pub mod ids;
 pub mod index;
 pub mod keyset;
-pub mod values;
 pub mod mining;
 mod threads;
+pub mod values;
 
 pub use error::{Error, Result};

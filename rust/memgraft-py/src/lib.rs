@@ -6,8 +6,8 @@ mod corpus;
 mod errors;
 mod index;
 mod keyset;
-mod values;
 mod mining;
+mod values;
 
 use pyo3::prelude::*;
 
