@@ -1,7 +1,10 @@
 """Memory Grafting: frozen donor values for frequent n-grams, looked up by exact longest match.
 
-``import memgraft`` needs numpy alone; the torch half lives in :mod:`memgraft.torch`.
+``import memgraft`` needs numpy alone; the torch half lives in :mod:`memgraft.torch`, and ``memgraft.harvest``
+imports torch when it is first touched.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from memgraft import errors
 from memgraft._core import __version__
@@ -10,6 +13,9 @@ from memgraft.corpus import Corpus, CorpusWriter, tokenize_folder
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeyArrays, KeySet
 from memgraft.mining import mine
+
+if TYPE_CHECKING:
+    from memgraft.harvesting import harvest
 
 __all__ = [
     "Bank",
@@ -21,6 +27,16 @@ __all__ = [
     "NgramIndex",
     "__version__",
     "errors",
+    "harvest",
     "mine",
     "tokenize_folder",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Look up what needs torch on first use."""
+    if name == "harvest":
+        from memgraft.harvesting import harvest
+
+        return harvest
+    raise AttributeError(f"module 'memgraft' has no attribute {name!r}")
