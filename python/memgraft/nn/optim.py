@@ -59,6 +59,9 @@ class RowwiseAdamW(torch.optim.AdamW):
         if "row_square_sum" not in state:
             # From a zeros_like, so that a DTensor table gets a state with the same sharding.
             state["row_square_sum"] = torch.zeros_like(param[:, :1], dtype=torch.float32)
+            # Adam's own loading looks for it.
+            state["step"] = torch.zeros(())
+        state["step"] += 1
         squares = state["row_square_sum"]
         lr, eps = float(group["lr"]), float(group["eps"])
         if grad.is_sparse:

@@ -1,0 +1,282 @@
+"""Attach a graft to a transformers model and take it off again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from memgraft.bank import Bank
+from memgraft.config import GraftConfig
+from memgraft.errors import ConfigError, FingerprintError, GraftError
+from memgraft.integrations.transformers import generation
+from memgraft.integrations.transformers.controls import controlled_rows
+from memgraft.integrations.transformers.families import Recipient, find_decoder, inspect_recipient, text_config, unwrap
+from memgraft.integrations.transformers.hooks import CHILD, DecoderHook, LayerHook, switch_off
+from memgraft.integrations.transformers.runtime import ATTRIBUTE, GraftRuntime, runtimes_of
+from memgraft.nn.compression import CompressedVocabulary
+from memgraft.nn.fallback import HashFallback
+from memgraft.nn.graft_layer import GraftLayer
+from memgraft.nn.hashing import prime_sizes
+from memgraft.nn.init import initialize
+
+Model = TypeVar("Model", bound=nn.Module)
+_SITE_SEED_STRIDE = 1_000_003
+
+
+def graft(
+    recipient: Model,
+    bank: Bank,
+    config: GraftConfig,
+    *,
+    name: str = "default",
+    tokenizer: Any = None,
+    vocabulary: CompressedVocabulary | None = None,
+) -> Model:
+    """Attach a bank to a model, in place, and return the model.
+
+    With ``config.init`` ``"zero"`` or ``"scalar"`` the model's outputs do not change until the graft has learned.
+    Attach before ``torch.compile``, ``fully_shard`` and DDP.
+
+    Args:
+        recipient: a transformers causal language model (or its decoder); a PEFT wrapper is looked through.
+        bank: the open bank; it stays outside the model's parameters, buffers and state_dict.
+        config: what to attach, and where.
+        name: the graft's name; several may be attached.
+        tokenizer: the recipient's tokenizer (or a path to its ``tokenizer.json``), for a fallback with
+            ``compress=True``.
+        vocabulary: the compressed vocabulary itself, instead of ``tokenizer``.
+
+    Raises:
+        GraftError: the family is not supported, or the name is taken.
+        ConfigError: the config does not fit the recipient or the bank.
+        FingerprintError: the bank's keys are of another tokenizer than ``tokenizer``.
+    """
+    parts = inspect_recipient(recipient)
+    if not name.isidentifier():
+        raise GraftError(f"a graft's name must be an identifier, found {name!r}")
+    if name in runtimes_of(parts.decoder):
+        raise GraftError(f"the model has a graft named {name!r} already: detach it, or give another name=")
+    taps = _tap_of_site(bank, config, len(parts.layers))
+    if bank.index.vocab_size > parts.vocab_size:
+        raise ConfigError(
+            f"the bank's keys are over {bank.index.vocab_size} tokens, the recipient has {parts.vocab_size}: "
+            "they do not share a tokenizer"
+        )
+    if tokenizer is not None:
+        check_tokenizer(bank, tokenizer)
+    runtime = GraftRuntime(
+        name=name,
+        bank=bank,
+        config=config,
+        tap_of_site=taps,
+        eos_ids=_eos_ids(config, parts.model),
+        max_order=bank.index.max_order,
+        vocab_size=parts.vocab_size,
+        hidden_dim=parts.hidden_dim,
+        controlled=controlled_rows(bank, config),
+    )
+    layers = {} if runtime.off else _build_layers(parts, runtime, tokenizer, vocabulary)
+    for site, layer in layers.items():
+        _add_child(parts.layers[site], name, layer)
+    if not runtimes_of(parts.decoder):
+        parts.decoder.__dict__[ATTRIBUTE] = {}
+        parts.decoder.register_forward_pre_hook(DecoderHook(parts.forward_names), with_kwargs=True)
+        for number, block in enumerate(parts.layers):
+            block.register_forward_pre_hook(LayerHook(number), with_kwargs=True)
+        generation.install(parts.model, parts.decoder)
+    runtimes_of(parts.decoder)[name] = runtime
+    return recipient
+
+
+def detach(recipient: Model, name: str | None = None) -> Model:
+    """Take a graft off (all of them without a name); the model is as it was before.
+
+    Raises:
+        GraftError: there is no such graft.
+    """
+    model = unwrap(recipient)
+    decoder, layers = find_decoder(model)
+    runtimes = runtimes_of(decoder)
+    if not runtimes or (name is not None and name not in runtimes):
+        raise GraftError(f"no graft {name or ''!r} to detach: the model has {sorted(runtimes) or 'none'}")
+    for gone in [name] if name is not None else list(runtimes):
+        del runtimes[gone]
+        for block in layers:
+            grafts = block._modules.get(CHILD)
+            if isinstance(grafts, nn.ModuleDict) and gone in grafts:
+                del grafts[gone]
+                if not len(grafts):
+                    del block._modules[CHILD]
+    if not runtimes:
+        del decoder.__dict__[ATTRIBUTE]
+        for module in (decoder, *layers):
+            for key, hook in list(module._forward_pre_hooks.items()):
+                if isinstance(hook, DecoderHook | LayerHook):
+                    del module._forward_pre_hooks[key]
+                    module._forward_pre_hooks_with_kwargs.pop(key, None)
+        generation.uninstall(model)
+    return recipient
+
+
+@contextlib.contextmanager
+def disabled(recipient: nn.Module) -> Iterator[None]:
+    """Run the model without any of its grafts: neither memory nor fallback nor convolution.
+
+    Holds for calls made by this thread (or asyncio task); ``model(..., memgraft=False)`` does the same for one call.
+
+    Raises:
+        GraftError: the model has no graft.
+    """
+    decoder, _ = find_decoder(unwrap(recipient))
+    if not runtimes_of(decoder):
+        raise GraftError("the model has no graft to switch off; attach one with graft()")
+    with switch_off(decoder):
+        yield
+
+
+def graft_layers(recipient: nn.Module, name: str | None = None) -> dict[str, dict[int, GraftLayer]]:
+    """Graft layers by graft name and site."""
+    _, layers = find_decoder(unwrap(recipient))
+    found: dict[str, dict[int, GraftLayer]] = {}
+    for site, block in enumerate(layers):
+        grafts = block._modules.get(CHILD)
+        if grafts is None:
+            continue
+        for key, layer in grafts.named_children():
+            if isinstance(layer, GraftLayer) and name in (None, key):
+                found.setdefault(key, {})[site] = layer
+    return found
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Fingerprint of a tokenizer's mapping between text and ids, as banks record it."""
+    from memgraft.harvesting.text import open_tokenizer
+
+    return str(open_tokenizer(tokenizer).fingerprint)
+
+
+def check_tokenizer(bank: Bank, tokenizer: Any) -> None:
+    """Refuse a tokenizer that did not make the bank's keys; nothing to check where the bank does not name one.
+
+    Raises:
+        FingerprintError: they differ.
+    """
+    expected = bank.manifest.tokenizer.get("fingerprint")
+    if expected is None:
+        return
+    found = tokenizer_fingerprint(tokenizer)
+    if found != expected:
+        raise FingerprintError(
+            f"the bank's keys are of tokenizer {expected}, the one given is {found}: their ids mean other text. Graft "
+            "a bank that was mined with this tokenizer, or give the tokenizer that the bank names"
+        )
+
+
+def _build_layers(
+    parts: Recipient, runtime: GraftRuntime, tokenizer: Any, vocabulary: CompressedVocabulary | None
+) -> dict[int, GraftLayer]:
+    config, bank = runtime.config, runtime.bank
+    fallback = config.active_fallback
+    sizes: list[list[list[int]]] = []
+    if fallback is not None:
+        vocabulary = _vocabulary(parts, config, tokenizer, vocabulary)
+        sizes = prime_sizes(len(config.sites), fallback.table_sizes, fallback.num_heads)
+    layers: dict[int, GraftLayer] = {}
+    for position, site in enumerate(config.sites):
+        hashed = None
+        if fallback is not None and vocabulary is not None:
+            hashed = HashFallback(
+                fallback,
+                vocabulary=vocabulary,
+                layer=site,
+                sizes=sizes[position],
+                seed=config.seed,
+                pad_token_id=_pad_id(config, parts.model),
+            )
+        layer = GraftLayer(
+            parts.hidden_dim,
+            None if config.control == "fallback_only" else bank.value_dim,
+            fallback=hashed,
+            gate=config.gate,
+            conv=config.conv,
+            conv_kernel=config.conv_kernel,
+            conv_dilation=config.conv_dilation,
+            streams=config.streams,
+            normalize_values=config.normalize_values,
+            output_scale=config.init == "scalar",
+            num_trainable_rows=bank.num_rows if config.control == "trainable" else None,
+        )
+        initialize(layer, config.init, seed=config.seed + _SITE_SEED_STRIDE * (site + 1), std=config.init_std)
+        weight = next(p for p in parts.layers[site].parameters() if p.is_floating_point())
+        layer.to(device=weight.device, dtype=torch.float32 if config.dtype == "float32" else weight.dtype)
+        layers[site] = layer.train(parts.model.training)
+    return layers
+
+
+def _vocabulary(
+    parts: Recipient, config: GraftConfig, tokenizer: Any, vocabulary: CompressedVocabulary | None
+) -> CompressedVocabulary:
+    assert config.fallback is not None
+    if not config.fallback.compress:
+        return CompressedVocabulary.identity(parts.vocab_size)
+    if vocabulary is None:
+        if tokenizer is None:
+            raise ConfigError(
+                "the fallback hashes compressed tokens, for which it needs the recipient's tokenizer: pass "
+                "graft(..., tokenizer=...), or FallbackConfig(compress=False)"
+            )
+        vocabulary = CompressedVocabulary.from_tokenizer(tokenizer, vocab_size=parts.vocab_size)
+    if len(vocabulary) != parts.vocab_size:
+        raise ConfigError(
+            f"the compressed vocabulary covers {len(vocabulary)} tokens, the recipient has {parts.vocab_size}"
+        )
+    return vocabulary
+
+
+def _tap_of_site(bank: Bank, config: GraftConfig, num_layers: int) -> dict[int, int]:
+    if config.sites[-1] >= num_layers:
+        raise ConfigError(
+            f"sites {config.sites} must lie in 0..{num_layers - 1}: the recipient has {num_layers} blocks"
+        )
+    depths = tuple(bank.taps)
+    taps = config.taps
+    if taps is None:
+        if len(depths) not in (1, len(config.sites)):
+            raise ConfigError(
+                f"the bank has taps {depths} for {len(config.sites)} sites: say which feeds which, "
+                "GraftConfig(taps=(...))"
+            )
+        taps = depths if len(depths) == len(config.sites) else depths * len(config.sites)
+    missing = sorted(set(taps) - set(depths))
+    if missing:
+        raise ConfigError(f"taps {missing} are not in the bank, which was harvested at {depths}")
+    return {site: depths.index(tap) for site, tap in zip(config.sites, taps, strict=True)}
+
+
+def _eos_ids(config: GraftConfig, model: nn.Module) -> tuple[int, ...]:
+    eos = config.eos_token_id
+    if eos == "recipient":
+        eos = text_config(model).eos_token_id
+    if eos is None:
+        return ()
+    return (eos,) if isinstance(eos, int) else tuple(eos)
+
+
+def _pad_id(config: GraftConfig, model: nn.Module) -> int:
+    assert config.fallback is not None
+    pad = config.fallback.pad_token_id
+    if pad is None:
+        pad = text_config(model).pad_token_id
+    return 0 if pad is None else int(pad)
+
+
+def _add_child(block: nn.Module, name: str, layer: GraftLayer) -> None:
+    if CHILD not in block._modules:
+        block.add_module(CHILD, nn.ModuleDict())
+    grafts = block._modules[CHILD]
+    assert isinstance(grafts, nn.ModuleDict)
+    grafts[name] = layer

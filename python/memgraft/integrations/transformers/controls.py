@@ -1,0 +1,93 @@
+"""Control arms: the rows of a bank replaced by something that carries no matching information (SPEC section 7)."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memgraft.bank import Bank
+from memgraft.config import GraftConfig
+from memgraft.errors import ArgumentError
+
+_SAMPLE_ROWS = 16384
+_FloatArray = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(eq=False)
+class ControlledRows:
+    """Values of ``control="shuffled"``, ``"random"`` or ``"constant"``; a function of bank, control and seed alone.
+
+    ``shuffled`` permutes all rows; ``random`` draws Gaussian rows with the bank's mean and deviation per channel, each
+    scaled to the norm of the row it replaces; ``constant`` gives the mean row for every key.
+    """
+
+    bank: Bank
+    control: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.control not in ("shuffled", "random", "constant"):
+            raise ArgumentError(f"no replaced rows under control {self.control!r}")
+
+    def floats(self, rows: npt.NDArray[np.int32]) -> _FloatArray:
+        """Values of distinct rows, (U,) -> (U, taps, value_dim) float32."""
+        if self.control == "shuffled":
+            return self.bank.floats(self.permutation[rows])
+        mean, deviation = self._moments
+        if self.control == "constant":
+            return np.broadcast_to(mean, (len(rows), *mean.shape)).copy()
+        drawn = mean + deviation * _gaussian(self.seed, rows, mean.size).reshape(len(rows), *mean.shape)
+        wanted = np.linalg.norm(self.bank.floats(rows), axis=-1, keepdims=True)
+        found = np.linalg.norm(drawn, axis=-1, keepdims=True)
+        scaled: _FloatArray = (drawn * (wanted / np.maximum(found, 1e-12))).astype(np.float32)
+        return scaled
+
+    @cached_property
+    def permutation(self) -> npt.NDArray[np.int32]:
+        """Row of the bank that stands in for each row."""
+        return np.random.default_rng(self.seed).permutation(self.bank.num_rows).astype(np.int32)
+
+    @cached_property
+    def _moments(self) -> tuple[_FloatArray, _FloatArray]:
+        rng = np.random.default_rng(self.seed)
+        size = min(_SAMPLE_ROWS, self.bank.num_rows)
+        sample = self.bank.floats(np.sort(rng.choice(self.bank.num_rows, size=size, replace=False)).astype(np.int32))
+        return sample.mean(axis=0), sample.std(axis=0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"bank": self.bank, "control": self.control, "seed": self.seed}
+
+
+def controlled_rows(bank: Bank, config: GraftConfig) -> ControlledRows | None:
+    """The replacement that a config asks for, or ``None``."""
+    if config.control in ("shuffled", "random", "constant"):
+        return ControlledRows(bank, config.control, config.seed)
+    return None
+
+
+def _gaussian(seed: int, rows: npt.NDArray[np.int32], width: int) -> _FloatArray:
+    """Standard normal numbers that depend on (seed, row, channel) alone, (U, width) float32."""
+    counters = rows.astype(np.uint64)[:, None] * np.uint64(width) + np.arange(width, dtype=np.uint64)
+    key = _mix(np.array([seed], dtype=np.uint64))[0]
+    with np.errstate(over="ignore"):
+        first = _mix(counters * np.uint64(2) + key)
+        second = _mix(counters * np.uint64(2) + np.uint64(1) + key)
+    # 53 bits each; the first lies in (0, 1] so that its logarithm is finite.
+    uniform = ((first >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53
+    angle = (second >> np.uint64(11)).astype(np.float64) * (2.0**-53 * 2.0 * np.pi)
+    normal: _FloatArray = (np.sqrt(-2.0 * np.log(uniform)) * np.cos(angle)).astype(np.float32)
+    return normal
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64's output function."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
+    return mixed

@@ -1,0 +1,183 @@
+"""The hooks of a grafted model, on the decoder and on every layer; they hold no state and no module."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from memgraft.errors import GraftError
+from memgraft.integrations.transformers.decode_state import GraftedCache, adopt
+from memgraft.integrations.transformers.runtime import runtimes_of
+from memgraft.integrations.transformers.side_input import OFF, Off, SideInput, SideInputs, prepare
+from memgraft.nn.graft_layer import GraftLayer
+
+KWARG = "memgraft"
+CHILD = "memgraft"
+_PAGED = ("block_table", "read_index", "write_index", "paged_attention_cache")
+# Decoders (by id) that are off in this context. Read once per call, by the decoder's hook: what it decides then travels
+# with the call, so recomputation and other threads cannot see another answer.
+_switched_off: ContextVar[frozenset[int]] = ContextVar("memgraft_switched_off", default=frozenset())
+
+
+@contextlib.contextmanager
+def switch_off(decoder: nn.Module) -> Iterator[None]:
+    """Run the calls of this thread or task without any graft on ``decoder``."""
+    token = _switched_off.set(_switched_off.get() | {id(decoder)})
+    try:
+        yield
+    finally:
+        _switched_off.reset(token)
+
+
+def is_off(decoder: nn.Module, given: Any) -> bool:
+    """Whether a call runs without memory: inside ``disabled()``, or with ``memgraft=False``."""
+    return given is False or isinstance(given, Off) or id(decoder) in _switched_off.get()
+
+
+class DecoderHook:
+    """Turns the caller's ``memgraft=`` (or its absence) into side inputs for the layers.
+
+    Args:
+        names: parameter names of the decoder's forward, in order.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Forward pre-hook with kwargs."""
+        given = kwargs.get(KWARG)
+        if isinstance(given, SideInputs):
+            return args, kwargs
+        kwargs = dict(kwargs)
+        if is_off(module, given):
+            kwargs[KWARG] = OFF
+            return args, kwargs
+        arguments = dict(zip(self.names, args, strict=False)) | kwargs
+        refuse_paged(arguments)
+        input_ids = arguments.get("input_ids")
+        if input_ids is None:
+            raise GraftError(
+                "the memory is looked up by token ids, and the call has none: pass input_ids (inputs_embeds alone do "
+                "not name tokens), or switch the memory off with disabled(model) or memgraft=False"
+            )
+        use_cache = arguments.get("use_cache")
+        if use_cache is None:
+            use_cache = getattr(getattr(module, "config", None), "use_cache", False)
+        kwargs[KWARG] = prepare(
+            runtimes_of(module),
+            input_ids,
+            given=given,
+            attention_mask=arguments.get("attention_mask"),
+            position_ids=arguments.get("position_ids"),
+            cu_seqlens=arguments.get("cu_seq_lens_q"),
+            cache=arguments.get("past_key_values"),
+            # A compiled call cannot put its state into a cache that it makes itself.
+            use_cache=bool(use_cache) and not torch.compiler.is_compiling(),
+        )
+        return args, kwargs
+
+
+class LayerHook:
+    """Takes the side input out of a layer's kwargs and, at a site, adds the memory to its input.
+
+    Args:
+        site: the layer's number.
+    """
+
+    def __init__(self, site: int) -> None:
+        self.site = site
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Forward pre-hook with kwargs."""
+        kwargs = dict(kwargs)
+        sides = kwargs.pop(KWARG, None)
+        grafts = module._modules.get(CHILD)
+        if grafts is None or isinstance(sides, Off):
+            return args, kwargs
+        if not isinstance(sides, SideInputs):
+            raise GraftError(
+                f"{type(module).__name__} was called without the memory's side input: call the model, not its layers, "
+                "and let no wrapper on the way strip unknown kwargs"
+            )
+        hidden = args[0] if args else kwargs["hidden_states"]
+        cache = _cache_of(args, kwargs)
+        for name, layer in grafts.named_children():
+            if not isinstance(layer, GraftLayer):
+                raise GraftError(f"site {self.site}: {name!r} is a {type(layer).__name__}, not a graft layer")
+            hidden = _inject(layer, name, self.site, hidden, sides.by_name[name], cache)
+        if args:
+            return (hidden, *args[1:]), kwargs
+        kwargs["hidden_states"] = hidden
+        return args, kwargs
+
+
+def _inject(layer: GraftLayer, name: str, site: int, hidden: Tensor, side: SideInput, cache: Any) -> Tensor:
+    reach, device = layer.conv_reach, hidden.device
+    conv_state = None
+    if side.history and reach:
+        assert side.state is not None
+        conv_state = side.state.conv[site][:, -reach:]
+    values = side.values
+    if values is not None:
+        values = (values if values.dim() == 1 else values[:, side.tap_of_site[site]]).to(device)
+    out, gated = layer(
+        hidden,
+        values,
+        side.inverse.to(device),
+        side.segments.to(device),
+        side.tokens.to(device),
+        conv_state_BCSD=conv_state,
+        observer=None if side.recorder is None else side.recorder.observer(name, site, side),
+    )
+    if cache is not None and side.state is not None and side.next_state is not None:
+        _keep(layer, name, site, side, gated, cache)
+    written: Tensor = out
+    return written
+
+
+def _keep(layer: GraftLayer, name: str, site: int, side: SideInput, gated: Tensor, cache: Any) -> None:
+    """Put the state after this call into the cache."""
+    if not isinstance(cache, GraftedCache):
+        if torch.compiler.is_compiling():
+            return  # swapping a class cannot be traced; a later call on this cache raises
+        adopt(cache)
+    state = side.state
+    assert state is not None
+    assert side.next_state is not None
+    if layer.conv_reach:
+        before = state.conv.get(site)
+        if before is None or not side.history:
+            width = 0 if gated.shape[1] >= state.width else state.width
+            before = gated.new_zeros(gated.shape[0], width, *gated.shape[2:])
+        state.conv[site] = state.extend(before, gated)
+    state.tokens, state.segments, state.marks = side.next_state
+    cache.memgraft_states[name] = state
+
+
+def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
+    for value in (*kwargs.values(), *args):
+        if isinstance(value, Cache):
+            return value
+    return None
+
+
+def refuse_paged(arguments: dict[str, Any]) -> None:
+    """Refuse continuous batching, whose paged cache cannot carry the state.
+
+    Raises:
+        GraftError: the call comes from it.
+    """
+    paged = [name for name in _PAGED if arguments.get(name) is not None]
+    cache = arguments.get("past_key_values", arguments.get("cache"))
+    if paged or type(cache).__name__.startswith("Paged") or type(arguments.get("cache")).__name__.startswith("Paged"):
+        raise GraftError(
+            "continuous batching (generate_batch, paged attention) is not supported with a graft: its cache cannot "
+            "carry the decode state. Use generate(), or switch the memory off with disabled(model)"
+        )

@@ -1,0 +1,82 @@
+"""What a graft needs at run time besides its weights; hangs on the decoder as a plain attribute."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from memgraft.bank import Bank
+from memgraft.config import GraftConfig
+from memgraft.errors import GraftError
+from memgraft.integrations.transformers.controls import ControlledRows
+
+ATTRIBUTE = "memgraft_runtimes"
+
+
+@dataclasses.dataclass(eq=False)
+class GraftRuntime:
+    """One named graft on one decoder.
+
+    The bank is neither parameter nor buffer and a copy of the model shares it.
+
+    Attributes:
+        name: the graft's name.
+        bank: the open bank.
+        config: the config it was made with.
+        tap_of_site: index into the bank's taps, per site.
+        eos_ids: tokens that end a segment.
+        max_order: longest key.
+        vocab_size: rows of the recipient's embedding.
+        hidden_dim: width of the recipient.
+        controlled: replaces the bank's rows under a control, else ``None``.
+        recorder: collects telemetry while somebody records, else ``None``.
+    """
+
+    name: str
+    bank: Bank
+    config: GraftConfig
+    tap_of_site: dict[int, int]
+    eos_ids: tuple[int, ...]
+    max_order: int
+    vocab_size: int
+    hidden_dim: int
+    controlled: ControlledRows | None
+    recorder: Any = None
+
+    @property
+    def reach(self) -> int:
+        """Positions of history that a step reads: for keys, hashes and convolution."""
+        fallback = self.config.active_fallback
+        hashed = max(fallback.orders) - 1 if fallback is not None else 0
+        return max(self.max_order - 1, hashed, self.config.conv_reach, 1)
+
+    @property
+    def off(self) -> bool:
+        """Whether this graft never adds anything (``control="no_memory"``)."""
+        return self.config.control == "no_memory"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraftRuntime:
+        return dataclasses.replace(self, recorder=None)
+
+
+def runtimes_of(decoder: nn.Module) -> dict[str, GraftRuntime]:
+    """The decoder's grafts by name; empty without any."""
+    found: dict[str, GraftRuntime] = decoder.__dict__.get(ATTRIBUTE, {})
+    return found
+
+
+def the_runtime(decoder: nn.Module, name: str | None) -> GraftRuntime:
+    """The graft of that name, or the only one.
+
+    Raises:
+        GraftError: there is none, or several and no name.
+    """
+    runtimes = runtimes_of(decoder)
+    if name is None and len(runtimes) == 1:
+        return next(iter(runtimes.values()))
+    if name is None or name not in runtimes:
+        wanted = "a graft" if name is None else f"a graft named {name!r}"
+        raise GraftError(f"expected {wanted}, the model has {sorted(runtimes) or 'none'}; attach one with graft()")
+    return runtimes[name]

@@ -1,0 +1,260 @@
+"""Save a graft to a folder and load it onto a recipient."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from memgraft._core import __version__
+from memgraft.bank import Bank
+from memgraft.config import GraftConfig
+from memgraft.errors import FingerprintError, FormatError, GraftError, StorageError
+from memgraft.integrations.transformers.attach import check_tokenizer, detach, graft, graft_layers
+from memgraft.integrations.transformers.card import model_card
+from memgraft.integrations.transformers.families import find_decoder, text_config, unwrap
+from memgraft.integrations.transformers.runtime import GraftRuntime, the_runtime
+from memgraft.nn.compression import CompressedVocabulary
+
+Model = TypeVar("Model", bound=nn.Module)
+GRAFT_FORMAT_VERSION = 1
+WEIGHTS_NAME, MANIFEST_NAME, CARD_NAME = "graft.safetensors", "graft.json", "README.md"
+
+
+def save_graft(
+    recipient: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    bank_path: str | None = None,
+    gather: Callable[[Tensor], Tensor] | None = None,
+) -> Path:
+    """Write a graft's weights, config and model card into a folder; the bank stays where it is and is named.
+
+    Args:
+        recipient: the grafted model, wrapped or not.
+        path: the folder; made if missing, its graft files are replaced.
+        name: the graft, if there are several.
+        bank_path: where the bank may be found by default; recorded as given. ``None`` records none.
+        gather: turns a sharded parameter into a whole one (FSDP2: ``lambda p: p.full_tensor()``, on every rank).
+
+    Returns:
+        The folder.
+
+    Raises:
+        GraftError: there is no such graft, or a parameter is sharded and ``gather`` is missing.
+        StorageError: the disk refused.
+    """
+    decoder, _ = find_decoder(unwrap(recipient))
+    runtime = the_runtime(decoder, name)
+    weights: dict[str, Tensor] = {}
+    for key, tensor in _state(recipient, runtime.name).items():
+        if hasattr(tensor, "full_tensor"):
+            if gather is None:
+                raise GraftError(
+                    f"{key} is sharded: pass save_graft(..., gather=lambda p: p.full_tensor()), on every rank"
+                )
+            tensor = gather(tensor)
+        weights[key] = tensor.detach().cpu().contiguous()
+    manifest = _manifest(runtime, unwrap(recipient), bank_path)
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        metadata = {"format": "pt", "memgraft_format_version": str(GRAFT_FORMAT_VERSION)}
+        _replace(folder / WEIGHTS_NAME, lambda target: save_file(weights, target, metadata=metadata))
+        # The manifest last: a folder with one is whole.
+        _replace(folder / CARD_NAME, lambda target: _write(target, model_card(manifest)))
+        _replace(folder / MANIFEST_NAME, lambda target: _write(target, json.dumps(manifest, indent=2) + "\n"))
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot write the graft: {error}") from error
+    return folder
+
+
+def load_graft(
+    recipient: Model,
+    path: str | os.PathLike[str],
+    *,
+    bank: Bank | None = None,
+    tokenizer: Any = None,
+    name: str | None = None,
+) -> Model:
+    """Attach a saved graft.
+
+    Args:
+        recipient: the model it was trained on, or one alike.
+        path: the folder.
+        bank: the open bank; ``None`` opens the recorded path.
+        tokenizer: checked against the graft's compressed vocabulary if given (a transformers tokenizer or a path to
+            ``tokenizer.json``).
+        name: attach under another name.
+
+    Raises:
+        GraftError: missing or extra weights, or another recipient shape.
+        FingerprintError: another bank, or another tokenizer.
+        FormatError: a file of the folder is damaged or of another version.
+        StorageError: a file cannot be read.
+    """
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    try:
+        weights = load_file(folder / WEIGHTS_NAME)
+    except (SafetensorError, OSError) as error:
+        kind = StorageError if isinstance(error, OSError) else FormatError
+        raise kind(f"{folder / WEIGHTS_NAME}: {error}") from error
+    config = GraftConfig.from_dict(manifest["config"])
+    bank = _the_bank(folder, manifest, bank)
+    _check_recipient(folder, manifest, unwrap(recipient))
+    vocabulary = _vocabulary_of(folder, config, weights)
+    if tokenizer is not None:
+        check_tokenizer(bank, tokenizer)
+    if tokenizer is not None and vocabulary is not None:
+        ours = CompressedVocabulary.from_tokenizer(tokenizer, vocab_size=len(vocabulary))
+        if not (ours.ids == vocabulary.ids).all():
+            raise FingerprintError(
+                f"{folder}: the tokenizer compresses {int((ours.ids != vocabulary.ids).sum())} of {len(ours)} tokens "
+                "differently from the graft's: load it with the tokenizer that it was trained with"
+            )
+    name = name or str(manifest["name"])
+    # The resolved ids stand in for "recipient": another recipient's EOS would move the segments.
+    config = dataclasses.replace(config, eos_token_id=tuple(manifest["eos_ids"]) or None)
+    graft(recipient, bank, config, name=name, vocabulary=vocabulary)
+    try:
+        _load_weights(recipient, name, weights, folder)
+    except GraftError:
+        detach(recipient, name)
+        raise
+    return recipient
+
+
+def graft_state_dict(recipient: nn.Module, name: str | None = None) -> dict[str, Tensor]:
+    """A graft's tensors by ``sites.<site>.<name in the layer>``, as they are saved."""
+    decoder, _ = find_decoder(unwrap(recipient))
+    return _state(recipient, the_runtime(decoder, name).name)
+
+
+def _state(recipient: nn.Module, name: str) -> dict[str, Tensor]:
+    return {
+        f"sites.{site}.{key}": tensor
+        for site, layer in graft_layers(recipient, name).get(name, {}).items()
+        for key, tensor in layer.state_dict().items()
+    }
+
+
+def _manifest(runtime: GraftRuntime, model: nn.Module, bank_path: str | None) -> dict[str, Any]:
+    bank = runtime.bank
+    return {
+        "format_version": GRAFT_FORMAT_VERSION,
+        "memgraft_version": __version__,
+        "name": runtime.name,
+        "config": runtime.config.to_dict(),
+        "eos_ids": list(runtime.eos_ids),
+        "bank": {
+            "fingerprint": bank.fingerprint,
+            "path": bank_path,
+            "num_rows": bank.num_rows,
+            "value_dim": bank.value_dim,
+            "taps": list(bank.taps),
+        },
+        "recipient": {
+            "model_type": text_config(model).model_type,
+            "hidden_dim": runtime.hidden_dim,
+            "vocab_size": runtime.vocab_size,
+        },
+    }
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read: {error}; a graft is a folder that save_graft() wrote") from error
+    except ValueError as error:
+        raise FormatError(f"{path}: not JSON: {error}; restore the file") from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != GRAFT_FORMAT_VERSION:
+        raise FormatError(f"{path}: expected graft format {GRAFT_FORMAT_VERSION}, found {version!r}")
+    missing = sorted({"name", "config", "eos_ids", "bank", "recipient"} - set(manifest))
+    if missing:
+        raise FormatError(f"{path}: {', '.join(missing)} missing; restore the file")
+    found: dict[str, Any] = manifest
+    return found
+
+
+def _the_bank(folder: Path, manifest: Mapping[str, Any], bank: Bank | None) -> Bank:
+    wanted, path = manifest["bank"]["fingerprint"], manifest["bank"].get("path")
+    if bank is None:
+        if path is None:
+            raise GraftError(f"{folder}: the graft names no bank path: pass load_graft(..., bank=Bank.open(...))")
+        # A relative path is meant from the graft's folder.
+        bank = Bank.open(folder / path)
+    if bank.fingerprint != wanted:
+        raise FingerprintError(
+            f"{folder}: expected bank {wanted}, found {bank.fingerprint}: the graft was trained on another bank"
+        )
+    return bank
+
+
+def _check_recipient(folder: Path, manifest: Mapping[str, Any], model: nn.Module) -> None:
+    config, expected = text_config(model), manifest["recipient"]
+    for field, found in (("hidden_dim", config.hidden_size), ("vocab_size", config.vocab_size)):
+        if expected[field] != found:
+            raise GraftError(f"{folder}: expected a recipient of {field} {expected[field]}, found {found}")
+
+
+def _vocabulary_of(folder: Path, config: GraftConfig, weights: Mapping[str, Tensor]) -> CompressedVocabulary | None:
+    if config.active_fallback is None:
+        return None
+    key = f"sites.{config.sites[0]}.fallback.compressed_ids"
+    if key not in weights:
+        raise GraftError(f"{folder / WEIGHTS_NAME}: missing weights: {key}")
+    return CompressedVocabulary(weights[key].numpy())
+
+
+def _load_weights(recipient: nn.Module, name: str, weights: Mapping[str, Tensor], folder: Path) -> None:
+    state = _state(recipient, name)
+    missing, extra = sorted(set(state) - set(weights)), sorted(set(weights) - set(state))
+    if missing or extra:
+        raise GraftError(
+            f"{folder / WEIGHTS_NAME}: missing weights: {', '.join(missing) or 'none'}; extra weights: "
+            f"{', '.join(extra) or 'none'}: the file does not belong to its graft.json"
+        )
+    for key, tensor in state.items():
+        if weights[key].shape != tensor.shape:
+            raise GraftError(
+                f"{folder / WEIGHTS_NAME}: {key}: expected shape {tuple(tensor.shape)}, found "
+                f"{tuple(weights[key].shape)}"
+            )
+    with torch.no_grad():
+        for key, tensor in state.items():
+            tensor.copy_(weights[key])
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _replace(path: Path, write: Callable[[str], None]) -> None:
+    """Write beside, fsync, rename, fsync the folder."""
+    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        write(str(beside))
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,169 @@
+"""The graft layer against its naive twin, values and gradients."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from memgraft.config import FallbackConfig
+from memgraft.errors import ArgumentError
+from memgraft.nn.compression import CompressedVocabulary
+from memgraft.nn.fallback import HashFallback
+from memgraft.nn.graft_layer import GraftLayer
+from memgraft.nn.hashing import prime_sizes
+from memgraft.nn.init import initialize
+from memgraft.nn.naive import naive_graft
+
+VOCAB, D, V = 50, 8, 12
+
+
+def make_fallback(*, seed: int = 3, layer: int = 1, sparse: bool = False) -> HashFallback:
+    config = FallbackConfig(orders=(2, 3), num_heads=2, table_size=11, dim=6, sparse_gradients=sparse)
+    sizes = prime_sizes(1, config.table_sizes, config.num_heads)[0]
+    vocabulary = CompressedVocabulary([token // 2 for token in range(VOCAB)])
+    return HashFallback(config, vocabulary=vocabulary, layer=layer, sizes=sizes, seed=seed, pad_token_id=4)
+
+
+def make_layer(*, value_dim: int | None = V, fallback: bool = True, **options) -> GraftLayer:
+    layer = GraftLayer(D, value_dim, fallback=make_fallback() if fallback else None, **options)
+    init = "scalar" if options.get("output_scale") else "scratch"
+    initialize(layer, init, seed=5, std=0.5)
+    # A zero convolution and unit norms would hide mistakes in them.
+    generator = torch.Generator().manual_seed(7)
+    for name, parameter in layer.named_parameters():
+        if "norm" in name or "conv" in name or name == "scale":
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5 + 0.7
+    return layer
+
+
+def make_inputs(*, streams: int = 1, batch: int = 2, length: int = 17, unique: int = 5):
+    generator = torch.Generator().manual_seed(11)
+    shape = (batch, length, D) if streams == 1 else (batch, length, streams, D)
+    hidden = torch.randn(shape, generator=generator)
+    values = torch.randn(unique, V, generator=generator) * 10
+    inverse = torch.randint(-1, unique, (batch, length), generator=generator)
+    tokens = torch.randint(0, VOCAB, (batch, length), generator=generator)
+    segments = torch.zeros(batch, length, dtype=torch.int32)
+    segments[0, 6:] = 1
+    segments[0, 9:] = 2
+    segments[1, :3] = -1
+    inverse[1, :3] = -1
+    return hidden, values, inverse, segments, tokens
+
+
+CASES = {
+    "plain": {},
+    "signed_sqrt": {"gate": "signed_sqrt"},
+    "no_conv": {"conv": False},
+    "kernel3_dilation2": {"conv_kernel": 3, "conv_dilation": 2},
+    "no_fallback": {"fallback": False},
+    "fallback_alone": {"value_dim": None},
+    "raw_values": {"normalize_values": False},
+    "streams": {"streams": 3},
+    "scale": {"output_scale": True},
+    "trainable_rows": {"num_trainable_rows": 9},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_layer_equals_naive_twin_with_gradients(case: str) -> None:
+    layer = make_layer(**CASES[case])
+    hidden, values, inverse, segments, tokens = make_inputs(streams=layer.streams)
+    values = torch.tensor([8, 3, 0, 5, 1]) if layer.rows is not None else values
+    hidden.requires_grad_()
+    probe = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
+    names = [name for name, _ in layer.named_parameters()]
+
+    fast, _ = layer(hidden, values, inverse, segments, tokens)
+    slow = naive_graft(layer, hidden, values, inverse, segments, tokens)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+
+    leaves = [hidden, *layer.parameters()]
+    fast_gradients = torch.autograd.grad((fast * probe).sum(), leaves)
+    slow_gradients = torch.autograd.grad((slow * probe).sum(), leaves)
+    for name, got, expected in zip(["hidden", *names], fast_gradients, slow_gradients, strict=True):
+        torch.testing.assert_close(got, expected, atol=2e-4, rtol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
+        if name not in ("conv.norm.weight", "scale"):
+            assert got.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_history_continues_exactly(streams: int) -> None:
+    layer = make_layer(streams=streams)
+    hidden, values, inverse, segments, tokens = make_inputs(streams=streams, length=25)
+    whole, gated = layer(hidden, values, inverse, segments, tokens)
+    cuts = [0, 4, 5, 6, 18, 25]
+    parts = []
+    for start, stop in itertools.pairwise(cuts):
+        out, new = layer(
+            hidden[:, start:stop],
+            values,
+            inverse[:, start:stop],
+            segments[:, :stop],
+            tokens[:, :stop],
+            conv_state_BCSD=gated[:, :start] if start else None,
+        )
+        torch.testing.assert_close(new, gated[:, start:stop])
+        parts.append(out)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("init", ["zero", "scalar"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attaching_changes_nothing_and_learns(init: str, dtype: torch.dtype) -> None:
+    layer = GraftLayer(D, V, fallback=make_fallback(), output_scale=init == "scalar")
+    initialize(layer, init, seed=0)
+    hidden, values, inverse, segments, tokens = make_inputs()
+    hidden = hidden.to(dtype)
+    out, _ = layer(hidden, values, inverse, segments, tokens)
+    assert out.dtype == dtype
+    assert torch.equal(out, hidden)
+    (out.float() * torch.randn(out.shape)).sum().backward()
+    learners = [layer.memory_value.weight, layer.fallback_value.weight] if init == "zero" else [layer.scale]
+    for parameter in learners:
+        assert parameter.grad.abs().max() > 0
+
+
+def test_all_misses_and_no_rows_keep_every_gradient() -> None:
+    layer = make_layer()
+    hidden, values, inverse, segments, tokens = make_inputs()
+    out, _ = layer(hidden, values[:0], torch.full_like(inverse, -1), segments, tokens)
+    out.sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+    assert torch.equal(layer.memory_key.weight.grad, torch.zeros_like(layer.memory_key.weight))
+
+
+def test_dirty_rows_behind_misses_do_not_leak() -> None:
+    layer = make_layer()
+    hidden, values, inverse, segments, tokens = make_inputs()
+    dirty = torch.cat([values, torch.full((3, V), float("nan"))])
+    clean, _ = layer(hidden, values, inverse, segments, tokens)
+    out, _ = layer(hidden, dirty, inverse, segments, tokens)
+    assert torch.equal(clean, out)
+
+
+def test_bf16_model_keeps_gate_and_sum_in_float32() -> None:
+    layer = make_layer()
+    hidden, values, inverse, segments, tokens = make_inputs()
+    seen = {}
+
+    def observe(hidden_BTSD, alpha, update, written) -> None:
+        seen.update(alpha=alpha, update=update, written=written)
+
+    out, gated = layer.bfloat16()(hidden.bfloat16(), values.bfloat16(), inverse, segments, tokens, observer=observe)
+    assert seen["alpha"].dtype == seen["update"].dtype == gated.dtype == torch.float32
+    expected = (hidden.bfloat16().float() + seen["update"].squeeze(2)).bfloat16()
+    assert torch.equal(out, expected)
+
+
+def test_wrong_width_is_refused() -> None:
+    layer = make_layer()
+    hidden, values, inverse, segments, tokens = make_inputs()
+    with pytest.raises(ArgumentError, match=r"\(B, T, 8\)"):
+        layer(hidden[..., :7], values, inverse, segments, tokens)
+    with pytest.raises(ArgumentError, match="tokens_BH is missing"):
+        layer(hidden, values, inverse, segments)
+    with pytest.raises(ArgumentError, match="values_UV is missing"):
+        layer(hidden, None, inverse, segments, tokens)
