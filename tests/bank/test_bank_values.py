@@ -58,7 +58,8 @@ def test_decode_undoes_encode_within_the_dtypes_precision(name, error, values):
         assert (np.abs(found - values) <= scales * 0.5001 + 1e-6).all()
         return
     # Below the smallest normal number the step is absolute.
-    floor = {"fp8_e4m3": np.abs(values).max(axis=2, keepdims=True) / 448 * 2**-9, "fp16": 2.0**-24}.get(name, 1e-38)
+    scale = np.maximum(np.abs(values).max(axis=2, keepdims=True) / 448, 2.0**-126)
+    floor = {"fp8_e4m3": scale * 2**-9, "fp16": 2.0**-24}.get(name, 1e-38)
     assert (np.abs(found - values) <= np.abs(values) * error + floor).all()
 
 
