@@ -36,13 +36,16 @@ pub(crate) fn gather(table: &ValueTable, rows: &[i32], out: &mut [u8], threads: 
         copy_all(table, rows, out, threads);
         return Ok(GatherFacts { num_bytes, num_cold_rows: 0 });
     }
-    if !table.suspects_cold() && probes_cached(table, rows, out) {
+    // A few rows are read as fast as they are probed.
+    if rows.len() > NUM_PROBES && !table.suspects_cold() && probes_cached(table, rows, out) {
         let num_cold_rows = copy_all(table, rows, out, threads);
         table.suspect_cold(num_cold_rows > 0);
         return Ok(GatherFacts { num_bytes, num_cold_rows });
     }
     let num_cold_rows = read_cold(table, rows, out, threads)?;
-    table.suspect_cold(num_cold_rows > 0);
+    if rows.len() > NUM_PROBES {
+        table.suspect_cold(num_cold_rows > 0);
+    }
     Ok(GatherFacts { num_bytes, num_cold_rows })
 }
 
