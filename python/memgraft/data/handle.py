@@ -99,9 +99,14 @@ class MemoryBatch:
         return (self.values.to(torch.float32) * scales).to(dtype)
 
     def to(self, device: Any = None, non_blocking: bool = False, **_: Any) -> "MemoryBatch":
-        """A copy on ``device``; dtypes stay, whatever else is asked."""
+        """A copy on ``device``; dtypes stay, whatever else is asked.
+
+        Staged values may lie in a slot that is used again once they are dropped, so that their copy is waited for;
+        ``prefetch(device=…)`` is the way to overlap it.
+        """
         if device is None or isinstance(device, torch.dtype):
             return self
+        non_blocking = non_blocking and not self.staged
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self, device: Any = None) -> "MemoryBatch":

@@ -71,16 +71,20 @@ def prefetch(
 ) -> "PrefetchLoader[BatchT]":
     """``loader`` with the memory of its batches staged ahead by a background thread.
 
+    A loader that accelerate has prepared keeps its own order of things (device placement, end-of-epoch flags,
+    collectives) in the caller's thread: staging goes underneath it. With ``dispatch_batches=True``, where only one
+    process reads, batches are staged as they arrive, without overlap.
+
     Args:
         loader: gives mappings with ``"memgraft"``, as `GraftCollator` makes them in either mode.
         bank: the bank of the collator.
         depth: staged batches to hold ready.
-        device: copy the memory there on a stream of its own; None leaves it on the CPU.
+        device: copy the memory there on a stream of its own; by default the device of a prepared loader, else none.
         threads: threads of the gather.
         ring: staging memory to share; by default one of this loader.
 
     Raises:
-        ConfigError: ``depth`` below 1, or accelerate's dispatching loader around a handle-mode collator.
+        ConfigError: ``depth`` below 1, or ``dispatch_batches=True`` around a collator in handle mode.
     """
     return PrefetchLoader(loader, bank, depth=depth, device=device, threads=threads, ring=ring)
 
@@ -100,12 +104,6 @@ class PrefetchLoader(Generic[BatchT]):
     ) -> None:
         if depth < 1:
             raise ConfigError(f"depth {depth}: expected at least 1 batch ahead")
-        dispatching = any(base.__name__ == "DataLoaderDispatcher" for base in type(loader).__mro__)
-        if dispatching and getattr(getattr(loader, "collate_fn", None), "mode", None) == "handle":
-            raise ConfigError(
-                "accelerate's dispatch_batches=True cannot slice a MemoryBatch: use GraftCollator(mode='ids'), "
-                "or dispatch_batches=False"
-            )
         self.loader = loader
         self.bank = bank
         self.depth = depth
@@ -113,9 +111,42 @@ class PrefetchLoader(Generic[BatchT]):
         self.threads = threads
         self.ring = StagingRing(depth + 1) if ring is None else ring
         self.facts = PrefetchFacts()
+        self._prepared = _prepared_by_accelerate(loader)
+        if self._prepared == "DataLoaderShard":
+            self._stage_underneath(cast(Any, loader))
+        elif self._prepared == "DataLoaderDispatcher" and _mode(loader) == "handle":
+            raise ConfigError(
+                "accelerate's dispatch_batches=True cannot slice a MemoryBatch: use GraftCollator(mode='ids'), "
+                "or dispatch_batches=False"
+            )
+
+    def _stage_underneath(self, prepared: Any) -> None:
+        """Puts staging between a prepared loader and the torch loader that it reads; once, however often called."""
+        inner = prepared.base_dataloader
+        if not isinstance(inner, PrefetchLoader):
+            device = prepared.device if self.device is None else self.device
+            inner = PrefetchLoader(
+                inner, self.bank, depth=self.depth, device=device, threads=self.threads, ring=self.ring
+            )
+            prepared.base_dataloader = inner
+        self.facts, self.ring = inner.facts, inner.ring
 
     def __iter__(self) -> Iterator[BatchT]:
+        if self._prepared == "DataLoaderShard":
+            return iter(self.loader)
+        if self._prepared == "DataLoaderDispatcher":
+            return self._stage_on_arrival()
         return _PrefetchIterator(self)
+
+    def _stage_on_arrival(self) -> Iterator[BatchT]:
+        for batch in self.loader:
+            started = time.perf_counter()
+            memory = _staged(batch, self.bank, self.ring, self.threads)
+            if self.device is not None:
+                memory = memory.to(self.device)
+            cast(Any, batch)[KEY] = memory
+            self.facts.add(memory, time.perf_counter() - started)
+            yield batch
 
     def __len__(self) -> int:
         return len(cast(Any, self.loader))
@@ -124,6 +155,25 @@ class PrefetchLoader(Generic[BatchT]):
         if name == "loader":
             raise AttributeError(name)
         return getattr(self.loader, name)
+
+
+def _prepared_by_accelerate(loader: Any) -> str | None:
+    """The name of accelerate's loader class that ``loader`` is, if it is one."""
+    names = [base.__name__ for base in type(loader).__mro__ if base.__module__.startswith("accelerate.")]
+    return next((name for name in names if name in ("DataLoaderShard", "DataLoaderDispatcher")), None)
+
+
+def _mode(loader: Any) -> str | None:
+    return getattr(getattr(loader, "collate_fn", None), "mode", None)
+
+
+def _staged(batch: Any, bank: Bank, ring: StagingRing, threads: int | None) -> MemoryBatch:
+    """The memory of ``batch`` with its values, on the CPU."""
+    if not isinstance(batch, MutableMapping) or KEY not in batch:
+        raise GraftError(
+            f"prefetch: the loader gave a batch without {KEY!r}: collate it with GraftCollator(bank, inner)"
+        )
+    return MemoryBatch.wrap(batch[KEY]).stage(bank, ring, threads=threads)
 
 
 class _Queue:
@@ -180,7 +230,7 @@ class _PrefetchIterator(Iterator[BatchT]):
         self._queue = _Queue(owner.depth)
         self._thread = threading.Thread(
             target=_run,
-            args=(self._queue, owner.loader, owner.bank, owner.ring, owner.threads, owner.device),
+            args=(self._queue, owner.loader, owner.bank, owner.ring, owner.threads, owner.device, _cuda_device()),
             name="memgraft-prefetch",
             daemon=True,
         )
@@ -219,17 +269,17 @@ def _run(
     ring: StagingRing,
     threads: int | None,
     device: torch.device | None,
+    cuda_device: int | None,
 ) -> None:
     """The background thread; knows the queue and not the iterator, which can therefore be dropped."""
     error: BaseException | None = None
     try:
+        if cuda_device is not None:
+            # A new thread starts on device 0; the loader's pinning belongs to the process's own device.
+            torch.cuda.set_device(cuda_device)
         stream = _copy_stream(device)
         for batch in loader:
-            if not isinstance(batch, MutableMapping) or KEY not in batch:
-                raise GraftError(
-                    f"prefetch: the loader gave a batch without {KEY!r}: collate it with GraftCollator(bank, inner)"
-                )
-            memory = MemoryBatch.wrap(batch[KEY]).stage(bank, ring, threads=threads)
+            memory = _staged(batch, bank, ring, threads)
             event = None
             if stream is not None:
                 memory, event = _upload(memory, ring, stream)
@@ -243,6 +293,10 @@ def _run(
         error = caught
     finally:
         queue.end(error)
+
+
+def _cuda_device() -> int | None:
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
 
 def _copy_stream(device: torch.device | None) -> torch.cuda.Stream | None:
