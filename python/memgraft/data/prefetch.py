@@ -296,7 +296,8 @@ def _run(
 
 
 def _cuda_device() -> int | None:
-    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.cuda.current_device() if initialized else None
 
 
 def _copy_stream(device: torch.device | None) -> torch.cuda.Stream | None:
