@@ -50,8 +50,8 @@ class NgramIndex:
 
         Args:
             path: The file.
-            load: ``"map"`` shares pages with other processes and reads the header alone; ``"ram"`` copies the file
-                into private huge pages.
+            load: For the fast form ``"map"`` shares pages with other processes and reads the header alone; ``"ram"`` copies the file
+                into private huge pages. An archive is expanded in memory either way.
 
         Raises:
             StorageError: The file cannot be read.
@@ -59,13 +59,37 @@ class NgramIndex:
         """
         return cls(_core.Index.open(Path(path), load), load)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    @classmethod
+    def expand(cls, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> NgramIndex:
+        """Writes the fast form of an archive to ``target`` and opens it.
+
+        Raises:
+            StorageError: A file cannot be read or written.
+            FormatError: ``source`` is damaged, truncated, or no index.
+        """
+        cls.open(source).save(target)
+        return cls.open(target)
+
+    def save(self, path: str | os.PathLike[str], form: Literal["fast", "archive"] = "fast") -> None:
         """Writes beside ``path``, fsyncs and renames.
+
+        Args:
+            path: The file.
+            form: ``"fast"`` opens in no time; ``"archive"`` holds the compressed keys alone, about a fifth of the
+                bytes, and costs a build at every open (:meth:`expand` pays it once).
 
         Raises:
             StorageError: The system refused; an old file at ``path`` stays.
         """
-        self._core.save(Path(path))
+        self._core.save(Path(path), form)
+
+    def key_set(self) -> KeySet:
+        """The key set the index was built from, without metadata.
+
+        Raises:
+            FormatError: The file turned out to be damaged.
+        """
+        return KeySet(self._core.key_set())
 
     def verify(self) -> None:
         """Checks every byte of the file the index was opened from.
@@ -177,6 +201,10 @@ class NgramIndex:
         """Occurrences of the key of ``row`` in the corpus it was mined from."""
         return self._core.count(checked_row(row, len(self)))
 
+    def documents(self, row: int) -> int:
+        """Documents with the key of ``row``; 0 where they were not counted."""
+        return self._core.documents(checked_row(row, len(self)))
+
     def find(self, tokens: Sequence[int]) -> int | None:
         """The row of exactly this key, or None."""
         ids = [int(token) for token in tokens]
@@ -242,8 +270,13 @@ class NgramIndex:
         """Where the index was opened, if it was."""
         return self._core.path
 
+    @property
+    def is_archive(self) -> bool:
+        """Whether the file it was opened from is the archive form."""
+        return self._core.is_archive
+
     def stats(self) -> dict[str, int]:
-        """Sizes: num_keys, bytes, table_bytes, max_spill."""
+        """Sizes: num_keys, bytes, archive_bytes, table_bytes, max_spill (lines a probe may go past its home)."""
         return self._core.stats()
 
     def _token(self, token: int, name: str) -> int:

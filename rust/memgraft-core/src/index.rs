@@ -6,23 +6,41 @@ use std::path::{Path, PathBuf};
 
 use crate::automaton::{NO_ROW, Region, Table, Trie, build};
 use crate::batch::{self, Bounds, Limits, Options, Unknown, check_tokens};
+use crate::canon::Canon;
 use crate::fingerprint::{Fingerprint, default_threads};
 use crate::format::{Container, Header, Kind, Load, Section, Store, bytes_of, write_container};
-use crate::ids::{MAX_ORDER, RowId, StateId, low_u32, row_as_i32, saturating_u32, u64_of};
+use crate::ids::{MAX_ORDER, RowId, StateId, low_u32, row_as_i32, saturating_u32, u64_of, usize_of};
 use crate::keyset::KeySet;
 use crate::{Error, Result};
 
 const TABLE: u32 = 16;
 const REGIONS: u32 = 17;
+const NODES: u32 = 18;
+/// Flag of the archive form.
+const ARCHIVE: u32 = 1;
 /// Alignment of the table in the file: a huge page.
 const TABLE_ALIGNMENT: u32 = 2 << 20;
+
+/// What a file holds beside the canonical sections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// The transition table too: opens in no time.
+    #[default]
+    Fast,
+    /// Nothing else: about a fifth of the size; opening builds the table again.
+    Archive,
+}
 
 /// Tokens to (row, order): the longest key that ends at each position.
 #[derive(Debug, Clone)]
 pub struct Index {
-    keys: KeySet,
+    canon: Canon,
     table: Table,
-    fingerprint: Fingerprint,
+    /// The node of each row.
+    nodes: Store<u32>,
+    keys_by_order: [u64; MAX_ORDER],
+    vocab_size: u32,
+    keyset_fingerprint: Fingerprint,
     container: Option<Container>,
 }
 
@@ -31,9 +49,11 @@ pub struct Index {
 pub struct Stats {
     /// Number of keys.
     pub num_keys: u64,
+    /// Bytes of the canonical sections: what the archive form holds.
+    pub archive_bytes: u64,
     /// Bytes of the transition table.
     pub table_bytes: u64,
-    /// Bytes of the file, or what it would have without padding.
+    /// Bytes of all sections.
     pub bytes: u64,
     /// Most lines a probe goes past its home line.
     pub max_spill: u32,
@@ -46,47 +66,88 @@ impl Index {
     /// [`Error::Limit`] for a set beyond the format, [`Error::Io`] without memory.
     pub fn build(keys: &KeySet) -> Result<Self> {
         let trie = Trie::new(keys)?;
-        let table = build(&trie, keys.counts(), keys.vocab_size())?;
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(b"memgraft index v1");
-        hasher.update(&keys.fingerprint().0);
-        let fingerprint = Fingerprint(*hasher.finalize().as_bytes());
-        Ok(Self { keys: keys.clone().with_metadata(String::new()), table, fingerprint, container: None })
+        let (canon, nodes) = Canon::new(&trie, keys)?;
+        Ok(Self {
+            canon,
+            table: build(trie, keys.counts(), keys.vocab_size())?,
+            nodes: Store::from(nodes),
+            keys_by_order: *keys.keys_by_order(),
+            vocab_size: keys.vocab_size(),
+            keyset_fingerprint: keys.fingerprint(),
+            container: None,
+        })
     }
 
     /// Writes the index to `path`, beside it first.
     ///
     /// # Errors
     /// [`Error::Io`]; the old file at `path` then stays.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let mut header = self.keys.header();
-        header.kind = Kind::Index;
-        header.fingerprint = self.fingerprint;
-        header.parameters[1] = u64::from(self.table.fan_shift());
-        header.parameters[2] = u64::from(self.table.max_spill());
+    pub fn save(&self, path: impl AsRef<Path>, form: Form) -> Result<()> {
+        let mut parameters = [0u64; 16];
+        parameters[0] = self.canon.base();
+        parameters[1] = u64::from(self.table.fan_shift());
+        parameters[2] = u64::from(self.table.max_spill());
+        let header = Header {
+            kind: Kind::Index,
+            flags: if form == Form::Archive { ARCHIVE } else { 0 },
+            vocab_size: self.vocab_size,
+            max_order: saturating_u32(self.max_order()),
+            num_keys: u64_of(self.num_keys()),
+            keys_by_order: self.keys_by_order,
+            fingerprint: self.fingerprint(),
+            keyset_fingerprint: self.keyset_fingerprint,
+            creator: concat!("memgraft ", env!("CARGO_PKG_VERSION")).into(),
+            parameters,
+            sections: Vec::new(),
+        };
         let regions: Vec<u32> = self.table.regions().iter().flat_map(|r| [r.start, r.lines]).collect();
-        let mut sections = self.keys.sections().to_vec();
-        sections.push(Section { tag: REGIONS, alignment: 64, bytes: bytes_of(&regions) });
-        sections.push(Section { tag: TABLE, alignment: TABLE_ALIGNMENT, bytes: bytes_of(self.table.words()) });
+        let mut sections = self.canon.sections();
+        if form == Form::Fast {
+            sections.push(Section { tag: NODES, alignment: 64, bytes: bytes_of(&self.nodes) });
+            sections.push(Section { tag: REGIONS, alignment: 64, bytes: bytes_of(&regions) });
+            sections.push(Section { tag: TABLE, alignment: TABLE_ALIGNMENT, bytes: bytes_of(self.table.words()) });
+        }
         write_container(path.as_ref(), header, &sections, default_threads())
     }
 
-    /// Opens the index at `path`; O(header) with [`Load::Map`].
+    /// Opens the index at `path`: O(header) for the fast form with [`Load::Map`]; the archive form is expanded in memory.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`].
     pub fn open(path: impl AsRef<Path>, load: Load) -> Result<Self> {
         let path = path.as_ref();
         let container = Container::open(path, Kind::Index, load)?;
-        let mut keys = KeySet::from_container(&container)?;
-        keys.set_fingerprint(container.header.keyset_fingerprint);
+        let Header { parameters, vocab_size, keys_by_order, keyset_fingerprint, num_keys, .. } = container.header;
+        if container.header.fingerprint != content_fingerprint(keyset_fingerprint) {
+            return Err(Error::format(path, "its fingerprint is not that of its key set; build the index again"));
+        }
+        let canon = Canon::open(&container, parameters[0])?;
+        if container.header.flags & ARCHIVE != 0 {
+            let keys = canon.key_set(keyset_fingerprint, path)?;
+            return Ok(Self { container: Some(container), ..Self::build(&keys)? });
+        }
         let regions: Store<u32> = container.section(REGIONS, "regions")?;
         let regions = regions.chunks_exact(2).map(|pair| Region { start: pair[0], lines: pair[1] }).collect();
-        let Header { parameters, vocab_size, fingerprint, .. } = container.header;
         let words = container.section(TABLE, "table")?;
         let table = Table::new(words, regions, low_u32(parameters[1]), vocab_size, low_u32(parameters[2]))
             .map_err(|e| Error::format(path, e.to_string()))?;
-        Ok(Self { keys, table, fingerprint, container: Some(container) })
+        let nodes = container.section_of(NODES, "nodes", num_keys)?;
+        Ok(Self { canon, table, nodes, keys_by_order, vocab_size, keyset_fingerprint, container: Some(container) })
+    }
+
+    /// Whether the file it was opened from is the archive form.
+    #[must_use]
+    pub fn is_archive(&self) -> bool {
+        self.container.as_ref().is_some_and(|container| container.header.flags & ARCHIVE != 0)
+    }
+
+    /// The key set it was built from, without metadata.
+    ///
+    /// # Errors
+    /// [`Error::Format`] in a damaged file.
+    pub fn key_set(&self) -> Result<KeySet> {
+        let path = self.path().unwrap_or(Path::new("(memory)"));
+        self.canon.key_set(self.keyset_fingerprint, path)
     }
 
     /// Checks every byte of the file it was opened from; an index in memory has nothing to check.
@@ -106,54 +167,68 @@ impl Index {
     /// Number of keys.
     #[must_use]
     pub fn num_keys(&self) -> usize {
-        self.keys.len()
+        self.nodes.len()
     }
 
     /// Tokens are smaller than this.
     #[must_use]
     pub fn vocab_size(&self) -> u32 {
-        self.keys.vocab_size()
+        self.vocab_size
     }
 
     /// Length of the longest key.
     #[must_use]
     pub fn max_order(&self) -> usize {
-        self.keys.max_order()
+        self.keys_by_order.iter().rposition(|&n| n > 0).map_or(0, |i| i + 1)
     }
 
     /// Number of keys of order 1..=16.
     #[must_use]
     pub fn keys_by_order(&self) -> &[u64; MAX_ORDER] {
-        self.keys.keys_by_order()
+        &self.keys_by_order
     }
 
     /// Hash of the content; states belong to it.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
+        content_fingerprint(self.keyset_fingerprint)
     }
 
     /// Content fingerprint of the key set.
     #[must_use]
     pub fn keyset_fingerprint(&self) -> Fingerprint {
-        self.keys.fingerprint()
+        self.keyset_fingerprint
+    }
+
+    fn node(&self, row: RowId) -> Result<u32> {
+        self.nodes.get(usize_of(row.0)).copied().ok_or_else(|| {
+            let message = format!("row: expected less than {} (the number of keys), got {}", self.num_keys(), row.0);
+            Error::argument(message)
+        })
     }
 
     /// The key of `row`.
     ///
     /// # Errors
-    /// [`Error::Argument`] past the last row.
+    /// [`Error::Argument`] past the last row, [`Error::Format`] in a damaged file.
     pub fn key(&self, row: RowId) -> Result<Vec<u32>> {
-        self.keys.key(row).map(<[u32]>::to_vec)
+        self.canon.key(self.node(row)?).ok_or_else(|| self.damaged())
     }
 
     /// The count of `row`.
     ///
     /// # Errors
-    /// [`Error::Argument`] past the last row.
+    /// As [`Index::key`].
     pub fn count(&self, row: RowId) -> Result<u64> {
-        self.keys.key(row)?;
-        Ok(self.keys.counts()[crate::ids::usize_of(row.0)])
+        self.canon.count(self.node(row)?).ok_or_else(|| self.damaged())
+    }
+
+    /// The number of documents with the key of `row`; 0 where they were not counted.
+    ///
+    /// # Errors
+    /// As [`Index::key`].
+    pub fn documents(&self, row: RowId) -> Result<u64> {
+        self.canon.documents(self.node(row)?).ok_or_else(|| self.damaged())
     }
 
     /// The row of exactly `tokens`, if it is a key.
@@ -227,7 +302,8 @@ impl Index {
         if let Some(at) = states.iter().position(|&state| !view.owns(state)) {
             let message = format!(
                 "states[{at}]: {} is no state of index {}; start again with start(), and keep states with their index",
-                states[at].0, self.fingerprint
+                states[at].0,
+                self.fingerprint()
             );
             return Err(Error::argument(message));
         }
@@ -248,17 +324,26 @@ impl Index {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let table_bytes = u64_of(size_of_val(self.table.words()));
-        let sections: u64 = self.keys.sections().iter().map(|s| u64_of(s.bytes.len())).sum();
+        let archive_bytes: u64 = self.canon.sections().iter().map(|section| u64_of(section.bytes.len())).sum();
         Stats {
             num_keys: u64_of(self.num_keys()),
+            archive_bytes,
             table_bytes,
-            bytes: table_bytes + sections,
+            bytes: archive_bytes + table_bytes + u64_of(size_of_val(&*self.nodes)),
             max_spill: self.table.max_spill(),
         }
     }
 
     fn damaged(&self) -> Error {
         let path = self.path().map_or_else(|| PathBuf::from("(memory)"), Path::to_path_buf);
-        Error::format(path, "the transition table contradicts itself: run verify() and build the index again")
+        Error::format(path, "its sections contradict themselves: run verify() and build the index again")
     }
+}
+
+/// States and answers follow from the key set and the version of the layout alone.
+fn content_fingerprint(keyset: Fingerprint) -> Fingerprint {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"memgraft index v1");
+    hasher.update(&keyset.0);
+    Fingerprint(*hasher.finalize().as_bytes())
 }

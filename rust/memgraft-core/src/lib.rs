@@ -6,6 +6,7 @@
 
 pub mod automaton;
 pub mod batch;
+pub(crate) mod canon;
 pub mod error;
 pub mod fingerprint;
 pub mod format;

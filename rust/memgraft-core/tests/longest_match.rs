@@ -1,5 +1,5 @@
 //! Every path of the index against brute force.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::oracle::Oracle;
 use memgraft_core::batch::{Bounds, Options, Unknown};
 use memgraft_core::format::Load;
 use memgraft_core::ids::{RowId, StateId};
-use memgraft_core::index::Index;
+use memgraft_core::index::{Form, Index};
 use proptest::prelude::*;
 
 /// Keys of every shape: holes, missing unigrams, repeats of one token, long chains, wide fans.
@@ -86,7 +86,7 @@ proptest! {
         ends.extend([0, tokens.len() as u64]);
         ends.sort_unstable();
         let ids: Vec<i64> = (0..tokens.len()).map(|at| ends.iter().filter(|&&end| end <= at as u64).count() as i64 % 2).collect();
-        let width = (1..=tokens.len()).filter(|w| tokens.len() % w == 0).nth(seed.len() % 3);
+        let width = (1..=tokens.len()).filter(|&w| tokens.len().is_multiple_of(w)).nth(seed.len() % 3);
         for bounds in [
             Bounds::default(),
             Bounds { width, ..Bounds::default() },
@@ -130,11 +130,13 @@ proptest! {
         let want = oracle.lookup(&tokens, &HashSet::new());
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index.mgi");
-        index.save(&path).unwrap();
-        for load in [Load::Map, Load::Ram] {
+        for (form, load) in [(Form::Fast, Load::Map), (Form::Fast, Load::Ram), (Form::Archive, Load::Map)] {
+            index.save(&path, form).unwrap();
             let opened = Index::open(&path, load).unwrap();
             opened.verify(2).unwrap();
             prop_assert_eq!(opened.fingerprint(), index.fingerprint());
+            prop_assert_eq!(opened.is_archive(), form == Form::Archive);
+            prop_assert_eq!(opened.key_set().unwrap().fingerprint(), set.fingerprint());
             prop_assert_eq!(opened.keyset_fingerprint(), set.fingerprint());
             prop_assert_eq!(&lookup(&opened, &tokens, &Bounds::default(), Options::default()), &want);
             for (key, count) in &keys {
@@ -142,6 +144,7 @@ proptest! {
                 prop_assert_eq!(Some(row.0 as i32), oracle.row(key));
                 prop_assert_eq!(&opened.key(row).unwrap(), key);
                 prop_assert_eq!(opened.count(row).unwrap(), *count);
+                prop_assert_eq!(opened.documents(row).unwrap(), count.div_ceil(2));
                 let mut longer = key.clone();
                 longer.push(0);
                 prop_assert_eq!(opened.find(&longer).unwrap().map(|row| row.0 as i32), oracle.row(&longer));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use memgraft_core::batch::{Bounds, Options, Unknown};
 use memgraft_core::format::Load;
 use memgraft_core::ids::{RowId, StateId};
-use memgraft_core::index::Index;
+use memgraft_core::index::{Form, Index};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -38,8 +38,20 @@ impl PyIndex {
         py.detach(|| Index::open(path, load)).map(Self).map_err(to_py)
     }
 
-    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        py.detach(|| self.0.save(path)).map_err(to_py)
+    fn save(&self, py: Python<'_>, path: PathBuf, form: &str) -> PyResult<()> {
+        let form = match form {
+            "fast" => Form::Fast,
+            "archive" => Form::Archive,
+            other => {
+                let message = format!("form: expected \"fast\" or \"archive\", got {other:?}");
+                return Err(ArgumentError::new_err(message));
+            }
+        };
+        py.detach(|| self.0.save(path, form)).map_err(to_py)
+    }
+
+    fn key_set(&self, py: Python<'_>) -> PyResult<PyKeySet> {
+        py.detach(|| self.0.key_set()).map(PyKeySet).map_err(to_py)
     }
 
     #[pyo3(signature = (threads=None))]
@@ -114,6 +126,10 @@ impl PyIndex {
         self.0.count(RowId(row)).map_err(to_py)
     }
 
+    fn documents(&self, row: u32) -> PyResult<u64> {
+        self.0.documents(RowId(row)).map_err(to_py)
+    }
+
     fn find(&self, tokens: Vec<u32>) -> PyResult<Option<u32>> {
         Ok(self.0.find(&tokens).map_err(to_py)?.map(|row| row.0))
     }
@@ -123,6 +139,7 @@ impl PyIndex {
         let out = PyDict::new(py);
         out.set_item("num_keys", stats.num_keys)?;
         out.set_item("bytes", stats.bytes)?;
+        out.set_item("archive_bytes", stats.archive_bytes)?;
         out.set_item("table_bytes", stats.table_bytes)?;
         out.set_item("max_spill", stats.max_spill)?;
         Ok(out)
@@ -150,6 +167,11 @@ impl PyIndex {
     #[getter]
     fn keyset_fingerprint(&self) -> String {
         self.0.keyset_fingerprint().to_string()
+    }
+
+    #[getter]
+    fn is_archive(&self) -> bool {
+        self.0.is_archive()
     }
 
     #[getter]

@@ -16,8 +16,8 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Limit`] beyond 2^30 lines, [`Error::Io`] without memory.
-pub fn build(trie: &Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
-    let blocks = blocks(trie, counts);
+pub fn build(trie: Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
+    let blocks = blocks(&trie, counts);
     let mut placer = Placer::new(&blocks, vocab_size);
     let mut buffer = HugeBuffer::zeroed(placer.bound(&blocks) * LINE * 4)?;
     let words = buffer.words_mut();
@@ -52,7 +52,8 @@ pub fn build(trie: &Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
     }
     drop(blocks);
     let num_words = usize_of(placer.num_lines()) * LINE;
-    link(trie, &units, &mut words[..num_words], &placer)?;
+    link(&trie, &units, &mut words[..num_words], &placer)?;
+    drop((trie, units));
     let map = Arc::new(buffer.freeze()?);
     let Some(words) = Store::mapped(map, 0..num_words * 4) else {
         return Err(Error::argument("transition table: the buffer is not word-aligned"));

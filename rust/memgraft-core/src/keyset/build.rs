@@ -63,6 +63,11 @@ impl<'a> Arrays<'a> {
                 return Err(Error::keyset(format!("key {i}: {what}, got {len}; filter such keys out")));
             }
         }
+        for (name, values) in [("counts", self.counts), ("documents", self.documents.unwrap_or_default())] {
+            if let Some(at) = values.iter().position(|&value| value >> 63 != 0) {
+                return Err(Error::argument(format!("{name}[{at}]: expected less than 2^63, got {}", values[at])));
+            }
+        }
         let is_reserved = |token: u32| reserved.binary_search(&token).is_ok();
         let fine = |&token: &u32| token < vocab_size && (reserved.is_empty() || !is_reserved(token));
         if self.tokens.iter().all(fine) {

@@ -67,10 +67,6 @@ impl KeySet {
         Self::from_container(&Container::open(path.as_ref(), Kind::Keys, Load::Map)?)
     }
 
-    pub(crate) fn set_fingerprint(&mut self, fingerprint: crate::fingerprint::Fingerprint) {
-        self.fingerprint = fingerprint;
-    }
-
     pub(crate) fn from_container(container: &Container) -> Result<Self> {
         let header = &container.header;
         let rows = header.num_keys;
