@@ -111,6 +111,7 @@ class Index:
     def is_archive(self) -> bool: ...
     @property
     def path(self) -> Path | None: ...
+
 @final
 class ValueTable:
     @staticmethod

@@ -50,8 +50,8 @@ class NgramIndex:
 
         Args:
             path: The file.
-            load: For the fast form ``"map"`` shares pages with other processes and reads the header alone; ``"ram"`` copies the file
-                into private huge pages. An archive is expanded in memory either way.
+            load: For the fast form ``"map"`` shares pages with other processes and reads the header alone; ``"ram"``
+                copies the file into private huge pages. An archive is expanded in memory either way.
 
         Raises:
             StorageError: The file cannot be read.

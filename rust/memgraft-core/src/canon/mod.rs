@@ -72,9 +72,11 @@ impl Canon {
         let count = |row: u32| keys.counts()[usize_of(row)];
         let counts = rows().map(|row| if row == NO_ROW { 0 } else { count(row) - base + 1 });
         let difference = |row: u32| zigzag(count(row).wrapping_sub(keys.documents()[usize_of(row)]));
-        let documents = keys.documents().iter().any(|&n| n != 0).then(|| {
-            Nibbles::encode(rows().map(|row| if row == NO_ROW { 0 } else { difference(row) }))
-        });
+        let documents = keys
+            .documents()
+            .iter()
+            .any(|&n| n != 0)
+            .then(|| Nibbles::encode(rows().map(|row| if row == NO_ROW { 0 } else { difference(row) })));
         let canon = Self {
             levels,
             firsts,

@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn every_number_comes_back() {
-        let values: Vec<u64> = (0..1000u64).map(|i| i * i * i % 4099 >> (i % 12)).chain([0, 7, 8, u64::MAX >> 1, u64::MAX]).collect();
+        let values: Vec<u64> =
+            (0..1000u64).map(|i| (i * i * i % 4099) >> (i % 12)).chain([0, 7, 8, u64::MAX >> 1, u64::MAX]).collect();
         let coded = Nibbles::new(Store::from(Nibbles::encode(values.iter().copied()))).unwrap();
         assert_eq!(coded.iter().collect::<Vec<_>>(), values);
         for (i, &value) in values.iter().enumerate() {
