@@ -23,7 +23,7 @@ impl Stream {
     pub fn tail(stem: &Path, num_tokens: usize) -> Fallible<Self> {
         let index = std::fs::read(stem.with_extension("idx"))?;
         let fields: Option<([u8; 8], u8)> =
-            index.get(17..25).and_then(|bytes| bytes.try_into().ok()).zip(index.get(16).copied());
+            index.get(18..26).and_then(|bytes| bytes.try_into().ok()).zip(index.get(17).copied());
         let Some((sequences, code)) = fields.filter(|_| index.starts_with(b"MMIDIDX\0\0")) else {
             return Err(format!("{}: expected a Megatron index", stem.display()).into());
         };
@@ -31,7 +31,7 @@ impl Stream {
             return Err(format!("{}: expected dtype code 8 (uint16), got {code}", stem.display()).into());
         }
         let sequences = u64::from_le_bytes(sequences) as usize;
-        let lengths = index.get(33..33 + 4 * sequences).ok_or("the Megatron index is shorter than it says")?;
+        let lengths = index.get(34..34 + 4 * sequences).ok_or("the Megatron index is shorter than it says")?;
         let lengths: Vec<u64> =
             lengths.as_chunks::<4>().0.iter().map(|&bytes| u64::from(u32::from_le_bytes(bytes))).collect();
         let (mut taken, mut first) = (0u64, sequences);

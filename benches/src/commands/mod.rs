@@ -1,1 +1,6 @@
-//! What the bench binary can do.
+//! What the bench binary can do, one file a command.
+
+pub mod build;
+pub mod lookup;
+pub mod open;
+pub mod walk;
