@@ -1,0 +1,140 @@
+"""Rows to a staging buffer, warm: the native gather beside memcpy, torch, numpy and engramdb's store.
+
+Uniform distinct rows are the worst case; the rows of a batch of real text are the usual one.
+"""
+
+import shutil
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from banks import make_bank, raw_values, shard_files, values_offset
+from contest import Contender, check_equal, contest
+from memgraft import Bank, KeySet
+from memgraft._core import ValueTable
+from settings import Settings, main
+
+with suppress(ImportError):
+    import engramdb
+
+
+def gather_contest(settings: Settings, bank: Bank, rows: np.ndarray) -> list[dict[str, Any]]:
+    """Distinct ``rows`` of ``bank``: nanoseconds a row, everyone into memory that was there before."""
+    files = shard_files(bank)
+    mapped, resident = ValueTable.open(files, 0, 1), ValueTable.open(files, bank.num_rows, 1)
+    raw = raw_values(bank)
+    table = np.array(raw)
+    tensor, ids = torch.from_numpy(table), torch.from_numpy(rows.astype(np.int64))
+    expected = table[rows]
+    source = expected.copy()
+
+    def buffer() -> np.ndarray:
+        return np.full((len(rows), bank.value_dim), 0xFFFF, np.uint16)
+
+    outs: dict[str, np.ndarray] = {}
+
+    def into(name: str) -> np.ndarray:
+        return outs.setdefault(name, buffer())
+
+    def native(name: str, one: ValueTable, threads: int) -> Contender:
+        out = into(name).reshape(-1).view(np.uint8)
+        return Contender(name=name, units=len(rows), run=lambda: one.gather(rows, out, threads))
+
+    staged_out, selected = into("bank.stage(rows=…, out=…)"), torch.from_numpy(into("torch.index_select(out=)"))
+    contenders = [
+        Contender(name="memcpy", units=len(rows), run=lambda: np.copyto(into("memcpy"), source)),
+        native("gather", mapped, 1),
+        native("gather, 2 threads", mapped, 2),
+        native("gather, resident", resident, 1),
+        Contender(
+            name="bank.stage(rows=…, out=…)",
+            units=len(rows),
+            run=lambda: bank.stage(rows=rows, out=staged_out, threads=1),
+        ),
+        Contender(
+            name="torch.index_select(out=)",
+            units=len(rows),
+            run=lambda: torch.index_select(tensor, 0, ids, out=selected),
+        ),
+        Contender(name="numpy.take(out=)", units=len(rows), run=lambda: np.take(table, rows, 0, into("numpy.take(out=)"), "clip")),
+        Contender(name="torch table[ids], fresh", units=len(rows), run=lambda: tensor[ids]),
+        Contender(name="numpy memmap[rows]", units=len(rows), run=lambda: raw[rows]),
+    ]  # fmt: skip
+    check_equal("torch table[ids], fresh", expected, tensor[ids].numpy())
+    if "engramdb" in globals():
+        contenders.append(engramdb_store(settings, bank, rows, expected))
+    for one in contenders:
+        one.run()
+    for name, out in outs.items():
+        # `stage` gives rows in ascending order; everyone else in the order asked.
+        check_equal(name, table[np.sort(rows)] if name.startswith("bank.stage") else expected, out)
+    return contest(contenders, settings.rounds)
+
+
+def engramdb_store(settings: Settings, bank: Bank, rows: np.ndarray, expected: np.ndarray) -> Contender:
+    """The same rows in engramdb's layout: bare fixed-width rows, one shard."""
+    folder = settings.scratch_path / "engramdb"
+    folder.mkdir(parents=True, exist_ok=True)
+    (file,) = shard_files(bank)
+    with file.open("rb") as source, (folder / "shard_000.bin").open("wb") as target:
+        source.seek(values_offset(bank))
+        shutil.copyfileobj(source, target, 16 << 20)
+    store = engramdb.Store(str(folder), shards=1, rows_per_shard=bank.num_rows, width=bank.bytes_per_row)
+    listed = rows.tolist()
+    found = np.frombuffer(store.fetch(listed), np.uint16).reshape(expected.shape)
+    check_equal("engramdb Store.fetch", expected, found)
+    return Contender(name="engramdb Store.fetch", units=len(rows), run=lambda: store.fetch(listed))
+
+
+def group(settings: Settings) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    keys = KeySet.open(settings.keys)
+    text = np.fromfile(f"{settings.corpus}.bin", dtype=np.uint16)[-(1 << 16) :].reshape(-1, 2048)
+    report: dict[str, Any] = {"unit": "row", "rows": {}}
+    table_bytes, batch_bytes = (64 << 20, 8 << 20) if settings.quick else (1 << 30, 64 << 20)
+    for row_bytes in (1024, 4096, 16384):
+        num_rows = min(table_bytes // row_bytes, len(keys))
+        path = settings.scratch_path / f"gather-{row_bytes}"
+        bank = make_bank(path, keys.select(np.arange(num_rows)), row_bytes)
+        rng = np.random.default_rng(1)
+        rows = rng.permutation(num_rows)[: batch_bytes // row_bytes].astype(np.int32)
+        timings = gather_contest(settings, bank, rows)
+        report["rows"][str(row_bytes)] = {"uniform": timings, "num_rows": num_rows, "num_asked": len(rows)}
+        if row_bytes == 4096:
+            found, _ = bank.lookup(text, threads=1)
+            unique = np.unique(found[found >= 0]).astype(np.int32)
+            report["rows"]["4096"]["text"] = gather_contest(settings, bank, unique)
+            report["unique_per_token"] = len(unique) / text.size
+        del bank
+        for name in (path.name, "engramdb"):
+            shutil.rmtree(settings.scratch_path / name, ignore_errors=True)
+    report["dedup"] = dedup_contest(settings, keys, text)
+    return report
+
+
+def dedup_contest(settings: Settings, keys: KeySet, text: np.ndarray) -> list[dict[str, Any]]:
+    """Distinct rows and inverse of a batch of 64 k positions: nanoseconds a position."""
+    small = keys.select(np.arange(min(200_000, len(keys))))
+    bank = make_bank(settings.scratch_path / "dedup", small, 64)
+    table = ValueTable.open(shard_files(bank), 0, 1)
+    rows, _ = bank.lookup(text, threads=1)
+    flat, nowhere = rows.reshape(-1), np.empty(0, np.uint8)
+    unique, inverse, num_hits, facts = table.stage(flat, nowhere, 1)
+    assert facts is None, "expected nothing gathered into an empty buffer"
+    numpy_unique, numpy_inverse = np.unique(flat[flat >= 0], return_inverse=True)
+    check_equal("dedup, rows", numpy_unique, unique)
+    check_equal("dedup, inverse", numpy_inverse, inverse[flat >= 0])
+    hits = torch.from_numpy(flat[flat >= 0])
+    return contest(
+        [
+            Contender(name="dedup + inverse", units=len(flat), run=lambda: table.stage(flat, nowhere, 1)),
+            Contender(name="numpy.unique", units=num_hits, run=lambda: np.unique(flat[flat >= 0], return_inverse=True)),
+            Contender(name="torch.unique", units=num_hits, run=lambda: torch.unique(hits, return_inverse=True)),
+        ],
+        settings.rounds,
+    )
+
+
+if __name__ == "__main__":
+    main(group)
