@@ -14,7 +14,7 @@ class WrongAnswer(Exception):
     """A contender gave another answer than the reference: nothing of its group is reported."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Contender:
     """One way to do the same work; ``units`` of work a run."""
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from banks import make_bank, raw_values, shard_files, values_offset
 from contest import Contender, check_equal, contest
+from settings import Settings, main
+
 from memgraft import Bank, KeySet
 from memgraft._core import ValueTable
-from settings import Settings, main
 
 with suppress(ImportError):
     import engramdb
@@ -39,28 +40,28 @@ def gather_contest(settings: Settings, bank: Bank, rows: np.ndarray) -> list[dic
 
     def native(name: str, one: ValueTable, threads: int) -> Contender:
         out = into(name).reshape(-1).view(np.uint8)
-        return Contender(name=name, units=len(rows), run=lambda: one.gather(rows, out, threads))
+        return Contender(name, len(rows), lambda: one.gather(rows, out, threads))
 
     staged_out, selected = into("bank.stage(rows=…, out=…)"), torch.from_numpy(into("torch.index_select(out=)"))
     contenders = [
-        Contender(name="memcpy", units=len(rows), run=lambda: np.copyto(into("memcpy"), source)),
+        Contender("memcpy", len(rows), lambda: np.copyto(into("memcpy"), source)),
         native("gather", mapped, 1),
         native("gather, 2 threads", mapped, 2),
         native("gather, resident", resident, 1),
         Contender(
-            name="bank.stage(rows=…, out=…)",
-            units=len(rows),
-            run=lambda: bank.stage(rows=rows, out=staged_out, threads=1),
+            "bank.stage(rows=…, out=…)",
+            len(rows),
+            lambda: bank.stage(rows=rows, out=staged_out, threads=1),
         ),
         Contender(
-            name="torch.index_select(out=)",
-            units=len(rows),
-            run=lambda: torch.index_select(tensor, 0, ids, out=selected),
+            "torch.index_select(out=)",
+            len(rows),
+            lambda: torch.index_select(tensor, 0, ids, out=selected),
         ),
-        Contender(name="numpy.take(out=)", units=len(rows), run=lambda: np.take(table, rows, 0, into("numpy.take(out=)"), "clip")),
-        Contender(name="torch table[ids], fresh", units=len(rows), run=lambda: tensor[ids]),
-        Contender(name="numpy memmap[rows]", units=len(rows), run=lambda: raw[rows]),
-    ]  # fmt: skip
+        Contender("numpy.take(out=)", len(rows), lambda: np.take(table, rows, 0, into("numpy.take(out=)"), "clip")),
+        Contender("torch table[ids], fresh", len(rows), lambda: tensor[ids]),
+        Contender("numpy memmap[rows]", len(rows), lambda: raw[rows]),
+    ]
     check_equal("torch table[ids], fresh", expected, tensor[ids].numpy())
     if "engramdb" in globals():
         contenders.append(engramdb_store(settings, bank, rows, expected))
@@ -84,7 +85,7 @@ def engramdb_store(settings: Settings, bank: Bank, rows: np.ndarray, expected: n
     listed = rows.tolist()
     found = np.frombuffer(store.fetch(listed), np.uint16).reshape(expected.shape)
     check_equal("engramdb Store.fetch", expected, found)
-    return Contender(name="engramdb Store.fetch", units=len(rows), run=lambda: store.fetch(listed))
+    return Contender("engramdb Store.fetch", len(rows), lambda: store.fetch(listed))
 
 
 def group(settings: Settings) -> dict[str, Any]:
@@ -128,9 +129,9 @@ def dedup_contest(settings: Settings, keys: KeySet, text: np.ndarray) -> list[di
     hits = torch.from_numpy(flat[flat >= 0])
     return contest(
         [
-            Contender(name="dedup + inverse", units=len(flat), run=lambda: table.stage(flat, nowhere, 1)),
-            Contender(name="numpy.unique", units=num_hits, run=lambda: np.unique(flat[flat >= 0], return_inverse=True)),
-            Contender(name="torch.unique", units=num_hits, run=lambda: torch.unique(hits, return_inverse=True)),
+            Contender("dedup + inverse", len(flat), lambda: table.stage(flat, nowhere, 1)),
+            Contender("numpy.unique", num_hits, lambda: np.unique(flat[flat >= 0], return_inverse=True)),
+            Contender("torch.unique", num_hits, lambda: torch.unique(hits, return_inverse=True)),
         ],
         settings.rounds,
     )

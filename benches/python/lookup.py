@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from contest import Contender, check_equal, contest
-from memgraft import KeySet, NgramIndex
 from settings import Settings, main
+
+from memgraft import KeySet, NgramIndex
 
 
 class TupleDict:
@@ -83,15 +84,15 @@ def group(settings: Settings) -> dict[str, Any]:
     step = np.ascontiguousarray(text[: 8 * 2048].reshape(8, -1).T)
     timings = contest(
         [
-            Contender(name="index.lookup", units=len(text), run=lambda: index.lookup(text, out=(rows, orders))),
-            Contender(name=f"index.lookup, {len(large):,} keys", units=len(text), run=lambda: large.lookup(text, out=(rows, orders))),
-            Contender(name="index.lookup, batch of 64 k, fresh arrays", units=1 << 16, run=lambda: index.lookup(batch[:32])),
-            Contender(name="index.advance, 8 sequences", units=step.size, run=lambda: [index.advance(states, one) for one in step]),
-            Contender(name="numpy sorted arrays", units=len(few), run=lambda: peers["numpy sorted arrays"].lookup(few)),
-            Contender(name="dict of tuples", units=len(few), run=lambda: peers["dict of tuples"].lookup(listed)),
+            Contender("index.lookup", len(text), lambda: index.lookup(text, out=(rows, orders))),
+            Contender(f"index.lookup, {len(large):,} keys", len(text), lambda: large.lookup(text, out=(rows, orders))),
+            Contender("index.lookup, batch of 64 k, fresh arrays", 1 << 16, lambda: index.lookup(batch[:32])),
+            Contender("index.advance, 8 sequences", step.size, lambda: [index.advance(states, one) for one in step]),
+            Contender("numpy sorted arrays", len(few), lambda: peers["numpy sorted arrays"].lookup(few)),
+            Contender("dict of tuples", len(few), lambda: peers["dict of tuples"].lookup(listed)),
         ],
         settings.rounds,
-    )  # fmt: skip
+    )
     coverage = float((reference >= 0).mean())
     return {"unit": "token", "num_keys": len(keys), "orders": keys.orders, "coverage": coverage, "timings": timings}
 
