@@ -9,13 +9,28 @@ from typing import TYPE_CHECKING, Any
 from memgraft import errors
 from memgraft._core import __version__
 from memgraft.bank import Bank, BankWriter
+from memgraft.corpus import Corpus, CorpusWriter, tokenize_folder
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeyArrays, KeySet
+from memgraft.mining import mine
 
 if TYPE_CHECKING:
     from memgraft.harvesting import harvest
 
-__all__ = ["Bank", "BankWriter", "KeyArrays", "KeySet", "NgramIndex", "__version__", "errors", "harvest"]
+__all__ = [
+    "Bank",
+    "BankWriter",
+    "Corpus",
+    "CorpusWriter",
+    "KeyArrays",
+    "KeySet",
+    "NgramIndex",
+    "__version__",
+    "errors",
+    "harvest",
+    "mine",
+    "tokenize_folder",
+]
 
 
 def __getattr__(name: str) -> Any:

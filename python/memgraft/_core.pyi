@@ -1,7 +1,7 @@
 """Types of the compiled half; checked against the module by stubtest."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Corpus",
     "Index",
     "KeySet",
     "ValueTable",
@@ -16,6 +17,7 @@ __all__ = [
     "fingerprint_bytes",
     "fingerprint_content",
     "fingerprint_file",
+    "mine",
 ]
 
 _Path: TypeAlias = str | os.PathLike[str]
@@ -23,6 +25,17 @@ _Path: TypeAlias = str | os.PathLike[str]
 __version__: str
 
 def fingerprint_file(path: _Path, threads: int | None = None) -> str: ...
+def mine(
+    corpus: Corpus,
+    budgets: Mapping[int, int | None],
+    min_count: int,
+    vocab_size: int,
+    reserved: Sequence[int],
+    memory: int,
+    temporary: str,
+    threads: int,
+    progress: Callable[[str, int, int], object] | None,
+) -> dict[str, Any]: ...
 
 @final
 class KeySet:
@@ -140,3 +153,36 @@ class ValueTable:
 
 def fingerprint_content(path: str | os.PathLike[str], start: int, threads: int) -> str: ...
 def fingerprint_bytes(data: bytes) -> str: ...
+
+@final
+class Corpus:
+    """A token corpus: a stream of tokens cut into documents."""
+
+    @staticmethod
+    def open(
+        paths: Sequence[str],
+        format: str | None = None,
+        dtype: str | None = None,
+        eos_id: int | None = None,
+        eos_first: bool | None = None,
+        file_is_document: bool = False,
+    ) -> Corpus: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_documents(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def format(self) -> str: ...
+    @property
+    def eos_id(self) -> int | None: ...
+    @property
+    def paths(self) -> list[Path]: ...
+    @property
+    def split_facts(self) -> dict[str, Any] | None: ...
+    def document_starts(self) -> NDArray[np.uint64]: ...
+    def document(self, document: int) -> tuple[int, int]: ...
+    def tokens(self, start: int, stop: int) -> NDArray[np.uint32]: ...
+    def fingerprint(self, threads: int) -> str: ...
+    def split(self, held_out: float, seed: int, threads: int) -> tuple[Corpus, Corpus]: ...

@@ -7,12 +7,15 @@
 pub mod automaton;
 pub mod batch;
 pub(crate) mod canon;
+pub mod corpus;
 pub mod error;
 pub mod fingerprint;
 pub mod format;
 pub mod ids;
 pub mod index;
 pub mod keyset;
+pub mod mining;
+mod threads;
 pub mod values;
 
 pub use error::{Error, Result};

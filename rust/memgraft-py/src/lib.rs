@@ -2,9 +2,11 @@
 //! interpreter released around the work. No logic lives here.
 
 mod arrays;
+mod corpus;
 mod errors;
 mod index;
 mod keyset;
+mod mining;
 mod values;
 
 use pyo3::prelude::*;
@@ -17,6 +19,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<index::PyIndex>()?;
     module.add_function(wrap_pyfunction!(fingerprint_file, module)?)?;
     values::register(module)?;
+    module.add_class::<corpus::PyCorpus>()?;
+    module.add_function(wrap_pyfunction!(mining::mine, module)?)?;
     Ok(())
 }
 

@@ -1,0 +1,7 @@
+"""Token corpora: reading what training code writes, and writing one from a folder of text."""
+
+from memgraft.corpus.reader import Corpus
+from memgraft.corpus.text import is_text, tokenize_folder
+from memgraft.corpus.writer import CorpusWriter
+
+__all__ = ["Corpus", "CorpusWriter", "is_text", "tokenize_folder"]

@@ -1,0 +1,258 @@
+"""``Corpus``: one reader over token files, a stream of tokens cut into documents."""
+
+import json
+import operator
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from memgraft import _core
+from memgraft.corpus.text import find_special_ids, is_text, load_tokenizer, tokenize_folder, tokenizer_size
+from memgraft.errors import ArgumentError, CorpusError, TokenError
+
+PathLike = str | os.PathLike[str]
+Format = Literal["nanogpt", "llmc", "megatron", "datatrove", "numpy", "raw"]
+
+#: Marks the facts file that :class:`memgraft.CorpusWriter` leaves beside the tokens.
+FACTS_FORMAT = "memgraft.corpus"
+
+
+class Corpus:
+    """A token corpus: files, mapped and read on demand. Make one with :meth:`open`.
+
+    Attributes:
+        eos_id: the document delimiter, if there is one in the stream; never part of a key.
+        vocab_size: size of the tokenizer that made the tokens, where known.
+        tokenizer: fingerprint of that tokenizer's file, where known.
+        special_ids: that tokenizer's special tokens; never part of a key.
+    """
+
+    def __init__(
+        self,
+        core: _core.Corpus,
+        *,
+        eos_id: int | None = None,
+        vocab_size: int | None = None,
+        tokenizer: str | None = None,
+        special_ids: Sequence[int] = (),
+    ) -> None:
+        """Wraps the compiled corpus; use :meth:`open` instead."""
+        self._core = core
+        self.eos_id = core.eos_id if eos_id is None else eos_id
+        self.vocab_size = vocab_size
+        self.tokenizer = tokenizer
+        self.special_ids = tuple(special_ids)
+
+    @classmethod
+    def open(
+        cls,
+        path: PathLike | Sequence[PathLike],
+        *,
+        format: Format | None = None,
+        dtype: npt.DTypeLike | None = None,
+        eos_id: int | None = None,
+        tokenizer: PathLike | None = None,
+        documents: Literal["file"] | None = None,
+        delimiter: Literal["end", "start"] | None = None,
+    ) -> "Corpus":
+        """Opens token files, or tokenises a folder of text.
+
+        Args:
+            path: a file, a Megatron prefix, a directory of shards in one format, or several of these in order. With
+                ``tokenizer``, also a folder (or file) of ``.txt``, ``.md`` and ``.jsonl``; its tokens are kept in an
+                unlinked temporary file (``$TMPDIR``) while the corpus is open.
+            format: where suffix, magic and neighbours leave it open; ``"raw"`` is bare tokens of ``dtype``.
+            dtype: stored integer type, where the file does not say.
+            eos_id: token that delimits documents. Formats without an index need it, or ``documents="file"``;
+                in the others it cuts in addition to the index.
+            tokenizer: path of the ``tokenizer.json`` that made, or is to make, the tokens.
+            documents: ``"file"`` takes each file as one document.
+            delimiter: whether ``eos_id`` ends a document (default) or starts one (llm.c's way, and its default).
+
+        Raises:
+            CorpusError: a file is empty, damaged, ambiguous, or does not tell documents apart.
+            StorageError: a file cannot be read.
+        """
+        paths = [Path(item) for item in ([path] if isinstance(path, (str, os.PathLike)) else path)]
+        if not paths:
+            raise ArgumentError("path: expected at least one file or folder, got none")
+        if format is None and all(is_text(item) for item in paths):
+            if tokenizer is None:
+                raise CorpusError(
+                    f"{paths[0]}: expected token files, found text; give tokenizer=<tokenizer.json>, or "
+                    "run `memgraft tokenize`"
+                )
+            return cls._open_text(paths, tokenizer, eos_id)
+        if documents not in (None, "file"):
+            raise ArgumentError(f'documents: expected None or "file", got {documents!r}')
+        if delimiter not in (None, "end", "start"):
+            raise ArgumentError(f'delimiter: expected "end" or "start", got {delimiter!r}')
+        core = _core.Corpus.open(
+            [os.fspath(item) for item in paths],
+            format=format,
+            dtype=None if dtype is None else np.dtype(dtype).name,
+            eos_id=_index("eos_id", eos_id),
+            eos_first=None if delimiter is None else delimiter == "start",
+            file_is_document=documents == "file",
+        )
+        facts = _read_facts(core.paths)
+        fingerprint, vocab_size = facts.get("tokenizer"), facts.get("vocab_size")
+        special_ids = facts.get("special_ids") or ()
+        if tokenizer is not None:
+            given = _core.fingerprint_file(os.fspath(tokenizer))
+            if fingerprint is not None and given != fingerprint:
+                raise CorpusError(
+                    f"{core.paths[0]}: expected tokens of {os.fspath(tokenizer)} ({given[:12]}…), found tokens of "
+                    f"another tokenizer ({fingerprint[:12]}…); give that one, or tokenise the text again"
+                )
+            loaded = load_tokenizer(tokenizer)
+            fingerprint, vocab_size, special_ids = given, tokenizer_size(loaded), find_special_ids(loaded)
+        return cls(
+            core,
+            eos_id=facts.get("eos_id") if eos_id is None else eos_id,
+            vocab_size=vocab_size,
+            tokenizer=fingerprint,
+            special_ids=special_ids,
+        )
+
+    @classmethod
+    def _open_text(cls, paths: Sequence[Path], tokenizer: PathLike, eos_id: int | None) -> "Corpus":
+        if len(paths) > 1:
+            raise ArgumentError("path: expected one folder of text, got several; tokenise them one by one")
+        with tempfile.TemporaryDirectory(prefix="memgraft-corpus-") as folder:
+            return cls.open(tokenize_folder(paths[0], tokenizer, Path(folder) / "corpus", eos=eos_id))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the stream."""
+        return self._core.num_tokens
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in the stream, empty ones included."""
+        return self._core.num_documents
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The stored integer type."""
+        return np.dtype(self._core.dtype)
+
+    @property
+    def format(self) -> str:
+        """Format of the files."""
+        return self._core.format
+
+    @property
+    def paths(self) -> list[Path]:
+        """The token files, in order."""
+        return [Path(path) for path in self._core.paths]
+
+    @property
+    def document_starts(self) -> npt.NDArray[np.uint64]:
+        """``(D + 1,)`` uint64: start of every document, and the end of the last."""
+        return self._core.document_starts()
+
+    @property
+    def split_facts(self) -> Mapping[str, Any] | None:
+        """Which part of which corpus this is, after :meth:`split`: part, held_out, seed, of (fingerprint), counts."""
+        return self._core.split_facts
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits over tokens and documents, the same in every format; the first use reads the whole corpus."""
+        return self._core.fingerprint(_threads())
+
+    def tokens(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint32]:
+        """Returns positions ``start`` to ``stop`` as a ``(stop - start,)`` uint32 copy.
+
+        Raises:
+            ArgumentError: the window lies outside the corpus.
+        """
+        stop = self.num_tokens if stop is None else operator.index(stop)
+        start = operator.index(start)
+        if start < 0 or stop < 0:
+            raise ArgumentError(f"tokens: expected 0 <= start <= stop <= {self.num_tokens}, got {start} and {stop}")
+        return self._core.tokens(start, stop)
+
+    def document(self, index: int) -> npt.NDArray[np.uint32]:
+        """Returns the tokens of document ``index``, delimiter included, as a uint32 copy.
+
+        Raises:
+            ArgumentError: there is no such document.
+        """
+        if operator.index(index) < 0:
+            raise ArgumentError(f"document: expected 0 to {self.num_documents - 1}, got {index}")
+        return self._core.tokens(*self._core.document(index))
+
+    def split(self, *, held_out: float, seed: int = 0) -> tuple["Corpus", "Corpus"]:
+        """Returns (training part, held-out part), two views on the same files.
+
+        ``round(held_out * num_documents)`` documents, at least one, are held out: those whose hash of seed and index is
+        smallest, so the choice depends on nothing else. Both parts keep the order of documents and carry
+        :attr:`split_facts`; mining records them in the key set.
+
+        Raises:
+            ArgumentError: ``held_out`` is not between 0 and 1.
+            CorpusError: fewer than two documents, or a part without tokens.
+        """
+        if not 0 <= operator.index(seed) < 2**64:
+            raise ArgumentError(f"seed: expected 0 to 2**64 - 1, got {seed}")
+        parts = self._core.split(float(held_out), seed, _threads())
+        train, held = (
+            Corpus(
+                part,
+                eos_id=self.eos_id,
+                vocab_size=self.vocab_size,
+                tokenizer=self.tokenizer,
+                special_ids=self.special_ids,
+            )
+            for part in parts
+        )
+        return train, held
+
+    def __len__(self) -> int:
+        """Tokens in the stream."""
+        return self.num_tokens
+
+    def __repr__(self) -> str:
+        where = self.paths[0] if len(self.paths) == 1 else f"{len(self.paths)} files from {self.paths[0]}"
+        part = f", {self.split_facts['part']} part" if self.split_facts else ""
+        return f"Corpus({where}, {self.format}, {self.num_tokens:,} tokens, {self.num_documents:,} documents{part})"
+
+
+def _index(name: str, value: int | None) -> int | None:
+    if value is None:
+        return None
+    if not 0 <= operator.index(value) < 2**32:
+        raise ArgumentError(f"{name}: expected a token id, got {value}")
+    return operator.index(value)
+
+
+def _threads() -> int:
+    return os.cpu_count() or 1
+
+
+def _read_facts(paths: Sequence[PathLike]) -> Mapping[str, Any]:
+    """The facts beside the token files; shards must agree on them."""
+    facts: dict[str, Any] = {}
+    for path in map(Path, paths):
+        beside = path.with_suffix(".json")
+        try:
+            found = json.loads(beside.read_bytes())
+        except (FileNotFoundError, ValueError):
+            continue  # no file, or somebody else's
+        if not isinstance(found, dict) or found.get("format") != FACTS_FORMAT:
+            continue
+        for name in ("tokenizer", "vocab_size", "eos_id", "special_ids"):
+            if name in facts and facts[name] != found.get(name):
+                raise TokenError(
+                    f"{beside}: expected {name} {facts[name]} as in the first shard, found {found.get(name)}; "
+                    "open corpora of different tokenizers apart"
+                )
+            facts[name] = found.get(name)
+    return facts

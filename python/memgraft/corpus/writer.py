@@ -1,0 +1,157 @@
+"""Writing a token corpus in Megatron's layout: written beside, fsynced, renamed."""
+
+import json
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memgraft.errors import ArgumentError, CorpusError, TokenError
+
+#: Longest sequence one entry of the index can hold; longer documents take several.
+MAX_SEQUENCE = 2**31 - 1
+
+
+class CorpusWriter:
+    """Writes ``<path>.bin``, ``<path>.idx`` (Megatron's indexed dataset) and ``<path>.json`` (tokenizer facts).
+
+    Use as a context manager: nothing stands under the final names before :meth:`finish`, and a writer left without it
+    removes what it wrote. Tokens are uint16 up to 65,536 ids, int32 above.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        vocab_size: int,
+        eos_id: int | None = None,
+        tokenizer: str | None = None,
+        special_ids: Sequence[int] = (),
+    ) -> None:
+        """Opens the temporary files.
+
+        Args:
+            path: prefix of the three files; a ``.bin`` at its end is dropped.
+            vocab_size: every token is smaller than this.
+            eos_id: the delimiter that the caller appends to documents, if any; recorded.
+            tokenizer: fingerprint of the tokenizer's file; recorded.
+            special_ids: the tokenizer's special tokens; recorded.
+        """
+        if not 0 < vocab_size <= 1 << 20:
+            raise ArgumentError(f"vocab_size: expected 1 to {1 << 20}, got {vocab_size}")
+        text = os.fspath(path)
+        self.path = Path(text[:-4] if text.endswith(".bin") else text)
+        self.vocab_size, self.eos_id, self.tokenizer = vocab_size, eos_id, tokenizer
+        self.special_ids = [int(token) for token in special_ids]
+        self.dtype = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<i4")
+        self.num_tokens = 0
+        self._lengths: list[int] = []
+        self._documents = [0]
+        self._temporary = {
+            suffix: self.path.parent / f".{self.path.name}{suffix}.tmp-{os.getpid()}"
+            for suffix in (".bin", ".idx", ".json")
+        }
+        self._bin = open(self._temporary[".bin"], "wb")  # noqa: SIM115 - closed by finish() or abort()
+
+    @property
+    def num_documents(self) -> int:
+        """Documents added so far."""
+        return len(self._documents) - 1
+
+    def add(self, tokens: npt.ArrayLike) -> None:
+        """Appends one document of ``(n,)`` token ids.
+
+        Raises:
+            TokenError: a token is not below ``vocab_size``.
+        """
+        array = np.asarray(tokens)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise ArgumentError(f"tokens: expected a 1-D integer array, got {array.dtype} of shape {array.shape}")
+        if array.size and not (int(array.min()) >= 0 and int(array.max()) < self.vocab_size):
+            bad = int(array.max()) if int(array.max()) >= self.vocab_size else int(array.min())
+            raise TokenError(
+                f"document {self.num_documents}: expected tokens below vocab_size {self.vocab_size}, found {bad}; "
+                "declare the tokenizer's full size"
+            )
+        self._bin.write(array.astype(self.dtype, copy=False).tobytes())
+        self.num_tokens += array.size
+        for start in range(0, max(array.size, 1), MAX_SEQUENCE):
+            self._lengths.append(min(array.size - start, MAX_SEQUENCE))
+        self._documents.append(len(self._lengths))
+
+    def finish(self) -> Path:
+        """Puts the corpus under its final names and returns its ``.bin``.
+
+        Raises:
+            CorpusError: no token was added.
+        """
+        if self.num_tokens == 0:
+            self.abort()
+            raise CorpusError(f"{self.path}: expected at least one token, found none; is the text empty?")
+        _sync_close(self._bin)
+        with open(self._temporary[".idx"], "wb") as idx:
+            lengths = np.array(self._lengths, "<i4")
+            pointers = np.zeros(len(lengths), "<i8")
+            np.cumsum(lengths[:-1].astype("<i8") * self.dtype.itemsize, out=pointers[1:])
+            code = 8 if self.dtype.itemsize == 2 else 4
+            idx.write(b"MMIDIDX\x00\x00" + struct.pack("<QBQQ", 1, code, len(lengths), len(self._documents)))
+            for part in (lengths, pointers, np.array(self._documents, "<i8")):
+                idx.write(part.tobytes())
+            _sync(idx)
+        with open(self._temporary[".json"], "w", encoding="utf-8") as facts:
+            json.dump(self._facts(), facts, indent=2)
+            _sync(facts)
+        final = {suffix: self.path.with_name(self.path.name + suffix) for suffix in self._temporary}
+        # The .bin comes last: alone it would pass for nanoGPT's bare tokens, while an .idx without it is refused.
+        final[".bin"].unlink(missing_ok=True)
+        for suffix in (".json", ".idx", ".bin"):
+            os.replace(self._temporary[suffix], final[suffix])
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return final[".bin"]
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "format": "memgraft.corpus",
+            "format_version": 1,
+            "tokenizer": self.tokenizer,
+            "vocab_size": self.vocab_size,
+            "eos_id": self.eos_id,
+            "special_ids": self.special_ids,
+            "num_tokens": self.num_tokens,
+            "num_documents": self.num_documents,
+        }
+
+    def abort(self) -> None:
+        """Removes the temporary files; the final names are untouched."""
+        self._bin.close()
+        for path in self._temporary.values():
+            path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "CorpusWriter":
+        """The writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Removes temporary files that :meth:`finish` has not renamed."""
+        self.abort()
+
+
+def _sync(stream: Any) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _sync_close(stream: Any) -> None:
+    _sync(stream)
+    stream.close()

@@ -1,0 +1,150 @@
+//! One block: every n-gram that starts in it, sorted, equal ones joined.
+//!
+//! Document frequency of all orders falls out of the same sort. Of a document's occurrences of an n-gram exactly one may
+//! count, and whichever comes first in sorted order will do: it is marked with the longest order that this document has
+//! already shown in the current groups. A document that has shown an n-gram has shown the n-gram's prefixes, so one
+//! number per occurrence, its *tag*, tells for every order whether it counts: the orders above the tag do.
+
+#![forbid(unsafe_code)]
+
+use super::plan::Block;
+use super::window::{Key, Packing};
+use crate::corpus::{BLOCK, Corpus};
+use crate::ids::{fit_u32, u64_of, usize_of, usize_of_u64};
+use crate::{Error, Result};
+
+/// An n-gram, how it counts towards document frequency, and how often it occurs so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record<const W: usize> {
+    pub(super) key: Key<W>,
+    /// The document while a block is filled. Then the longest order already shown by it (at most `max_order`), or, in
+    /// pieces of long documents, `max_order + 1` and the number of the long document.
+    pub(super) tag: u32,
+    pub(super) count: u32,
+}
+
+/// Bytes per position of a block: its record, and its share of what is kept per document.
+pub(super) fn bytes_per_position(words: usize) -> u64 {
+    u64_of(words * 8 + 8 + 4)
+}
+
+/// Reads, sorts and joins a block.
+pub(super) fn sorted<const W: usize>(
+    corpus: &Corpus,
+    block: &Block,
+    reserved: &[bool],
+    packing: &Packing,
+) -> Result<Vec<Record<W>>> {
+    let mut records = fill(corpus, block, reserved, packing)?;
+    records.sort_unstable_by_key(|record| record.key);
+    match block.long {
+        Some(_) => join_long(&mut records),
+        None => join(&mut records, packing),
+    }
+    Ok(records)
+}
+
+/// All n-grams that start in `block`, cut at document ends and reserved tokens.
+fn fill<const W: usize>(
+    corpus: &Corpus,
+    block: &Block,
+    reserved: &[bool],
+    packing: &Packing,
+) -> Result<Vec<Record<W>>> {
+    let max_order = packing.max_order();
+    let mut records = Vec::with_capacity(usize_of_u64(block.end - block.start));
+    let mut buffer = vec![0; BLOCK + max_order];
+    let mut position = block.start;
+    let mut document = block.document;
+    while position < block.end {
+        let document_end = corpus.document(document).1;
+        let tag = match block.long {
+            Some(long) => fit_u32(max_order + 1, "order")? + long,
+            None => fit_u32(document - block.document, "documents of a block")?,
+        };
+        while position < document_end.min(block.end) {
+            let chunk_end = (position + u64_of(BLOCK)).min(document_end).min(block.end);
+            let seen_end = (chunk_end + u64_of(max_order - 1)).min(document_end);
+            let tokens = &mut buffer[..usize_of_u64(seen_end - position)];
+            corpus.read(position, tokens)?;
+            let starts = usize_of_u64(chunk_end - position);
+            let mut key = [0; W];
+            for (at, &token) in tokens.iter().enumerate().rev() {
+                match reserved.get(usize_of(token)) {
+                    Some(false) => key = packing.prepend(&key, token),
+                    Some(true) => {
+                        key = [0; W];
+                        continue;
+                    }
+                    None => return Err(changed(corpus)),
+                }
+                if at < starts {
+                    records.push(Record { key, tag, count: 1 });
+                }
+            }
+            position = chunk_end;
+        }
+        document += 1;
+    }
+    Ok(records)
+}
+
+/// The files are not what the first pass has read.
+pub(super) fn changed(corpus: &Corpus) -> Error {
+    let path = corpus.paths().next().unwrap_or_else(|| std::path::Path::new("corpus"));
+    Error::corpus(
+        path,
+        "expected the tokens that the first pass read, found others: the files changed meanwhile; run again",
+    )
+}
+
+/// Replaces documents by tags and joins records of equal key and tag, in place.
+fn join<const W: usize>(records: &mut Vec<Record<W>>, packing: &Packing) {
+    let max_order = packing.max_order();
+    let num_documents = records.iter().map(|record| usize_of(record.tag) + 1).max().unwrap_or(0);
+    // shown[document][order - 1]: the group of that order in which the document was last seen; groups count from 1.
+    let mut shown = vec![0u32; num_documents * max_order];
+    let mut groups = [0u32; crate::ids::MAX_ORDER];
+    let mut by_tag = [0u32; crate::ids::MAX_ORDER + 1];
+    let mut written = 0;
+    let mut read = 0;
+    let mut group = 0;
+    let mut last: Option<Key<W>> = None;
+    while read < records.len() {
+        let key = records[read].key;
+        let len = packing.len(&key);
+        let shared = last.map_or(0, |last| packing.shared(&last, &key));
+        group += 1;
+        groups[shared.min(len)..len].fill(group);
+        while read < records.len() && records[read].key == key {
+            let first = usize_of(records[read].tag) * max_order;
+            let mine = &mut shown[first..first + len];
+            let mut tag = 0;
+            while tag < len && mine[tag] == groups[tag] {
+                tag += 1;
+            }
+            mine[tag..].copy_from_slice(&groups[tag..len]);
+            by_tag[tag] += 1;
+            read += 1;
+        }
+        for (tag, count) in (0u32..).zip(&mut by_tag[..=len]) {
+            if *count > 0 {
+                records[written] = Record { key, tag, count: std::mem::take(count) };
+                written += 1;
+            }
+        }
+        last = Some(key);
+    }
+    records.truncate(written);
+}
+
+/// Joins records of equal key; they are all of one document.
+fn join_long<const W: usize>(records: &mut Vec<Record<W>>) {
+    records.dedup_by(|next, kept| {
+        let same = next.key == kept.key;
+        if same {
+            kept.count += next.count;
+        }
+        same
+    });
+}

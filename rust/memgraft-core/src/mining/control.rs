@@ -1,0 +1,101 @@
+//! Stages of work on several threads, watched from the calling thread.
+
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::{Error, Result};
+
+/// How often the calling thread reports, and looks whether it shall stop.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Receives (stage, done, total) on the calling thread; an error stops the work and is passed on.
+pub type Report<'a> = dyn FnMut(&'static str, u64, u64) -> Result<()> + 'a;
+
+/// What a worker tells, and is told.
+#[derive(Default)]
+pub(super) struct Control {
+    done: AtomicU64,
+    next: AtomicUsize,
+    stop: AtomicBool,
+}
+
+impl Control {
+    /// Adds `units` of progress; an error means: give up.
+    pub(super) fn advance(&self, units: u64) -> Result<()> {
+        self.done.fetch_add(units, Ordering::Relaxed);
+        if self.stop.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// The next of `count` pieces of work that nobody has taken.
+    pub(super) fn take(&self, count: usize) -> Option<usize> {
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        (index < count).then_some(index)
+    }
+}
+
+/// Runs `work` on `threads` threads and reports meanwhile; the first error of any stops all.
+pub(super) fn stage<T: Send>(
+    report: &mut Report<'_>,
+    name: &'static str,
+    total: u64,
+    threads: usize,
+    work: impl Fn(&Control) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let control = Control::default();
+    let running = AtomicUsize::new(threads);
+    let caller = std::thread::current();
+    report(name, 0, total)?;
+    let mut refused = None;
+    let results = std::thread::scope(|scope| {
+        let (control, running, caller, work) = (&control, &running, &caller, &work);
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(move || {
+                    let result = work(control);
+                    if result.is_err() {
+                        control.stop.store(true, Ordering::Relaxed);
+                    }
+                    running.fetch_sub(1, Ordering::Release);
+                    caller.unpark();
+                    result
+                })
+            })
+            .collect();
+        // A worker that panics never counts down; its thread has then finished.
+        while running.load(Ordering::Acquire) > 0 && !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            std::thread::park_timeout(TICK);
+            if refused.is_none()
+                && let Err(error) = report(name, control.done.load(Ordering::Relaxed).min(total), total)
+            {
+                control.stop.store(true, Ordering::Relaxed);
+                refused = Some(error);
+            }
+        }
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect::<Vec<_>>()
+    });
+    if let Some(error) = refused {
+        return Err(error);
+    }
+    // The worker that failed first has the cause; the others were only told to stop.
+    let (mut done, mut stopped, mut cause) = (Vec::new(), false, None);
+    for result in results {
+        match result {
+            Ok(value) => done.push(value),
+            Err(Error::Interrupted) => stopped = true,
+            Err(error) => cause = cause.or(Some(error)),
+        }
+    }
+    match cause {
+        Some(error) => Err(error),
+        None if stopped => Err(Error::Interrupted),
+        None => {
+            report(name, total, total)?;
+            Ok(done)
+        }
+    }
+}

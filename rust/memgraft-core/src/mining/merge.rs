@@ -1,0 +1,136 @@
+//! Merging sorted runs, range by range.
+
+#![forbid(unsafe_code)]
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::path::Path;
+
+use super::control::{Report, stage};
+use super::spill::{Item, MIN_READ_BUFFER, Reader, Run, SpillWriter};
+use super::window::{Key, Packing};
+use crate::Result;
+use crate::ids::{u64_of, usize_of_u64};
+
+/// The ranges of first tokens that are merged apart, as bounds on keys.
+pub(super) struct Ranges<const W: usize> {
+    /// First keys of all ranges but the first.
+    pub(super) bounds: Vec<Key<W>>,
+    /// Occurrences of tokens that start in each range: the work it is.
+    pub(super) weights: Vec<u64>,
+}
+
+impl<const W: usize> Ranges<W> {
+    pub(super) fn new(packing: &Packing, token_weights: &[u64], parts: usize) -> Self {
+        let cuts = super::plan::ranges(token_weights, parts);
+        let inner = &cuts[1..cuts.len() - 1];
+        let bounds = inner.iter().map(|&token| packing.first(token)).collect();
+        let sum =
+            |pair: &[u32]| token_weights[crate::ids::usize_of(pair[0])..crate::ids::usize_of(pair[1])].iter().sum();
+        Self { bounds, weights: cuts.windows(2).map(sum).collect() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.weights.len()
+    }
+
+    fn read<'a>(&self, run: &'a Run<W>, range: usize, capacity: usize) -> Reader<'a, W> {
+        let from = range.checked_sub(1).map(|before| self.bounds[before]);
+        run.read(range, from, self.bounds.get(range).copied(), capacity)
+    }
+
+    /// Visits the records of one range of all `runs` in order of key and tag.
+    pub(super) fn merge(
+        &self,
+        runs: &[Run<W>],
+        range: usize,
+        capacity: usize,
+        mut visit: impl FnMut(&Item<W>) -> Result<()>,
+    ) -> Result<()> {
+        if let [run] = runs {
+            let mut reader = self.read(run, range, capacity);
+            while let Some(item) = reader.next()? {
+                visit(&item)?;
+            }
+            return Ok(());
+        }
+        let mut readers: Vec<_> = runs.iter().map(|run| self.read(run, range, capacity)).collect();
+        let mut heap = BinaryHeap::with_capacity(runs.len());
+        for (index, reader) in readers.iter_mut().enumerate() {
+            heap.extend(reader.next()?.map(|item| Reverse((item, index))));
+        }
+        while let Some(mut top) = heap.peek_mut() {
+            let Reverse((item, index)) = &mut *top;
+            visit(item)?;
+            match readers[*index].next()? {
+                Some(next) => *item = next,
+                None => drop(PeekMut::pop(top)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many runs one merge may read with `memory` bytes of buffers per thread.
+pub(super) fn max_fan_in(memory: u64) -> usize {
+    usize_of_u64(memory / u64_of(MIN_READ_BUFFER)).max(2)
+}
+
+/// Buffer per reader so that `num_runs` of them take `memory` bytes.
+pub(super) fn buffer_size(memory: u64, num_runs: usize) -> usize {
+    usize_of_u64((memory / u64_of(num_runs.max(1))).min(1 << 20)).max(MIN_READ_BUFFER)
+}
+
+/// Merges groups of runs into longer ones until at most `fan_in` are left. Returns them and the bytes written.
+pub(super) fn reduce<const W: usize>(
+    mut runs: Vec<Run<W>>,
+    ranges: &Ranges<W>,
+    fan_in: usize,
+    memory: u64,
+    folder: &Path,
+    threads: usize,
+    report: &mut Report<'_>,
+) -> Result<(Vec<Run<W>>, u64)> {
+    let mut written = 0;
+    while runs.len() > fan_in {
+        let groups: Vec<&[Run<W>]> = runs.chunks(fan_in).collect();
+        let total = u64_of(groups.len() * ranges.len());
+        let parts = stage(report, "merge", total, threads.min(groups.len()), |control| {
+            let mut writer = SpillWriter::create(folder)?;
+            let mut merged = Vec::new();
+            while let Some(index) = control.take(groups.len()) {
+                let group = groups[index];
+                let mut segments = Vec::with_capacity(ranges.len());
+                for range in 0..ranges.len() {
+                    let mut segment = writer.segment();
+                    let mut open: Option<Item<W>> = None;
+                    ranges.merge(group, range, buffer_size(memory, group.len()), |item| {
+                        match &mut open {
+                            Some((key, tag, count)) if *key == item.0 && *tag == item.1 => *count += item.2,
+                            _ => {
+                                if let Some((key, tag, count)) = open.replace(*item) {
+                                    segment.push(&key, tag, count)?;
+                                }
+                            }
+                        }
+                        Ok(())
+                    })?;
+                    if let Some((key, tag, count)) = open {
+                        segment.push(&key, tag, count)?;
+                    }
+                    segments.push(segment.finish());
+                    control.advance(1)?;
+                }
+                merged.push(writer.run(segments)?);
+            }
+            Ok((merged, writer.len()))
+        })?;
+        runs = Vec::new();
+        for (merged, bytes) in parts {
+            runs.extend(merged);
+            written += bytes;
+        }
+    }
+    Ok((runs, written))
+}

@@ -1,0 +1,98 @@
+//! What is sorted at a time: blocks of whole documents that fit the memory.
+
+#![forbid(unsafe_code)]
+
+use crate::corpus::Corpus;
+use crate::ids::{u64_of, usize_of_u64};
+
+/// Most positions of a block: bounds the time between two looks at Ctrl-C, and lets a `u32` count them.
+const MAX_BLOCK: u64 = 1 << 24;
+/// Fewest positions of a block.
+const MIN_BLOCK: u64 = 256;
+
+/// Positions that one thread sorts at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Block {
+    /// First position.
+    pub(super) start: u64,
+    /// One past the last.
+    pub(super) end: u64,
+    /// First document it touches.
+    pub(super) document: usize,
+    /// Set where this is a piece of a document too long for a block: that document's number among such.
+    pub(super) long: Option<u32>,
+}
+
+/// Positions per block so that all threads' blocks take half of `memory`.
+pub(super) fn block_size(num_tokens: u64, bytes_per_position: u64, memory: u64, threads: usize) -> u64 {
+    let threads = u64_of(threads);
+    let fits = memory / 2 / bytes_per_position / threads;
+    let share = num_tokens.div_ceil(threads);
+    fits.min(share).clamp(MIN_BLOCK, MAX_BLOCK)
+}
+
+/// Cuts a corpus into blocks of at most `size` positions and `size / max_order` documents, so that what is kept per
+/// document stays within a share of what is kept per position. Returns them with the number of long documents.
+pub(super) fn blocks(corpus: &Corpus, size: u64, max_order: usize) -> (Vec<Block>, usize) {
+    let max_documents = usize_of_u64(size).div_ceil(max_order);
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut num_long = 0u32;
+    let mut open: Option<(Block, usize)> = None;
+    for document in 0..corpus.num_documents() {
+        let (start, end) = corpus.document(document);
+        if end - start > size {
+            blocks.extend(open.take().map(|(block, _)| block));
+            let mut at = start;
+            while at < end {
+                let piece_end = (at + size).min(end);
+                blocks.push(Block { start: at, end: piece_end, document, long: Some(num_long) });
+                at = piece_end;
+            }
+            num_long += 1;
+            continue;
+        }
+        open = match open {
+            Some((block, count)) if end - block.start <= size && count < max_documents => {
+                Some((Block { end, ..block }, count + 1))
+            }
+            other => {
+                blocks.extend(other.map(|(block, _)| block));
+                Some((Block { start, end, document, long: None }, 1))
+            }
+        };
+    }
+    blocks.extend(open.map(|(block, _)| block));
+    (blocks, crate::ids::usize_of(num_long))
+}
+
+/// First tokens that cut the key space into at most `parts` ranges of about equal weight: range `i` holds the keys whose
+/// first token lies in `cuts[i]..cuts[i + 1]`.
+pub(super) fn ranges(weights: &[u64], parts: usize) -> Vec<u32> {
+    let total: u64 = weights.iter().sum();
+    let parts = u64_of(parts.max(1));
+    let mut cuts = vec![0];
+    let mut seen = 0;
+    for (token, &weight) in (0u32..).zip(weights) {
+        if seen >= total * u64_of(cuts.len()) / parts && seen > 0 && u64_of(cuts.len()) < parts {
+            cuts.push(token);
+        }
+        seen += weight;
+    }
+    cuts.push(u32::try_from(weights.len()).unwrap_or(u32::MAX));
+    cuts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cover_every_token_once() {
+        for (weights, parts) in [(vec![1u64; 100], 8), (vec![0, 0, 9, 0], 4), (vec![5], 3), (vec![100, 1, 1, 1], 2)] {
+            let cuts = ranges(&weights, parts);
+            assert_eq!((cuts[0], *cuts.last().unwrap()), (0, u32::try_from(weights.len()).unwrap()));
+            assert!(cuts.windows(2).all(|pair| pair[0] < pair[1]) && cuts.len() <= parts + 1, "{cuts:?}");
+        }
+        assert_eq!(ranges(&[1; 8], 4), [0, 2, 4, 6, 8]);
+    }
+}

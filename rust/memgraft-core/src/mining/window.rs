@@ -1,0 +1,168 @@
+//! N-grams as integers: the tokens that start at a position, packed so that
+//! the order of the integers is the order of the tuples.
+
+#![forbid(unsafe_code)]
+
+use crate::ids::{low_u32, usize_of};
+
+/// A packed n-gram: token `i` plus one in slot `i`, from the most significant bits down; zero where it has ended.
+pub(super) type Key<const W: usize> = [u64; W];
+
+/// How tokens lie in a [`Key`]: `per_word` slots of `bits`, none across two words.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packing {
+    bits: u32,
+    per_word: usize,
+    max_order: usize,
+    last_mask: u64,
+}
+
+impl Packing {
+    pub(super) fn new(vocab_size: u32, max_order: usize) -> Self {
+        // Slots hold token + 1, so `vocab_size` itself must fit.
+        let bits = u32::BITS - vocab_size.leading_zeros();
+        let per_word = usize_of(u64::BITS / bits);
+        let in_last = max_order - (max_order.div_ceil(per_word) - 1) * per_word;
+        let used = bits * low_u32(crate::ids::u64_of(in_last));
+        let last_mask = if used == 64 { u64::MAX } else { !(u64::MAX >> used) };
+        Self { bits, per_word, max_order, last_mask }
+    }
+
+    /// Words that a key of `max_order` tokens takes.
+    pub(super) fn words(&self) -> usize {
+        self.max_order.div_ceil(self.per_word)
+    }
+
+    pub(super) fn max_order(&self) -> usize {
+        self.max_order
+    }
+
+    fn slot_mask(&self) -> u64 {
+        (1 << self.bits) - 1
+    }
+
+    fn shift(&self, slot: usize) -> u32 {
+        u64::BITS - self.bits * (low_u32(crate::ids::u64_of(slot)) + 1)
+    }
+
+    /// The key that starts one position earlier, with `token`; its last token falls off.
+    #[inline]
+    pub(super) fn prepend<const W: usize>(&self, key: &Key<W>, token: u32) -> Key<W> {
+        let mut out = [0; W];
+        let mut carry = u64::from(token) + 1;
+        for word in 0..W {
+            let used = self.bits * low_u32(crate::ids::u64_of(self.per_word));
+            let keep = if used == 64 { u64::MAX } else { !(u64::MAX >> used) };
+            out[word] = ((key[word] >> self.bits) & keep) | (carry << (u64::BITS - self.bits));
+            carry = (key[word] >> (u64::BITS - used)) & self.slot_mask();
+        }
+        out[W - 1] &= self.last_mask;
+        out
+    }
+
+    /// Token `slot` of `key`, if it has that many.
+    #[inline]
+    pub(super) fn token<const W: usize>(&self, key: &Key<W>, slot: usize) -> Option<u32> {
+        let value = (key[slot / self.per_word] >> self.shift(slot % self.per_word)) & self.slot_mask();
+        low_u32(value).checked_sub(1)
+    }
+
+    /// Number of tokens.
+    #[inline]
+    pub(super) fn len<const W: usize>(&self, key: &Key<W>) -> usize {
+        let mut len = self.max_order;
+        while len > 0 && self.token(key, len - 1).is_none() {
+            len -= 1;
+        }
+        len
+    }
+
+    /// Number of leading tokens that `a` and `b` share; at least their length where they are equal.
+    #[inline]
+    pub(super) fn shared<const W: usize>(&self, a: &Key<W>, b: &Key<W>) -> usize {
+        for word in 0..W {
+            let differ = a[word] ^ b[word];
+            if differ != 0 {
+                return word * self.per_word + usize_of(differ.leading_zeros() / self.bits);
+            }
+        }
+        self.max_order
+    }
+
+    /// The first `len` tokens of `key`.
+    pub(super) fn prefix<const W: usize>(&self, key: &Key<W>, len: usize) -> Key<W> {
+        let mut out = [0; W];
+        for (word, slot) in out.iter_mut().enumerate() {
+            let kept = len.saturating_sub(word * self.per_word).min(self.per_word);
+            let used = self.bits * low_u32(crate::ids::u64_of(kept));
+            *slot = match used {
+                0 => 0,
+                64 => key[word],
+                _ => key[word] & !(u64::MAX >> used),
+            };
+        }
+        out
+    }
+
+    /// The smallest key whose first token is `token`.
+    pub(super) fn first<const W: usize>(&self, token: u32) -> Key<W> {
+        let mut out = [0; W];
+        out[0] = (u64::from(token) + 1) << (u64::BITS - self.bits);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pack<const W: usize>(packing: &Packing, tokens: &[u32]) -> Key<W> {
+        tokens.iter().rev().fold([0; W], |key, &token| packing.prepend(&key, token))
+    }
+
+    fn check<const W: usize>(packing: &Packing, a: &[u32], b: &[u32]) {
+        let max_order = packing.max_order();
+        let cut = |tokens: &[u32]| tokens[..tokens.len().min(max_order)].to_vec();
+        let (ka, kb) = (pack::<W>(packing, a), pack::<W>(packing, b));
+        let (a, b) = (cut(a), cut(b));
+        assert_eq!(packing.len(&ka), a.len());
+        assert_eq!((0..packing.len(&ka)).map(|i| packing.token(&ka, i).unwrap()).collect::<Vec<_>>(), a);
+        assert_eq!(ka.cmp(&kb), a.cmp(&b));
+        let shared = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
+        assert_eq!(packing.shared(&ka, &kb).min(a.len()).min(b.len()), shared);
+        for len in 0..=a.len() {
+            assert_eq!(packing.prefix(&ka, len), pack::<W>(packing, &a[..len]));
+        }
+        if let Some(&first) = a.first() {
+            assert!(packing.first::<W>(first) <= ka);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn packing_keeps_the_order_of_tuples(
+            vocab_size in prop::sample::select(vec![1u32, 2, 255, 256, 50257, 65535, 65536, 1 << 20]),
+            max_order in 1usize..=16,
+            a in prop::collection::vec(any::<u32>(), 0..20),
+            b in prop::collection::vec(any::<u32>(), 0..20),
+            share in 0usize..20,
+        ) {
+            let packing = Packing::new(vocab_size, max_order);
+            let a: Vec<u32> = a.iter().map(|token| token % vocab_size).collect();
+            let mut b: Vec<u32> = b.iter().map(|token| token % vocab_size).collect();
+            let share = share.min(a.len()).min(b.len());
+            b[..share].copy_from_slice(&a[..share]);
+            match packing.words() {
+                1 => check::<1>(&packing, &a, &b),
+                2 => check::<2>(&packing, &a, &b),
+                3 => check::<3>(&packing, &a, &b),
+                4 => check::<4>(&packing, &a, &b),
+                5 => check::<5>(&packing, &a, &b),
+                6 => check::<6>(&packing, &a, &b),
+                other => panic!("{other} words"),
+            }
+        }
+    }
+}

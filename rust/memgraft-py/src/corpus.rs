@@ -1,0 +1,116 @@
+//! `Corpus`: the reader over token files.
+
+use std::path::PathBuf;
+
+use memgraft_core::corpus::{Corpus, OpenOptions};
+use numpy::PyArray1;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::errors::to_py;
+
+/// A token corpus: a stream of tokens cut into documents.
+#[pyclass(frozen, name = "Corpus", module = "memgraft._core")]
+pub(crate) struct PyCorpus(pub(crate) Corpus);
+
+#[pymethods]
+impl PyCorpus {
+    #[staticmethod]
+    #[pyo3(signature = (paths, format=None, dtype=None, eos_id=None, eos_first=None, file_is_document=false))]
+    fn open(
+        py: Python<'_>,
+        paths: Vec<PathBuf>,
+        format: Option<&str>,
+        dtype: Option<&str>,
+        eos_id: Option<u32>,
+        eos_first: Option<bool>,
+        file_is_document: bool,
+    ) -> PyResult<Self> {
+        let options = OpenOptions {
+            format: format.map(str::parse).transpose().map_err(to_py)?,
+            dtype: dtype.map(str::parse).transpose().map_err(to_py)?,
+            eos_id,
+            eos_first,
+            file_is_document,
+        };
+        py.detach(|| Corpus::open(&paths, &options)).map(Self).map_err(to_py)
+    }
+
+    #[getter]
+    fn num_tokens(&self) -> u64 {
+        self.0.num_tokens()
+    }
+
+    #[getter]
+    fn num_documents(&self) -> usize {
+        self.0.num_documents()
+    }
+
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        self.0.dtype().name()
+    }
+
+    #[getter]
+    fn format(&self) -> String {
+        self.0.format().to_string()
+    }
+
+    #[getter]
+    fn eos_id(&self) -> Option<u32> {
+        self.0.eos_id()
+    }
+
+    #[getter]
+    fn paths(&self) -> Vec<PathBuf> {
+        self.0.paths().map(std::path::Path::to_path_buf).collect()
+    }
+
+    fn document_starts<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
+        PyArray1::from_vec(py, py.detach(|| self.0.document_starts()))
+    }
+
+    fn document(&self, document: usize) -> PyResult<(u64, u64)> {
+        self.check(document)?;
+        Ok(self.0.document(document))
+    }
+
+    fn tokens<'py>(&self, py: Python<'py>, start: u64, stop: u64) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let tokens = py.detach(|| self.0.window(start, stop)).map_err(to_py)?;
+        Ok(PyArray1::from_vec(py, tokens))
+    }
+
+    fn fingerprint(&self, py: Python<'_>, threads: usize) -> PyResult<String> {
+        py.detach(|| self.0.fingerprint(threads)).map(|found| found.to_string()).map_err(to_py)
+    }
+
+    fn split(&self, py: Python<'_>, held_out: f64, seed: u64, threads: usize) -> PyResult<(Self, Self)> {
+        let (train, held) = py.detach(|| self.0.split(held_out, seed, threads)).map_err(to_py)?;
+        Ok((Self(train), Self(held)))
+    }
+
+    #[getter]
+    fn split_facts<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(facts) = self.0.split_facts() else { return Ok(None) };
+        let dict = PyDict::new(py);
+        dict.set_item("part", if facts.held_out { "held_out" } else { "train" })?;
+        dict.set_item("held_out", facts.fraction)?;
+        dict.set_item("seed", facts.seed)?;
+        dict.set_item("of", facts.of.to_string())?;
+        dict.set_item("num_documents", facts.num_documents)?;
+        dict.set_item("num_held_out", facts.num_held_out)?;
+        Ok(Some(dict))
+    }
+}
+
+impl PyCorpus {
+    fn check(&self, document: usize) -> PyResult<()> {
+        if document < self.0.num_documents() {
+            return Ok(());
+        }
+        Err(to_py(memgraft_core::Error::argument(format!(
+            "document: expected 0 to {}, got {document}",
+            self.0.num_documents() - 1
+        ))))
+    }
+}
