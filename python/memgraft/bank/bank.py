@@ -280,6 +280,16 @@ class Bank:
             ),
         )
 
+    def distinct(self, rows: Any) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """The distinct rows of ``rows`` (-1 = miss), ascending, and each position's place among them (-1 = miss).
+
+        Raises:
+            ArgumentError: a row is out of range.
+        """
+        found = as_rows(rows)
+        unique, inverse, _, _ = self._table.stage(found.reshape(-1), np.empty(0, np.uint8), 1)
+        return unique, inverse.reshape(found.shape)
+
     def lookup(
         self,
         tokens: Any,

@@ -7,7 +7,10 @@ import typer
 
 #: Verb (a space puts it into a group) and the module whose ``run`` function it is. One file a verb; order is that of
 #: ``--help``. A module imports only the standard library, typer and :mod:`memgraft.cli.common` at its top.
-VERBS: tuple[tuple[str, str], ...] = ()
+VERBS: tuple[tuple[str, str], ...] = (
+    ("annotate", "memgraft.cli.annotate"),
+    ("bench datapath", "memgraft.cli.bench_datapath"),
+)
 
 #: One line for each group of verbs.
 GROUPS = {

@@ -7,12 +7,10 @@ import torch
 from torch.utils.data import default_collate
 
 from memgraft.bank import Bank
+from memgraft.bank.annotation import ORDERS_COLUMN, ROWS_COLUMN
 from memgraft.data.handle import KEY, MemoryBatch
-from memgraft.data.segments import combine, from_batch, from_columns, lay_out
+from memgraft.data.segments import combine, from_batch, from_columns, lay_out, positions_in
 from memgraft.errors import ArgumentError, ConfigError
-
-ROWS_COLUMN = "memgraft_rows"
-ORDERS_COLUMN = "memgraft_orders"
 
 
 class GraftCollator:
@@ -20,6 +18,8 @@ class GraftCollator:
 
     Rows cross to the trainer's process as ids (9 to 12 bytes a token); `prefetch`, or the grafted model itself,
     gathers the values there.
+
+    Examples that `memgraft.bank.annotation` has annotated bring their rows along, and none are looked up.
 
     Args:
         bank: the bank; pickles by path, so spawned workers open it themselves.
@@ -85,9 +85,15 @@ class GraftCollator:
         rows, orders = columns[ROWS_COLUMN], columns[ORDERS_COLUMN]
         if rows is None or orders is None:
             return MemoryBatch.look_up(self.bank, input_ids, segments, threads=self.threads)
+        laid_orders = lay_out(orders, mask, shape, fill=0, name=ORDERS_COLUMN)
+        if bool((laid_orders > positions_in(segments)).any()):
+            raise ArgumentError(
+                f"{ORDERS_COLUMN}: a key reaches back over the start of its segment: the examples were cut or merged "
+                "after they were annotated; annotate them as they are trained on, or use Annotation.example"
+            )
         return MemoryBatch(
             rows=lay_out(rows, mask, shape, fill=-1, name=ROWS_COLUMN),
-            orders=lay_out(orders, mask, shape, fill=0, name=ORDERS_COLUMN).to(torch.uint8),
+            orders=laid_orders.to(torch.uint8),
             segments=segments,
         )
 

@@ -113,6 +113,15 @@ def lay_out(
     return laid
 
 
+def positions_in(segments: torch.Tensor) -> torch.Tensor:
+    """Tokens of the segment up to and with each position, int64 ``(B, T)``; 0 at padding."""
+    places = torch.arange(segments.shape[1], device=segments.device).expand(segments.shape)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    first = torch.where(starts, places, 0).cummax(dim=1).values
+    return torch.where(segments < 0, 0, places - first + 1)
+
+
 def combine(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Segments that change where either does; padding where either is."""
     starts = torch.ones_like(first, dtype=torch.bool)
