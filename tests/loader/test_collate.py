@@ -108,13 +108,13 @@ def test_rows_found_before_are_used(make_bank):
     bank = make_bank(2000)
     ids = np.random.default_rng(0).integers(0, 50, 20)
     features = [
-        {"input_ids": part, "memgraft_rows": np.arange(len(part)), "memgraft_orders": [2] * len(part)}
+        {"input_ids": part, "memgraft_rows": np.arange(len(part)), "memgraft_orders": [1] + [2] * (len(part) - 1)}
         for part in (ids, ids[:5])
     ]
     batch = GraftCollator(bank, pad)(features)
     assert batch["left"] == ["input_ids"]
     assert batch["memgraft"].rows[1].tolist() == [-1] * 15 + [0, 1, 2, 3, 4]
-    assert batch["memgraft"].orders[1].tolist() == [0] * 15 + [2] * 5
+    assert batch["memgraft"].orders[1].tolist() == [0] * 15 + [1, 2, 2, 2, 2]
 
 
 def test_what_cannot_work_is_refused(make_bank):

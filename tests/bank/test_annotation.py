@@ -1,0 +1,148 @@
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from memgraft.bank import annotation
+from memgraft.bank.annotation import Annotation, annotate, annotate_dataset
+from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
+
+
+@dataclass
+class Tokens:
+    """A corpus in memory."""
+
+    ids: np.ndarray
+    starts: np.ndarray
+    fingerprint: str = "c" * 64
+
+    @property
+    def num_tokens(self):
+        return len(self.ids)
+
+    @property
+    def document_starts(self):
+        return self.starts.astype(np.uint64)
+
+    def tokens(self, start=0, stop=None):
+        return self.ids[start:stop].astype(np.uint32)
+
+
+def make_corpus(num_tokens=500, seed=0):
+    generator = np.random.default_rng(seed)
+    edges = np.unique(np.concatenate([[0, num_tokens], generator.integers(0, num_tokens, 20)]))
+    return Tokens(generator.integers(0, 50, num_tokens), edges)
+
+
+def naive(bank, corpus, start, stop):
+    """Rows and orders of a window looked up document by document."""
+    parts = []
+    for first, last in zip(corpus.starts[:-1], corpus.starts[1:], strict=True):
+        first, last = max(first, start), min(last, stop)
+        if first < last:
+            parts.append(bank.index.lookup(corpus.ids[first:last]))
+    rows, orders = zip(*parts, strict=True) if parts else ((np.empty(0),), (np.empty(0),))
+    return np.concatenate(rows), np.concatenate(orders)
+
+
+@pytest.mark.parametrize("chunk", [1 << 24, 7])
+def test_rows_of_the_whole_and_of_any_window(make_bank, tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(annotation, "_CHUNK", chunk)
+    bank, corpus = make_bank(2000), make_corpus()
+    seen = []
+    found = annotate(bank, corpus, tmp_path / "rows", progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (500, 500)
+    rows, orders = naive(bank, corpus, 0, 500)
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_array_equal(found.orders, orders)
+    assert found.facts["num_hits"] == (rows >= 0).sum()
+    assert not (tmp_path / "rows.partial").exists()
+    for start in range(0, 500, 23):
+        for length in (0, 1, 2, 40):
+            stop = min(500, start + length)
+            example = found.example(start, stop)
+            rows, orders = naive(bank, corpus, start, stop)
+            np.testing.assert_array_equal(example["memgraft_rows"], rows)
+            np.testing.assert_array_equal(example["memgraft_orders"], orders)
+            np.testing.assert_array_equal(example["input_ids"], corpus.ids[start:stop])
+    with pytest.raises(ArgumentError, match=r"within 0\.\.500"):
+        found.example(490, 501)
+
+
+def test_a_killed_run_goes_on_where_it_synced(make_bank, tmp_path, monkeypatch):
+    monkeypatch.setattr(annotation, "_CHUNK", 100)
+    bank, corpus = make_bank(2000), make_corpus()
+
+    class Killed(Exception):
+        pass
+
+    def kill(done, total):
+        if done == 300:
+            raise Killed
+
+    with pytest.raises(Killed):
+        annotate(bank, corpus, tmp_path / "rows", progress=kill)
+    assert not (tmp_path / "rows").exists()
+    with pytest.raises(FingerprintError, match="another corpus"):
+        annotate(bank, make_corpus(seed=1).__class__(corpus.ids, corpus.starts, "d" * 64), tmp_path / "rows")
+    seen = []
+    found = annotate(bank, corpus, tmp_path / "rows", progress=lambda done, total: seen.append(done))
+    assert seen == [400, 500]
+    np.testing.assert_array_equal(found.rows, naive(bank, corpus, 0, 500)[0])
+    assert found.facts["num_hits"] == (found.rows >= 0).sum()
+
+
+def test_what_does_not_belong_together_is_refused(make_bank, tmp_path):
+    bank, corpus = make_bank(2000), make_corpus()
+    path = tmp_path / "rows"
+    with pytest.raises(StorageError, match="run memgraft annotate"):
+        Annotation.open(path, bank, corpus)
+    annotate(bank, corpus, path)
+    with pytest.raises(ArgumentError, match="exists"):
+        annotate(bank, corpus, path)
+    with pytest.raises(FingerprintError, match="expected bank"):
+        Annotation.open(path, make_bank(100), corpus)
+    with pytest.raises(FingerprintError, match="expected corpus"):
+        Annotation.open(path, bank, Tokens(corpus.ids, corpus.starts, "d" * 64))
+    good = (path / "rows.npy").read_bytes()
+    (path / "rows.npy").write_bytes(good[:-4])
+    with pytest.raises(FormatError, match=r"rows\.npy"):
+        Annotation.open(path, bank, corpus)
+    np.save(path / "rows.npy", np.zeros(499, np.int32))
+    with pytest.raises(FormatError, match=r"rows\.npy: expected int32 \(500,\)"):
+        Annotation.open(path, bank, corpus)
+    (path / "rows.npy").unlink()
+    with pytest.raises(StorageError, match=r"rows\.npy: not found"):
+        Annotation.open(path, bank, corpus)
+    facts = json.loads((path / "annotation.json").read_text())
+    (path / "annotation.json").write_text(json.dumps({**facts, "format_version": "9"}))
+    with pytest.raises(FormatError, match="version"):
+        Annotation.open(path, bank, corpus)
+    (path / "annotation.json").write_text("{")
+    with pytest.raises(FormatError, match="not JSON"):
+        Annotation.open(path, bank, corpus)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_datasets_get_columns(make_bank):
+    datasets = pytest.importorskip("datasets")
+    bank = make_bank(2000)
+    generator = np.random.default_rng(0)
+    ids = [generator.integers(0, 50, length).tolist() for length in (9, 0, 1, 30)]
+    plain = datasets.Dataset.from_dict({"input_ids": ids})
+    found = annotate_dataset(plain, bank)
+    assert found.column_names == ["input_ids", "memgraft_rows", "memgraft_orders"]
+    for example in found:
+        rows, orders = bank.index.lookup(np.array(example["input_ids"], np.int64))
+        assert example["memgraft_rows"] == rows.tolist()
+        assert example["memgraft_orders"] == orders.tolist()
+    packed = datasets.Dataset.from_dict(
+        {"input_ids": ids, "position_ids": [[place % 4 for place in range(len(part))] for part in ids]}
+    )
+    for example in annotate_dataset(packed, bank):
+        parts = [np.array(example["input_ids"][at : at + 4]) for at in range(0, len(example["input_ids"]), 4)]
+        rows = np.concatenate([bank.index.lookup(part)[0] for part in parts]) if parts else np.empty(0)
+        assert example["memgraft_rows"] == rows.tolist()
+    with pytest.raises(ArgumentError, match="expected one of input_ids"):
+        annotate_dataset(plain, bank, column="tokens")

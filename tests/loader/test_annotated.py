@@ -1,0 +1,41 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+sys.path.append(str(Path(__file__).parents[1] / "bank"))
+
+from test_annotation import make_corpus, naive  # noqa: E402
+from test_collate import pad  # noqa: E402
+
+from memgraft.bank.annotation import annotate  # noqa: E402
+from memgraft.data import GraftCollator  # noqa: E402
+from memgraft.errors import ArgumentError  # noqa: E402
+
+
+def test_annotated_windows_collate_to_what_a_lookup_gives(make_bank, tmp_path, monkeypatch):
+    bank, corpus = make_bank(2000), make_corpus()
+    found = annotate(bank, corpus, tmp_path / "rows")
+    examples = [found.example(start, start + 40 - start % 3) for start in range(0, 460, 41)]
+    looked_up = GraftCollator(bank, pad, column="segments")(
+        [{name: example[name] for name in ("input_ids", "segments")} for example in examples]
+    )["memgraft"]
+    monkeypatch.setattr(type(bank), "lookup", None)
+    annotated = GraftCollator(bank, pad, column="segments")(examples)["memgraft"]
+    for name in ("rows", "orders", "segments"):
+        np.testing.assert_array_equal(getattr(annotated, name), getattr(looked_up, name))
+    rows, _ = naive(bank, corpus, 0, 40)
+    assert annotated.rows[0, -40:].tolist() == rows.tolist()
+
+
+def test_examples_cut_after_annotation_are_refused(make_bank):
+    bank = make_bank(2000)
+    ids = np.random.default_rng(0).integers(0, 50, 30)
+    rows, orders = bank.index.lookup(ids)
+    cut = next(place for place in range(1, 30) if orders[place] > 1)
+    feature = {"input_ids": ids[cut:], "memgraft_rows": rows[cut:], "memgraft_orders": orders[cut:]}
+    with pytest.raises(ArgumentError, match="cut or merged after they were annotated"):
+        GraftCollator(bank, pad)([feature])
