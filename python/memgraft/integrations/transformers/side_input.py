@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from memgraft.data.handle import MemoryBatch
 from memgraft.data.segments import from_batch
-from memgraft.errors import GraftError
+from memgraft.errors import GraftError, TokenError
 from memgraft.integrations.transformers.decode_state import (
     DecodeState,
     GraftedCache,
@@ -141,12 +142,7 @@ def _side_input(
     else:
         running = running_segments(tokens, running, runtime.eos_ids)
     if memory is None:
-        memory = MemoryBatch.look_up(runtime.bank, tokens, running)
-        memory = MemoryBatch(
-            rows=memory.rows[:, -num_new:].contiguous(),
-            orders=memory.orders[:, -num_new:].contiguous(),
-            segments=memory.segments[:, -num_new:].contiguous(),
-        )
+        memory = _look_up(runtime, tokens, running, num_new)
     values, inverse = read_values(runtime, memory, input_ids.device)
     next_state = None
     if state is not None:
@@ -166,6 +162,29 @@ def _side_input(
         state=state,
         next_state=next_state,
         recorder=runtime.recorder,
+    )
+
+
+def _look_up(runtime: GraftRuntime, tokens_BH: Tensor, segments_BH: Tensor, num_new: int) -> MemoryBatch:
+    """Rows of the last ``num_new`` positions, on the CPU.
+
+    Raises:
+        TokenError: a token that the recipient's vocabulary does not have, at a position that is not padding.
+    """
+    segments = segments_BH.cpu().numpy()
+    padding = segments < 0
+    # Padding may hold any id, even one that no vocabulary has.
+    tokens = np.where(padding, 0, tokens_BH.cpu().numpy())
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < runtime.vocab_size:
+        wrong = tokens.min() if tokens.min() < 0 else tokens.max()
+        raise TokenError(f"input_ids: expected tokens in 0..{runtime.vocab_size - 1}, found {wrong}")
+    # Tokens that the recipient has and the bank's keys do not know (added ones) are in no key: misses.
+    rows, orders = runtime.bank.index.lookup(tokens, segments=segments, unknown="miss")
+    rows[padding], orders[padding] = -1, 0
+    return MemoryBatch(
+        rows=torch.from_numpy(rows[:, -num_new:].copy()),
+        orders=torch.from_numpy(orders[:, -num_new:].copy()),
+        segments=segments_BH[:, -num_new:].int().cpu(),
     )
 
 
