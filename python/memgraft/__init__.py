@@ -12,7 +12,7 @@ from memgraft.bank import Bank, BankWriter
 from memgraft.corpus import Corpus, CorpusWriter, tokenize_folder
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeyArrays, KeySet
-from memgraft.mining import mine
+from memgraft.mining import coverage, mine
 
 if TYPE_CHECKING:
     from memgraft.harvesting import harvest
@@ -26,6 +26,7 @@ __all__ = [
     "KeySet",
     "NgramIndex",
     "__version__",
+    "coverage",
     "errors",
     "harvest",
     "mine",

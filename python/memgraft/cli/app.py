@@ -8,6 +8,15 @@ import typer
 #: Verb (a space puts it into a group) and the module whose ``run`` function it is. One file a verb; order is that of
 #: ``--help``. A module imports only the standard library, typer and :mod:`memgraft.cli.common` at its top.
 VERBS: tuple[tuple[str, str], ...] = (
+    ("tokenize", "memgraft.cli.tokenize"),
+    ("mine", "memgraft.cli.mine"),
+    ("keys export", "memgraft.cli.keys_export"),
+    ("keys import", "memgraft.cli.keys_import"),
+    ("build", "memgraft.cli.build"),
+    ("verify", "memgraft.cli.verify"),
+    ("inspect", "memgraft.cli.inspect"),
+    ("coverage", "memgraft.cli.coverage"),
+    ("lookup", "memgraft.cli.lookup"),
     ("annotate", "memgraft.cli.annotate"),
     ("bench datapath", "memgraft.cli.bench_datapath"),
 )

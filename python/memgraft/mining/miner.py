@@ -1,4 +1,4 @@
-"""Mining: from a token corpus to the key set of its frequent n-grams."""
+"""``mine``: the frequent n-grams of a corpus, with exact counts."""
 
 import operator
 import os

@@ -1,0 +1,49 @@
+"""``memgraft coverage``: how much of a token stream the keys reach."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memgraft.cli import artifacts, common
+from memgraft.errors import ArgumentError
+
+
+@common.verb
+def run(
+    index: Annotated[Path, typer.Argument(help="Bank directory, index.mgi or keys.mgk.")],
+    corpus: artifacts.CorpusPaths,
+    part: Annotated[
+        str,
+        typer.Option(
+            help="Documents to look up: all, train, held-out; auto: held-out where keys came from a split of it."
+        ),
+    ] = "auto",
+    format: artifacts.FormatOption = None,
+    dtype: artifacts.DtypeOption = None,
+    eos_id: artifacts.EosOption = None,
+    file_is_document: artifacts.OneDocumentOption = False,
+    tokenizer: artifacts.TokenizerOption = None,
+    threads: common.ThreadsOption = None,
+    json: common.JsonOption = False,
+) -> None:
+    """Count positions with a longest match by order, and those left to the fallback."""
+    from memgraft import coverage
+
+    if part not in ("auto", "all", "train", "held-out"):
+        raise ArgumentError(f"part: expected auto, all, train or held-out, got {part!r}")
+    opened, _, keys = artifacts.open_index(index)
+    stream = artifacts.open_corpus(corpus, format, dtype, eos_id, file_is_document, tokenizer)
+    split = keys.metadata.get("split") if keys is not None else None
+    if part == "auto":
+        part = "held-out" if split and split["of"] == stream.fingerprint else "all"
+    if part != "all":
+        if not split or split["of"] != stream.fingerprint:
+            raise ArgumentError(
+                f"part: expected keys that were mined from a split of {stream.paths[0]}, found others; give --part all"
+            )
+        train, held_out = stream.split(held_out=split["held_out"], seed=split["seed"])
+        stream = train if part == "train" else held_out
+    with common.progress("tokens") as report:
+        facts = coverage(opened, stream, keys=keys, threads=threads, progress=report)
+    common.emit({"part": part, **facts}, json=json, title=f"Coverage of {index}")

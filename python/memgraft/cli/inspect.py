@@ -1,0 +1,213 @@
+"""``memgraft inspect``: what is in an artifact, and what a text finds in it."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memgraft.cli import artifacts, common
+from memgraft.errors import ArgumentError, FingerprintError
+
+if TYPE_CHECKING:
+    from memgraft import Bank, KeySet, NgramIndex
+
+
+@common.verb
+def run(
+    path: Annotated[Path, typer.Argument(help="Bank directory, index.mgi, keys.mgk or token corpus.")],
+    text: Annotated[
+        str | None, typer.Option("--text", help="Show, token by token, the longest match in this text.")
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=0, help="Show so many of the most frequent keys.")] = 0,
+    format: artifacts.FormatOption = None,
+    dtype: artifacts.DtypeOption = None,
+    eos_id: artifacts.EosOption = None,
+    file_is_document: artifacts.OneDocumentOption = False,
+    tokenizer: artifacts.TokenizerOption = None,
+    json: common.JsonOption = False,
+) -> None:
+    """Show the facts of an artifact; with --text, what each of its tokens finds."""
+    if artifacts.kind_of(path) == "corpus":
+        if text is not None or rows:
+            raise ArgumentError(f"{path}: expected a bank, index.mgi or keys.mgk for --text and --rows, found a corpus")
+        opened = artifacts.open_corpus([path], format, dtype, eos_id, file_is_document, tokenizer)
+        common.emit(corpus_facts(opened), json=json, title=f"Corpus {path}")
+        return
+    index, bank, keys = artifacts.open_index(path)
+    loaded = (
+        load_recipient_tokenizer(path, tokenizer, bank, keys) if text is not None or tokenizer is not None else None
+    )
+    if text is not None:
+        matches = match_text(index, loaded, text)
+        if json:
+            common.emit({"text": text, "tokens": matches}, json=True)
+        else:
+            print_matches(matches)
+        return
+    facts = index_facts(index, bank, keys)
+    if rows:
+        facts["top_keys"] = [key_facts(index, row, loaded) for row in range(min(rows, len(index)))]
+    if json:
+        common.emit(facts, json=True)
+        return
+    top = facts.pop("top_keys", [])
+    common.emit(facts, json=False, title=str(path))
+    if top:
+        print_keys(top)
+
+
+def corpus_facts(corpus: Any) -> dict[str, Any]:
+    """The facts of a corpus."""
+    lengths = corpus.document_starts[1:] - corpus.document_starts[:-1]
+    return {
+        "kind": "corpus",
+        "format": corpus.format,
+        "files": [str(path) for path in corpus.paths],
+        "dtype": str(corpus.dtype),
+        "num_tokens": corpus.num_tokens,
+        "num_documents": corpus.num_documents,
+        "longest_document": int(lengths.max()),
+        "empty_documents": int((lengths == 0).sum()),
+        "vocab_size": corpus.vocab_size,
+        "eos_id": corpus.eos_id,
+        "tokenizer": corpus.tokenizer,
+        "fingerprint": corpus.fingerprint,
+    }
+
+
+def index_facts(index: "NgramIndex", bank: "Bank | None", keys: "KeySet | None") -> dict[str, Any]:
+    """The facts of a bank, index or key set."""
+    facts: dict[str, Any] = {"kind": "keys" if bank is None else "bank", "num_keys": len(index)}
+    facts["num_keys_by_order"] = index.num_keys_by_order
+    facts["vocab_size"] = index.vocab_size
+    if bank is not None:
+        manifest = bank.manifest
+        facts |= {
+            "taps": bank.taps,
+            "value_dim": bank.value_dim,
+            "dtype": str(bank.dtype),
+            "bytes_per_row": bank.bytes_per_row,
+            "value_bytes": bank.bytes_per_row * bank.num_rows,
+            "dropped": manifest.dropped,
+            "donor": manifest.donor,
+            "tokenizer": manifest.tokenizer,
+            "written_by": manifest.tool,
+            "fingerprint": bank.fingerprint,
+        }
+    elif index.path is not None:
+        facts |= {"kind": "index", "bytes": index.path.stat().st_size, "fingerprint": index.fingerprint}
+    facts["keyset"] = index.keyset_fingerprint
+    if keys is not None:
+        facts["reserved"] = keys.reserved
+        facts |= {name: value for name, value in keys.metadata.items() if name not in facts}
+    return facts
+
+
+def key_facts(index: "NgramIndex", row: int, tokenizer: Any) -> dict[str, Any]:
+    """One row: its key, count, and text where a tokenizer is at hand."""
+    key = index.key(row)
+    facts: dict[str, Any] = {"row": row, "order": len(key), "count": index.count(row), "key": list(key)}
+    if tokenizer is not None:
+        facts["text"] = artifacts.decode(tokenizer, key)
+    return facts
+
+
+def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None", keys: "KeySet | None") -> Any:
+    """The tokenizer given, or the one that the bank names, checked against the fingerprint the keys were mined with.
+
+    Raises:
+        ArgumentError: none is given and none is found.
+        FingerprintError: it is not the one the keys were mined with.
+    """
+    from memgraft.corpus.text import load_tokenizer
+
+    facts = bank.manifest.tokenizer if bank is not None else {}
+    folder = path.parent if path.is_file() else path
+    named = [facts.get(name) for name in ("path", "file", "name")]
+    candidates = [folder / str(name) for name in named if name] + [
+        folder / "tokenizer.json",
+        folder.parent / "tokenizer.json",
+    ]
+    chosen = given or next((found for found in candidates if found.is_file()), None)
+    if chosen is None:
+        raise ArgumentError(f"{path}: expected a tokenizer.json beside it, found none; give --tokenizer")
+    expected = facts.get("fingerprint") or (keys.metadata.get("tokenizer") if keys is not None else None)
+    if expected:
+        from memgraft._core import fingerprint_file
+
+        found = fingerprint_file(chosen)
+        if found != expected:
+            raise FingerprintError(
+                f"{chosen}: expected the tokenizer {expected} that {path} was made with, found {found}; give that one "
+                "with --tokenizer"
+            )
+    return load_tokenizer(chosen)
+
+
+def match_text(index: "NgramIndex", tokenizer: Any, text: str) -> list[dict[str, Any]]:
+    """Token by token: its text, and the longest match that ends there."""
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    if not encoding.ids:
+        raise ArgumentError(f"text: expected text with at least one token, got {text!r}")
+    rows, orders = index.lookup(encoding.ids)
+    matches = []
+    for token, row, order in zip(encoding.ids, rows.tolist(), orders.tolist(), strict=True):
+        match: dict[str, Any] = {"token": token, "text": artifacts.decode(tokenizer, [token]), "order": order}
+        if row >= 0:
+            key = index.key(row)
+            match["match"] = artifacts.decode(tokenizer, key)
+            match |= {"row": row, "count": index.count(row), "key": list(key)}
+        else:
+            match["row"] = None
+        matches.append(match)
+    return matches
+
+
+def print_keys(keys: list[dict[str, Any]]) -> None:
+    """A table of the most frequent keys."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("row", "order", "count"):
+        table.add_column(name, justify="right")
+    table.add_column("key")
+    for key in keys:
+        shown = repr(key["text"]) if "text" in key else " ".join(map(str, key["key"]))
+        table.add_row(f"{key['row']:,}", str(key["order"]), f"{key['count']:,}", Text(shown))
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+def print_matches(matches: list[dict[str, Any]]) -> None:
+    """A table of :func:`match_text`'s answer."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (
+        ("token", "left"),
+        ("order", "right"),
+        ("longest match", "left"),
+        ("count", "right"),
+        ("row", "right"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    hits = 0
+    for match in matches:
+        token = Text(repr(match["text"]))
+        if match["row"] is None:
+            table.add_row(token, "-", Text("miss", style="dim"), "", "")
+            continue
+        hits += 1
+        table.add_row(
+            token,
+            str(match["order"]),
+            Text(repr(match["match"]), style="bold"),
+            f"{match['count']:,}",
+            f"{match['row']:,}",
+        )
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    common.log(f"{hits} of {len(matches)} tokens have a match; {len(matches) - hits} are left to the fallback")

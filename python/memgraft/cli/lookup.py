@@ -1,0 +1,78 @@
+"""``memgraft lookup``: tokens to rows."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memgraft.cli import artifacts, common
+from memgraft.errors import ArgumentError, CorpusError
+
+
+@common.verb
+def run(
+    index: Annotated[Path, typer.Argument(help="Bank directory, index.mgi or keys.mgk.")],
+    tokens: Annotated[list[int] | None, typer.Argument(help="Token ids, one sequence.")] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", help="Text file of token ids, one sequence a line; - is standard input.")
+    ] = None,
+    eos_id: artifacts.EosOption = None,
+    json: common.JsonOption = False,
+) -> None:
+    """Look up the longest key that ends at each token."""
+    if bool(tokens) == bool(file):
+        raise ArgumentError("lookup: expected token ids as arguments or --file, got both or neither")
+    sequences = read_sequences(file) if file else [list(tokens or ())]
+    opened, _, _ = artifacts.open_index(index)
+    found = []
+    for sequence in sequences:
+        rows, orders = opened.lookup(as_ids(sequence), eos_id=eos_id)
+        found.append({"tokens": sequence, "rows": rows.tolist(), "orders": orders.tolist()})
+    if json:
+        common.emit({"sequences": found}, json=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    for answer in found:
+        table = Table(box=None, pad_edge=False)
+        for name in ("token", "order", "row", "count", "key"):
+            table.add_column(name, justify="left" if name == "key" else "right")
+        for token, row, order in zip(answer["tokens"], answer["rows"], answer["orders"], strict=True):
+            if row < 0:
+                table.add_row(str(token), "-", "miss", "", "")
+            else:
+                key = " ".join(map(str, opened.key(row)))
+                table.add_row(str(token), str(order), str(row), f"{opened.count(row):,}", key)
+        Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+def read_sequences(file: str) -> list[list[int]]:
+    """One sequence of ids a line; empty lines are left out.
+
+    Raises:
+        CorpusError: something that is no number.
+    """
+    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8", errors="replace")
+    sequences = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            sequence = [int(word) for word in line.split()]
+        except ValueError:
+            raise CorpusError(f"{file}: line {number}: expected token ids, found {line.strip()[:40]!r}") from None
+        if sequence:
+            sequences.append(sequence)
+    return sequences
+
+
+def as_ids(sequence: list[int]) -> "list[int]":
+    """The sequence, if every entry can be a token id at all.
+
+    Raises:
+        ArgumentError: a negative number, or one beyond 64 bits.
+    """
+    bad = next((token for token in sequence if not 0 <= token < 2**63), None)
+    if bad is not None:
+        raise ArgumentError(f"tokens: expected token ids of 0 and more, got {bad}")
+    return sequence

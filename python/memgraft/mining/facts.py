@@ -1,0 +1,138 @@
+"""Coverage: how much of a token stream the keys reach, by order, and what is left to the fallback."""
+
+from collections.abc import Callable
+from typing import Protocol, TypedDict, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from memgraft.corpus import Corpus
+from memgraft.errors import FingerprintError
+from memgraft.keyset import KeySet
+
+#: Positions looked up at a time.
+BLOCK = 1 << 20
+
+
+class _Index(Protocol):
+    """What is asked of an :class:`memgraft.NgramIndex`."""
+
+    @property
+    def max_order(self) -> int: ...
+    @property
+    def orders(self) -> tuple[int, ...]: ...
+    @property
+    def keyset_fingerprint(self) -> str: ...
+    def __len__(self) -> int: ...
+    def lookup(
+        self, tokens: ArrayLike, *, cu_seqlens: ArrayLike, threads: int | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]: ...
+
+
+@runtime_checkable
+class _Bank(Protocol):
+    """What is asked of a :class:`memgraft.Bank`."""
+
+    @property
+    def index(self) -> _Index: ...
+    @property
+    def keys(self) -> KeySet: ...
+
+
+class Coverage(TypedDict):
+    """Facts about one index on one token stream."""
+
+    positions: int
+    """Tokens looked up, delimiters included."""
+    documents: int
+    """Documents they are in."""
+    hits: dict[int, int]
+    """Positions with a longest match, by its order."""
+    misses: int
+    """Positions without: left to the fallback."""
+    coverage: float
+    """Share of positions with a match."""
+    fallback_share: float
+    """Share of positions without."""
+    backoff_share: float
+    """Share of positions with a match below the top order."""
+    unique_rows: int
+    """Different rows that were hit."""
+    num_keys: int
+    """Rows there are."""
+    corpus: str
+    """Fingerprint of the stream."""
+    keyset: str
+    """Fingerprint of the keys."""
+    mined_from_it: bool | None
+    """Whether the keys were mined from this very stream, so that coverage is no prediction; None: not known."""
+
+
+def coverage(
+    index: _Index | _Bank,
+    corpus: Corpus,
+    *,
+    keys: KeySet | None = None,
+    threads: int | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> Coverage:
+    """Looks up every position of ``corpus``, documents apart, and counts.
+
+    Args:
+        index: the index, or a bank.
+        corpus: the tokens; for a prediction, text the keys were not mined from.
+        keys: the key set of a bare index, if at hand: its metadata says what it was mined from.
+        threads: for the lookup; default: every core.
+        progress: called with (stage, positions done, positions in all).
+
+    Raises:
+        FingerprintError: the corpus is of another tokenizer than the keys, or ``keys`` are not those of ``index``.
+        TokenError: a token is outside the vocabulary of the keys.
+    """
+    if isinstance(index, _Bank):
+        keys, index = index.keys, index.index
+    metadata = keys.metadata if keys is not None else {}
+    if keys is not None and keys.fingerprint != index.keyset_fingerprint:
+        raise FingerprintError(
+            f"keys: expected the key set {index.keyset_fingerprint} of the index, found {keys.fingerprint}; "
+            "give the key set the index was built from"
+        )
+    expected = metadata.get("tokenizer")
+    if expected is not None and corpus.tokenizer is not None and expected != corpus.tokenizer:
+        raise FingerprintError(
+            f"{corpus.paths[0]}: expected tokens of the tokenizer {expected}, which made the keys, found "
+            f"{corpus.tokenizer}; tokenise the text with the recipient's tokenizer"
+        )
+    by_order = np.zeros(256, np.int64)
+    seen = np.zeros(len(index), np.bool_)
+    starts = corpus.document_starts
+    total = corpus.num_tokens
+    for start in range(0, total, BLOCK):
+        stop = min(start + BLOCK, total)
+        # A window begins far enough back that every match ending inside lies in it.
+        first = max(start - (index.max_order - 1), 0)
+        inner = starts[np.searchsorted(starts, first, side="right") : np.searchsorted(starts, stop, side="left")]
+        bounds = np.concatenate(([0], np.unique(inner) - first, [stop - first])).astype(np.int64)
+        rows, orders = index.lookup(corpus.tokens(first, stop), cu_seqlens=bounds, threads=threads)
+        rows, orders = rows[start - first :], orders[start - first :]
+        by_order += np.bincount(orders, minlength=256)
+        seen[rows[rows >= 0]] = True
+        if progress is not None:
+            progress("coverage", stop, total)
+    misses = int(by_order[0])
+    mined_from = metadata.get("corpus", {}).get("fingerprint")
+    fingerprint = corpus.fingerprint
+    return Coverage(
+        positions=total,
+        documents=corpus.num_documents,
+        hits={order: int(by_order[order]) for order in index.orders},
+        misses=misses,
+        coverage=1 - misses / total,
+        fallback_share=misses / total,
+        backoff_share=int(by_order[1 : index.max_order].sum()) / total,
+        unique_rows=int(seen.sum()),
+        num_keys=len(index),
+        corpus=fingerprint,
+        keyset=index.keyset_fingerprint,
+        mined_from_it=None if mined_from is None else mined_from == fingerprint,
+    )
