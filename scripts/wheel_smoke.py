@@ -5,8 +5,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import memgraft
 import numpy as np
+
+import memgraft
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from memgraft._core import __version__
+from memgraft import __version__
 from memgraft.bank import Bank
 from memgraft.config import GraftConfig
 from memgraft.errors import FingerprintError, FormatError, GraftError, StorageError
