@@ -218,6 +218,17 @@ def test_a_tokenizer_that_does_not_fit_the_keys_is_refused(place, keys, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_tokenizer_than_the_corpus_had_is_refused(place, keys, tmp_path):
+    mined = KeySet.from_keys([(5, 7)], counts=[3], vocab_size=300, metadata={"tokenizer": "0" * 64})
+    with pytest.raises(FingerprintError, match=r"tokenizer\.json: expected the file 0{64} that made the keys' tokens"):
+        run(place, tmp_path / "bank", keys=mined)
+    from memgraft._core import fingerprint_file
+
+    name = fingerprint_file(str(place / "tokenizer.json"))
+    mined = KeySet.from_keys([(5, 70)], counts=[3], vocab_size=300, metadata={"tokenizer": name})
+    assert run(place, tmp_path / "bank", keys=mined).manifest.tokenizer["file_fingerprint"] == name
+
+
 def test_nothing_left_is_an_error(place, tmp_path):
     cut = tuple(memgraft_tokenizer(place).encode("\N{SNOWMAN}").ids[:2])
     with pytest.raises(KeySetError, match=r"1 mined, dropped \{'partial_utf8': 1\}"):

@@ -120,7 +120,7 @@ def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None"
         ArgumentError: none is given and none is found.
         FingerprintError: it is not the one the keys were mined with.
     """
-    from memgraft.corpus.text import load_tokenizer
+    from memgraft.corpus.text import load_tokenizer, tokenizer_file_fingerprint
 
     facts = bank.manifest.tokenizer if bank is not None else {}
     folder = path.parent if path.is_file() else path
@@ -132,11 +132,10 @@ def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None"
     chosen = given or next((found for found in candidates if found.is_file()), None)
     if chosen is None:
         raise ArgumentError(f"{path}: expected a tokenizer.json beside it, found none; give --tokenizer")
-    expected = facts.get("fingerprint") or (keys.metadata.get("tokenizer") if keys is not None else None)
+    # "fingerprint" is of the mapping, however it is stored; corpora and key sets name the file.
+    expected = facts.get("file_fingerprint") or (keys.metadata.get("tokenizer") if keys is not None else None)
     if expected:
-        from memgraft._core import fingerprint_file
-
-        found = fingerprint_file(chosen)
+        found = tokenizer_file_fingerprint(chosen)
         if found != expected:
             raise FingerprintError(
                 f"{chosen}: expected the tokenizer {expected} that {path} was made with, found {found}; give that one "

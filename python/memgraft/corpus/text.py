@@ -125,6 +125,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Any:
     return tokenizer
 
 
+def tokenizer_file_fingerprint(path: str | os.PathLike[str]) -> str:
+    """Fingerprint of a ``tokenizer.json``'s bytes, as token corpora and key sets record it."""
+    return _core.fingerprint_file(os.fspath(path))
+
+
 def tokenizer_size(tokenizer: Any) -> int:
     """Largest id of a tokenizer (or of the one at a path) plus one; ids may have holes, so not their number."""
     if isinstance(tokenizer, (str, os.PathLike)):
@@ -179,7 +184,7 @@ def tokenize_folder(
         out,
         vocab_size=vocab_size or size,
         eos_id=eos_id,
-        tokenizer=_core.fingerprint_file(os.fspath(tokenizer)),
+        tokenizer=tokenizer_file_fingerprint(tokenizer),
         special_ids=find_special_ids(loaded),
     ) as writer:
         for batch, num_bytes in _batches(_read_sized(source)):

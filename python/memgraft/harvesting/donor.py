@@ -1,7 +1,9 @@
 """Open a donor: a transformers folder, a GGUF file (converted once into the cache), or a hub id."""
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +69,10 @@ def open_donor(source: str | Path | Donor, *, compute_dtype: str = "auto", devic
         raise ArgumentError(f"compute_dtype: expected auto, float32, bfloat16 or float16, found {compute_dtype!r}")
     folder = donor_folder(source)
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
-        )
+        with quiet_transformers():
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise DonorError(f"donor {source}: transformers cannot load {folder}: {error}") from error
@@ -173,30 +176,38 @@ def convert_gguf(path: Path) -> Path:
         return folder
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     location = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**location)
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(**location)
     except Exception as error:  # the GGUF reader raises whatever the damage leads it to
         raise DonorError(
             f"donor {path}: transformers cannot read this GGUF file: {type(error).__name__}: {error}"
         ) from error
-    else:
-        # transformers refuses to save what was quantised; after the dequantisation this is a plain model.
-        model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        with directory_beside(folder) as building:
-            model.save_pretrained(building)
-            tokenizer.save_pretrained(building)
+    # transformers refuses to save what was quantised; after the dequantisation this is a plain model.
+    model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    with directory_beside(folder) as building, quiet_transformers():
+        model.save_pretrained(building)
+        tokenizer.save_pretrained(building)
+    return folder
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Switch off transformers' own progress bars, which would break ours."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         if was_enabled:
             logging.enable_progress_bar()
-    return folder
 
 
 def folder_fingerprint(folder: Path) -> str:

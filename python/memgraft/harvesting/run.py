@@ -115,7 +115,11 @@ def harvest(
         "chunk_rows": chunk_rows,
     }
     facts = {**setup.donor.facts(), **how}
-    tokenizer = {"fingerprint": setup.recipient.fingerprint, "vocab_size": setup.recipient.vocab_size}
+    tokenizer = {
+        "fingerprint": setup.recipient.fingerprint,
+        "file_fingerprint": setup.recipient.file_fingerprint or keys.metadata.get("tokenizer"),
+        "vocab_size": setup.recipient.vocab_size,
+    }
     if not resume and (out.exists() or out.with_name(out.name + ".partial").exists()):
         raise ArgumentError(f"{out}: exists, or its .partial does; remove it, or harvest with resume=True")
     if out.exists():
@@ -189,11 +193,11 @@ def _set_up(
             f"the key set was mined for a vocabulary of {keys.vocab_size}; "
             "mine again with the tokenizer's size, or name the tokenizer that made these tokens"
         )
-    mined_with = keys.metadata.get("tokenizer_fingerprint")
-    if mined_with not in (None, recipient.fingerprint):
+    mined_with = keys.metadata.get("tokenizer")
+    if recipient.file_fingerprint is not None and mined_with not in (None, recipient.file_fingerprint):
         raise FingerprintError(
-            f"the keys were mined with tokenizer {mined_with}, this one is {recipient.fingerprint}; "
-            "name the tokenizer.json that tokenised the corpus"
+            f"tokenizer {recipient_tokenizer}: expected the file {mined_with} that made the keys' tokens, "
+            f"found {recipient.file_fingerprint}; name the tokenizer.json that tokenised the corpus"
         )
     opened = open_donor(donor, compute_dtype=compute_dtype, device=device)
     if prepend_bos and opened.bos is None:

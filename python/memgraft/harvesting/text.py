@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from memgraft.corpus.text import tokenizer_file_fingerprint
 from memgraft.errors import ArgumentError, FormatError
 
 _WRAPPING = ("version", "truncation", "padding", "post_processor")
@@ -38,7 +39,9 @@ class TextCodec(Protocol):
     vocab_size: int
     """Ids lie in ``0 .. vocab_size - 1``, added tokens included."""
     fingerprint: str
-    """Content hash of the tokenizer, 64 hex characters."""
+    """Hash of the mapping between text and ids, 64 hex characters; a file and the tokenizer loaded from it share it."""
+    file_fingerprint: str | None
+    """Fingerprint of the ``tokenizer.json`` it was opened from, which token corpora and key sets name."""
     known: npt.NDArray[np.bool_]
     """(vocab_size,) whether an id is a token; vocabularies have holes."""
     unknown: int | None
@@ -54,9 +57,10 @@ class TextCodec(Protocol):
 class FastCodec:
     """A codec over a ``tokenizers.Tokenizer``; it works on a copy, so that the caller's padding and truncation stay."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, file_fingerprint: str | None = None) -> None:
         from tokenizers import Tokenizer
 
+        self.file_fingerprint = file_fingerprint
         serialized = tokenizer.to_str()
         self._tokenizer = Tokenizer.from_str(serialized)
         self._tokenizer.no_truncation()
@@ -84,6 +88,7 @@ class SlowCodec:
     """A codec over a transformers tokenizer that has no ``tokenizers`` backend."""
 
     def __init__(self, tokenizer: Any) -> None:
+        self.file_fingerprint: str | None = None
         self._tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab()
         self.known = _known(vocabulary.values())
@@ -127,9 +132,10 @@ def open_tokenizer(source: Any) -> TextCodec:
         from tokenizers import Tokenizer
 
         try:
-            return FastCodec(Tokenizer.from_file(str(path)))
+            loaded = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise FormatError(f"tokenizer {path}: expected a file written by 'tokenizers', found: {error}") from error
+        return FastCodec(loaded, tokenizer_file_fingerprint(path))
     if hasattr(source, "to_str") and hasattr(source, "encode_batch"):
         return FastCodec(source)
     if (backend := getattr(source, "backend_tokenizer", None)) is not None and hasattr(backend, "to_str"):
