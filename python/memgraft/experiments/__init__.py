@@ -1,0 +1,27 @@
+"""Experiments: arms over one recipient and one token order, matched budgets, paired statistics."""
+
+from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
+from memgraft.experiments.evaluate import HeldOutLoss, held_out_loss, spread_windows
+from memgraft.experiments.experiment import RESULTS_NAME, run_experiment, save_model
+from memgraft.experiments.recipe import Recipe, build_recipient
+from memgraft.experiments.stats import bootstrap_interval, compare, paired_interval
+from memgraft.experiments.windows import TokenWindows
+
+__all__ = [
+    "ARMS",
+    "DEFAULT_ARMS",
+    "RESULTS_NAME",
+    "Arm",
+    "HeldOutLoss",
+    "Recipe",
+    "TokenWindows",
+    "arms_named",
+    "bootstrap_interval",
+    "build_recipient",
+    "compare",
+    "held_out_loss",
+    "paired_interval",
+    "run_experiment",
+    "save_model",
+    "spread_windows",
+]

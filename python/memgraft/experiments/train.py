@@ -1,0 +1,211 @@
+"""One arm, one seed, on the stock transformers ``Trainer``; resumable from its checkpoints."""
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from memgraft.bank import Bank
+from memgraft.data import GraftCollator
+from memgraft.errors import GraftError
+from memgraft.experiments.arms import Arm
+from memgraft.experiments.evaluate import held_out_loss, spread_windows
+from memgraft.experiments.recipe import Recipe, build_recipient, settings_fingerprint, weights_fingerprint
+from memgraft.experiments.windows import SEGMENTS_COLUMN, TokenWindows
+from memgraft.integrations.transformers import graft, optimizer_groups
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What all arms share besides the recipe."""
+
+    bank: Bank
+    train: TokenWindows
+    held_out: TokenWindows
+    vocab_size: int
+    eos_id: int | None
+    tokenizer: Any
+    """The recipient's tokenizer or the path of its ``tokenizer.json``; the fallback compresses ids with it."""
+
+
+class OrderRecorder:
+    """A collator that hashes the tokens of every batch it makes, so that arms can be shown to read the same ones."""
+
+    def __init__(self, inner: Callable[[list[Any]], Any]) -> None:
+        self.inner = inner
+        self.batches: list[str] = []
+
+    def __call__(self, features: list[Any]) -> Any:
+        """Collate and record."""
+        batch = self.inner(features)
+        self.batches.append(hashlib.sha256(batch["input_ids"].numpy().tobytes()).hexdigest())
+        return batch
+
+
+def plain_collator(features: list[Mapping[str, Tensor]]) -> Any:
+    """The default collator for a recipient without a graft: no segments."""
+    return default_collate([{k: v for k, v in feature.items() if k != SEGMENTS_COLUMN} for feature in features])
+
+
+def build_arm(arm: Arm, recipe: Recipe, material: Material, seed: int) -> nn.Module:
+    """The arm's model: the recipient of this seed, grafted if the arm is."""
+    model = build_recipient(recipe, vocab_size=material.vocab_size, eos_id=material.eos_id, seed=seed)
+    config = arm.graft_config(site=recipe.site, fallback=recipe.fallback, seed=seed)
+    return model if config is None else graft(model, material.bank, config, tokenizer=material.tokenizer)
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW with the graft's own groups: hash tables at five times the rate and without decay."""
+    groups = optimizer_groups(model, lr=recipe.peak_lr, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, 0.95), fused=True)
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Progress, token order and the held-out curve; the last two go to the trainer's log, which checkpoints keep."""
+
+    def __init__(
+        self,
+        measure: Callable[[nn.Module], float],
+        every: int,
+        recorder: OrderRecorder,
+        stage: str,
+        progress: Progress | None,
+    ) -> None:
+        self.measure, self.every, self.recorder, self.stage, self.progress = measure, every, recorder, stage, progress
+        self.measuring = 0.0
+        self.first_step = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note where this process starts: batches before it were read by the one that was interrupted."""
+        self.first_step = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any) -> None:
+        """Report the step; measure the curve where a point is due."""
+        assert model is not None
+        batch = self.recorder.batches[state.global_step - self.first_step - 1]
+        state.log_history.append({"step": state.global_step, "batch": batch})
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            started = time.perf_counter()
+            state.log_history.append({"step": state.global_step, "held_out_loss": self.measure(model)})
+            self.measuring += time.perf_counter() - started
+        if self.progress is not None:
+            self.progress(self.stage, state.global_step, state.max_steps)
+
+
+def train_arm(
+    arm: Arm,
+    recipe: Recipe,
+    material: Material,
+    *,
+    seed: int,
+    steps: int,
+    folder: Path,
+    bf16: bool,
+    progress: Progress | None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train one arm in ``folder`` (checkpoints below it; the newest one is taken up) and evaluate it.
+
+    Returns:
+        The trained model and its result.
+
+    Raises:
+        GraftError: the loss is not finite.
+    """
+    model = build_arm(arm, recipe, material, seed)
+    start_fingerprint = weights_fingerprint(model)
+    collator: Callable[[list[Any]], Any] = plain_collator
+    if arm.grafted:
+        collator = GraftCollator(material.bank, default_collate, column=SEGMENTS_COLUMN)
+    recorder = OrderRecorder(collator)
+    stage = f"train {arm.name}" + (f" (seed {seed})" if seed else "")
+    evaluation: dict[str, Any] = {"grafted": arm.grafted, "batch_size": 2 * recipe.batch_size, "bf16": bf16}
+    curve_windows = spread_windows(material.held_out, recipe.curve_windows)
+
+    def measure(current: nn.Module) -> float:
+        return held_out_loss(current, material.held_out, curve_windows, material.bank, **evaluation).overall
+
+    watch = _Watch(measure, max(1, steps // recipe.curve_points), recorder, stage, progress)
+    checkpoints = folder / "checkpoints"
+    cuda = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.peak_lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, round(recipe.warmup * steps)),
+        max_grad_norm=1.0,
+        bf16=bf16,
+        use_cpu=not cuda,
+        seed=seed,
+        data_seed=seed,
+        logging_steps=max(1, steps // 40),
+        save_strategy="steps",
+        save_steps=max(1, steps // 4),
+        save_total_limit=1,
+        remove_unused_columns=False,
+        dataloader_pin_memory=cuda,
+        dataloader_drop_last=True,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=material.train,
+        data_collator=recorder,
+        optimizers=(build_optimizer(model, recipe), None),
+        callbacks=[watch],
+    )
+    trainer.remove_callback(PrinterCallback)
+    resumed_from = _newest(checkpoints)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
+    seconds = time.perf_counter() - started - watch.measuring
+    final = held_out_loss(
+        model,
+        material.held_out,
+        spread_windows(material.held_out, recipe.held_out_windows),
+        material.bank,
+        **evaluation,
+    )
+    if not final.overall < float("inf"):
+        raise GraftError(f"arm {arm.name}, seed {seed}: the held-out loss is {final.overall}; lower the learning rate")
+    steps_run = steps - (int(resumed_from.name.split("-")[1]) if resumed_from else 0)
+    history = trainer.state.log_history
+    result = {
+        "arm": arm.name,
+        "label": arm.label,
+        "seed": seed,
+        "steps": steps,
+        "tokens": steps * recipe.tokens_per_step,
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round(steps_run * recipe.tokens_per_step / seconds, 1),
+        "resumed": resumed_from is not None,
+        "start_fingerprint": start_fingerprint,
+        "order_fingerprint": settings_fingerprint([entry["batch"] for entry in history if "batch" in entry]),
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "train_curve": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
+        "held_out_curve": [[entry["step"], entry["held_out_loss"]] for entry in history if "held_out_loss" in entry],
+        "held_out": final.to_dict(),
+    }
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return model, result
+
+
+def _newest(checkpoints: Path) -> Path | None:
+    """The newest complete checkpoint; the trainer writes its state file last but one, and a torn one is left out."""
+    found = [path for path in checkpoints.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
