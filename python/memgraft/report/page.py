@@ -1,0 +1,250 @@
+"""The report as one HTML file: no script, no font, no picture from elsewhere."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from memgraft.report import plots
+
+_STYLE = """
+:root { color-scheme: light; --ink: #1c2430; --muted: #5f6b7a; --line: #e3e7ec; --blue: #1257b8; --wash: #f6f8fb; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--wash); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", sans-serif; }
+main { max-width: 880px; margin: 0 auto; padding: 40px 28px 72px; }
+header p { color: var(--muted); margin: 4px 0 0; }
+h1 { font-size: 27px; line-height: 1.2; margin: 0; letter-spacing: -0.01em; }
+h2 { font-size: 19px; margin: 0 0 4px; }
+section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 24px 28px; margin-top: 20px; }
+section > p { margin: 6px 0 12px; color: var(--muted); max-width: 70ch; }
+.verdict { border-left: 5px solid var(--blue); }
+.verdict.bad { border-left-color: #b8446b; }
+.number { font-size: 40px; font-weight: 650; letter-spacing: -0.02em; line-height: 1.15;
+  font-variant-numeric: tabular-nums; }
+.number small { font-size: 17px; font-weight: 450; color: var(--muted); letter-spacing: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 14px; margin-top: 16px; }
+.tiles div { border-top: 2px solid var(--line); padding-top: 8px; }
+.tiles b { display: block; font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums; }
+.tiles span { color: var(--muted); font-size: 14px; }
+svg { width: 100%; height: auto; display: block; }
+svg text { font-family: inherit !important; }
+table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
+th { text-align: left; font-weight: 600; color: var(--muted); border-bottom: 1.5px solid var(--line);
+  padding: 6px 10px 6px 0; }
+td { border-bottom: 1px solid var(--line); padding: 6px 10px 6px 0; vertical-align: top; overflow-wrap: anywhere; }
+td.n, th.n { text-align: right; padding-right: 0; padding-left: 12px; white-space: nowrap; }
+blockquote { margin: 12px 0 0; padding: 14px 18px; background: var(--wash); border-radius: 8px; white-space: pre-wrap;
+  font: 14.5px/1.55 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+blockquote b { color: var(--blue); font-weight: 600; }
+ul { margin: 8px 0 0; padding-left: 20px; } li { margin: 4px 0; }
+code { font: 13.5px ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow-wrap: anywhere; }
+footer { color: var(--muted); font-size: 14px; margin-top: 24px; }
+@media print { body { background: #fff; } section { break-inside: avoid; } }
+"""
+
+
+def render(facts: Mapping[str, Any]) -> str:
+    """The whole page from what ``report.json`` holds; sections without facts are left out."""
+    experiment = facts.get("experiment")
+    sections = [
+        _verdict(experiment) if experiment else "",
+        _arms(experiment) if experiment else "",
+        _coverage(facts["coverage"]) if facts.get("coverage") else "",
+        _gates(facts["gates"]) if facts.get("gates") else "",
+        _bank(facts["bank"]) if facts.get("bank") else "",
+        _sample(facts["sample"]) if facts.get("sample") else "",
+        _material(facts),
+        _not_measured(facts.get("not_measured", ())),
+    ]
+    title = escape(facts.get("title", "memgraft report"))
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n<main>\n<header><h1>{title}</h1>"
+        f"<p>{escape(facts.get('subtitle', ''))}</p></header>\n{''.join(sections)}\n"
+        f"<footer>{escape(facts.get('tool', 'memgraft'))} · {escape(facts.get('created', ''))}</footer>\n"
+        "</main>\n</html>\n"
+    )
+
+
+def _section(title: str, lead: str, body: str, kind: str = "") -> str:
+    attribute = f' class="{kind}"' if kind else ""
+    return f"<section{attribute}><h2>{escape(title)}</h2><p>{escape(lead)}</p>{body}</section>\n"
+
+
+def _tiles(entries: Iterable[tuple[str, str]]) -> str:
+    return (
+        '<div class="tiles">'
+        + "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in entries)
+        + "</div>"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> str:
+    """A table whose columns from ``numbers`` on hold numbers."""
+
+    def cells(row: Sequence[str], tag: str) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if place >= numbers else ''}>{escape(cell)}</{tag}>" for place, cell in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return f"<table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _verdict(experiment: Mapping[str, Any]) -> str:
+    comparisons = {(entry["first"], entry["second"]): entry for entry in experiment["comparisons"]}
+    main = comparisons.get(("graft", "shuffled"))
+    if main is None:
+        return ""
+    interval, difference = main["interval"], main["difference"]
+    if interval["high"] < 0:
+        meaning = "The right rows help: the same graft with its rows shuffled does worse."
+    elif interval["low"] > 0:
+        meaning = "The right rows hurt: the same graft with its rows shuffled does better. Look for a mistake first."
+    else:
+        meaning = "No difference can be told from this run: which row a key has did not matter measurably."
+    number = (
+        f'<div class="number">{_signed(difference["overall"])} <small>nats per held-out token, 95 % interval '
+        f"{_signed(interval['low'])} to {_signed(interval['high'])}</small></div>"
+    )
+    names = {"shuffled": "shuffled rows", "engram": "fallback only", "none": "no memory"}
+    others = [
+        (f"graft minus {names[second]}" if first == "graft" else f"fallback only minus {names[second]}", entry)
+        for (first, second), entry in comparisons.items()
+    ]
+    rows = [
+        (name, _signed(e["difference"]["overall"]), _signed(e["difference"]["hit"]), _signed(e["difference"]["miss"]))
+        for name, e in others
+    ]
+    table = _table(("held-out loss", "all tokens", "after a hit", "after a miss"), rows)
+    return _section(
+        "Graft minus shuffled",
+        f"{meaning} The interval is over {main['over']} ({interval['pairs']} pairs); "
+        f"seeds: {', '.join(map(str, main['seeds']))}.",
+        number + table,
+        "verdict" if interval["high"] < 0 else "verdict bad",
+    )
+
+
+def _arms(experiment: Mapping[str, Any]) -> str:
+    arms = experiment["arms"]
+    same = experiment["same_order"] and experiment["same_start"]
+    per_arm = experiment["tokens_per_arm"]
+    lead = (
+        f"{per_arm:,} training tokens per arm, the same tokens in the same order and the same recipient weights at "
+        f"the start{'' if same else ' — NOT in this run: the recorded fingerprints differ'}. Lower is better."
+    )
+    rows = [
+        (
+            result["label"] + (f", seed {result['seed']}" if len({r["seed"] for r in arms}) > 1 else ""),
+            _loss(result["held_out"]["overall"]),
+            _loss(result["held_out"]["hit"]),
+            _loss(result["held_out"]["miss"]),
+            f"{result['tokens_per_second']:,.0f}",
+            f"{result['num_parameters'] / 1e6:.2f} M",
+        )
+        for result in arms
+    ]
+    table = _table(("arm", "all tokens", "after a hit", "after a miss", "tokens/s", "parameters"), rows)
+    tokens_per_step = experiment["settings"]["recipe"]["seq_len"] * experiment["settings"]["recipe"]["batch_size"]
+    return _section(
+        "Held-out loss by arm", lead, plots.curves_plot(arms, tokens_per_step) + plots.finals_plot(arms) + table
+    )
+
+
+def _coverage(coverage: Mapping[str, Mapping[str, Any]]) -> str:
+    held_out = coverage.get("held-out text") or next(iter(coverage.values()))
+    share = held_out["misses"] / max(1, held_out["positions"])
+    lead = (
+        f"The longest stored n-gram that ends at a position gives its row; {100 * share:.1f} % of held-out positions "
+        "have none and use the fallback. Keys were mined from the training documents alone."
+    )
+    rows = [
+        (
+            name,
+            f"{facts['positions']:,}",
+            f"{1 - facts['misses'] / max(1, facts['positions']):.4f}",
+            f"{facts['unique_rows']:,}",
+        )
+        for name, facts in coverage.items()
+    ]
+    return _section(
+        "Coverage by order",
+        lead,
+        plots.coverage_plot(coverage) + _table(("tokens of", "positions", "coverage", "rows used"), rows),
+    )
+
+
+def _gates(gates: Mapping[str, Any]) -> str:
+    lead = (
+        "How far the trained graft opens its gate on held-out text, and how large what it adds is beside the hidden "
+        f"state: {100 * gates['hit']['ratio']:.1f} % of its norm at hits, "
+        f"{100 * gates['miss']['ratio']:.1f} % at misses."
+    )
+    return _section("Gate", lead, plots.gate_plot(gates))
+
+
+def _bytes(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def _bank(bank: Mapping[str, Any]) -> str:
+    tiles = [
+        ("rows", f"{bank['num_rows']:,}"),
+        ("values", _bytes(bank["value_bytes"])),
+        ("bytes per row", f"{bank['bytes_per_row']:,}"),
+        ("taps", ", ".join(map(str, bank["taps"]))),
+        ("dropped keys", f"{sum(bank['dropped'].values()):,}"),
+    ]
+    if bank.get("keys_per_second"):
+        tiles.append(("keys per second in the harvest", f"{bank['keys_per_second']:,.0f}"))
+    rows = [(f"rows of order {order}", f"{count:,}") for order, count in bank["rows_by_order"].items()]
+    rows += [(f"dropped: {reason.replace('_', ' ')}", f"{count:,}") for reason, count in bank["dropped"].items()]
+    donor = bank["donor"]
+    lead = (
+        f"Donor {donor['name']} ({donor['architecture']}, {donor['num_blocks']} blocks of width {donor['value_dim']}), "
+        f"read after block {', '.join(map(str, bank['taps']))}; stored as {bank['dtype']}."
+    )
+    return _section("Bank", lead, _tiles(tiles) + "<br>" + _table(("", ""), rows))
+
+
+def _sample(sample: Mapping[str, Any]) -> str:
+    lead = (
+        f"The grafted recipient, sampled with its KV cache: {sample['new_tokens']} tokens at "
+        f"{sample['tokens_per_second']:.0f} tokens/s, {100 * sample['hit_share']:.0f} % of positions with a hit. "
+        "A recipient of this size and budget does not write sense; the sample shows that cached decoding runs "
+        "with the memory."
+    )
+    return _section(
+        "A sample", lead, f"<blockquote><b>{escape(sample['prompt'])}</b>{escape(sample['text'])}</blockquote>"
+    )
+
+
+def _material(facts: Mapping[str, Any]) -> str:
+    rows = [(str(name), str(value)) for name, value in facts.get("material", {}).items()]
+    stages = [(name, f"{seconds:.1f} s") for name, seconds in facts.get("seconds", {}).items()]
+    body = _table(("what", "which"), rows, numbers=9) if rows else ""
+    if stages:
+        body += "<br>" + _table(("stage", "time, when it last ran"), stages)
+    return _section("What it was made from", "Enough to make it again.", body) if body else ""
+
+
+def _not_measured(entries: Sequence[str]) -> str:
+    if not entries:
+        return ""
+    items = "".join(f"<li>{escape(entry)}</li>" for entry in entries)
+    return _section("Not measured here", "What this report does not show.", f"<ul>{items}</ul>")

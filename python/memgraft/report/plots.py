@@ -1,0 +1,185 @@
+"""The report's pictures as inline SVG; one colour per arm everywhere, nothing carried by colour alone."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+INK, MUTED, GRID = "#1c2430", "#5f6b7a", "#e3e7ec"
+ARM_COLOURS = {
+    "none": "#7b8794",
+    "engram": "#c77d1a",
+    "graft": "#1257b8",
+    "shuffled": "#8a5fc7",
+    "no_fallback": "#2a8c6f",
+    "random": "#b8446b",
+    "constant": "#5b7f2b",
+    "trainable": "#0f8aa3",
+}
+_ARM_DASHES = {"none": (1, 1.5), "shuffled": (4, 2), "engram": (6, 2, 1, 2)}
+_ORDER_COLOURS = ("#bcd3f2", "#8db4e8", "#5a8fd8", "#2c69bf", "#12478f", "#0a2f66")
+_FALLBACK_COLOUR = "#f0d9b5"
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("svg", force=False)
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.size": 10.5,
+        "font.family": "sans-serif",
+        "axes.edgecolor": GRID,
+        "axes.labelcolor": MUTED,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.grid": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.8,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "text.color": INK,
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(rows, columns, **options)
+    return figure, axes
+
+
+def _svg(figure: Any, label: str) -> str:
+    """The figure as an ``<svg>`` element that scales with its box and names itself to screen readers."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    # Text stays text: the page's own sans-serif draws it, it can be searched, and the file stays small.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "memgraft"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1, flags=re.S)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1, flags=re.S)
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def coverage_plot(coverages: Mapping[str, Mapping[str, Any]]) -> str:
+    """Share of positions by order of the longest match, one bar per token stream."""
+    names = list(coverages)[::-1]
+    figure, axes = _figure(7.6, 0.95 + 0.62 * len(names))
+    orders = sorted({int(order) for facts in coverages.values() for order in facts["hits"]})
+    for row, name in enumerate(names):
+        facts = coverages[name]
+        left = 0.0
+        parts = [(f"order {order}", facts["hits"].get(str(order), facts["hits"].get(order, 0))) for order in orders]
+        parts.append(("fallback", facts["misses"]))
+        for number, (label, count) in enumerate(parts):
+            share = count / max(1, facts["positions"])
+            fallback = label == "fallback"
+            colour = _FALLBACK_COLOUR if fallback else _ORDER_COLOURS[min(number + 1, len(_ORDER_COLOURS) - 1)]
+            axes.barh(row, share, left=left, height=0.62, color=colour, label=label if row == 0 else None)
+            if share > 0.045:
+                dark = not fallback and number >= 2
+                axes.text(
+                    left + share / 2, row, f"{100 * share:.1f} %", ha="center", va="center", fontsize=9.5,
+                    color="white" if dark else INK,
+                )  # fmt: skip
+            left += share
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda value, _place: f"{100 * value:.0f} %")
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=len(orders) + 1, frameon=False, fontsize=9.5, handlelength=1.1)
+    return _svg(figure, "Coverage by order of the longest match")
+
+
+def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int) -> str:
+    """Held-out loss over training tokens, one line per arm and seed, named at its end."""
+    figure, axes = _figure(7.6, 4.1)
+    ends = []
+    for result in arms:
+        points = result["held_out_curve"]
+        if not points:
+            continue
+        tokens = [step * tokens_per_step / 1e6 for step, _ in points]
+        losses = [loss for _, loss in points]
+        colour = ARM_COLOURS.get(result["arm"], INK)
+        (line,) = axes.plot(tokens, losses, color=colour, linewidth=2.0 if result["arm"] == "graft" else 1.6)
+        if result["arm"] in _ARM_DASHES:
+            line.set_dashes(_ARM_DASHES[result["arm"]])
+        if result["seed"] == arms[0]["seed"]:
+            ends.append((losses[-1], tokens[-1], result["label"], colour))
+    low, high = axes.get_ylim()
+    # The first points stand far above the rest and would flatten what matters.
+    interesting = [loss for result in arms for _, loss in result["held_out_curve"][1:]]
+    if len(interesting) > 2 * len(arms):
+        low, high = min(interesting) - 0.1, max(interesting) + 0.25
+        axes.set_ylim(low, high)
+    gap, last = (high - low) * 0.055, float("-inf")
+    for loss, token, label, colour in sorted(ends):
+        last = max(loss, last + gap)
+        axes.annotate(label, (token, last), xytext=(7, 0), textcoords="offset points", color=colour, va="center")
+    axes.set_xlabel("training tokens, millions")
+    axes.set_ylabel("held-out loss, nats per token")
+    axes.margins(x=0.01)
+    return _svg(figure, "Held-out loss over training tokens by arm")
+
+
+def finals_plot(arms: Sequence[Mapping[str, Any]]) -> str:
+    """Final held-out losses by arm: all tokens, those after a hit, those after a miss; one dot per seed."""
+    names = list(dict.fromkeys(result["arm"] for result in arms))
+    panels = (("overall", "all tokens"), ("hit", "after a hit"), ("miss", "after a miss"))
+    figure, axes = _figure(7.6, 0.95 + 0.42 * len(names), 1, 3, sharey=True)
+    for place, (part, title) in zip(axes, panels, strict=True):
+        values: list[float] = []
+        for row, name in enumerate(reversed(names)):
+            losses = [result["held_out"][part] for result in arms if result["arm"] == name]
+            losses = [loss for loss in losses if loss is not None]
+            values += losses
+            place.plot(losses, [row] * len(losses), "o", color=ARM_COLOURS.get(name, INK), markersize=7)
+            if losses:
+                mean = sum(losses) / len(losses)
+                place.annotate(
+                    f"{mean:.3f}", (mean, row), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9
+                )
+        place.set_title(title, fontsize=10.5, loc="left", color=INK)
+        place.set_ylim(-0.6, len(names) - 0.25)
+        if values:
+            spread = max(max(values) - min(values), 1e-3)
+            place.set_xlim(min(values) - 0.22 * spread, max(values) + 0.22 * spread)
+        place.locator_params(axis="x", nbins=4)
+        place.spines["left"].set_visible(False)
+        place.tick_params(axis="y", length=0, labelcolor=INK)
+    labels = {result["arm"]: result["label"] for result in arms}
+    axes[0].set_yticks(range(len(names)), [labels[name] for name in reversed(names)])
+    return _svg(figure, "Final held-out losses by arm")
+
+
+def gate_plot(gates: Mapping[str, Any]) -> str:
+    """Distribution of the gate over held-out positions, hits and misses apart."""
+    figure, axes = _figure(7.6, 2.6)
+    edges = gates["edges"]
+    centres = [(low + high) / 2 for low, high in pairwise(edges)]
+    for name, colour, dashes in (("hit", ARM_COLOURS["graft"], None), ("miss", ARM_COLOURS["engram"], (5, 2))):
+        counts = gates[name]["histogram"]
+        if total := sum(counts):
+            mean = gates[name]["mean"]
+            (line,) = axes.plot(
+                centres,
+                [count / total for count in counts],
+                color=colour,
+                linewidth=1.8,
+                label=f"{name} (mean {mean:.3f})",
+            )
+            if dashes:
+                line.set_dashes(dashes)
+    axes.set_xlabel("gate α")
+    axes.set_ylabel("share of positions")
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9.5)
+    return _svg(figure, "Gate of the graft on held-out text, hits and misses apart")
