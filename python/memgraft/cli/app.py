@@ -17,6 +17,10 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("inspect", "memgraft.cli.inspect"),
     ("coverage", "memgraft.cli.coverage"),
     ("lookup", "memgraft.cli.lookup"),
+    ("harvest", "memgraft.cli.harvest"),
+    ("train", "memgraft.cli.train"),
+    ("report", "memgraft.cli.report"),
+    ("quickstart", "memgraft.cli.quickstart"),
     ("annotate", "memgraft.cli.annotate"),
     ("bench datapath", "memgraft.cli.bench_datapath"),
 )

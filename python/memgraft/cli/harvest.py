@@ -1,0 +1,90 @@
+"""``memgraft harvest``: run the donor over a key set and write the bank."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memgraft.cli.common import JsonOption, emit, keeps, need, progress, verb
+
+
+@verb
+def run(
+    keys: Annotated[Path, typer.Argument(help="The key set, keys.mgk.")],
+    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="The recipient's tokenizer.json, or its folder.")],
+    donor: Annotated[str, typer.Option("--donor", help="A transformers folder, a .gguf file, or a hub id.")],
+    taps: Annotated[str, typer.Option("--taps", help="Donor depths, e.g. 8 or 8,24; r is after r blocks.")],
+    out: Annotated[Path, typer.Option("--out", help="The bank directory to be.")],
+    dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16 or fp32.")] = "bf16",
+    compute_dtype: Annotated[str, typer.Option(help="The donor's run: auto, float32, bfloat16 or float16.")] = "auto",
+    prepend_bos: Annotated[bool, typer.Option("--prepend-bos", help="Put the donor's BOS before each key.")] = False,
+    round_trip: Annotated[
+        str, typer.Option(help="Keep keys whose 'text' is stable, or also whose 'ids' are.")
+    ] = "text",
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Donor tokens per batch.")] = 1024,
+    chunk_rows: Annotated[int, typer.Option(min=1, help="Rows kept at a time.")] = 2048,
+    device: Annotated[str | None, typer.Option(help="Where the donor runs, e.g. cuda; default: the processor.")] = None,
+    resume: Annotated[bool, typer.Option(help="Take up an interrupted harvest of the same settings.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge the keys, time a sample, write nothing.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Run the donor over the keys, once, and write the bank. An interrupted harvest is taken up where it stopped."""
+    from memgraft.errors import ArgumentError
+    from memgraft.keyset import KeySet
+
+    need("torch", "torch")
+    need("transformers", "transformers")
+    from memgraft.harvesting import harvest, plan_harvest
+
+    try:
+        depths = tuple(int(tap) for tap in taps.split(","))
+    except ValueError:
+        raise ArgumentError(f"--taps {taps}: expected numbers of blocks such as 8 or 8,24") from None
+    keyset = KeySet.open(keys)
+    options: dict[str, Any] = {
+        "recipient_tokenizer": tokenizer,
+        "donor": donor,
+        "taps": depths,
+        "dtype": dtype,
+        "compute_dtype": compute_dtype,
+        "prepend_bos": prepend_bos,
+        "round_trip": round_trip,
+        "batch_tokens": batch_tokens,
+        "device": device,
+    }
+    if dry_run:
+        with progress("keys") as report:
+            plan = plan_harvest(keyset, **options, progress=report)
+        facts = {
+            "num_keys": plan.num_keys,
+            "num_rows": plan.num_rows,
+            "dropped": plan.dropped,
+            "value_bytes": plan.num_bytes,
+            "keys_per_second": round(plan.keys_per_second, 1),
+            "seconds": round(plan.seconds, 1),
+        }
+        emit(facts, json=json, title="a harvest would make")
+        return
+    keeps(f"finished rows are in {out}.partial; the same command goes on from there")
+    with progress("keys") as report:
+        bank = harvest(
+            keyset,
+            **options,
+            out=out,
+            chunk_rows=chunk_rows,
+            resume=resume,
+            progress=report,
+        )
+    manifest = bank.manifest
+    facts = {
+        "bank": str(out),
+        "fingerprint": bank.fingerprint,
+        "num_rows": bank.num_rows,
+        "taps": list(bank.taps),
+        "value_dim": bank.value_dim,
+        "dtype": manifest.dtype,
+        "value_bytes": bank.num_rows * bank.bytes_per_row,
+        "dropped": dict(manifest.dropped),
+        "donor": manifest.donor["name"],
+    }
+    emit(facts, json=json, title="bank")

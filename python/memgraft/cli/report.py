@@ -1,0 +1,53 @@
+"""``memgraft report``: one page about a bank, its coverage, and an experiment."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memgraft.cli.common import JsonOption, emit, need, verb
+
+
+@verb
+def run(
+    bank: Annotated[Path, typer.Argument(help="The bank directory.")],
+    out: Annotated[Path, typer.Option("--out", help="Where report.html and report.json go.")],
+    coverage_of: Annotated[
+        list[Path] | None, typer.Option("--coverage", help="Token files whose coverage is reported; may be repeated.")
+    ] = None,
+    experiment: Annotated[
+        Path | None, typer.Option("--experiment", help="The directory of 'memgraft train', with its results.json.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="The page's title.")] = "memgraft report",
+    json: JsonOption = False,
+) -> None:
+    """Write report.html, one self-contained page, and report.json with the same facts."""
+    import json as jsonlib
+
+    from memgraft.bank import Bank
+    from memgraft.corpus import Corpus
+    from memgraft.errors import FingerprintError, FormatError
+    from memgraft.mining import coverage
+
+    need("matplotlib", "report")
+    from memgraft.report import bank_facts, build_facts, write_report
+
+    opened = Bank.open(bank)
+    covered = {str(path): dict(coverage(opened, Corpus.open(path))) for path in coverage_of or []}
+    results = None
+    if experiment is not None:
+        path = experiment / "results.json" if experiment.is_dir() else experiment
+        try:
+            results = jsonlib.loads(path.read_text())
+            trained_on = results["settings"]["bank"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{path}: expected the results of 'memgraft train', found: {error}") from None
+        if trained_on != opened.fingerprint:
+            raise FingerprintError(
+                f"{path}: the experiment used bank {trained_on}, {bank} is {opened.fingerprint}; name the bank it used"
+            )
+    facts = build_facts(
+        bank=bank_facts(opened), coverage=covered or None, experiment=results, title=title, subtitle=str(bank)
+    )
+    report_json, report_html = write_report(out, facts)
+    emit({"report": str(report_html), "facts": str(report_json)}, json=json)

@@ -1,0 +1,107 @@
+"""Stages run once, again when their inputs change, and keep what resumes."""
+
+import json
+
+import pytest
+
+from memgraft.errors import CorpusError
+from memgraft.quickstart.stages import STATE_NAME, Stages
+from memgraft.quickstart.text import document_groups, hold_out
+
+
+class Work:
+    """A stage's work that counts its calls and writes one file."""
+
+    def __init__(self, folder, *, fail=False):
+        self.folder, self.fail, self.calls = folder, fail, 0
+
+    def __call__(self):
+        self.calls += 1
+        (self.folder / "part").write_text(f"call {self.calls}")
+        if self.fail:
+            raise KeyboardInterrupt
+        (self.folder / "output").write_text("whole")
+        return {"calls": self.calls}
+
+
+def test_a_stage_runs_once_for_the_same_inputs(tmp_path):
+    work, lines = Work(tmp_path), []
+    for _ in range(2):
+        facts = Stages(tmp_path, lines.append).run("stage", {"a": 1}, ["output"], work)
+        assert facts == {"calls": 1}
+    assert work.calls == 1
+    assert lines[1] == "stage: up to date"
+
+
+@pytest.mark.parametrize("change", ["inputs", "output gone", "state gone", "version"])
+def test_a_stage_runs_again_when_something_changed(tmp_path, change, monkeypatch):
+    work = Work(tmp_path)
+    Stages(tmp_path, lambda line: None).run("stage", {"a": 1}, ["output"], work)
+    if change == "output gone":
+        (tmp_path / "output").unlink()
+    if change == "state gone":
+        (tmp_path / STATE_NAME).unlink()
+    if change == "version":
+        monkeypatch.setattr("memgraft.quickstart.stages.__version__", "other")
+    Stages(tmp_path, lambda line: None).run("stage", {"a": 2 if change == "inputs" else 1}, ["output"], work)
+    assert work.calls == 2
+
+
+def test_an_interrupted_stage_keeps_its_parts_for_the_same_inputs_only(tmp_path):
+    broken = Work(tmp_path, fail=True)
+    with pytest.raises(KeyboardInterrupt):
+        Stages(tmp_path, lambda line: None).run("stage", {"a": 1}, ["output"], broken, partial=["part"])
+    assert json.loads((tmp_path / STATE_NAME).read_text())["stage"]["done"] is False
+
+    seen = []
+    Stages(tmp_path, lambda line: None).run(
+        "stage", {"a": 1}, [], lambda: seen.append((tmp_path / "part").exists()) or {}, partial=["part"]
+    )
+    Stages(tmp_path, lambda line: None).run(
+        "stage", {"a": 2}, [], lambda: seen.append((tmp_path / "part").exists()) or {}, partial=["part"]
+    )
+    assert seen == [True, False]
+
+
+def test_finished_stages_survive_a_later_interruption(tmp_path):
+    stages, first, broken = Stages(tmp_path, lambda line: None), Work(tmp_path), Work(tmp_path, fail=True)
+    stages.run("first", {}, ["output"], first)
+    with pytest.raises(KeyboardInterrupt):
+        stages.run("second", {}, [], broken)
+    Stages(tmp_path, lambda line: None).run("first", {}, ["output"], first)
+    assert first.calls == 1
+
+
+def test_every_kind_of_text_is_held_out(tmp_path):
+    (tmp_path / "plays").mkdir()
+    for number in range(4):
+        (tmp_path / "plays" / f"{number}.txt").write_text(f"play {number}")
+    lines = [json.dumps({"text": f"lead {number}"}) for number in range(100)]
+    (tmp_path / "leads.jsonl").write_text("\n".join(lines))
+    (tmp_path / ".hidden.txt").write_text("not this")
+    training, held_out = hold_out(document_groups(tmp_path), 0.05)
+    assert len([text for text in held_out if text.startswith("lead")]) == 5
+    assert len([text for text in held_out if text.startswith("play")]) == 1
+    assert len(training) + len(held_out) == 104
+    assert not set(training) & set(held_out)
+
+
+def test_equal_documents_never_stand_on_both_sides():
+    groups = [["a", "b", "a", " ", "c", "d"], ["a", "x", "y", "x"]]
+    training, held_out = hold_out(groups, 0.4)
+    assert sorted(training + held_out) == ["a", "b", "c", "d", "x", "y"]
+
+
+def test_the_choice_does_not_depend_on_the_order():
+    texts = [f"text {number}" for number in range(50)]
+    assert sorted(hold_out([texts], 0.2)[1]) == sorted(hold_out([texts[::-1]], 0.2)[1])
+
+
+def test_too_little_text_is_an_error(tmp_path):
+    with pytest.raises(CorpusError, match="1 distinct documents"):
+        hold_out([["a", "a"]], 0.05)
+    with pytest.raises(CorpusError, match="found none"):
+        list(document_groups(tmp_path))
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    with pytest.raises(CorpusError, match=r"latin\.txt: expected UTF-8, found byte 0xe9 at offset 3"):
+        list(document_groups(tmp_path))
