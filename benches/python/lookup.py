@@ -84,6 +84,7 @@ def group(settings: Settings) -> dict[str, Any]:
     step = np.ascontiguousarray(text[: 8 * 2048].reshape(8, -1).T)
     timings = contest(
         [
+            Contender("index.lookup, 1 thread", len(text), lambda: index.lookup(text, out=(rows, orders), threads=1)),
             Contender("index.lookup", len(text), lambda: index.lookup(text, out=(rows, orders))),
             Contender(f"index.lookup, {len(large):,} keys", len(text), lambda: large.lookup(text, out=(rows, orders))),
             Contender("index.lookup, batch of 64 k, fresh arrays", 1 << 16, lambda: index.lookup(batch[:32])),
