@@ -259,7 +259,7 @@ def write_split(root: Path, shards: list[Path], held_out: int) -> dict[str, int]
             at += count
 
     for name, first, last in (("tokens", 0, first_held), ("held_out", first_held, len(lengths))):
-        with CorpusWriter(root / name, vocab_size=VOCAB_SIZE, eos_id=0, special_ids=[0]) as writer:
+        with CorpusWriter(root / name, vocab_size=VOCAB_SIZE, special_ids=[0]) as writer:
             for tokens in documents_of(first, last):
                 writer.add(tokens)
             writer.finish()

@@ -71,7 +71,8 @@ def group(settings: Settings) -> dict[str, Any]:
     every = KeySet.open(settings.keys)
     keys = every.select(np.arange(min(num_keys, len(every))))
     index, large = NgramIndex.build(keys), NgramIndex.open(settings.index)
-    text = np.fromfile(f"{settings.corpus}.bin", dtype=np.uint16)[-(1 << 20) :]
+    text = np.fromfile(f"{settings.corpus}.bin", dtype=np.uint16)
+    text = text[-min(1 << 20, len(text) // 2048 * 2048) :]
     few = text[: 1 << 16]
     listed = few.tolist()
     peers = {"dict of tuples": TupleDict(keys), "numpy sorted arrays": SortedArrays(keys)}
@@ -79,7 +80,7 @@ def group(settings: Settings) -> dict[str, Any]:
     check_equal("dict of tuples", reference, np.array(peers["dict of tuples"].lookup(listed), np.int32))
     check_equal("numpy sorted arrays", reference, peers["numpy sorted arrays"].lookup(few))
     rows, orders = np.empty(len(text), np.int32), np.empty(len(text), np.uint8)
-    batch = text[: 1 << 19].reshape(-1, 2048)
+    batch = text[: 1 << 16].reshape(-1, 2048)
     states = index.start(8)
     step = np.ascontiguousarray(text[: 8 * 2048].reshape(8, -1).T)
     timings = contest(
@@ -87,7 +88,7 @@ def group(settings: Settings) -> dict[str, Any]:
             Contender("index.lookup, 1 thread", len(text), lambda: index.lookup(text, out=(rows, orders), threads=1)),
             Contender("index.lookup", len(text), lambda: index.lookup(text, out=(rows, orders))),
             Contender(f"index.lookup, {len(large):,} keys", len(text), lambda: large.lookup(text, out=(rows, orders))),
-            Contender("index.lookup, batch of 64 k, fresh arrays", 1 << 16, lambda: index.lookup(batch[:32])),
+            Contender("index.lookup, batch of 64 k, fresh arrays", 1 << 16, lambda: index.lookup(batch)),
             Contender("index.advance, 8 sequences", step.size, lambda: [index.advance(states, one) for one in step]),
             Contender("numpy sorted arrays", len(few), lambda: peers["numpy sorted arrays"].lookup(few)),
             Contender("dict of tuples", len(few), lambda: peers["dict of tuples"].lookup(listed)),
