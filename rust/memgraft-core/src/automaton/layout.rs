@@ -6,13 +6,13 @@
 use std::cmp::Reverse;
 
 use super::NO_ROW;
-use super::table::{ENTRIES, LINE, Region, UNIT, root_lines};
+use super::table::{ENTRIES, FAN, LINE, Region, UNIT, root_lines};
 use super::trie::Trie;
 use crate::ids::{saturating_u32, usize_of};
 use crate::{Error, Result};
 
-/// Slots of the map from line to region.
-const FAN_SLOTS: u64 = 2048;
+/// Slots to aim at: half of what there are, since spill lines and padding can come close to doubling the estimate.
+const FAN_SLOTS: u64 = crate::ids::u64_of(FAN) / 2;
 /// Children per home line of a large block: a load of 0.8.
 const PER_LINE: u32 = 4;
 

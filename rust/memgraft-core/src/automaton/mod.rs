@@ -10,10 +10,13 @@
 
 mod builder;
 mod layout;
-mod prefetch;
+mod probe;
 mod table;
 mod trie;
 
 pub(crate) use builder::build;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use probe::Avx2;
+pub(crate) use probe::{Portable, Prober, prefetch};
 pub use table::{Found, NO_ROW, Region, Table, View};
 pub(crate) use trie::Trie;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::probe::{Portable, Prober};
 use crate::format::Store;
 use crate::ids::{MAX_ORDER, StateId, low_u8, low_u32, saturating_u32, usize_of};
 use crate::{Error, Result};
@@ -15,6 +16,8 @@ pub(super) const ENTRIES: usize = 5;
 /// Fields of a token word.
 pub(super) const TOKEN_MASK: u32 = (1 << 21) - 1;
 pub(super) const ORDER_SHIFT: u32 = 21;
+/// Slots of the map from line to region.
+pub(super) const FAN: usize = 4096;
 pub(super) const LEN_SHIFT: u32 = 26;
 pub(super) const SPILL: u32 = 1 << 29;
 /// A token that no text holds: fills a line of a large block that got no child.
@@ -45,7 +48,7 @@ pub struct Found {
 pub struct Table {
     words: Store<u32>,
     regions: Vec<Region>,
-    fan: Vec<u32>,
+    fan: Box<[u32; FAN]>,
     fan_shift: u32,
     vocab_size: u32,
     max_spill: u32,
@@ -55,22 +58,10 @@ pub struct Table {
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     lines: &'a [[u32; LINE]],
-    fan: &'a [u32],
+    fan: &'a [u32; FAN],
     fan_shift: u32,
     last_unit: u32,
     vocab_size: u32,
-}
-
-/// One look at one line.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Probe {
-    pub hit: bool,
-    /// Not here, but the block goes on in the next line.
-    pub spill: bool,
-    /// After a hit: the next state. After a miss: the suffix link.
-    pub state: u32,
-    pub row: u32,
-    pub order: u32,
 }
 
 /// The home line of `token` among `lines`; fixed by the format.
@@ -111,16 +102,12 @@ impl Table {
         if !ascending || !whole || regions.first().is_none_or(|r| r.start != 0) {
             return bad("its regions are out of order");
         }
-        let slots = usize_of(num_lines >> fan_shift) + 1;
-        if slots > 1 << 16 {
+        if usize_of(num_lines >> fan_shift) >= FAN {
             return bad("its region granule is too small for its length");
         }
-        let mut fan = vec![1; slots];
+        let mut fan = Box::new([1; FAN]);
         for region in &regions {
-            let first = usize_of(region.start >> fan_shift);
-            if let Some(tail) = fan.get_mut(first..) {
-                tail.fill(region.lines);
-            }
+            fan[usize_of(region.start >> fan_shift)..].fill(region.lines);
         }
         Ok(Self { words, regions, fan, fan_shift, vocab_size, max_spill })
     }
@@ -147,6 +134,12 @@ impl Table {
     #[must_use]
     pub fn max_spill(&self) -> u32 {
         self.max_spill
+    }
+
+    /// Tokens are smaller than this.
+    #[must_use]
+    pub fn vocab_size(&self) -> u32 {
+        self.vocab_size
     }
 
     /// One past the largest state id.
@@ -181,7 +174,7 @@ impl Table {
         let token = view.admit(token);
         let mut unit = view.locate(state.0, token);
         for _ in 0..self.probe_limit() {
-            let probe = view.probe(unit, token);
+            let probe = Portable.probe(view.line(unit), unit, token);
             if probe.hit {
                 return Some(Found { state: StateId(probe.state), row: probe.row, order: low_u8(probe.order) });
             }
@@ -191,7 +184,7 @@ impl Table {
     }
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
     /// The token itself, or the one past the vocabulary, which matches nothing.
     #[inline(always)]
     pub(crate) fn admit(&self, token: u32) -> u32 {
@@ -208,12 +201,11 @@ impl View<'_> {
     /// The unit to probe for `token` in `state`; within the table for any arguments.
     #[inline(always)]
     pub(crate) fn locate(&self, state: u32, token: u32) -> u32 {
-        // Bounded for states read from an unverified file.
-        let state = if state <= self.last_unit { state } else { 0 };
         let line = state >> 2;
-        let lines = self.fan[usize_of(line >> self.fan_shift)];
+        let lines = self.fan[usize_of(line >> self.fan_shift) & (FAN - 1)];
         let unit = (line.wrapping_add(home(token, lines)) << 2) | (state & 3);
         let unit = if state == 0 { token } else { unit };
+        // Bounded for states read from an unverified file.
         unit.min(self.last_unit)
     }
 
@@ -225,34 +217,14 @@ impl View<'_> {
 
     /// The line that holds `unit`.
     #[inline(always)]
-    pub(crate) fn line(&self, unit: u32) -> &[u32; LINE] {
+    pub(crate) fn line(&self, unit: u32) -> &'a [u32; LINE] {
         &self.lines[usize_of(unit >> 2)]
     }
 
-    /// Asks for the line that holds `unit`.
+    /// All lines, for an inner loop that has its own license to skip the check: a unit from
+    /// [`View::locate`] or [`View::next_line`] is at most the last one.
     #[inline(always)]
-    pub(crate) fn prefetch(&self, unit: u32) {
-        super::prefetch::prefetch(self.line(unit));
-    }
-
-    /// Looks for `token` in the block part that starts at `unit`.
-    ///
-    /// With `n` entries from word `w`: tokens at `w..w+n`, states at `w+n..w+2n`, rows at
-    /// `w+2n..w+3n`, the suffix link at `w+3n`. Indices are masked, so that no content of
-    /// the line leads outside it.
-    #[inline(always)]
-    pub(crate) fn probe(&self, unit: u32, token: u32) -> Probe {
-        let line = self.line(unit);
-        let base = usize_of(unit & 3) * UNIT;
-        let first = line[base];
-        let n = usize_of((first >> LEN_SHIFT) & 7);
-        let same = |i: usize| u32::from(line[(base + i) & (LINE - 1)] & TOKEN_MASK == token) << i;
-        let matches = (same(0) | same(1) | same(2) | same(3) | same(4)) & ((1 << n) - 1);
-        let hit = matches != 0;
-        let i = usize_of(matches.trailing_zeros()) & 7;
-        let at = |word: usize| line[word & (LINE - 1)];
-        let state = at(if hit { base + n + i } else { base + 3 * n });
-        let spill = first & SPILL != 0;
-        Probe { hit, spill, state, row: at(base + 2 * n + i), order: (at(base + i) >> ORDER_SHIFT) & 31 }
+    pub(crate) fn lines(&self) -> &'a [[u32; LINE]] {
+        self.lines
     }
 }

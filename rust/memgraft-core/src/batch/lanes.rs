@@ -1,10 +1,9 @@
-//! The inner loop: up to 24 walks of the automaton in turn, each prefetching
-//! the line that its next turn reads.
+//! The inner loop: walks of the automaton in turn, each prefetching the line
+//! that its next turn reads.
 
-use super::Limits;
 use super::segments::{Feeder, Run};
-use crate::automaton::{Table, View};
-use crate::ids::{low_u8, row_as_i32, u64_of};
+use crate::automaton::{Prober, Table, View, prefetch};
+use crate::ids::{low_u8, row_as_i32, u64_of, usize_of};
 
 /// One walk in progress.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,7 +23,8 @@ struct Lane {
 /// The part of a batch that one thread answers.
 pub(super) struct Walk<'a, 'o> {
     pub table: &'a Table,
-    pub limits: Limits,
+    pub max_order: u32,
+    /// None larger than the vocabulary size, which matches nothing.
     pub tokens: &'a [u32],
     /// Position of `rows[0]`.
     pub first: usize,
@@ -34,20 +34,20 @@ pub(super) struct Walk<'a, 'o> {
 }
 
 impl Walk<'_, '_> {
-    /// Answers everything the feeder gives; false if the table is damaged.
-    pub fn run<const LANES: usize, const PREFETCH: bool>(&mut self) -> bool {
+    /// Answers everything the feeder gives; false if links run in circles, as only damaged ones do.
+    #[inline(always)]
+    pub fn run<P: Prober, const LANES: usize, const PREFETCH: bool>(&mut self, prober: P) -> bool {
         let view = self.table.view();
+        let (tokens, first) = (self.tokens, self.first);
         let mut lanes = [Lane::default(); LANES];
         let mut active = 0;
         let mut budget = 0u64;
-        let mut fine = true;
         while active < LANES
             && let Some(run) = self.feeder.next()
         {
             lanes[active] = self.enter(&view, run, &mut budget);
             active += 1;
         }
-        // All lanes in turn while all have work, then the rest.
         while active > 0 {
             if budget == 0 {
                 return false;
@@ -56,15 +56,20 @@ impl Walk<'_, '_> {
             let mut i = 0;
             while i < active {
                 let lane = &mut lanes[i];
-                let probe = view.probe(lane.unit, lane.token);
+                // SAFETY: `unit` came out of `View::locate` or `View::next_line`, which cap it at the last unit.
+                let line = unsafe { view.lines().get_unchecked(usize_of(lane.unit >> 2)) };
+                let probe = prober.probe(line, lane.unit, lane.token);
                 if lane.at >= lane.start {
                     // Written on a miss too, and then again: cheaper than a branch that cannot be predicted.
-                    let out = lane.at - self.first;
-                    self.rows[out] = row_as_i32(probe.row);
-                    self.orders[out] = low_u8(probe.order);
+                    let out = lane.at - first;
+                    debug_assert!(out < self.rows.len() && self.rows.len() == self.orders.len());
+                    // SAFETY: the feeder's runs lie in `first..first + rows.len()`, both outputs have that length
+                    // (`batch::lookup` cuts them alike), and `start <= at < end` holds for a lane in its run.
+                    unsafe {
+                        *self.rows.get_unchecked_mut(out) = row_as_i32(probe.row);
+                        *self.orders.get_unchecked_mut(out) = low_u8(probe.order);
+                    }
                 }
-                let row_fine = probe.row.wrapping_add(1) <= self.limits.num_keys;
-                fine &= !probe.hit | (row_fine & (probe.order <= self.limits.max_order));
                 lane.at += usize::from(probe.hit);
                 if lane.at == lane.end {
                     match self.feeder.next() {
@@ -76,28 +81,31 @@ impl Walk<'_, '_> {
                         }
                     }
                 } else {
-                    lane.token = view.admit(self.tokens[lane.at]);
+                    debug_assert!(lane.at < tokens.len());
+                    // SAFETY: `at < end`, and the feeder's runs end inside the tokens.
+                    lane.token = unsafe { *tokens.get_unchecked(lane.at) };
                     let next = view.locate(probe.state, lane.token);
                     let spilt = view.next_line(lane.unit);
                     lane.unit = if probe.spill & !probe.hit { spilt } else { next };
                     if PREFETCH {
-                        view.prefetch(lane.unit);
+                        // SAFETY: as for the probe.
+                        prefetch(unsafe { view.lines().get_unchecked(usize_of(lane.unit >> 2)) });
                     }
                 }
                 i += 1;
             }
         }
-        fine
+        true
     }
 
     fn enter(&self, view: &View<'_>, run: Run, budget: &mut u64) -> Lane {
         // A walk of n tokens makes at most 2n + max_order steps down and along links, each within the
         // spill limit; more, and the links of a damaged file run in circles.
-        let steps = 2 * u64_of(run.end - run.warm) + u64::from(self.limits.max_order) + 1;
+        let steps = 2 * u64_of(run.end - run.warm) + u64::from(self.max_order) + 1;
         *budget = budget.saturating_add(steps.saturating_mul(u64::from(self.table.max_spill()) + 1));
-        let token = view.admit(self.tokens[run.warm]);
+        let token = self.tokens[run.warm];
         let unit = view.locate(0, token);
-        view.prefetch(unit);
+        prefetch(view.line(unit));
         Lane { unit, token, at: run.warm, start: run.start, end: run.end }
     }
 }

@@ -4,12 +4,16 @@
 mod lanes;
 mod segments;
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use segments::Bounds;
 
-use crate::automaton::Table;
+#[cfg(target_arch = "x86_64")]
+use crate::automaton::Avx2;
+use crate::automaton::{Portable, Prober, Table};
 use crate::{Error, Result};
+use lanes::Walk;
 use segments::Feeder;
 
 /// Below this many tokens a thread costs more than it saves.
@@ -22,15 +26,17 @@ const CHUNK: usize = 2048;
 pub struct Options {
     /// Threads at most; small batches run on the calling thread alone.
     pub threads: usize,
-    /// Lanes per thread: 1, 4, 8, 12, 16 or 24.
+    /// Lanes per thread: 1, 8, 16 or 24; other numbers are rounded up.
     pub lanes: usize,
     /// Whether lanes prefetch.
     pub prefetch: bool,
+    /// Leave out what only some processors can do.
+    pub portable: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 1, lanes: 16, prefetch: true }
+        Self { threads: 1, lanes: 16, prefetch: true, portable: false }
     }
 }
 
@@ -69,21 +75,18 @@ pub(crate) fn lookup(
     let part = tokens.len().div_ceil(threads).max(1);
     // Every lane gets work, and no lane more than a chunk at a time.
     let chunk = part.div_ceil(options.lanes.max(1)).clamp(64, CHUNK);
+    // What lies outside the vocabulary becomes the one token past it, which matches nothing.
+    let past = table.vocab_size();
+    let tokens = match tokens.iter().fold(0, |a, &b| a.max(b)) > past {
+        true => Cow::Owned(tokens.iter().map(|&token| token.min(past)).collect::<Vec<_>>()),
+        false => Cow::Borrowed(tokens),
+    };
+    let tokens = &*tokens;
     let damaged = AtomicBool::new(false);
     let run = |start: usize, rows: &mut [i32], orders: &mut [u8]| {
         let feeder = Feeder::new(tokens, bounds, start, start + rows.len(), chunk, limits.max_order);
-        let mut walk = lanes::Walk { table, limits, tokens, first: start, rows, orders, feeder };
-        let fine = match (options.lanes, options.prefetch) {
-            (0 | 1, false) => walk.run::<1, false>(),
-            (0 | 1, true) => walk.run::<1, true>(),
-            (2..=4, true) => walk.run::<4, true>(),
-            (5..=8, true) => walk.run::<8, true>(),
-            (9..=12, true) => walk.run::<12, true>(),
-            (13..=16, true) => walk.run::<16, true>(),
-            (_, true) => walk.run::<24, true>(),
-            (_, false) => walk.run::<16, false>(),
-        };
-        if !fine {
+        let mut walk = Walk { table, max_order: limits.max_order, tokens, first: start, rows, orders, feeder };
+        if !walk_all(&mut walk, options) || !limits.hold(walk.rows, walk.orders) {
             damaged.store(true, Ordering::Relaxed);
         }
     };
@@ -104,6 +107,35 @@ pub(crate) fn lookup(
     Ok(!damaged.load(Ordering::Relaxed))
 }
 
+/// Runs the lanes the best way this processor and `options` allow.
+fn walk_all(walk: &mut Walk<'_, '_>, options: Options) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(avx2) = Avx2::detect().filter(|_| !options.portable) {
+        // SAFETY: `avx2` exists, so the processor has the features the function is compiled for.
+        return unsafe { walk_avx2(walk, options, avx2) };
+    }
+    walk_with(walk, options, Portable)
+}
+
+/// [`walk_with`] compiled for AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+fn walk_avx2(walk: &mut Walk<'_, '_>, options: Options, avx2: Avx2) -> bool {
+    walk_with(walk, options, avx2)
+}
+
+#[inline(always)]
+fn walk_with<P: Prober>(walk: &mut Walk<'_, '_>, options: Options, prober: P) -> bool {
+    match (options.lanes, options.prefetch) {
+        (0 | 1, true) => walk.run::<P, 1, true>(prober),
+        (0 | 1, false) => walk.run::<P, 1, false>(prober),
+        (2..=8, true) => walk.run::<P, 8, true>(prober),
+        (9..=16, true) => walk.run::<P, 16, true>(prober),
+        (_, true) => walk.run::<P, 24, true>(prober),
+        (_, false) => walk.run::<P, 16, false>(prober),
+    }
+}
+
 /// What answers may be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -111,6 +143,15 @@ pub(crate) struct Limits {
     pub num_keys: u32,
     /// Orders are at most this.
     pub max_order: u32,
+}
+
+impl Limits {
+    /// Whether all answers are possible ones; one pass that the compiler vectorises.
+    fn hold(self, rows: &[i32], orders: &[u8]) -> bool {
+        let row = rows.iter().fold(0, |a, &row| a.max(row.cast_unsigned().wrapping_add(1)));
+        let order = orders.iter().fold(0, |a, &order| a.max(order));
+        row <= self.num_keys && u32::from(order) <= self.max_order
+    }
 }
 
 /// Checks that every token lies inside the vocabulary.
