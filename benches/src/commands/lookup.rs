@@ -15,7 +15,7 @@ use crate::peers::{BackwardWalk, CharAutomaton, SliceMap, char_automaton};
 use crate::stream::Stream;
 
 /// One core's way to walk without a second core's help or a hint.
-const SCALAR: Options = Options { threads: 1, lanes: 1, prefetch: false };
+const SCALAR: Options = Options { threads: 1, lanes: 1, prefetch: false, portable: false };
 
 /// What the contest runs over, read once.
 struct Course {

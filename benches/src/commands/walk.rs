@@ -21,6 +21,7 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
         threads: arguments.take("threads", 1)?,
         lanes: arguments.take("lanes", 16)?,
         prefetch: arguments.take("prefetch", true)?,
+        portable: arguments.take("portable", false)?,
     };
     let load = if arguments.take("ram", false)? { Load::Ram } else { Load::Map };
     let index = Index::open(index, load)?;
