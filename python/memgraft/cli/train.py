@@ -25,6 +25,9 @@ def run(
     width: Annotated[int, typer.Option(min=8, help="Width of the recipient.")] = 256,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks of the recipient.")] = 5,
     site: Annotated[int, typer.Option(min=0, help="The graft is added before this block, 0-based.")] = 1,
+    tap: Annotated[
+        int | None, typer.Option(min=0, help="The bank's tap that feeds it; needed where it has more.")
+    ] = None,
     seq_len: Annotated[int, typer.Option(min=8, help="Tokens per window.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows per step.")] = 8,
     peak_lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 1e-3,
@@ -51,6 +54,7 @@ def run(
         ffn_width=int(width * 8 / 3) // 8 * 8,
         num_blocks=blocks,
         site=site,
+        tap=tap,
         seq_len=seq_len,
         batch_size=batch_size,
         peak_lr=peak_lr,

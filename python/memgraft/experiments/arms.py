@@ -20,11 +20,18 @@ class Arm:
     grafted: bool = True
     control: Control | None = None
 
-    def graft_config(self, *, site: int, fallback: FallbackConfig, seed: int) -> GraftConfig | None:
+    def graft_config(self, *, site: int, tap: int | None, fallback: FallbackConfig, seed: int) -> GraftConfig | None:
         """The graft of this arm, drawn for training from scratch; None where nothing is attached."""
         if not self.grafted:
             return None
-        return GraftConfig(sites=(site,), fallback=fallback, init="scratch", control=self.control, seed=seed)
+        return GraftConfig(
+            sites=(site,),
+            taps=None if tap is None else (tap,),
+            fallback=fallback,
+            init="scratch",
+            control=self.control,
+            seed=seed,
+        )
 
 
 ARMS: dict[str, Arm] = {

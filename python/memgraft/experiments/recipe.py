@@ -30,6 +30,8 @@ class Recipe:
     weight_decay: float = 0.1
     site: int = 1
     """The graft is added before this block, 0-based."""
+    tap: int | None = None
+    """The bank's tap that feeds the site; None where the bank has one."""
     table_size: int = 16384
     fallback_dim: int = 128
     held_out_windows: int = 400

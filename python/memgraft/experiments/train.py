@@ -61,7 +61,7 @@ def plain_collator(features: list[Mapping[str, Tensor]]) -> Any:
 def build_arm(arm: Arm, recipe: Recipe, material: Material, seed: int) -> nn.Module:
     """The arm's model: the recipient of this seed, grafted if the arm is."""
     model = build_recipient(recipe, vocab_size=material.vocab_size, eos_id=material.eos_id, seed=seed)
-    config = arm.graft_config(site=recipe.site, fallback=recipe.fallback, seed=seed)
+    config = arm.graft_config(site=recipe.site, tap=recipe.tap, fallback=recipe.fallback, seed=seed)
     return model if config is None else graft(model, material.bank, config, tokenizer=material.tokenizer)
 
 

@@ -1,0 +1,136 @@
+"""The verbs harvest, train and report on files, as a user calls them."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import memgraft
+from memgraft.cli.app import build_app
+from tiny import byte_bpe, tiny_donor, tiny_text
+
+RECIPIENT = ["--width", "32", "--blocks", "2", "--tap", "2", "--seq-len", "32", "--batch-size", "4", "--eos-id", "0"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(build_app(), [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verbs")
+    for part, numbers in (("training", range(8)), ("held-out", range(20, 23))):
+        (folder / part).mkdir()
+        for number in numbers:
+            (folder / part / f"{number}.txt").write_text(tiny_text(number, sentences=12))
+    byte_bpe([tiny_text(number) for number in range(8)], 320).save(str(folder / "tokenizer.json"))
+    for part in ("training", "held-out"):
+        memgraft.tokenize_folder(
+            folder / part, folder / "tokenizer.json", folder / f"{part}-tokens", eos="<|endoftext|>"
+        )
+    memgraft.mine(memgraft.Corpus.open(folder / "training-tokens.bin"), budget=300).save(folder / "keys.mgk")
+    tiny_donor(folder / "donor")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bank(place):
+    result = invoke(*harvest_command(place), "--out", place / "bank", "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def harvest_command(place):
+    keys, tokenizer, donor = place / "keys.mgk", place / "tokenizer.json", place / "donor"
+    return ["harvest", keys, "--tokenizer", tokenizer, "--donor", donor, "--taps", "1,2"]
+
+
+def train_command(place, out):
+    training, held_out = place / "training-tokens.bin", place / "held-out-tokens.bin"
+    tokenizer = ["--tokenizer", place / "tokenizer.json"]
+    return ["train", place / "bank", "--train", training, "--held-out", held_out, *tokenizer, "--out", out, *RECIPIENT]
+
+
+def test_harvest_writes_a_bank_and_says_what_is_in_it(place, bank):
+    opened = memgraft.Bank.open(place / "bank")
+    assert bank["fingerprint"] == opened.fingerprint
+    num_keys = len(memgraft.KeySet.open(place / "keys.mgk"))
+    assert bank["num_rows"] == opened.num_rows == num_keys - sum(bank["dropped"].values()) > 200
+    assert bank["taps"] == [1, 2]
+    assert bank["value_bytes"] == opened.num_rows * 2 * 32 * 2
+
+
+def test_a_dry_run_writes_nothing(place, bank, tmp_path):
+    result = invoke(*harvest_command(place), "--out", tmp_path / "bank", "--dry-run", "--json")
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert (facts["num_rows"], facts["value_bytes"]) == (bank["num_rows"], bank["value_bytes"])
+    assert facts["keys_per_second"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        (["--taps", "1,9"], 1, "tap 9: donor donor has 3 blocks"),
+        (["--taps", "deep"], 2, "expected numbers of blocks"),
+        (["--dtype", "int3"], 2, "expected one of"),
+        (["--compute-dtype", "half"], 2, "expected auto, float32, bfloat16 or float16"),
+        (["--tokenizer", "absent.json"], 2, "found no such file"),
+        (["--donor", "./absent.gguf"], 1, "no such file or folder"),
+    ],
+)
+def test_what_cannot_be_harvested_is_said_in_one_line(place, tmp_path, changes, code, message):
+    result = invoke(*harvest_command(place), "--out", tmp_path / "bank", *changes)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_train_then_report(place, bank, tmp_path):
+    result = invoke(*train_command(place, tmp_path / "run"), "--steps", 3, "--arms", "graft,shuffled", "--json")
+    assert result.exit_code == 0, result.stderr
+    results = json.loads(result.stdout)
+    assert [entry["arm"] for entry in results["arms"]] == ["graft", "shuffled"]
+    assert (tmp_path / "run" / "model" / "graft" / "graft.safetensors").is_file()
+
+    text = invoke(*train_command(place, tmp_path / "run"), "--steps", 3, "--arms", "graft,shuffled")
+    assert "graft minus shuffled" in text.stdout
+
+    command = ["report", place / "bank", "--experiment", tmp_path / "run", "--coverage", place / "held-out-tokens.bin"]
+    result = invoke(*command, "--out", tmp_path / "report")
+    assert result.exit_code == 0, result.stderr
+    assert "Graft minus shuffled" in (tmp_path / "report" / "report.html").read_text()
+    facts = json.loads((tmp_path / "report" / "report.json").read_text())
+    (coverage,) = facts["coverage"].values()
+    assert coverage["mined_from_it"] is False
+
+    results["settings"]["bank"] = "0" * 64
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+    result = invoke(*command, "--out", tmp_path / "other")
+    assert result.exit_code == 1
+    assert "the experiment used bank 0000" in result.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_train_refuses_its_own_training_text(place, bank, tmp_path):
+    command = train_command(place, tmp_path / "run")
+    command[command.index("--held-out") + 1] = place / "training-tokens.bin"
+    result = invoke(*command, "--steps", 2)
+    assert result.exit_code == 1
+    assert "the held-out corpus is the training corpus" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--arms", "graft,magic"], ["--arms", "graft", "--tap", "5", "--steps", "2"], ["--seeds", "one"], ["--site", "7"]],
+)
+def test_train_usage_errors_exit_with_two(place, bank, tmp_path, option):
+    result = invoke(*train_command(place, tmp_path / "run"), *option)
+    assert result.exit_code == 2, result.stderr

@@ -1,0 +1,228 @@
+"""Windows, held-out loss, plans and arms, against slow ways of saying the same."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import memgraft
+from memgraft.errors import ConfigError, CorpusError
+from memgraft.experiments import (
+    ARMS,
+    Recipe,
+    TokenWindows,
+    arms_named,
+    build_recipient,
+    held_out_loss,
+    run_experiment,
+    spread_windows,
+)
+from memgraft.experiments.recipe import weights_fingerprint
+from memgraft.experiments.train import Material, OrderRecorder, build_arm, build_optimizer, plain_collator
+from memgraft.harvesting import harvest
+from tiny import byte_bpe, tiny_donor, tiny_text
+
+RECIPE = Recipe(
+    width=32,
+    num_blocks=2,
+    num_heads=2,
+    ffn_width=64,
+    seq_len=24,
+    batch_size=4,
+    table_size=251,
+    fallback_dim=32,
+    curve_windows=4,
+    curve_points=2,
+    held_out_windows=6,
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Tokens of two sets of documents, a tokenizer and a bank."""
+    folder = tmp_path_factory.mktemp("experiments")
+    for part, numbers in (("training", range(12)), ("held-out", range(20, 24))):
+        (folder / part).mkdir()
+        for number in numbers:
+            (folder / part / f"{number}.txt").write_text(tiny_text(number, sentences=12))
+    byte_bpe([tiny_text(number) for number in range(12)], 320).save(str(folder / "tokenizer.json"))
+    for part in ("training", "held-out"):
+        memgraft.tokenize_folder(
+            folder / part, folder / "tokenizer.json", folder / f"{part}-tokens", eos="<|endoftext|>"
+        )
+    keys = memgraft.mine(memgraft.Corpus.open(folder / "training-tokens.bin"), budget=400)
+    donor = tiny_donor(folder / "donor")
+    harvest(keys, recipient_tokenizer=folder / "tokenizer.json", donor=donor, taps=(2,), out=folder / "bank")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def material(place):
+    return Material(
+        bank=memgraft.Bank.open(place / "bank"),
+        train=TokenWindows(memgraft.Corpus.open(place / "training-tokens.bin"), RECIPE.seq_len),
+        held_out=TokenWindows(memgraft.Corpus.open(place / "held-out-tokens.bin"), RECIPE.seq_len),
+        vocab_size=320,
+        eos_id=0,
+        tokenizer=place / "tokenizer.json",
+    )
+
+
+def experiment(place, out, **changes):
+    options = {
+        "tokenizer": place / "tokenizer.json",
+        "eos_id": 0,
+        "recipe": RECIPE,
+        "steps": 4,
+        "arms": ("none", "graft"),
+        **changes,
+    }
+    training = memgraft.Corpus.open(place / "training-tokens.bin")
+    held_out = options.pop("held_out", None) or memgraft.Corpus.open(place / "held-out-tokens.bin")
+    return run_experiment(memgraft.Bank.open(place / "bank"), training, held_out, out, **options)
+
+
+def test_windows_are_the_corpus_in_order_with_its_documents(place, material):
+    corpus = memgraft.Corpus.open(place / "training-tokens.bin")
+    windows = material.train
+    tokens = np.concatenate([windows.tokens(window) for window in range(len(windows))])
+    np.testing.assert_array_equal(tokens, corpus.tokens(0, len(tokens)))
+    owner = np.repeat(np.arange(corpus.num_documents), np.diff(corpus.document_starts.astype(np.int64)))
+    crossings = 0
+    for window in range(len(windows)):
+        own = owner[window * RECIPE.seq_len : (window + 1) * RECIPE.seq_len]
+        np.testing.assert_array_equal(windows.segments(window), own - own[0])
+        crossings += own[0] != own[-1]
+    assert crossings > 3, "some windows hold two documents"
+
+
+def test_the_held_out_loss_is_the_plain_mean_split_by_hits(material):
+    model = build_recipient(RECIPE, vocab_size=320, eos_id=0, seed=3)
+    chosen = [0, 2, 5]
+    found = held_out_loss(model, material.held_out, chosen, material.bank, grafted=False, batch_size=2, bf16=False)
+    total, hits, misses = [], [], []
+    for window in chosen:
+        tokens = material.held_out.tokens(window)
+        rows, _ = material.bank.index.lookup(
+            tokens.astype(np.uint32)[None], segments=material.held_out.segments(window)[None]
+        )
+        with torch.no_grad():
+            logits = model(torch.from_numpy(tokens)[None]).logits[0]
+        for place in range(RECIPE.seq_len - 1):
+            loss = -torch.log_softmax(logits[place], dim=0)[tokens[place + 1]].item()
+            total.append(loss)
+            (hits if rows[0, place] >= 0 else misses).append(loss)
+    assert len(hits) > 5
+    assert len(misses) > 5
+    result = found.to_dict()
+    assert result["overall"] == pytest.approx(np.mean(total), abs=1e-5)
+    assert result["hit"] == pytest.approx(np.mean(hits), abs=1e-5)
+    assert result["miss"] == pytest.approx(np.mean(misses), abs=1e-5)
+    assert (result["num_hit_tokens"], result["num_miss_tokens"]) == (len(hits), len(misses))
+
+
+def test_evaluation_leaves_the_training_mode_alone(material):
+    model = build_recipient(RECIPE, vocab_size=320, eos_id=0, seed=3).train()
+    held_out_loss(model, material.held_out, [0], material.bank, grafted=False, batch_size=2, bf16=False)
+    assert model.training
+
+
+@pytest.mark.parametrize("name", list(ARMS))
+def test_every_arm_starts_from_the_same_recipient_and_trains(material, name):
+    arm = ARMS[name]
+    model = build_arm(arm, RECIPE, material, seed=5)
+    plain = build_recipient(RECIPE, vocab_size=320, eos_id=0, seed=5)
+    assert weights_fingerprint(model) == weights_fingerprint(plain)
+    optimizer = build_optimizer(model, RECIPE)
+    example = plain_collator([material.train[0], material.train[1]])
+    model(**example).loss.backward()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer.step()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(before[key], value)}
+    assert any(".memgraft." in key for key in changed) == arm.grafted
+    assert any(".memgraft." not in key for key in changed)
+
+
+def test_graft_and_shuffled_differ_in_the_rows_alone(material):
+    graft, shuffled = (build_arm(ARMS[name], RECIPE, material, seed=5) for name in ("graft", "shuffled"))
+    ours, theirs = graft.state_dict(), shuffled.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    example = plain_collator([material.train[0]])
+    with torch.no_grad():
+        assert not torch.equal(graft(**example).logits, shuffled(**example).logits)
+
+
+def test_the_recorder_tells_orders_apart(material):
+    first, second = OrderRecorder(plain_collator), OrderRecorder(plain_collator)
+    for window in (0, 1):
+        first([material.train[window]])
+        second([material.train[1 - window]])
+    assert first.batches == second.batches[::-1] != second.batches
+
+
+@pytest.mark.slow
+def test_a_finished_experiment_is_read_and_a_changed_one_is_not(place, tmp_path):
+    first = experiment(place, tmp_path / "out")
+    marks = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+    assert len(marks) == 2
+    assert experiment(place, tmp_path / "out") == first
+    more = experiment(place, tmp_path / "out", arms=("none", "graft", "shuffled"))
+    assert {path: path.stat().st_mtime_ns for path in marks} == marks, "an added arm leaves the finished ones alone"
+    assert [result["arm"] for result in more["arms"]] == ["none", "graft", "shuffled"]
+    longer = experiment(place, tmp_path / "out", steps=5)
+    assert all(path.stat().st_mtime_ns != time_ns for path, time_ns in marks.items())
+    assert {result["steps"] for result in longer["arms"]} == {5}
+
+
+@pytest.mark.slow
+def test_two_seeds_give_an_interval_over_seeds(place, tmp_path):
+    results = experiment(place, tmp_path / "out", arms=("graft", "shuffled"), seeds=(0, 1), steps=2)
+    (comparison,) = results["comparisons"]
+    assert comparison["over"] == "seeds"
+    assert comparison["seeds"] == [0, 1]
+    starts = {result["seed"]: result["start_fingerprint"] for result in results["arms"]}
+    assert starts[0] != starts[1]
+    assert results["same_start"]
+    assert results["same_order"]
+
+
+@pytest.mark.slow
+def test_the_saved_model_gives_the_same_loss_again(place, material, tmp_path):
+    from memgraft.quickstart.sample import load_recipient
+
+    results = experiment(place, tmp_path / "out")
+    model = load_recipient(tmp_path / "out" / "model", material.bank)
+    chosen = spread_windows(material.held_out, RECIPE.held_out_windows)
+    bf16 = results["settings"]["bf16"]
+    again = held_out_loss(model, material.held_out, chosen, material.bank, grafted=True, batch_size=8, bf16=bf16)
+    assert again.overall == pytest.approx(results["arms"][1]["held_out"]["overall"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_minutes_become_the_same_steps_for_every_arm(place, tmp_path):
+    results = experiment(place, tmp_path / "out", steps=None, minutes=0.05)
+    plan = results["plan"]
+    assert plan["steps"] >= 1
+    assert {result["steps"] for result in results["arms"]} == {plan["steps"]}
+    assert set(plan["seconds_per_step"]) == {"none", "graft"}
+    assert json.loads((tmp_path / "out" / "plan.json").read_text()) == plan
+    with pytest.raises(ConfigError, match="give more minutes"):
+        experiment(place, tmp_path / "other", steps=None, minutes=1e-6)
+
+
+def test_bad_requests_are_typed_errors(place, tmp_path):
+    with pytest.raises(ConfigError, match="unknown"):
+        arms_named(["graft", "magic"])
+    with pytest.raises(ConfigError, match="distinct names"):
+        arms_named(["graft", "graft"])
+    with pytest.raises(ConfigError, match="distinct seeds"):
+        experiment(place, tmp_path / "out", seeds=(1, 1))
+    with pytest.raises(CorpusError, match="the held-out corpus is the training corpus"):
+        experiment(place, tmp_path / "out", held_out=memgraft.Corpus.open(place / "training-tokens.bin"))
+    with pytest.raises(ConfigError, match="site 2: expected a block from 0 to 1"):
+        Recipe(num_blocks=2, site=2)
+    with pytest.raises(CorpusError, match="expected at least one window of 100000"):
+        TokenWindows(memgraft.Corpus.open(place / "training-tokens.bin"), 100_000)
+    assert not list(tmp_path.iterdir())
