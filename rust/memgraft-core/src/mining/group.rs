@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::select::Selection;
+use super::select::Picker;
 use super::window::{Key, Packing};
 use crate::Result;
 use crate::ids::{MAX_ORDER, u64_of, usize_of};
@@ -10,9 +10,9 @@ use crate::ids::{MAX_ORDER, u64_of, usize_of};
 const LEVELS: usize = MAX_ORDER + 1;
 
 /// Takes the sorted stream and emits each n-gram of each order when its group ends.
-pub(super) struct Groups<'a, const W: usize> {
+pub(super) struct Groups<'a, 'b, const W: usize> {
     packing: &'a Packing,
-    selection: &'a mut Selection<W>,
+    picker: &'a mut Picker<'b, W>,
     key: Key<W>,
     len: usize,
     counts: [u64; LEVELS],
@@ -29,11 +29,11 @@ pub(super) struct Groups<'a, const W: usize> {
     pub(super) distinct: [u64; LEVELS],
 }
 
-impl<'a, const W: usize> Groups<'a, W> {
-    pub(super) fn new(packing: &'a Packing, num_long: usize, selection: &'a mut Selection<W>) -> Self {
+impl<'a, 'b, const W: usize> Groups<'a, 'b, W> {
+    pub(super) fn new(packing: &'a Packing, num_long: usize, picker: &'a mut Picker<'b, W>) -> Self {
         Self {
             packing,
-            selection,
+            picker,
             key: [0; W],
             len: 0,
             counts: [0; LEVELS],
@@ -94,7 +94,7 @@ impl<'a, const W: usize> Groups<'a, W> {
             let (count, documents) = (self.counts[order], self.documents[order]);
             self.positions[order] += count;
             self.distinct[order] += 1;
-            self.selection.offer(order, count, documents, || self.packing.prefix(&self.key, order))?;
+            self.picker.offer(order, count, documents, || self.packing.prefix(&self.key, order))?;
             self.counts[order - 1] += count;
             self.documents[order - 1] += documents - self.repeats[order - 1];
             self.counts[order] = 0;

@@ -23,6 +23,8 @@ mod select;
 mod spill;
 mod window;
 
+use std::sync::{Mutex, PoisonError};
+
 use block::bytes_per_position;
 pub use control::Report;
 use control::stage;
@@ -31,7 +33,7 @@ use merge::Ranges;
 pub use options::{MIN_MEMORY, MineOptions, Mined};
 use plan::Block;
 use scan::Scan;
-use select::Selection;
+use select::{Picker, Selection};
 use spill::{Run, SpillWriter};
 use window::Packing;
 
@@ -87,7 +89,7 @@ impl<'a, const W: usize> Task<'a, W> {
         let ranges = Ranges::<W>::new(packing, &scan.weights, if threads == 1 { 1 } else { threads * 8 });
         let (runs, mut spilled) = self.sort(&blocks, &ranges, spills, report)?;
         let num_runs = runs.len();
-        let buffers = memory / 4 / u64_of(threads);
+        let buffers = memory / 8 / u64_of(threads);
         let fan_in = options.max_fan_in.unwrap_or_else(|| merge::max_fan_in(buffers));
         let (runs, again) = if spills {
             merge::reduce(runs, &ranges, fan_in, buffers, &options.temporary, threads, report)?
@@ -143,14 +145,15 @@ impl<'a, const W: usize> Task<'a, W> {
     ) -> Result<Mined> {
         let options = self.options;
         let threads = options.threads.min(ranges.len());
-        let bytes = options.memory / 4 / u64_of(threads);
         let capacity = merge::buffer_size(buffers, runs.len());
         let total = ranges.weights.iter().sum();
+        // The blocks that were sorted are gone, or are the runs: the other half of the memory is free.
+        let selection = Mutex::new(Selection::<W>::new(options.budgets(), options.memory / 2, options.memory));
         let parts = stage(report, "count", total, threads, |control| {
-            let mut selection = Selection::<W>::new(options.budgets(), options.min_count, bytes, options.memory);
+            let mut picker = Picker::new(&selection, options.budgets(), options.min_count);
             let mut sums = ([0; MAX_ORDER + 1], [0; MAX_ORDER + 1]);
             while let Some(range) = control.take(ranges.len()) {
-                let mut groups = Groups::new(&self.packing, num_long, &mut selection);
+                let mut groups = Groups::new(&self.packing, num_long, &mut picker);
                 let mut seen = 0u64;
                 ranges.merge(runs, range, capacity, |(key, tag, count)| {
                     seen += count;
@@ -167,15 +170,16 @@ impl<'a, const W: usize> Task<'a, W> {
                     sums.1[order] += distinct[order];
                 }
             }
-            Ok((selection, sums))
+            picker.hand_over()?;
+            Ok((picker.frequent, sums))
         })?;
-        let mut all = Selection::<W>::new(options.budgets(), options.min_count, options.memory / 4, options.memory);
+        let mut selection = selection.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut mined = Mined::default();
-        for (selection, (positions, distinct)) in parts {
-            all.absorb(selection);
+        for (frequent, (positions, distinct)) in parts {
             for order in 0..=MAX_ORDER {
                 mined.positions[order] += positions[order];
                 mined.distinct[order] += distinct[order];
+                mined.frequent[order] += frequent[order];
             }
         }
         for (order, &fits) in scan.fits.iter().enumerate().skip(1) {
@@ -183,10 +187,9 @@ impl<'a, const W: usize> Task<'a, W> {
                 return Err(self.not_conserved(order, fits, mined.positions[order]));
             }
         }
-        mined.frequent = all.frequent;
         mined.offsets.push(0);
         for order in 1..=MAX_ORDER {
-            for candidate in all.ranked(order) {
+            for candidate in selection.ranked(order) {
                 mined.tokens.extend((0..order).filter_map(|slot| self.packing.token(&candidate.key, slot)));
                 mined.offsets.push(u64_of(mined.tokens.len()));
                 mined.counts.push(candidate.count);

@@ -23,10 +23,11 @@ pub(super) struct Block {
     pub(super) long: Option<u32>,
 }
 
-/// Positions per block so that all threads' blocks take half of `memory`.
+/// Positions per block so that all threads' blocks take three eighths of `memory`: allocators keep a part of what is freed,
+/// and reading and spilling have buffers.
 pub(super) fn block_size(num_tokens: u64, bytes_per_position: u64, memory: u64, threads: usize) -> u64 {
     let threads = u64_of(threads);
-    let fits = memory / 2 / bytes_per_position / threads;
+    let fits = memory / 8 * 3 / bytes_per_position / threads;
     let share = num_tokens.div_ceil(threads);
     fits.min(share).clamp(MIN_BLOCK, MAX_BLOCK)
 }

@@ -200,7 +200,15 @@ impl<const W: usize> Run<W> {
             Self::File(spill, segments) => {
                 let (at, end) = segments[range];
                 let capacity = capacity.max(MIN_READ_BUFFER);
-                Reader::File(FileReader { spill, at, end, buffer: Vec::new(), used: 0, last: [0; W], capacity })
+                Reader::File(FileReader {
+                    spill,
+                    at,
+                    end,
+                    buffer: Vec::with_capacity(capacity),
+                    used: 0,
+                    last: [0; W],
+                    capacity,
+                })
             }
         }
     }

@@ -206,7 +206,7 @@ fn refusals_name_what_to_change() {
 fn too_many_keys_for_the_memory_is_a_limit() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(&folder, &[zipf(60_000, 4000)]);
-    let options = MineOptions { memory: (1 << 20) + 70_000, ..options(&[(3, None)], 4000) };
+    let options = MineOptions { memory: (1 << 20) + 70_000, ..options(&[(2, None), (3, None)], 4000) };
     let error = mine(&corpus, &options, &mut quiet)
         .err()
         .map(|error| (matches!(error, Error::Limit { .. }), error.to_string()));
