@@ -43,7 +43,7 @@ def mine(
             cannot fill stays empty); or keys per order; or ``None`` for every key that is frequent enough.
             Ties go by the key.
         min_count: fewest occurrences of a key.
-        memory: working memory; the finished key set comes on top. Such as ``"4GiB"`` or a number of bytes.
+        memory: working memory, such as ``"4GiB"`` or a number of bytes; the finished key set comes on top.
         reserved: further tokens that are in no key.
         vocab_size: every token is smaller than this; default: that of the corpus's tokenizer.
         temporary: folder for what outgrows the memory, about 5 to 16 bytes per token and four orders; default:
