@@ -314,6 +314,65 @@ def test_data_errors_exit_with_1(made, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.fixture
+def bank(made, tmp_path):
+    keys = memgraft.KeySet.open(made / "keys.mgk")
+    values = np.arange(len(keys) * 8, dtype=np.float32).reshape(len(keys), 1, 8)
+    facts = {"fingerprint": "e" * 64, "file_fingerprint": keys.metadata["tokenizer"]}
+    donor = {"fingerprint": "d" * 64, "name": "tiny"}
+    memgraft.Bank.create(tmp_path / "bank", keys=keys, values=values, taps=(3,), donor=donor, tokenizer=facts)
+    return tmp_path / "bank"
+
+
+def test_bank_inspect_coverage_lookup_verify(made, bank):
+    facts = ok_json("inspect", bank)
+    assert (facts["kind"], facts["taps"], facts["value_dim"], facts["donor"]["name"]) == ("bank", [3], 8, "tiny")
+    assert facts["split"]["num_held_out"] == 6
+    result = ok("inspect", bank, "--text", "the cat", "--tokenizer", made / "tokenizer.json")
+    assert "'the cat'" in result.stdout
+    wrong = make_tokenizer(bank.parent / "tokenizer.json", ["the"])
+    result = memgraft_cli("inspect", bank, "--text", "the cat")
+    assert (result.exit_code, str(wrong) in result.stderr) == (1, True)
+    assert ok_json("coverage", bank, made / "corpus") == ok_json("coverage", made / "index.mgi", made / "corpus")
+    assert ok_json("lookup", bank, 2, 3) == ok_json("lookup", made / "index.mgi", 2, 3)
+    assert ok_json("verify", bank)["verified"][0]["kind"] == "bank"
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 0x40
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("index.mgi", lambda path: os.truncate(path, 4096)),
+        ("index.mgi", flip),
+        ("keys.mgk", flip),
+        ("keys.mgk", os.remove),
+        ("values-00001-of-00001.safetensors", flip),
+        ("values-00001-of-00001.safetensors", os.remove),
+        ("bank.json", lambda path: path.write_text(path.read_text().replace('"1.0"', '"9.0"'))),
+        ("bank.json", lambda path: path.write_text("{")),
+        ("bank.json", os.remove),
+    ],
+)
+def test_verify_refuses_a_damaged_bank(name, change, bank):
+    assert name in os.listdir(bank)
+    change(bank / name)
+    result = memgraft_cli("verify", bank)
+    assert result.exit_code == 1
+    assert name in result.stderr
+
+
+def test_verify_refuses_a_swapped_file(bank):
+    other = memgraft.KeySet.from_keys([(1, 2), (3,)], vocab_size=10)
+    memgraft.NgramIndex.build(other).save(bank / "index.mgi")
+    result = memgraft_cli("verify", bank)
+    assert (result.exit_code, "index.mgi" in result.stderr, "expected" in result.stderr) == (1, True, True)
+
+
 def start_mining(tmp_path):
     rng = np.random.default_rng(0)
     with CorpusWriter(tmp_path / "corpus", vocab_size=30_000) as writer:

@@ -60,7 +60,10 @@ def kind_of(path: Path) -> str:
         return "keys"
     if path.suffix == ".mgi":
         return "index"
-    if path.name == "bank.json" or (path / "bank.json").is_file() or path.with_name(path.name + ".partial").is_dir():
+    # Any of a bank's files makes a folder a bank, so that one without its bank.json is reported as such.
+    if path.name == "bank.json" or any((path / name).exists() for name in ("bank.json", "keys.mgk", "index.mgi")):
+        return "bank"
+    if path.with_name(path.name + ".partial").is_dir():
         return "bank"
     if not path.exists() and not path.with_name(path.name + ".idx").exists():
         raise StorageError(f"{path}: not found: expected a bank directory, keys.mgk, index.mgi or a token corpus")

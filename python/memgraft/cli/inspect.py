@@ -124,11 +124,7 @@ def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None"
 
     facts = bank.manifest.tokenizer if bank is not None else {}
     folder = path.parent if path.is_file() else path
-    named = [facts.get(name) for name in ("path", "file", "name")]
-    candidates = [folder / str(name) for name in named if name] + [
-        folder / "tokenizer.json",
-        folder.parent / "tokenizer.json",
-    ]
+    candidates = [folder / "tokenizer.json", folder.parent / "tokenizer.json"]
     chosen = given or next((found for found in candidates if found.is_file()), None)
     if chosen is None:
         raise ArgumentError(f"{path}: expected a tokenizer.json beside it, found none; give --tokenizer")

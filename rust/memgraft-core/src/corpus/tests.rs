@@ -104,3 +104,83 @@ fn fingerprint_does_not_see_sharding() {
     let other = Corpus::open(&[half], &options(0)).unwrap();
     assert_ne!(one.fingerprint(1).unwrap(), other.fingerprint(1).unwrap());
 }
+
+/// Valid files of every format, as (name, bytes, what else lies beside).
+fn valid_files() -> Vec<(&'static str, Vec<u8>, Option<(&'static str, Vec<u8>)>)> {
+    let tokens: Vec<u8> = (1..=20u16).flat_map(u16::to_le_bytes).collect();
+    let mut idx = b"MMIDIDX\0\0".to_vec();
+    idx.extend(1u64.to_le_bytes());
+    idx.push(8);
+    idx.extend([2u64, 3].iter().flat_map(|v| v.to_le_bytes()));
+    idx.extend([12i32, 8].iter().flat_map(|v| v.to_le_bytes()));
+    idx.extend([0i64, 24, 0, 1, 2].iter().flat_map(|v| v.to_le_bytes()));
+    let ends = [5u64, 5, 20].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let mut llmc = vec![0; 1024];
+    for (at, value) in [20240520i32, 1, 20].iter().enumerate() {
+        llmc[at * 4..at * 4 + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    llmc.extend(&tokens);
+    let mut npy = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    npy.extend(format!("{:<117}\n", "{'descr': '<u2', 'fortran_order': False, 'shape': (20,), }").bytes());
+    npy.extend(&tokens);
+    vec![
+        ("a.bin", tokens.clone(), Some(("a.idx", idx))),
+        ("b.ds", tokens.clone(), Some(("b.ds.index", ends))),
+        ("c.bin", llmc, None),
+        ("d.npy", npy, None),
+        ("e.bin", tokens, None),
+    ]
+}
+
+#[test]
+fn the_valid_files_open() {
+    for (name, bytes, beside) in valid_files() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(name), &bytes).unwrap();
+        if let Some((name, bytes)) = &beside {
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        let options = OpenOptions { eos_id: Some(7), ..OpenOptions::default() };
+        let corpus = Corpus::open(&[folder.path().join(name)], &options).unwrap();
+        assert_eq!(corpus.window(0, 20).unwrap(), (1..=20).collect::<Vec<u32>>(), "{name}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn damaged_files_never_panic_nor_read_elsewhere(
+        which in 0usize..5,
+        in_index in any::<bool>(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let (name, mut bytes, mut beside) = valid_files().swap_remove(which);
+        let target = match &mut beside {
+            Some((_, index)) if in_index => index,
+            _ => &mut bytes,
+        };
+        for (at, value) in edits {
+            let at = at.index(target.len());
+            target[at] = value;
+        }
+        if let Some(cut) = cut {
+            target.truncate(cut.index(target.len()));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(name), &bytes).unwrap();
+        if let Some((name, bytes)) = &beside {
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        let options = OpenOptions { eos_id: Some(7), ..OpenOptions::default() };
+        if let Ok(corpus) = Corpus::open(&[folder.path().join(name)], &options) {
+            let starts = corpus.document_starts();
+            prop_assert!(starts.is_sorted());
+            prop_assert_eq!(starts.last().copied(), Some(corpus.num_tokens()));
+            prop_assert!(corpus.num_tokens() <= u64_of(bytes.len()));
+            if let Ok(tokens) = corpus.window(0, corpus.num_tokens()) {
+                prop_assert_eq!(u64_of(tokens.len()), corpus.num_tokens());
+            }
+        }
+    }
+}
