@@ -10,6 +10,7 @@ from memgraft import errors
 from memgraft._core import __version__
 from memgraft.bank import Bank, BankWriter
 from memgraft.corpus import Corpus, CorpusWriter, tokenize_folder
+from memgraft.cursor import Cursor
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeyArrays, KeySet
 from memgraft.mining import coverage, mine
@@ -22,6 +23,7 @@ __all__ = [
     "BankWriter",
     "Corpus",
     "CorpusWriter",
+    "Cursor",
     "KeyArrays",
     "KeySet",
     "NgramIndex",

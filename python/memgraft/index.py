@@ -291,7 +291,7 @@ def _ids(tokens: ArrayLike) -> NDArray[Any]:
         ids = ids.astype(np.int64)  # numpy's dtype for an empty list
     if ids.dtype.name not in _TOKEN_DTYPES:
         raise ArgumentError(f"tokens: expected uint16, int32, uint32 or int64 ids, got {ids.dtype}")
-    return np.ascontiguousarray(ids)
+    return np.asarray(ids, order="C")
 
 
 def _outputs(
