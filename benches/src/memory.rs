@@ -1,5 +1,8 @@
 //! The machine's own limit: dependent reads of random 64-byte lines, many in flight.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use memgraft_core::format::HugeBuffer;
 
 use crate::Fallible;
@@ -94,16 +97,23 @@ pub fn prefetch<T>(target: &T) {
     let _ = target;
 }
 
-/// Most bytes this process has held at once, in bytes; 0 where the system does not say.
-#[must_use]
-pub fn peak_resident_bytes() -> u64 {
-    status_bytes("VmHWM:")
-}
-
-/// Bytes this process holds now; 0 where the system does not say.
-#[must_use]
-pub fn resident_bytes() -> u64 {
-    status_bytes("VmRSS:")
+/// Runs `work` and says how many bytes of private memory this process held at most meanwhile, sampled every few
+/// milliseconds; mapped files do not count.
+pub fn peak_private_bytes<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sampler = scope.spawn(|| {
+            let mut peak = 0;
+            while !done.load(Ordering::Relaxed) {
+                peak = peak.max(status_bytes("RssAnon:"));
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            peak
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        (result, sampler.join().unwrap_or(0))
+    })
 }
 
 fn status_bytes(field: &str) -> u64 {
@@ -111,12 +121,4 @@ fn status_bytes(field: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kilobytes = line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
-}
-
-/// Where the memory is short: bytes the system would still give.
-#[must_use]
-pub fn available_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    line.and_then(|rest| rest.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
