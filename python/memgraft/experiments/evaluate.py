@@ -93,7 +93,7 @@ def held_out_loss(
             tokens_BT = torch.stack([example["input_ids"] for example in examples])
             segments_BT = torch.stack([example[SEGMENTS_COLUMN] for example in examples])
             memory = MemoryBatch.look_up(bank, tokens_BT, segments_BT)
-            extra = {"memgraft": memory.stage(bank).to(device)} if grafted else {}
+            extra = {"memgraft": memory.to(device)} if grafted else {}
             context = torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
             with torch.no_grad(), context:
                 logits = model(input_ids=tokens_BT.to(device), use_cache=False, **extra).logits

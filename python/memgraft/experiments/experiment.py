@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -181,8 +182,8 @@ def _plan(
     return plan
 
 
-def _speed(arm: Arm, recipe: Recipe, material: Material, bf16: bool, steps: int = 4) -> tuple[float, float]:
-    """Seconds per training step and per evaluated window, on the first windows; the first step warms up."""
+def _speed(arm: Arm, recipe: Recipe, material: Material, bf16: bool, steps: int = 6) -> tuple[float, float]:
+    """Seconds per training step (the median; the first one warms up) and per evaluated window, on the first windows."""
     from memgraft.data import MemoryBatch
     from memgraft.experiments.windows import SEGMENTS_COLUMN
 
@@ -201,9 +202,7 @@ def _speed(arm: Arm, recipe: Recipe, material: Material, bf16: bool, steps: int 
         extra = {}
         if arm.grafted:
             segments_BT = torch.stack([example[SEGMENTS_COLUMN] for example in examples])
-            extra["memgraft"] = (
-                MemoryBatch.look_up(material.bank, tokens_BT, segments_BT).stage(material.bank).to(device)
-            )
+            extra["memgraft"] = MemoryBatch.look_up(material.bank, tokens_BT, segments_BT).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             loss = model(input_ids=tokens_BT.to(device), labels=tokens_BT.to(device), **extra).loss
         loss.backward()
@@ -212,12 +211,12 @@ def _speed(arm: Arm, recipe: Recipe, material: Material, bf16: bool, steps: int 
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - started)
     few = spread_windows(material.held_out, 2 * recipe.batch_size)
-    started = time.perf_counter()
-    held_out_loss(
-        model, material.held_out, few, material.bank, grafted=arm.grafted, batch_size=2 * recipe.batch_size, bf16=bf16
-    )
-    per_window = (time.perf_counter() - started) / len(few)
-    return sum(seconds[1:]) / (steps - 1), per_window
+    evaluation: dict[str, Any] = {"grafted": arm.grafted, "batch_size": 2 * recipe.batch_size, "bf16": bf16}
+    for _ in range(2):
+        started = time.perf_counter()
+        held_out_loss(model, material.held_out, few, material.bank, **evaluation)
+        per_window = (time.perf_counter() - started) / len(few)
+    return median(seconds[1:]), per_window
 
 
 def _one(

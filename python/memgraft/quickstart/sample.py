@@ -68,7 +68,7 @@ def gates(model: Any, bank: Bank, held_out: Corpus, *, seq_len: int, at_most: in
         for window in spread_windows(windows, at_most):
             example = windows[window]
             tokens, segments = example["input_ids"][None], example[SEGMENTS_COLUMN][None]
-            model(input_ids=tokens, memgraft=MemoryBatch.look_up(bank, tokens, segments).stage(bank), use_cache=False)
+            model(input_ids=tokens, memgraft=MemoryBatch.look_up(bank, tokens, segments), use_cache=False)
     ((_, site),) = telemetry.sites
     statistics, summary = telemetry.sites[("default", site)], telemetry.summary()
     folded = statistics.gates.reshape(statistics.gates.shape[0], _BINS, -1).sum(-1)
