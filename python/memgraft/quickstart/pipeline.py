@@ -28,7 +28,7 @@ class Options:
     """A folder of text; None: the default corpus."""
     donor: str | None = None
     """A transformers folder, a ``.gguf`` file or a hub id; None: the default donor."""
-    out: Path = Path("memgraft-quickstart")
+    out: Path = Path("quickstart")
     minutes: float = 10.0
     steps: int | None = None
     seeds: tuple[int, ...] = (0,)
@@ -63,12 +63,25 @@ def run(
     stages = Stages(options.out, log)
     corpus = options.corpus or default_corpus(progress)
     donor = options.donor or str(default_donor(progress))
+    donor_files = _donor_files(donor, progress)
     tokens = _tokens(stages, options, corpus, progress)
-    bank = _bank(stages, options, tokens, donor, progress)
+    bank = _bank(stages, options, tokens, donor, donor_files, progress)
     coverage = _coverage(stages, options, tokens, bank, progress)
     experiment = _train(stages, options, tokens, bank, progress)
     shown = _show(stages, options, tokens, bank, experiment)
     return _report(stages, options, corpus, tokens, bank, coverage, experiment, shown)
+
+
+def _donor_files(donor: str, progress: Progress | None) -> Path:
+    """The donor's transformers folder: converted, where it is a GGUF file, the first time."""
+    from memgraft.harvesting import donor_folder
+
+    if progress is not None:
+        progress("open donor", 0, 1)
+    folder = donor_folder(donor)
+    if progress is not None:
+        progress("open donor", 1, 1)
+    return folder
 
 
 def _writable(out: Path) -> None:
@@ -131,7 +144,7 @@ def _tokens(stages: Stages, options: Options, corpus: Path, progress: Progress |
 
 
 def _bank(
-    stages: Stages, options: Options, tokens: dict[str, Any], donor: str, progress: Progress | None
+    stages: Stages, options: Options, tokens: dict[str, Any], donor: str, donor_files: Path, progress: Progress | None
 ) -> dict[str, Any]:
     """Mine the training part, harvest the donor."""
     out = options.out
@@ -155,7 +168,7 @@ def _bank(
     }
     mined = stages.run("keys", inputs, ["keys.mgk"], mine)
 
-    from memgraft.harvesting import donor_folder, folder_fingerprint, open_donor
+    from memgraft.harvesting import folder_fingerprint, open_donor
 
     watch = _Rate(progress)
 
@@ -172,7 +185,7 @@ def _bank(
         bank.verify()
         return {"fingerprint": bank.fingerprint, "num_rows": bank.num_rows, "keys_per_second": watch.rate}
 
-    inputs = {"keys": mined["fingerprint"], "donor": folder_fingerprint(donor_folder(donor)), "tap": options.tap}
+    inputs = {"keys": mined["fingerprint"], "donor": folder_fingerprint(donor_files), "tap": options.tap}
     return {**stages.run("harvest", inputs, ["bank"], harvest, partial=["bank.partial"]), "donor": Path(donor).name}
 
 
@@ -243,7 +256,8 @@ def _train(
         "steps": options.steps,
         "recipe": options.recipe,
     }
-    return stages.run("train", inputs, ["experiment/results.json"], train)
+    outputs = ["experiment/results.json"] + (["experiment/model"] if "graft" in options.arms else [])
+    return stages.run("train", inputs, outputs, train)
 
 
 def _show(

@@ -1,9 +1,12 @@
 """Collect a report's facts and write both files."""
 
+import contextlib
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,26 @@ def bank_facts(bank: Bank, *, keys_per_second: float | None = None) -> dict[str,
     }
 
 
+def machine_facts() -> dict[str, Any]:
+    """Processor, cores, system and the versions that figures depend on."""
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        processor = names[0].partition(":")[2].strip() if names else processor
+    versions = {}
+    for package in ("torch", "transformers"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": processor,
+        "cores": cores,
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
 def build_facts(
     *,
     bank: Mapping[str, Any] | None = None,
@@ -66,7 +89,7 @@ def build_facts(
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "title": title,
         "subtitle": subtitle,
-        "machine": {"system": platform.system(), "processor": platform.machine(), "python": platform.python_version()},
+        "machine": machine_facts(),
         "bank": bank,
         "coverage": coverage,
         "experiment": experiment,

@@ -236,6 +236,11 @@ def _sample(sample: Mapping[str, Any]) -> str:
 
 def _material(facts: Mapping[str, Any]) -> str:
     rows = [(str(name), str(value)) for name, value in facts.get("material", {}).items()]
+    if machine := facts.get("machine"):
+        versions = ", ".join(
+            f"{name} {machine[name]}" for name in ("python", "torch", "transformers") if name in machine
+        )
+        rows.append(("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}; {versions}"))
     stages = [(name, f"{seconds:.1f} s") for name, seconds in facts.get("seconds", {}).items()]
     body = _table(("what", "which"), rows, numbers=9) if rows else ""
     if stages:
