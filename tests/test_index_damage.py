@@ -27,9 +27,7 @@ def test_every_flipped_byte_is_found_or_harmless(tmp_path, form, stride):
     tokens = TOKENS % 10
     want = [a.tolist() for a in index.lookup(tokens)]
     good = path.read_bytes()
-    # The fast form has two megabytes of padding before its table: try a few of those, and all that says something.
-    places = [at for at in range(len(good)) if good[at] or at < 4096 or at % 100_003 == 0]
-    places += [at for at in range(len(good) - 4096, len(good)) if not good[at]]
+    places = list(range(len(good)))
     places = places[::stride]
     caught = 0
     for at in places:

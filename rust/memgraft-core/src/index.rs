@@ -18,8 +18,8 @@ const REGIONS: u32 = 17;
 const NODES: u32 = 18;
 /// Flag of the archive form.
 const ARCHIVE: u32 = 1;
-/// Alignment of the table in the file: a huge page.
-const TABLE_ALIGNMENT: u32 = 2 << 20;
+/// Alignment in the file of a table that fills a huge page, and of a smaller one.
+const TABLE_ALIGNMENT: (u32, u32) = (2 << 20, 4096);
 
 /// What a file holds beside the canonical sections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,7 +105,10 @@ impl Index {
         if form == Form::Fast {
             sections.push(Section { tag: NODES, alignment: 64, bytes: bytes_of(&self.nodes) });
             sections.push(Section { tag: REGIONS, alignment: 64, bytes: bytes_of(&regions) });
-            sections.push(Section { tag: TABLE, alignment: TABLE_ALIGNMENT, bytes: bytes_of(self.table.words()) });
+            let bytes = bytes_of(self.table.words());
+            let (huge, page) = TABLE_ALIGNMENT;
+            let alignment = if bytes.len() >= usize_of(huge) { huge } else { page };
+            sections.push(Section { tag: TABLE, alignment, bytes });
         }
         write_container(path.as_ref(), header, &sections, default_threads())
     }

@@ -1,0 +1,158 @@
+"""A reader of keys.mgk and index.mgi written from docs/FORMAT.md alone: numpy and BLAKE3, no memgraft."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from blake3 import blake3
+
+NO_ROW = 2**32 - 1
+
+
+class Container:
+    """The header and the sections of one file, every checksum checked."""
+
+    def __init__(self, path: Path, kind: int) -> None:
+        data = path.read_bytes()
+        assert data[:8] == b"MEMGRAFT"
+        endian, major, _minor, header, found_kind, self.flags, sections = struct.unpack_from("<IHHIIII", data, 8)
+        assert (endian, major, header, found_kind) == (0x01020304, 1, 4096, kind)
+        assert blake3(data[:4064]).digest() == data[4064:4096]
+        length, self.vocab_size, self.max_order, self.num_keys = struct.unpack_from("<QIIQ", data, 32)
+        assert length == len(data)
+        self.by_order = struct.unpack_from("<16Q", data, 64)
+        assert sum(self.by_order) == self.num_keys
+        self.fingerprint, self.keyset_fingerprint = data[192:224], data[224:256]
+        self.parameters = struct.unpack_from("<16Q", data, 320)
+        self.sections: dict[int, bytes] = {}
+        end = 4096
+        for i in range(sections):
+            tag, alignment, offset, size = struct.unpack_from("<IIQQ", data, 512 + 64 * i)
+            assert offset % alignment == 0
+            assert not any(data[end:offset])
+            end = offset + size
+            self.sections[tag] = data[offset:end]
+            assert blake3(self.sections[tag]).digest() == data[512 + 64 * i + 32 : 512 + 64 * i + 64]
+        assert end == len(data)
+
+    def array(self, tag: int, dtype: str) -> np.ndarray:
+        return np.frombuffer(self.sections[tag], dtype=dtype)
+
+
+def elias_fano(words: np.ndarray) -> list[int]:
+    n, universe, low_bits, high_words = (int(word) for word in words[:4])
+    low_words = -(-n * low_bits // 64)
+    low = int.from_bytes(words[4 : 4 + low_words].tobytes(), "little")
+    high = words[4 + low_words : 4 + low_words + high_words]
+    ones = np.flatnonzero(np.unpackbits(high.view(np.uint8), bitorder="little"))
+    assert len(ones) == n
+    samples = words[4 + low_words + high_words :]
+    assert samples.tolist() == ones[::256].tolist()
+    mask = (1 << low_bits) - 1
+    values = [(int(bit) - i) << low_bits | (low >> (i * low_bits)) & mask for i, bit in enumerate(ones)]
+    assert all(a < b for a, b in zip(values, values[1:], strict=False))
+    assert all(value < universe for value in values)
+    return values
+
+
+def nibbles(words: np.ndarray) -> list[int]:
+    n, groups = int(words[0]), int(words[1])
+    num_samples = -(-n // 128)
+    samples, data = words[2 : 2 + num_samples].tolist(), words[2 + num_samples :]
+    stream = [int(data[g // 16]) >> (4 * (g % 16)) & 15 for g in range(groups)]
+    values, starts, at = [], [], 0
+    for _ in range(n):
+        starts.append(at)
+        value, shift = 0, 0
+        while True:
+            group = stream[at]
+            at += 1
+            value |= (group & 7) << shift
+            shift += 3
+            if group < 8:
+                break
+        values.append(value)
+    assert at == groups
+    assert starts[::128] == samples
+    return values
+
+
+class KeyFile(Container):
+    """keys.mgk."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, 1)
+        tokens, lengths = self.array(1, "<u4"), self.array(2, "u1")
+        ends = np.cumsum(lengths, dtype=np.int64)
+        self.keys = [tuple(tokens[end - n : end].tolist()) for end, n in zip(ends, lengths, strict=True)]
+        assert self.array(3, "<u8").tolist() == (ends - lengths)[::64].tolist()
+        self.counts = self.array(4, "<u8").tolist()
+        self.documents = self.array(5, "<u8").tolist()
+        self.reserved = self.array(6, "<u4")
+        head = struct.pack("<IQ", self.vocab_size, len(self.reserved))
+        hashes = b"".join(blake3(self.sections[tag]).digest() for tag in (1, 2, 4, 5))
+        assert self.fingerprint == blake3(b"memgraft keyset v1" + head + self.reserved.tobytes() + hashes).digest()
+
+
+class IndexFile(Container):
+    """index.mgi: keys and rows from the canonical sections, answers from the table."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, 2)
+        assert self.fingerprint == blake3(b"memgraft index v1" + self.keyset_fingerprint).digest()
+        levels: list[list[tuple[int, ...]]] = [[()]]
+        for n in range(1, self.max_order + 1):
+            pairs = [divmod(value, self.vocab_size) for value in elias_fano(self.array(32 + n, "<u8"))]
+            levels.append([(*levels[-1][parent], token) for parent, token in pairs])
+        self.prefixes = [prefix for level in levels[1:] for prefix in level]
+        coded = nibbles(self.array(64, "<u8"))
+        base = self.parameters[0]
+        counts = {prefix: c + base - 1 for prefix, c in zip(self.prefixes, coded, strict=True) if c}
+        self.keys = sorted(counts, key=lambda key: (-counts[key], key))
+        self.counts = [counts[key] for key in self.keys]
+        self.documents = [0] * len(self.keys)
+        if 65 in self.sections:
+            zigzags = dict(zip(self.prefixes, nibbles(self.array(65, "<u8")), strict=True))
+            differences = [z // 2 if z % 2 == 0 else -(z + 1) // 2 for z in map(zigzags.__getitem__, self.keys)]
+            self.documents = [count - d for count, d in zip(self.counts, differences, strict=True)]
+        if self.flags & 1:
+            return
+        assert [self.prefixes[node] for node in self.array(18, "<u4")] == self.keys
+        self.table = self.array(16, "<u4").tolist()
+        self.regions = self.array(17, "<u4").reshape(-1, 2).tolist()
+
+    def home_lines(self, line: int) -> int:
+        return next(lines for start, lines in reversed(self.regions) if line >= start)
+
+    def step(self, state: int, token: int) -> tuple[int, int, int]:
+        """(state, row or -1, order) after reading ``token``."""
+        while True:
+            if state == 0:
+                unit = token
+            else:
+                lines = self.home_lines(state // 4)
+                home = ((token * 0x9E3779B1) % 2**32) * lines >> 32
+                unit = state + 4 * home
+            for past in range(self.parameters[2] + 1):
+                word = 4 * unit + 16 * past
+                first = self.table[word]
+                n = first >> 26 & 7
+                tokens = [entry & (2**21 - 1) for entry in self.table[word : word + n]]
+                if token in tokens:
+                    i = tokens.index(token)
+                    row = self.table[word + 2 * n + i]
+                    return self.table[word + n + i], -1 if row == NO_ROW else row, self.table[word + i] >> 21 & 31
+                if not first >> 29 & 1:
+                    break
+            assert state != 0
+            state = self.table[word + 3 * n]
+
+    def lookup(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+        state, rows, orders = 0, [], []
+        for token in tokens:
+            state, row, order = self.step(state, token)
+            rows.append(row)
+            orders.append(order)
+        return rows, orders
