@@ -179,6 +179,24 @@ def test_spill_into_an_unwritable_folder(tmp_path):
         memgraft.mine(corpus, memory="2MiB", temporary=tmp_path / "no_such_folder")
 
 
+def test_full_disk_while_spilling(tmp_path):
+    code = (
+        "import resource, sys, memgraft\n"
+        "corpus = memgraft.Corpus.open(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
+        "try: memgraft.mine(corpus, memory='2MiB', temporary=sys.argv[2])\n"
+        "except memgraft.errors.StorageError as error: print(error)\n"
+    )
+    rng = np.random.default_rng(0)
+    corpus = make_corpus(tmp_path, [rng.integers(0, 900, 300_000)], vocab_size=900)
+    result = subprocess.run(
+        [sys.executable, "-c", code, corpus.paths[0], tmp_path], capture_output=True, text=True, check=True
+    )
+    assert f"{tmp_path}: writing temporary data for mining" in result.stdout
+    assert "free some space, or give another temporary=" in result.stdout
+    assert sorted(os.listdir(tmp_path)) == ["corpus.bin", "corpus.idx", "corpus.json"]
+
+
 def test_selection_larger_than_the_memory(tmp_path):
     rng = np.random.default_rng(0)
     corpus = make_corpus(tmp_path, [rng.integers(0, 900, 200_000)], vocab_size=900)

@@ -42,7 +42,7 @@ def open_corpus(
 
     return Corpus.open(
         paths[0] if len(paths) == 1 else paths,
-        format=format,  # type: ignore[arg-type]  # the core names the known ones
+        format=format,
         dtype=dtype,
         eos_id=eos_id,
         tokenizer=tokenizer,

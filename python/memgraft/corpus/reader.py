@@ -16,7 +16,6 @@ from memgraft.corpus.text import find_special_ids, is_text, load_tokenizer, toke
 from memgraft.errors import ArgumentError, CorpusError, TokenError
 
 PathLike = str | os.PathLike[str]
-Format = Literal["nanogpt", "llmc", "megatron", "datatrove", "numpy", "raw"]
 
 #: Marks the facts file that :class:`memgraft.CorpusWriter` leaves beside the tokens.
 FACTS_FORMAT = "memgraft.corpus"
@@ -53,7 +52,7 @@ class Corpus:
         cls,
         path: PathLike | Sequence[PathLike],
         *,
-        format: Format | None = None,
+        format: str | None = None,
         dtype: npt.DTypeLike | None = None,
         eos_id: int | None = None,
         tokenizer: PathLike | None = None,
@@ -66,7 +65,8 @@ class Corpus:
             path: a file, a Megatron prefix, a directory of shards in one format, or several of these in order. With
                 ``tokenizer``, also a folder (or file) of ``.txt``, ``.md`` and ``.jsonl``; its tokens are kept in an
                 unlinked temporary file (``$TMPDIR``) while the corpus is open.
-            format: where suffix, magic and neighbours leave it open; ``"raw"`` is bare tokens of ``dtype``.
+            format: ``"nanogpt"``, ``"llmc"``, ``"megatron"``, ``"datatrove"``, ``"numpy"`` or ``"raw"`` (bare tokens of
+                ``dtype``), where suffix, magic and neighbours leave it open.
             dtype: stored integer type, where the file does not say.
             eos_id: token that delimits documents. Formats without an index need it, or ``documents="file"``;
                 in the others it cuts in addition to the index.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from memgraft import _core
-from memgraft.corpus.writer import CorpusWriter
+from memgraft.corpus.writer import CorpusWriter, storage_errors
 from memgraft.errors import ArgumentError, ConfigError, CorpusError, TokenError
 
 #: One document per file, but ``.jsonl``: one per line.
@@ -60,11 +60,12 @@ def _read_sized(path: Path) -> Iterator[tuple[str, int]]:
     for file in _text_files(path):
         found = True
         if file.suffix != ".jsonl":
-            data = file.read_bytes()
+            with storage_errors(file, "cannot read the text; check its permissions"):
+                data = file.read_bytes()
             yield _decode(file, data, 0), len(data)
             continue
         offset = 0
-        with open(file, "rb") as stream:
+        with storage_errors(file, "cannot read the text; check its permissions"), open(file, "rb") as stream:
             for number, line in enumerate(stream, 1):
                 text = _decode(file, line, offset)
                 offset += len(line)

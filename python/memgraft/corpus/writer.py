@@ -3,7 +3,8 @@
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,10 +12,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memgraft.errors import ArgumentError, CorpusError, TokenError
+from memgraft.errors import ArgumentError, CorpusError, StorageError, TokenError
 
 #: Longest sequence one entry of the index can hold; longer documents take several.
 MAX_SEQUENCE = 2**31 - 1
+
+
+@contextmanager
+def storage_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turns the system's refusals into a :class:`StorageError` that names ``path`` and the way out in ``doing``."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}: {doing}") from error
 
 
 class CorpusWriter:
@@ -56,7 +66,8 @@ class CorpusWriter:
             suffix: self.path.parent / f".{self.path.name}{suffix}.tmp-{os.getpid()}"
             for suffix in (".bin", ".idx", ".json")
         }
-        self._bin = open(self._temporary[".bin"], "wb")  # noqa: SIM115 - closed by finish() or abort()
+        with self._writing():
+            self._bin = open(self._temporary[".bin"], "wb")  # noqa: SIM115 - closed by finish() or abort()
 
     @property
     def num_documents(self) -> int:
@@ -68,6 +79,7 @@ class CorpusWriter:
 
         Raises:
             TokenError: a token is not below ``vocab_size``.
+            StorageError: the file cannot be written.
         """
         array = np.asarray(tokens)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
@@ -78,21 +90,30 @@ class CorpusWriter:
                 f"document {self.num_documents}: expected tokens below vocab_size {self.vocab_size}, found {bad}; "
                 "declare the tokenizer's full size"
             )
-        self._bin.write(array.astype(self.dtype, copy=False).tobytes())
+        with self._writing():
+            self._bin.write(array.astype(self.dtype, copy=False).tobytes())
         self.num_tokens += array.size
         for start in range(0, max(array.size, 1), MAX_SEQUENCE):
             self._lengths.append(min(array.size - start, MAX_SEQUENCE))
         self._documents.append(len(self._lengths))
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return storage_errors(self.path, "cannot write the corpus; choose a folder you may write with enough space")
 
     def finish(self) -> Path:
         """Puts the corpus under its final names and returns its ``.bin``.
 
         Raises:
             CorpusError: no token was added.
+            StorageError: the files cannot be written.
         """
         if self.num_tokens == 0:
             self.abort()
             raise CorpusError(f"{self.path}: expected at least one token, found none; is the text empty?")
+        with self._writing():
+            return self._finish()
+
+    def _finish(self) -> Path:
         _sync_close(self._bin)
         with open(self._temporary[".idx"], "wb") as idx:
             lengths = np.array(self._lengths, "<i4")
@@ -132,7 +153,8 @@ class CorpusWriter:
 
     def abort(self) -> None:
         """Removes the temporary files; the final names are untouched."""
-        self._bin.close()
+        with suppress(OSError):  # closing flushes, which fails again where writing has failed
+            self._bin.close()
         for path in self._temporary.values():
             path.unlink(missing_ok=True)
 
