@@ -105,8 +105,11 @@ fn fingerprint_does_not_see_sharding() {
     assert_ne!(one.fingerprint(1).unwrap(), other.fingerprint(1).unwrap());
 }
 
+/// A file's name and bytes.
+type Named = (&'static str, Vec<u8>);
+
 /// Valid files of every format, as (name, bytes, what else lies beside).
-fn valid_files() -> Vec<(&'static str, Vec<u8>, Option<(&'static str, Vec<u8>)>)> {
+fn valid_files() -> Vec<(&'static str, Vec<u8>, Option<Named>)> {
     let tokens: Vec<u8> = (1..=20u16).flat_map(u16::to_le_bytes).collect();
     let mut idx = b"MMIDIDX\0\0".to_vec();
     idx.extend(1u64.to_le_bytes());

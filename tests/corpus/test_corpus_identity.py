@@ -1,0 +1,68 @@
+"""Fingerprints and splits are fixed by docs/FORMAT.md: computed here from its words, not from the code."""
+
+import struct
+
+import numpy as np
+import pytest
+
+import memgraft
+from memgraft.corpus import CorpusWriter
+
+blake3 = pytest.importorskip("blake3").blake3
+
+LEAF = 1 << 20
+MASK = (1 << 64) - 1
+
+
+def make_corpus(folder, documents, vocab_size=60_000):
+    with CorpusWriter(folder / "corpus", vocab_size=vocab_size) as writer:
+        for document in documents:
+            writer.add(document)
+        return memgraft.Corpus.open(writer.finish())
+
+
+def fingerprint(documents):
+    tokens = np.concatenate([np.asarray(document, "<u4") for document in documents])
+    root = blake3(b"memgraft corpus v1" + struct.pack("<QQ", len(tokens), len(documents)))
+    for start in range(0, len(tokens), LEAF):
+        root.update(blake3(tokens[start : start + LEAF].tobytes()).digest())
+    root.update(np.cumsum([len(document) for document in documents]).astype("<u8").tobytes())
+    return root.hexdigest()
+
+
+def mix(value):
+    z = (value + 0x9E3779B97F4A7C15) & MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
+
+
+def held_out(num_documents, share, seed):
+    count = max(int(np.floor(share * num_documents + 0.5)), 1)
+    order = sorted(range(num_documents), key=lambda index: (mix(mix(seed) ^ index), index))
+    return sorted(order[:count])
+
+
+@pytest.mark.parametrize("lengths", [[3], [0, 5, 0, 2], [LEAF - 1, 1, 4], [LEAF, LEAF + 3]])
+def test_fingerprint(lengths, tmp_path):
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(0, 60_000, length).astype(np.uint32) for length in lengths]
+    assert make_corpus(tmp_path, documents).fingerprint == fingerprint(documents)
+
+
+@pytest.mark.parametrize(("share", "seed"), [(0.02, 0), (0.3, 7), (0.001, 2**64 - 1), (0.99, 5)])
+def test_split(share, seed, tmp_path):
+    documents = [[number, number] for number in range(101)]
+    train, held = make_corpus(tmp_path, documents).split(held_out=share, seed=seed)
+    chosen = held_out(101, share, seed)
+    assert [int(held.document(place)[0]) for place in range(held.num_documents)] == chosen
+    assert [int(train.document(place)[0]) for place in range(train.num_documents)] == sorted(
+        set(range(101)) - set(chosen)
+    )
+    assert held.fingerprint == fingerprint([documents[number] for number in chosen])
+
+
+def test_a_larger_share_holds_out_a_superset(tmp_path):
+    corpus = make_corpus(tmp_path, [[number] for number in range(200)])
+    few, many = (set(corpus.split(held_out=share, seed=3)[1].tokens().tolist()) for share in (0.1, 0.3))
+    assert few < many
