@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def elias_fano(words: np.ndarray) -> list[int]:
     assert samples.tolist() == ones[::256].tolist()
     mask = (1 << low_bits) - 1
     values = [(int(bit) - i) << low_bits | (low >> (i * low_bits)) & mask for i, bit in enumerate(ones)]
-    assert all(a < b for a, b in zip(values, values[1:], strict=False))
+    assert all(a < b for a, b in pairwise(values))
     assert all(value < universe for value in values)
     return values
 
