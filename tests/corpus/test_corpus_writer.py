@@ -55,6 +55,16 @@ def test_facts_travel_with_the_tokens(tmp_path):
     assert memgraft.Corpus.open(tmp_path / "b").vocab_size is None
 
 
+def test_facts_of_another_corpus_are_noticed(tmp_path):
+    for name, tokens in (("a", [1, 2]), ("b", [1, 2, 3])):
+        with CorpusWriter(tmp_path / name, vocab_size=9) as corpus:
+            corpus.add(tokens)
+            corpus.finish()
+    (tmp_path / "a.json").write_bytes((tmp_path / "b.json").read_bytes())
+    with pytest.raises(CorpusError, match=r"a\.bin: expected the 3 tokens that the \.json beside it records, found 2"):
+        memgraft.Corpus.open(tmp_path / "a")
+
+
 def test_nothing_stands_under_its_final_name_before_the_end(tmp_path):
     with CorpusWriter(tmp_path / "c", vocab_size=9) as corpus:
         corpus.add([1, 2])

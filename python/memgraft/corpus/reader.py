@@ -101,6 +101,12 @@ class Corpus:
             file_is_document=documents == "file",
         )
         facts = _read_facts(core.paths)
+        recorded = facts.get("num_tokens")
+        if recorded is not None and recorded != core.num_tokens:
+            raise CorpusError(
+                f"{core.paths[0]}: expected the {recorded} tokens that the .json beside it records, found {core.num_tokens}; "
+                "the files do not belong together: tokenise again, or remove the .json"
+            )
         fingerprint, vocab_size = facts.get("tokenizer"), facts.get("vocab_size")
         special_ids = facts.get("special_ids") or ()
         if tokenizer is not None:
@@ -240,6 +246,7 @@ def _threads() -> int:
 def _read_facts(paths: Sequence[PathLike]) -> Mapping[str, Any]:
     """The facts beside the token files; shards must agree on them."""
     facts: dict[str, Any] = {}
+    num_tokens: list[int] = []
     for path in map(Path, paths):
         beside = path.with_suffix(".json")
         try:
@@ -255,4 +262,7 @@ def _read_facts(paths: Sequence[PathLike]) -> Mapping[str, Any]:
                     "open corpora of different tokenizers apart"
                 )
             facts[name] = found.get(name)
+        num_tokens.append(found.get("num_tokens", 0))
+    if num_tokens and len(num_tokens) == len(paths):
+        facts["num_tokens"] = sum(num_tokens)
     return facts
