@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memgraft.cli import common
 from memgraft.errors import ArgumentError, StorageError
 
 if TYPE_CHECKING:
@@ -40,14 +41,16 @@ def open_corpus(
     """Opens a corpus from the shared options."""
     from memgraft import Corpus
 
-    return Corpus.open(
-        paths[0] if len(paths) == 1 else paths,
-        format=format,
-        dtype=dtype,
-        eos_id=eos_id,
-        tokenizer=tokenizer,
-        documents="file" if file_is_document else None,
-    )
+    with common.progress("bytes") as report:  # of text that is tokenised; token files open at once
+        return Corpus.open(
+            paths[0] if len(paths) == 1 else paths,
+            format=format,
+            dtype=dtype,
+            eos_id=eos_id,
+            tokenizer=tokenizer,
+            documents="file" if file_is_document else None,
+            progress=report,
+        )
 
 
 def kind_of(path: Path) -> str:

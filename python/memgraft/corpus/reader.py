@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft import _core
-from memgraft.corpus.text import find_special_ids, is_text, load_tokenizer, tokenize_folder, tokenizer_size
+from memgraft.corpus.text import Progress, find_special_ids, is_text, load_tokenizer, tokenize_folder, tokenizer_size
 from memgraft.errors import ArgumentError, CorpusError, TokenError
 
 PathLike = str | os.PathLike[str]
@@ -58,6 +58,7 @@ class Corpus:
         tokenizer: PathLike | None = None,
         documents: Literal["file"] | None = None,
         delimiter: Literal["end", "start"] | None = None,
+        progress: Progress | None = None,
     ) -> "Corpus":
         """Opens token files, or tokenises a folder of text.
 
@@ -73,6 +74,7 @@ class Corpus:
             tokenizer: path of the ``tokenizer.json`` that made, or is to make, the tokens.
             documents: ``"file"`` takes each file as one document.
             delimiter: whether ``eos_id`` ends a document (default) or starts one (llm.c's way, and its default).
+            progress: called with (stage, bytes done, bytes in all) while text is tokenised.
 
         Raises:
             CorpusError: a file is empty, damaged, ambiguous, or does not tell documents apart.
@@ -87,7 +89,7 @@ class Corpus:
                     f"{paths[0]}: expected token files, found text; give tokenizer=<tokenizer.json>, or "
                     "run `memgraft tokenize`"
                 )
-            return cls._open_text(paths, tokenizer, eos_id)
+            return cls._open_text(paths, tokenizer, eos_id, progress)
         if documents not in (None, "file"):
             raise ArgumentError(f'documents: expected None or "file", got {documents!r}')
         if delimiter not in (None, "end", "start"):
@@ -104,8 +106,8 @@ class Corpus:
         recorded = facts.get("num_tokens")
         if recorded is not None and recorded != core.num_tokens:
             raise CorpusError(
-                f"{core.paths[0]}: expected the {recorded} tokens that the .json beside it records, found {core.num_tokens}; "
-                "the files do not belong together: tokenise again, or remove the .json"
+                f"{core.paths[0]}: expected the {recorded} tokens that the .json beside it records, found "
+                f"{core.num_tokens}; the files do not belong together: tokenise again, or remove the .json"
             )
         fingerprint, vocab_size = facts.get("tokenizer"), facts.get("vocab_size")
         special_ids = facts.get("special_ids") or ()
@@ -127,11 +129,14 @@ class Corpus:
         )
 
     @classmethod
-    def _open_text(cls, paths: Sequence[Path], tokenizer: PathLike, eos_id: int | None) -> "Corpus":
+    def _open_text(
+        cls, paths: Sequence[Path], tokenizer: PathLike, eos_id: int | None, progress: Progress | None
+    ) -> "Corpus":
         if len(paths) > 1:
             raise ArgumentError("path: expected one folder of text, got several; tokenise them one by one")
         with tempfile.TemporaryDirectory(prefix="memgraft-corpus-") as folder:
-            return cls.open(tokenize_folder(paths[0], tokenizer, Path(folder) / "corpus", eos=eos_id))
+            written = tokenize_folder(paths[0], tokenizer, Path(folder) / "corpus", eos=eos_id, progress=progress)
+            return cls.open(written)
 
     @property
     def num_tokens(self) -> int:
