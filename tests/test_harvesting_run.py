@@ -158,6 +158,7 @@ harvest(KeySet.open(f"{place}/keys.mgk"), recipient_tokenizer=f"{place}/tokenize
 """
 
 
+@pytest.mark.slow
 def test_a_killed_harvest_goes_on_and_makes_the_same_bytes(place, tmp_path):
     run(place, tmp_path / "whole")
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
