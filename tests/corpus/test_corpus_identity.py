@@ -1,6 +1,8 @@
 """Fingerprints and splits are fixed by docs/FORMAT.md: computed here from its words, not from the code."""
 
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -66,3 +68,22 @@ def test_a_larger_share_holds_out_a_superset(tmp_path):
     corpus = make_corpus(tmp_path, [[number] for number in range(200)])
     few, many = (set(corpus.split(held_out=share, seed=3)[1].tokens().tolist()) for share in (0.1, 0.3))
     assert few < many
+
+
+def test_ctrl_c_ends_a_long_fingerprint(tmp_path):
+    """The handler runs while the core still reads, not after it."""
+    np.zeros(400_000_000, np.uint8).tofile(tmp_path / "c.bin")
+    code = (
+        "import signal, sys, time, memgraft\n"
+        "corpus = memgraft.Corpus.open(sys.argv[1], dtype='uint8', documents='file')\n"
+        "began = time.perf_counter(); corpus._core.fingerprint(1); whole = time.perf_counter() - began\n"
+        "corpus = memgraft.Corpus.open(sys.argv[1], dtype='uint8', documents='file')\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.01); signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "began = time.perf_counter()\n"
+        "try: corpus._core.fingerprint(1)\n"
+        "except KeyboardInterrupt: print('stopped', time.perf_counter() - began < whole / 2)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "c.bin"], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "stopped True\n"

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::to_py;
+use crate::signals::interruptible;
 
 /// A token corpus: a stream of tokens cut into documents.
 #[pyclass(frozen, name = "Corpus", module = "memgraft._core")]
@@ -33,7 +34,7 @@ impl PyCorpus {
             eos_first,
             file_is_document,
         };
-        py.detach(|| Corpus::open(&paths, &options)).map(Self).map_err(to_py)
+        interruptible(py, move || Corpus::open(&paths, &options))?.map(Self).map_err(to_py)
     }
 
     #[getter]
@@ -81,11 +82,13 @@ impl PyCorpus {
     }
 
     fn fingerprint(&self, py: Python<'_>, threads: usize) -> PyResult<String> {
-        py.detach(|| self.0.fingerprint(threads)).map(|found| found.to_string()).map_err(to_py)
+        let corpus = self.0.clone();
+        interruptible(py, move || corpus.fingerprint(threads))?.map(|found| found.to_string()).map_err(to_py)
     }
 
     fn split(&self, py: Python<'_>, held_out: f64, seed: u64, threads: usize) -> PyResult<(Self, Self)> {
-        let (train, held) = py.detach(|| self.0.split(held_out, seed, threads)).map_err(to_py)?;
+        let corpus = self.0.clone();
+        let (train, held) = interruptible(py, move || corpus.split(held_out, seed, threads))?.map_err(to_py)?;
         Ok((Self(train), Self(held)))
     }
 

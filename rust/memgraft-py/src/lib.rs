@@ -7,6 +7,7 @@ mod errors;
 mod index;
 mod keyset;
 mod mining;
+mod signals;
 mod values;
 
 use pyo3::prelude::*;

@@ -53,7 +53,8 @@ pub struct Corpus {
     files: Arc<Files>,
     layout: Arc<Layout>,
     split: Option<Split>,
-    fingerprint: OnceLock<Fingerprint>,
+    /// Shared by clones: whoever computes it first does so for all.
+    fingerprint: Arc<OnceLock<Fingerprint>>,
 }
 
 struct Files {
@@ -117,7 +118,7 @@ impl Corpus {
             return Err(Error::corpus(first, "expected tokens, found a corpus of none; tokenise some text first"));
         }
         let mut corpus =
-            Self { files: Arc::new(corpus), layout: Arc::new(layout), split: None, fingerprint: OnceLock::new() };
+            Self { files: Arc::new(corpus), layout: Arc::new(layout), split: None, fingerprint: Arc::default() };
         if let Some(eos_id) = options.eos_id {
             corpus.cut_at(eos_id, options.eos_first.unwrap_or(format == Format::Llmc))?;
         }
@@ -261,7 +262,7 @@ impl Corpus {
     }
 
     fn with_layout(&self, layout: Layout, split: Option<Split>) -> Self {
-        Self { files: Arc::clone(&self.files), layout: Arc::new(layout), split, fingerprint: OnceLock::new() }
+        Self { files: Arc::clone(&self.files), layout: Arc::new(layout), split, fingerprint: Arc::default() }
     }
 }
 
