@@ -594,7 +594,7 @@ def test_12_is_noticed(mistake: str, bank: Bank, monkeypatch: pytest.MonkeyPatch
         from memgraft.nn import graft_layer
 
         real = graft_layer.gate
-        monkeypatch.setattr(graft_layer, "gate", lambda k, q, kind: real(k.bfloat16(), q.bfloat16(), kind))
+        monkeypatch.setattr(graft_layer, "gate", lambda k, q, s, kind: real(k, q, s, kind).bfloat16())
     else:
         from memgraft.integrations.transformers.telemetry import SiteStatistics
 

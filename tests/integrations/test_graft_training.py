@@ -23,6 +23,7 @@ from memgraft.integrations.transformers import (
     mark_trainable,
     optimizer_groups,
 )
+from memgraft.nn import graft_layer
 
 TOLERANCE = {"atol": 1e-6, "rtol": 0}
 
@@ -155,16 +156,21 @@ def test_gradient_checkpointing_of_a_frozen_recipient(reentrant: bool, bank: Any
     assert_same_gradients(gradients(model), expected)
 
 
-def test_bf16_autocast_keeps_the_gate_in_float32(bank: Any) -> None:
+def test_bf16_autocast_keeps_the_gate_in_float32(bank: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = grafted(bank)
     ids = prompts()
     seen = []
-    layer = graft_layers(model)["default"][2]
-    handle = layer.key_norm.register_forward_hook(lambda _, args, out: seen.append((args[0].dtype, out.dtype)))
+    real = graft_layer.gate
+
+    def watched(keys: torch.Tensor, *rest: Any) -> torch.Tensor:
+        alpha = real(keys, *rest)
+        seen.append((keys.dtype, alpha.dtype))
+        return alpha
+
+    monkeypatch.setattr(graft_layer, "gate", watched)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = model(ids, labels=ids)
     out.loss.backward()
-    handle.remove()
     assert {result for _, result in seen} == {torch.float32}
     assert torch.bfloat16 in {given for given, _ in seen}
     with torch.no_grad():

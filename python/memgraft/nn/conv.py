@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from memgraft.nn.gate import RMSNorm
+from memgraft.nn.gate import RMSNorm, rms_scale
 
 
 class SegmentConv(nn.Module):
@@ -35,17 +35,18 @@ class SegmentConv(nn.Module):
         Returns:
             (B, num_new, S, D) float32.
         """
-        weight = self.weight.float()
+        # The norm's weight goes into the taps, its scale into the mask: one pass over the inputs less for each tap.
+        weight = self.weight.float() * self.norm.weight.float()
         total = inputs_BHSD.shape[1]
         first = total - num_new
         # Positions further back than the reach are never read: normalising them would be wasted.
         start = max(0, first - self.reach)
-        normed = self.norm(inputs_BHSD[:, start:])
-        segments = segments_BH[:, start:]
+        inputs, segments = inputs_BHSD[:, start:], segments_BH[:, start:]
+        scales = rms_scale(inputs, self.norm.eps)
         first -= start
         total -= start
         here = segments[:, first:]
-        out = normed[:, first:] * weight[0]
+        out = inputs[:, first:] * scales[:, first:] * weight[0]
         for tap in range(1, self.kernel):
             shift = tap * self.dilation
             # Reading from position p - shift: those before the tensor's start contribute nothing.
@@ -54,7 +55,8 @@ class SegmentConv(nn.Module):
                 continue
             low, high = first + missing - shift, total - shift
             same = (segments[:, low:high] == here[:, missing:])[..., None, None]
-            # where, not a product: 0 * inf of another document would be nan.
-            read = torch.where(same, normed[:, low:high], 0.0) * weight[tap]
-            out = out + (functional.pad(read, (0, 0, 0, 0, missing, 0)) if missing else read)
+            read = inputs[:, low:high] * torch.where(same, scales[:, low:high], 0.0)
+            if missing:
+                read = functional.pad(read, (0, 0, 0, 0, missing, 0))
+            out = torch.addcmul(out, read, weight[tap])
         return functional.silu(out)

@@ -14,10 +14,16 @@ NORM_EPS = 1e-6
 SIGNED_SQRT_FLOOR = 1e-6
 
 
+def rms_scale(x: Tensor, eps: float = NORM_EPS) -> Tensor:
+    """What RMS normalisation multiplies by: (..., D) any float dtype -> (..., 1) float32."""
+    # One fused pass; squaring and averaging would write a tensor of x's size.
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return torch.rsqrt(norm.square() / x.shape[-1] + eps)
+
+
 def rms_normalize(x: Tensor, eps: float = NORM_EPS) -> Tensor:
-    """Scale the last dimension to unit root mean square, in float32. Shapes: (..., D) -> (..., D) float32."""
-    x = x.float()
-    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)
+    """Scale the last dimension to unit root mean square: (..., D) any float dtype -> (..., D) float32."""
+    return x * rms_scale(x, eps)
 
 
 class RMSNorm(nn.Module):
@@ -36,18 +42,21 @@ class RMSNorm(nn.Module):
         return rms_normalize(x_BTSD, self.eps) * self.weight.float()
 
 
-def gate(keys: Tensor, queries: Tensor, kind: Gate) -> Tensor:
+def gate(keys: Tensor, queries: Tensor, scales: Tensor, kind: Gate) -> Tensor:
     """The gate alpha in (0, 1): a sigmoid of the scaled dot product of normalised keys and hidden states.
 
+    ``<RMSNorm(k), RMSNorm(h)>`` is taken as ``<k, h * weights> * scales``, which normalises numbers instead of vectors.
+
     Args:
-        keys: (..., D) float32, normalised.
-        queries: (..., D) float32, normalised.
+        keys: (..., D) raw keys, any float dtype.
+        queries: (..., D) float32: the hidden state times both norms' weights.
+        scales: (..., 1) float32: the product of both :func:`rms_scale`.
         kind: ``"plain"`` or ``"signed_sqrt"`` (SPEC section 5).
 
     Returns:
         (..., 1) float32.
     """
-    scores = (keys * queries).sum(dim=-1, keepdim=True) / math.sqrt(keys.shape[-1])
+    scores = (keys * queries).sum(dim=-1, keepdim=True) * scales / math.sqrt(keys.shape[-1])
     if kind == "signed_sqrt":
         scores = scores.sign() * scores.abs().clamp_min(SIGNED_SQRT_FLOOR).sqrt()
     return scores.sigmoid()

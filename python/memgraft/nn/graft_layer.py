@@ -11,7 +11,7 @@ from memgraft.config import Gate
 from memgraft.errors import ArgumentError
 from memgraft.nn.conv import SegmentConv
 from memgraft.nn.fallback import HashFallback
-from memgraft.nn.gate import RMSNorm, gate, rms_normalize
+from memgraft.nn.gate import RMSNorm, gate, rms_normalize, rms_scale
 
 # Called with hidden_BTSD, alpha_BTS1, update_BTSD (float32), written_BTSD (hidden's dtype).
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
@@ -119,14 +119,14 @@ class GraftLayer(nn.Module):
                 f"dimension, found {tuple(hidden_BTD.shape)}"
             )
         num_new = hidden_BTSD.shape[1]
-        queries_BTSD = self.query_norm(hidden_BTSD)
         hits_BT11 = (inverse_BT >= 0)[..., None, None]
-        alpha_BTS1, values_BTD = self._read(queries_BTSD, values_UV, inverse_BT, hits_BT11, segments_BH, tokens_BH)
+        alpha_BTS1, values_BTD = self._read(hidden_BTSD, values_UV, inverse_BT, hits_BT11, segments_BH, tokens_BH)
 
         sourced = (segments_BH[:, -num_new:] >= 0)[..., None, None]
         if self.fallback is None:
             sourced = sourced & hits_BT11
-        gated_BTSD = torch.where(sourced, alpha_BTS1 * values_BTD.unsqueeze(2).float(), 0.0)
+        alpha_BTS1 = torch.where(sourced, alpha_BTS1, 0.0)
+        gated_BTSD = alpha_BTS1 * values_BTD.unsqueeze(2)
         update_BTSD = gated_BTSD
         if self.conv is not None:
             inputs = gated_BTSD
@@ -142,40 +142,40 @@ class GraftLayer(nn.Module):
 
     def _read(
         self,
-        queries_BTSD: Tensor,
+        hidden_BTSD: Tensor,
         values_UV: Tensor | None,
         inverse_BT: Tensor,
         hits_BT11: Tensor,
         segments_BH: Tensor,
         tokens_BH: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        # Both sources are always evaluated and selected with where: a batch of hits alone (or misses alone) then has
-        # the same graph, so no parameter is left without a gradient under DDP.
+        """Gates (B, T, S, 1) float32 and values (B, T, D) of every position."""
+        # Both sources are always evaluated and selected with where: a batch of hits alone (or misses alone) then has the
+        # same graph, so no parameter is left without a gradient under DDP.
+        eps = self.key_norm.eps
+        queries_BTSD = hidden_BTSD * (self.query_norm.weight.float() * self.key_norm.weight.float())
+        query_scales = rms_scale(hidden_BTSD, self.query_norm.eps)
         alpha = values = None
         if self.memory_key is not None and self.memory_value is not None:
             if values_UV is None:
                 raise ArgumentError("this graft layer has a memory: values_UV is missing")
             rows_UV = self._rows(values_UV)
-            keys_USD = self.key_norm(self.memory_key(rows_UV).unflatten(-1, (self.streams, self.hidden_dim)))
-            picked = inverse_BT.clamp_min(0).flatten().long()
-            shape = inverse_BT.shape
+            keys_USD = self.memory_key(rows_UV).unflatten(-1, (self.streams, self.hidden_dim))
+            picked, shape = inverse_BT.clamp_min(0).flatten().long(), inverse_BT.shape
             keys_BTSD = keys_USD.index_select(0, picked).unflatten(0, shape)
-            alpha = gate(keys_BTSD, queries_BTSD, self.gate_kind)
+            scales = rms_scale(keys_USD, eps).index_select(0, picked).unflatten(0, shape)
+            alpha = gate(keys_BTSD, queries_BTSD, scales * query_scales, self.gate_kind)
             values = self.memory_value(rows_UV).index_select(0, picked).unflatten(0, shape)
         if self.fallback is not None and self.fallback_key is not None and self.fallback_value is not None:
             if tokens_BH is None:
                 raise ArgumentError("this graft layer has a fallback: tokens_BH is missing")
-            embedded = self.fallback(tokens_BH, segments_BH, queries_BTSD.shape[1])
-            embedded = embedded.to(self.fallback_key.weight.dtype)
-            keys = self.key_norm(self.fallback_key(embedded).unflatten(-1, (self.streams, self.hidden_dim)))
-            alpha_miss = gate(keys, queries_BTSD, self.gate_kind)
+            embedded = self.fallback(tokens_BH, segments_BH, hidden_BTSD.shape[1]).to(self.fallback_key.weight.dtype)
+            keys = self.fallback_key(embedded).unflatten(-1, (self.streams, self.hidden_dim))
+            alpha_miss = gate(keys, queries_BTSD, rms_scale(keys, eps) * query_scales, self.gate_kind)
             values_miss = self.fallback_value(embedded)
             if alpha is None or values is None:
                 return alpha_miss, values_miss
-            return (
-                torch.where(hits_BT11, alpha, alpha_miss),
-                torch.where(hits_BT11[..., 0], values, values_miss),
-            )
+            return torch.where(hits_BT11, alpha, alpha_miss), torch.where(hits_BT11[..., 0], values, values_miss)
         assert alpha is not None
         assert values is not None
         return alpha, values
