@@ -150,8 +150,8 @@ class GraftLayer(nn.Module):
         tokens_BH: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Gates (B, T, S, 1) float32 and values (B, T, D) of every position."""
-        # Both sources are always evaluated and selected with where: a batch of hits alone (or misses alone) then has the
-        # same graph, so no parameter is left without a gradient under DDP.
+        # Both sources are always evaluated and selected with where: a batch of hits alone (or of misses alone) has the
+        # same graph, so that no parameter is left without a gradient under DDP.
         eps = self.key_norm.eps
         queries_BTSD = hidden_BTSD * (self.query_norm.weight.float() * self.key_norm.weight.float())
         query_scales = rms_scale(hidden_BTSD, self.query_norm.eps)
@@ -163,7 +163,7 @@ class GraftLayer(nn.Module):
             keys_USD = self.memory_key(rows_UV).unflatten(-1, (self.streams, self.hidden_dim))
             picked, shape = inverse_BT.clamp_min(0).flatten().long(), inverse_BT.shape
             keys_BTSD = keys_USD.index_select(0, picked).unflatten(0, shape)
-            scales = rms_scale(keys_USD, eps).index_select(0, picked).unflatten(0, shape)
+            scales = rms_scale(keys_USD, eps).index_select(0, picked).view(*shape, self.streams, 1)
             alpha = gate(keys_BTSD, queries_BTSD, scales * query_scales, self.gate_kind)
             values = self.memory_value(rows_UV).index_select(0, picked).unflatten(0, shape)
         if self.fallback is not None and self.fallback_key is not None and self.fallback_value is not None:
