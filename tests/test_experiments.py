@@ -221,6 +221,14 @@ def test_bad_requests_are_typed_errors(place, tmp_path):
         experiment(place, tmp_path / "out", seeds=(1, 1))
     with pytest.raises(CorpusError, match="the held-out corpus is the training corpus"):
         experiment(place, tmp_path / "out", held_out=memgraft.Corpus.open(place / "training-tokens.bin"))
+    with pytest.raises(CorpusError, match="mined from the held-out corpus"):
+        run_experiment(
+            memgraft.Bank.open(place / "bank"),
+            memgraft.Corpus.open(place / "held-out-tokens.bin"),
+            memgraft.Corpus.open(place / "training-tokens.bin"),
+            tmp_path / "out",
+            tokenizer=place / "tokenizer.json",
+        )
     with pytest.raises(ConfigError, match="site 2: expected a block from 0 to 1"):
         Recipe(num_blocks=2, site=2)
     with pytest.raises(CorpusError, match="expected at least one window of 100000"):

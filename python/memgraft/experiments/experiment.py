@@ -73,7 +73,7 @@ def run_experiment(
 
     Raises:
         ConfigError: unknown arms, no seed, or a budget too small for one step.
-        CorpusError: too little text, or the held-out tokens are the training tokens.
+        CorpusError: too little text, or the held-out tokens are those of the training or of the bank's keys.
     """
     recipe = Recipe() if recipe is None else recipe
     chosen = arms_named(arms)
@@ -124,6 +124,12 @@ def _material(
 ) -> Material:
     if train.fingerprint == held_out.fingerprint:
         raise CorpusError(f"the held-out corpus is the training corpus (fingerprint {train.fingerprint}); name another")
+    mined_from = bank.keys.metadata.get("corpus", {}).get("fingerprint")
+    if mined_from == held_out.fingerprint:
+        raise CorpusError(
+            f"the bank's keys were mined from the held-out corpus (fingerprint {mined_from}); "
+            "mine the training corpus and harvest again"
+        )
     windows = TokenWindows(train, recipe.seq_len)
     if len(windows) < recipe.batch_size:
         raise CorpusError(
