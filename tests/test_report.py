@@ -2,10 +2,12 @@
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 
 from memgraft.report import build_facts, render, write_report
+from memgraft.report.plots import _apart
 
 COVERAGE = {
     "held-out text": {"positions": 1000, "hits": {"2": 300, "3": 200}, "misses": 500, "unique_rows": 90},
@@ -107,6 +109,14 @@ def test_the_page_is_whole_and_self_contained(tmp_path):
     assert "<script" not in page
     assert not re.search(r'(?:src|href)="(?!#)', page)
     assert report_json.is_file()
+
+
+def test_crowded_labels_are_set_apart_around_their_mean():
+    assert _apart([1.0, 1.0, 5.0], 0.5) == [0.75, 1.25, 5.0]
+    assert _apart([1.0, 2.0], 0.5) == [1.0, 2.0]
+    spread = _apart([1.0, 1.1, 1.6, 1.7], 1.0)
+    assert [high - low for low, high in pairwise(spread)] == pytest.approx([1.0] * 3)
+    assert sum(spread) == pytest.approx(5.4)
 
 
 def test_a_report_without_facts_is_still_a_page():

@@ -27,6 +27,8 @@ section > p { margin: 6px 0 12px; color: var(--muted); max-width: 70ch; }
 .tiles b { display: block; font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums; }
 .tiles span { color: var(--muted); font-size: 14px; }
 svg { width: 100%; height: auto; display: block; }
+svg + svg, svg + table { margin-top: 16px; }
+.number + table { margin-top: 10px; }
 svg text { font-family: inherit !important; }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--muted); border-bottom: 1.5px solid var(--line);

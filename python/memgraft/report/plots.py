@@ -119,14 +119,31 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int) -> str:
     if len(interesting) > 2 * len(arms):
         low, high = min(interesting) - 0.1, max(interesting) + 0.25
         axes.set_ylim(low, high)
-    gap, last = (high - low) * 0.055, float("-inf")
-    for loss, token, label, colour in sorted(ends):
-        last = max(loss, last + gap)
-        axes.annotate(label, (token, last), xytext=(7, 0), textcoords="offset points", color=colour, va="center")
+    ends.sort()
+    places = _apart([loss for loss, _, _, _ in ends], (high - low) * 0.055)
+    for place, (_, token, label, colour) in zip(places, ends, strict=True):
+        axes.annotate(label, (token, place), xytext=(7, 0), textcoords="offset points", color=colour, va="center")
     axes.set_xlabel("training tokens, millions")
     axes.set_ylabel("held-out loss, nats per token")
     axes.margins(x=0.01)
     return _svg(figure, "Held-out loss over training tokens by arm")
+
+
+def _apart(places: Sequence[float], gap: float) -> list[float]:
+    """Ascending ``places`` moved as little as needed for neighbours to be ``gap`` apart: crowded ones share their mean."""
+    groups: list[list[float]] = []
+    for place in places:
+        groups.append([place])
+        while len(groups) > 1:
+            below, above = groups[-2], groups[-1]
+            top = sum(below) / len(below) + gap * (len(below) - 1) / 2
+            bottom = sum(above) / len(above) - gap * (len(above) - 1) / 2
+            if bottom - top >= gap:
+                break
+            groups[-2:] = [below + above]
+    return [
+        sum(group) / len(group) + gap * (rank - (len(group) - 1) / 2) for group in groups for rank in range(len(group))
+    ]
 
 
 def finals_plot(arms: Sequence[Mapping[str, Any]]) -> str:
