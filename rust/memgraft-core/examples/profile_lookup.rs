@@ -46,10 +46,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("8 lanes", &index, variant(1, 8, true, false)),
         ("16 lanes", &index, variant(1, 16, true, false)),
         ("24 lanes", &index, variant(1, 24, true, false)),
-        ("16 portable", &index, variant(1, 16, true, true)),
+        ("24 portable", &index, variant(1, 24, true, true)),
         ("16 no prefetch", &index, variant(1, 16, false, false)),
-        ("16 mapped", &mapped, variant(1, 16, true, false)),
-        ("16, 2 threads", &index, variant(2, 16, true, false)),
+        ("24 mapped", &mapped, variant(1, 24, true, false)),
+        ("24, 2 threads", &index, variant(2, 24, true, false)),
     ];
     let mut times = vec![Vec::new(); variants.len()];
     let (mut rows, mut orders) = (vec![0i32; tokens.len()], vec![0u8; tokens.len()]);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::NO_ROW;
 use super::layout::{Placer, blocks};
 use super::table::{EMPTY, ENTRIES, LEN_SHIFT, LINE, ORDER_SHIFT, SPILL, TOKEN_MASK, Table, UNIT, home, root_lines};
-use super::trie::Trie;
+use super::trie::{FIRST_CHILD, Level, Trie};
 use crate::format::{HugeBuffer, Store};
 use crate::ids::{saturating_u32, usize_of};
 use crate::{Error, Result};
@@ -16,8 +16,9 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Limit`] beyond 2^30 lines, [`Error::Io`] without memory.
-pub fn build(trie: Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
+pub fn build(mut trie: Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
     let blocks = blocks(&trie, counts);
+    trie.levels.iter_mut().for_each(Level::forget_parents);
     let mut placer = Placer::new(&blocks, vocab_size);
     let mut buffer = HugeBuffer::zeroed(placer.bound(&blocks) * LINE * 4)?;
     let words = buffer.words_mut();
@@ -30,16 +31,18 @@ pub fn build(trie: Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
     }
     let mut units: Vec<Vec<u32>> = trie.levels.iter().map(|level| vec![0; level.len()]).collect();
     let mut max_spill = 0;
+    let mut children = Vec::new();
     for block in &blocks {
         let level = &trie.levels[usize::from(block.depth)];
-        let children = &level.token[usize_of(block.first)..usize_of(block.first + block.children)];
+        let family = usize_of(block.first)..usize_of(block.first + block.children);
+        children.clear();
+        children.extend(level.token[family.clone()].iter().map(|token| token & !FIRST_CHILD));
         let unit = if block.lines() == 1 {
             let unit = placer.small(block)?;
-            write_part(&mut words[usize_of(unit) * UNIT..], children, false);
+            write_part(&mut words[usize_of(unit) * UNIT..], &children, false);
             unit
         } else {
-            let rows = &level.row[usize_of(block.first)..usize_of(block.first + block.children)];
-            let lines = spread(children, rows, block.lines());
+            let lines = spread(&children, &level.row[family], block.lines());
             let first = placer.large(block.lines(), saturating_u32(lines.len()))?;
             for (i, (tokens, spill)) in lines.iter().enumerate() {
                 write_part(&mut words[(usize_of(first) + i) * LINE..], tokens, *spill);
@@ -167,39 +170,43 @@ fn link(trie: &Trie, units: &[Vec<u32>], words: &mut [u32], placer: &Placer) -> 
     let mut draft = Draft { words, regions };
     for (depth, level) in trie.levels.iter().enumerate() {
         let order = saturating_u32(depth + 1);
-        for (parent, first, end) in level.families() {
-            let parent = if depth == 0 { 0 } else { units[depth - 1][usize_of(parent)] };
-            let above = if depth == 0 { 0 } else { draft.link_of(parent) };
-            let nodes = level.token[first..end].iter().zip(&level.row[first..end]).zip(&units[depth][first..end]);
-            for ((&token, &own_row), &own) in nodes {
-                // The longest proper suffix of the child that is a prefix of a key; at depth 1 the empty one.
-                let (mut state, mut row, mut out_order) = (0, NO_ROW, 0);
-                if depth > 0 {
-                    let mut suffix = above;
-                    let entry = loop {
-                        match draft.find(suffix, token) {
-                            Some(entry) => break entry,
-                            None => suffix = draft.link_of(suffix),
-                        }
-                    };
-                    state = draft.words[entry.at + entry.n];
-                    row = draft.words[entry.at + 2 * entry.n];
-                    out_order = draft.words[entry.at] >> ORDER_SHIFT & 31;
-                }
-                if own != 0 {
-                    draft.set_link(own, state);
-                    state = own;
-                }
-                if own_row != NO_ROW {
-                    (row, out_order) = (own_row, order);
-                }
-                let Some(entry) = draft.find(parent, token) else {
-                    return Err(Error::argument("transition table: a child is missing from its block"));
-                };
-                draft.words[entry.at] |= out_order << ORDER_SHIFT;
-                draft.words[entry.at + entry.n] = state;
-                draft.words[entry.at + 2 * entry.n] = row;
+        // Families come in the order of their parents, and a parent is what has a block.
+        let mut parents = depth.checked_sub(1).map(|up| units[up].iter().copied().filter(|&unit| unit != 0));
+        let (mut parent, mut above) = (0, 0);
+        for ((&token, &own_row), &own) in level.token.iter().zip(&level.row).zip(&units[depth]) {
+            if token & FIRST_CHILD != 0
+                && let Some(next) = parents.as_mut().and_then(Iterator::next)
+            {
+                (parent, above) = (next, draft.link_of(next));
             }
+            let token = token & !FIRST_CHILD;
+            // The longest proper suffix of the child that is a prefix of a key; at depth 1 the empty one.
+            let (mut state, mut row, mut out_order) = (0, NO_ROW, 0);
+            if depth > 0 {
+                let mut suffix = above;
+                let entry = loop {
+                    match draft.find(suffix, token) {
+                        Some(entry) => break entry,
+                        None => suffix = draft.link_of(suffix),
+                    }
+                };
+                state = draft.words[entry.at + entry.n];
+                row = draft.words[entry.at + 2 * entry.n];
+                out_order = draft.words[entry.at] >> ORDER_SHIFT & 31;
+            }
+            if own != 0 {
+                draft.set_link(own, state);
+                state = own;
+            }
+            if own_row != NO_ROW {
+                (row, out_order) = (own_row, order);
+            }
+            let Some(entry) = draft.find(parent, token) else {
+                return Err(Error::argument("transition table: a child is missing from its block"));
+            };
+            draft.words[entry.at] |= out_order << ORDER_SHIFT;
+            draft.words[entry.at + entry.n] = state;
+            draft.words[entry.at + 2 * entry.n] = row;
         }
     }
     Ok(())

@@ -8,6 +8,9 @@ use crate::ids::{fit_u32, saturating_u32};
 use crate::keyset::KeySet;
 use crate::keyset::sort::lexicographic;
 
+/// Marks the first token of a family once parents are forgotten; tokens have 20 bits.
+pub(crate) const FIRST_CHILD: u32 = 1 << 31;
+
 /// The nodes of one depth; a node's rank is its place here.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Level {
@@ -22,6 +25,22 @@ pub(crate) struct Level {
 impl Level {
     pub fn len(&self) -> usize {
         self.token.len()
+    }
+
+    /// Keeps of the parents what is needed to link: where a family begins. Saves four bytes a node at the peak.
+    pub fn forget_parents(&mut self) {
+        let parents = std::mem::take(&mut self.parent);
+        for (i, token) in self.token.iter_mut().enumerate() {
+            if i == 0 || parents[i] != parents[i - 1] {
+                *token |= FIRST_CHILD;
+            }
+        }
+    }
+
+    fn shrink(&mut self) {
+        self.parent.shrink_to_fit();
+        self.token.shrink_to_fit();
+        self.row.shrink_to_fit();
     }
 
     /// Runs of nodes under one parent: (parent, first, end).
@@ -80,6 +99,7 @@ impl Trie {
             }
             last = key;
         }
+        levels.iter_mut().for_each(Level::shrink);
         Ok(Self { levels })
     }
 }

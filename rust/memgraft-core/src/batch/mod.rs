@@ -36,7 +36,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 1, lanes: 16, prefetch: true, portable: false }
+        Self { threads: 1, lanes: 24, prefetch: true, portable: false }
     }
 }
 
