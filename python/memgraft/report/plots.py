@@ -141,9 +141,11 @@ def _apart(places: Sequence[float], gap: float) -> list[float]:
             if bottom - top >= gap:
                 break
             groups[-2:] = [below + above]
-    return [
-        sum(group) / len(group) + gap * (rank - (len(group) - 1) / 2) for group in groups for rank in range(len(group))
-    ]
+    moved: list[float] = []
+    for group in groups:
+        lowest = sum(group) / len(group) - gap * (len(group) - 1) / 2
+        moved += [lowest + gap * rank for rank in range(len(group))]
+    return moved
 
 
 def finals_plot(arms: Sequence[Mapping[str, Any]]) -> str:
