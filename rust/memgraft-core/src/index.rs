@@ -16,6 +16,8 @@ use crate::{Error, Result};
 const TABLE: u32 = 16;
 const REGIONS: u32 = 17;
 const NODES: u32 = 18;
+/// Sequences whose lines are asked for before the first is read.
+const ADVANCE_AHEAD: usize = 24;
 /// Flag of the archive form.
 const ARCHIVE: u32 = 1;
 /// Alignment in the file of a table that fills a huge page, and of a smaller one.
@@ -310,11 +312,13 @@ impl Index {
             );
             return Err(Error::argument(message));
         }
-        let found = states
-            .iter()
-            .zip(tokens)
-            .map(|(&state, &token)| self.table.step(state, token).ok_or_else(|| self.damaged()))
-            .collect::<Result<Vec<_>>>()?;
+        let mut found = Vec::with_capacity(tokens.len());
+        for (states, tokens) in states.chunks(ADVANCE_AHEAD).zip(tokens.chunks(ADVANCE_AHEAD)) {
+            states.iter().zip(tokens).for_each(|(&state, &token)| view.expect(state, token));
+            for (&state, &token) in states.iter().zip(tokens) {
+                found.push(self.table.step(state, token).ok_or_else(|| self.damaged())?);
+            }
+        }
         for (i, found) in found.iter().enumerate() {
             states[i] = found.state;
             rows[i] = row_as_i32(found.row);

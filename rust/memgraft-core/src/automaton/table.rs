@@ -198,6 +198,11 @@ impl<'a> View<'a> {
         state.0 == 0 || (state.0 > self.vocab_size && state.0 <= self.last_unit)
     }
 
+    /// Asks for the line that `token` in `state` will be looked for in.
+    pub(crate) fn expect(&self, state: StateId, token: u32) {
+        super::probe::prefetch(self.line(self.locate(state.0, self.admit(token))));
+    }
+
     /// The unit to probe for `token` in `state`; within the table for any arguments.
     #[inline(always)]
     pub(crate) fn locate(&self, state: u32, token: u32) -> u32 {
