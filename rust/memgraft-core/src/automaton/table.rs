@@ -93,7 +93,8 @@ impl Table {
             return bad("its length is not that of a root row and whole lines");
         }
         let num_lines = saturating_u32(num_lines);
-        if fan_shift > 20 || max_spill > 1 << 18 {
+        // A spill limit beyond the table would only let a damaged file run in circles for longer.
+        if fan_shift > 20 || max_spill > 1 << 18 || max_spill >= num_lines {
             return bad("its parameters are out of range");
         }
         let granule = 1u32 << fan_shift;
