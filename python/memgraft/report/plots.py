@@ -130,7 +130,7 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int) -> str:
 
 
 def _apart(places: Sequence[float], gap: float) -> list[float]:
-    """Ascending ``places`` moved as little as needed for neighbours to be ``gap`` apart: crowded ones share their mean."""
+    """Ascending ``places`` moved until neighbours are ``gap`` apart; crowded ones stay around their mean."""
     groups: list[list[float]] = []
     for place in places:
         groups.append([place])
