@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bank_cases import make_keys, make_values
 from memgraft.bank import Bank, BankWriter
-from memgraft.bank.writer import _merge
+from memgraft.bank.done import merge
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,7 +177,7 @@ def test_kill_keeps_what_was_done(tmp_path):
 def test_merged_ranges_are_the_union(parts):
     done = []
     for start, length in parts:
-        done = _merge(done, start, start + length)
+        done = merge(done, start, start + length)
     assert {row for a, b in done for row in range(a, b)} == {row for a, n in parts for row in range(a, a + n)}
     assert all(a < b for a, b in done)
     assert all(first[1] < second[0] for first, second in itertools.pairwise(done))

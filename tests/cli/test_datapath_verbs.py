@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from memgraft import Corpus
 from memgraft.bank.annotation import Annotation
 from memgraft.cli.app import build_app
 
@@ -35,7 +36,6 @@ def test_bench_datapath_tells_what_there_is_and_what_is_needed(make_bank):
 
 
 def test_annotate_writes_beside_a_corpus(make_bank, tmp_path):
-    corpus = pytest.importorskip("memgraft.corpus")
     bank = make_bank(2000)
     ids = np.random.default_rng(0).integers(0, 50, 400).astype(np.uint16)
     ids[::50] = 7
@@ -45,7 +45,7 @@ def test_annotate_writes_beside_a_corpus(make_bank, tmp_path):
     options = ["annotate", bank.path, "--corpus", path, "--format", "nanogpt", "--eos-id", 7, "--out", out, "--json"]
     result = run(*options)
     assert result.exit_code == 0, result.output
-    opened = corpus.Corpus.open(path, format="nanogpt", eos_id=7)
+    opened = Corpus.open(path, format="nanogpt", eos_id=7)
     found = Annotation.open(out, bank, opened)
     np.testing.assert_array_equal(found.rows, bank.index.lookup(ids, eos_id=7)[0])
     assert json.loads(result.stdout)["coverage"] == (found.rows >= 0).mean()

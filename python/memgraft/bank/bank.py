@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft._core import ValueTable, fingerprint_content
+from memgraft.bank.checks import check_table, expect_same
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest
 from memgraft.bank.staging import Staged, StageFacts, as_rows, output_bytes
 from memgraft.bank.values import AnyArray, FloatArray, channel_scales, decode, value_dtype
@@ -114,17 +115,17 @@ class Bank:
             if not (folder / name).is_file():
                 raise StorageError(f"{folder / name}: not found; the bank is incomplete: restore the file")
         keys = KeySet.open(folder / KEYS_NAME)
-        _expect(folder / KEYS_NAME, "key set", manifest.keyset, keys.fingerprint)
+        expect_same(folder / KEYS_NAME, "key set", manifest.keyset, keys.fingerprint)
         index = NgramIndex.open(folder / INDEX_NAME)
-        _expect(folder / INDEX_NAME, "index of key set", manifest.keyset, index.keyset_fingerprint)
-        _expect(folder / INDEX_NAME, "index", manifest.index, index.fingerprint)
+        expect_same(folder / INDEX_NAME, "index of key set", manifest.keyset, index.keyset_fingerprint)
+        expect_same(folder / INDEX_NAME, "index", manifest.index, index.fingerprint)
         if not isinstance(resident, bool) and resident < 0:
             raise ArgumentError(f"resident: expected True, False or a number of rows, found {resident}")
         resident_rows = int(resident) if not isinstance(resident, bool) else manifest.num_rows * resident
         table = ValueTable.open(
             [folder / shard.file for shard in manifest.shards], resident_rows, threads or default_threads()
         )
-        _check_table(folder, manifest, table)
+        check_table(folder, manifest, table)
         if len(keys) != table.num_rows:
             raise FormatError(f"{folder}: expected one row per key, found {table.num_rows} rows, {len(keys)} keys")
         return cls(folder, manifest, keys, index, table)
@@ -363,36 +364,3 @@ def _reopen(path: str, fingerprint: str) -> Bank:
             f"{path}: expected bank {fingerprint}, found {bank.fingerprint}: another bank has taken its place"
         )
     return bank
-
-
-def _expect(path: Path, what: str, expected: str, found: str) -> None:
-    if expected != found:
-        raise FingerprintError(f"{path}: expected {what} {expected}, found {found}: the file is of another bank")
-
-
-def _check_table(folder: Path, manifest: Manifest, table: ValueTable) -> None:
-    """The shards are the ones the manifest names, in its order and of its shape."""
-    found_shape = (table.dtype, table.taps, table.value_dim)
-    expected_shape = (manifest.dtype, len(manifest.taps), manifest.value_dim)
-    if found_shape != expected_shape:
-        raise FormatError(
-            f"{folder}: expected values (dtype, taps, value_dim) = {expected_shape}, found {found_shape}: "
-            "the shards are of another bank"
-        )
-    first_row = 0
-    for entry, shard in zip(manifest.shards, table.shards(), strict=True):
-        path, metadata = folder / entry.file, shard["metadata"]
-        _expect(path, "values of key set", manifest.keyset, metadata.get("keyset", "none"))
-        _expect(path, "content", entry.content, metadata.get("content", "none"))
-        if metadata.get("format_version") != "1":
-            raise FormatError(f"{path}: expected values format 1, found {metadata.get('format_version')}")
-        if shard["num_rows"] != entry.num_rows or metadata.get("first_row") != str(first_row):
-            raise FormatError(
-                f"{path}: expected {entry.num_rows} rows from row {first_row}, found {shard['num_rows']} from row "
-                f"{metadata.get('first_row')}: the file is of another bank"
-            )
-        if shard["num_bytes"] != entry.num_bytes:
-            raise FormatError(f"{path}: expected {entry.num_bytes} bytes, found {shard['num_bytes']}; restore the file")
-        first_row += entry.num_rows
-    if first_row != manifest.num_rows:
-        raise FormatError(f"{folder / MANIFEST_NAME}: expected {manifest.num_rows} rows in shards, found {first_row}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from memgraft._core import __version__, fingerprint_content
+from memgraft.bank.done import DoneLog
 from memgraft.bank.files import fsync_directory, pwrite_all, reserve, write_text
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest, ShardEntry
 from memgraft.bank.values import AnyArray, FloatArray, encode, shard_header, shard_name, value_dtype
@@ -87,8 +88,7 @@ class BankWriter:
             raise ArgumentError(f"{self.path}: exists; open it with Bank.open, or remove it, or name another path")
         self._settings = self._describe()
         self._files: list[int] = []
-        self._done_file = -1
-        self._done: list[tuple[int, int]] = []
+        self._log: DoneLog | None = None
         self._open_partial()
 
     def _plan(self, shard_bytes: int) -> list[int]:
@@ -139,10 +139,7 @@ class BankWriter:
                 self._lay_out(folder)
                 write_text(state, json.dumps(self._settings, indent=2) + "\n")
             self._files = [os.open(folder / name, os.O_RDWR | os.O_CLOEXEC) for name in self._names()]
-            self._done_file = os.open(
-                self.partial / _DONE_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
-            )
-            self._done = self._read_done()
+            self._log = DoneLog(self.partial / _DONE_NAME)
         except OSError as error:
             self.close()
             if isinstance(error, StorageError):
@@ -212,22 +209,6 @@ class BankWriter:
     def _values_start(self, place: int) -> int:
         return len(self._header(place, _UNSEALED)) + self._scales_bytes(place)
 
-    def _read_done(self) -> list[tuple[int, int]]:
-        """The done-marks; a torn last line, left by a kill, is cut off."""
-        text = b""
-        while block := os.pread(self._done_file, 1 << 20, len(text)):
-            text += block
-        done: list[tuple[int, int]] = []
-        good = 0
-        for line in text.splitlines(keepends=True):
-            parts = line.split()
-            if not line.endswith(b"\n") or len(parts) != 3 or parts[2] != _check(b" ".join(parts[:2])):
-                break
-            done = _merge(done, int(parts[0]), int(parts[1]))
-            good += len(line)
-        os.ftruncate(self._done_file, good)
-        return done
-
     def missing(self) -> list[tuple[int, int]]:
         """The half-open row ranges not yet written, ascending."""
         edges = [0, *(edge for part in self._done for edge in part), self.num_rows]
@@ -268,10 +249,12 @@ class BankWriter:
             bytes_ = stored.astype(self.dtype.storage, copy=False).reshape(-1).view(np.uint8)
             pwrite_all(self._files[place], name, bytes_.data, self._values_start(place) + first * self.row_bytes)
             os.fdatasync(self._files[place])
-        mark = f"{start_row} {stop_row}".encode()
-        pwrite_all(self._done_file, self.partial / _DONE_NAME, mark + b" " + _check(mark) + b"\n", None)
-        os.fdatasync(self._done_file)
-        self._done = _merge(self._done, start_row, stop_row)
+        assert self._log is not None
+        self._log.add(start_row, stop_row)
+
+    @property
+    def _done(self) -> list[tuple[int, int]]:
+        return [] if self._log is None else self._log.done
 
     def _split(self, start_row: int, values: AnyArray) -> Iterator[tuple[int, int, AnyArray]]:
         """The parts of ``values`` by shard: shard, first row inside it, rows."""
@@ -360,10 +343,13 @@ class BankWriter:
     def close(self) -> None:
         """Releases files and lock; what was written stays for the next writer."""
         files, self._files = self._files, []
-        for file in [*files, self._done_file, self._lock]:
-            if file >= 0:
-                os.close(file)
-        self._done_file = self._lock = -1
+        for file in files:
+            os.close(file)
+        if self._log is not None:
+            self._log.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def __enter__(self) -> "BankWriter":
         return self
@@ -372,19 +358,3 @@ class BankWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _check(mark: bytes) -> bytes:
-    """What ends a done-mark, so that a torn one is told from a whole one."""
-    return b"%08x" % zlib.crc32(mark)
-
-
-def _merge(done: list[tuple[int, int]], start: int, stop: int) -> list[tuple[int, int]]:
-    """``done`` (ascending, apart) with ``start..stop`` added."""
-    if start == stop:
-        return done
-    apart = [part for part in done if part[1] < start or part[0] > stop]
-    touching = [part for part in done if not (part[1] < start or part[0] > stop)]
-    start = min([start, *(part[0] for part in touching)])
-    stop = max([stop, *(part[1] for part in touching)])
-    return sorted([*apart, (start, stop)])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from memgraft.cli import common
+from memgraft.cli import artifacts, common
 from memgraft.errors import ArgumentError, ConfigError
 
 
@@ -18,14 +18,11 @@ def run(
         Path | None, typer.Option("--dataset", help="A dataset of the datasets library (save_to_disk).")
     ] = None,
     column: Annotated[str, typer.Option("--column", help="The dataset's column of token ids.")] = "input_ids",
-    format: Annotated[
-        str | None,
-        typer.Option("--format", help="nanogpt, llmc, megatron, datatrove, numpy or raw; default: detected."),
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="Stored type of tokens where the file does not say.")
-    ] = None,
-    eos_id: Annotated[int | None, typer.Option("--eos-id", min=0, help="Token that delimits documents.")] = None,
+    format: artifacts.FormatOption = None,
+    dtype: artifacts.DtypeOption = None,
+    eos_id: artifacts.EosOption = None,
+    file_is_document: artifacts.OneDocumentOption = False,
+    tokenizer: artifacts.TokenizerOption = None,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
@@ -39,11 +36,9 @@ def run(
         _annotate_dataset(opened, dataset, out, column, eos_id, threads)
         common.emit({"dataset": out, "bank": opened.fingerprint}, json=json, title="Annotated")
         return
-    from memgraft import Corpus
     from memgraft.bank.annotation import annotate
 
-    paths = corpus or []
-    tokens = Corpus.open(paths[0] if len(paths) == 1 else paths, format=format, dtype=dtype, eos_id=eos_id)
+    tokens = artifacts.open_corpus(corpus or [], format, dtype, eos_id, file_is_document, tokenizer)
     common.keeps(f"{out}.partial is kept: run the same command again to go on")
     with common.progress("tokens") as report:
         found = annotate(
