@@ -1,0 +1,72 @@
+"""TRL's SFT trainer, where it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("trl", reason="TRL is not installed")
+
+from grafted_models import FIRST, VOCAB, config, make_bank, recipient, wake
+from memgraft.data import GraftCollator
+from memgraft.integrations.transformers import graft, mark_trainable
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # TRL's own warnings are not ours
+
+
+def word_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<s>", "</s>", *(f"w{n}" for n in range(VOCAB - FIRST))]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<pad>"
+    )
+
+
+@pytest.mark.parametrize("with_collator", [False, True])
+def test_sft_trains_the_graft_alone(with_collator: bool, tmp_path: Path) -> None:
+    import pyarrow
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    bank = make_bank(tmp_path / "bank")
+    model = wake(graft(recipient(), bank, config()))
+    mark_trainable(model)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(FIRST, VOCAB, (32, 12), generator=generator).tolist()
+    arguments = SFTConfig(
+        output_dir=str(tmp_path / "out"),
+        max_steps=3,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
+        disable_tqdm=True,
+        logging_steps=1,
+        gradient_checkpointing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        # A fingerprint of its own: hashing the table pickles parts of pyarrow that not every version can pickle.
+        train_dataset=Dataset(pyarrow.table({"input_ids": rows}), fingerprint="rows"),
+        processing_class=word_tokenizer(),
+    )
+    if with_collator:
+        trainer.data_collator = GraftCollator(bank, inner=trainer.data_collator)
+    trainer.train()
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed
+    assert all(".memgraft." in name for name in changed)
+    assert any("memory_value" in name for name in changed)
+    assert any("fallback" in name for name in changed)
