@@ -18,8 +18,8 @@ from memgraft import Bank, KeySet
 from memgraft._core import ValueTable
 from memgraft.data import KEY, GraftCollator, MemoryBatch, StagingRing, prefetch
 
-LENGTH = 1024
-BATCH = 8
+LENGTH = 2048
+BATCH = 16
 STEP_SECONDS = 0.1
 
 
@@ -55,7 +55,7 @@ class ShipRows:
 
 def group(settings: Settings) -> dict[str, Any]:
     torch.set_num_threads(1)
-    row_bytes, num_rows, num_batches = (1024, 20_000, 4) if settings.quick else (4096, 250_000, 24)
+    row_bytes, num_rows, num_batches = (1024, 20_000, 4) if settings.quick else (4096, 250_000, 16)
     keys = KeySet.open(settings.keys)
     bank = make_bank(settings.scratch_path / "loader", keys.select(np.arange(min(num_rows, len(keys)))), row_bytes)
     text = Text(settings.corpus, num_batches * BATCH)
