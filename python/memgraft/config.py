@@ -33,7 +33,7 @@ def _as_tuple(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FallbackConfig:
-    """The hashed n-gram embedding that stands in at a miss (Engram; SPEC section 4).
+    """The hashed n-gram embedding that stands in at a miss (Engram; docs/METHOD.md, section 4).
 
     Attributes:
         orders: n-gram lengths that are hashed, ascending.
@@ -102,7 +102,7 @@ class FallbackConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GraftConfig:
-    """What is attached to a recipient, and where (SPEC section 5).
+    """What is attached to a recipient, and where (docs/METHOD.md, section 5).
 
     Attributes:
         sites: decoder blocks before which the memory is added; 0 is the first block.

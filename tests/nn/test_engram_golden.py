@@ -1,4 +1,4 @@
-"""The fallback's hashes against a transcription of SPEC section 4 in numpy and the standard library, written apart."""
+"""The fallback's hashes against an independent transcription of docs/METHOD.md, section 4, in numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Harvest: run the donor over the keys, once, offline (SPEC: decode, re-encode, truncated run, last real token).
+"""Harvest: run the donor over the keys, once, offline (docs/METHOD.md, section 2).
 
 The package is called ``harvesting`` because ``memgraft.harvest`` is the function.
 """

@@ -1,4 +1,4 @@
-"""The fallback's compressed vocabulary: raw token ids that read alike share an id (SPEC section 4)."""
+"""The fallback's compressed vocabulary: raw token ids that read alike share an id (docs/METHOD.md, section 4)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from memgraft.nn.hashing import multipliers
 
 
 class HashFallback(nn.Module):
-    """Token ids to embeddings e_t through hashed n-gram tables (SPEC section 4).
+    """Token ids to embeddings e_t through hashed n-gram tables (docs/METHOD.md, section 4).
 
     All heads of all orders share one table, each with its own range of slots.
 

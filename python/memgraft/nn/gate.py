@@ -51,7 +51,7 @@ def gate(keys: Tensor, queries: Tensor, scales: Tensor, kind: Gate) -> Tensor:
         keys: (..., D) raw keys, any float dtype.
         queries: (..., D) float32: the hidden state times both norms' weights.
         scales: (..., 1) float32: the product of both :func:`rms_scale`.
-        kind: ``"plain"`` or ``"signed_sqrt"`` (SPEC section 5).
+        kind: ``"plain"`` or ``"signed_sqrt"`` (docs/METHOD.md, section 5).
 
     Returns:
         (..., 1) float32.

@@ -1,4 +1,4 @@
-"""One site: projections, gate, convolution, write into the residual stream (SPEC section 5)."""
+"""One site: projections, gate, convolution, write into the residual stream (docs/METHOD.md, section 5)."""
 
 from __future__ import annotations
 

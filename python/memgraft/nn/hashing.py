@@ -1,4 +1,4 @@
-"""The fallback's multipliers and prime table sizes, bit for bit as Engram draws them (SPEC section 4)."""
+"""The fallback's multipliers and prime table sizes, bit for bit as Engram draws them (docs/METHOD.md, section 4)."""
 
 from __future__ import annotations
 

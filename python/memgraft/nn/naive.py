@@ -17,7 +17,7 @@ def _norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def naive_fallback(fallback: HashFallback, tokens: list[int], segments: list[int], position: int) -> Tensor:
-    """e_t of one position, (orders * dim,), straight from SPEC section 4."""
+    """e_t of one position, (orders * dim,), straight from docs/METHOD.md, section 4."""
     sizes = fallback.sizes.tolist()
     offsets = fallback.offsets.tolist()
     parts: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Control arms: the rows of a bank replaced by something that carries no matching information (SPEC section 7)."""
+"""Control arms: a bank's rows replaced by what carries no matching information (docs/METHOD.md, section 7)."""
 
 from __future__ import annotations
 

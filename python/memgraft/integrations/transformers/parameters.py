@@ -10,7 +10,7 @@ from memgraft.integrations.transformers.attach import graft_layers
 from memgraft.integrations.transformers.families import find_decoder, unwrap
 from memgraft.integrations.transformers.runtime import runtimes_of
 
-# Engram: Adam at five times the rate, no decay, for the hash tables (SPEC section 5).
+# Engram: Adam at five times the rate, no decay, for the hash tables (docs/METHOD.md, section 5).
 TABLE_LR_FACTOR = 5.0
 
 
