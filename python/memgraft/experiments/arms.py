@@ -1,8 +1,8 @@
 """The arms of an experiment: one recipient, one token order, and what is grafted onto it in each.
 
-Every arm starts from the same recipient weights and reads the same batches; arms differ in the graft alone. The controls
-are those of docs/METHOD.md, section 7. Graft minus shuffled is the first number: it asks whether it matters *which* donor
-value a key has.
+Every arm starts from the same recipient weights and reads the same batches; arms differ in the graft alone. The
+controls are those of docs/METHOD.md, section 7. Graft minus shuffled is the first number: it asks whether it matters
+*which* donor value a key has.
 """
 
 from collections.abc import Sequence
