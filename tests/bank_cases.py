@@ -1,6 +1,7 @@
 """Banks for tests."""
 
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from memgraft.bank import Bank
 from memgraft.keyset import KeySet
 
 VOCAB = 50
+
+
+def child_environment(*folders: Path) -> dict[str, str]:
+    """For a child process that imports test modules from ``folders``, and memgraft from where this one has it."""
+    paths = [*map(str, folders), os.environ.get("PYTHONPATH")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def make_keys(num_rows: int) -> KeySet:

@@ -1,5 +1,4 @@
 import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bank_cases import make_keys, make_values
+from bank_cases import child_environment, make_keys, make_values
 from memgraft.bank import Bank, BankWriter
 from memgraft.bank.done import merge
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
@@ -149,8 +148,7 @@ time.sleep(60)
 
 
 def test_kill_keeps_what_was_done(tmp_path):
-    paths = [str(path) for path in (ROOT / "python", ROOT / "tests", Path(__file__).parent)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = child_environment(ROOT / "tests", Path(__file__).parent)
     command = [sys.executable, "-c", CHILD, str(tmp_path / "bank")]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:

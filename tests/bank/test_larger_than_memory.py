@@ -75,9 +75,8 @@ def test_a_table_larger_than_memory_is_staged_within_it(tmp_path, limited_group)
         # Pages count for the group that read them first: the child is to read its own.
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "python")}
     command = [sys.executable, "-c", CHILD, str(limited_group), str(bank.path)]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment, check=False)
+    child = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert child.returncode == 0, child.stderr
     facts = json.loads(child.stdout)
     assert facts["cold"] > facts["rows"] // 4, "with half of the table in memory, many rows come from the disk"

@@ -1,6 +1,5 @@
 """The collator and the prefetcher under the loops that people use."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 accelerate = pytest.importorskip("accelerate")
 
+from bank_cases import child_environment  # noqa: E402
 from memgraft.data import GraftCollator, MemoryBatch, prefetch  # noqa: E402
 from memgraft.errors import ArgumentError, ConfigError  # noqa: E402
 
@@ -204,8 +204,7 @@ def test_accelerate_dispatches_between_processes(make_bank, tmp_path):
         "accelerate.debug_launcher(test_trainers._dispatch_in_two_processes, "
         "(Bank.open(sys.argv[1]), Path(sys.argv[2])), 2)"
     )
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "python")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = child_environment(Path(__file__).parent, Path(__file__).parents[1])
     command = [sys.executable, "-c", launcher, str(bank.path), str(tmp_path)]
     subprocess.run(command, check=True, timeout=120, env=environment)
     assert [(tmp_path / f"seen{rank}").read_text() for rank in (0, 1)] == ["8", "8"]
