@@ -29,7 +29,7 @@ class Options:
     donor: str | None = None
     """A transformers folder, a ``.gguf`` file or a hub id; None: the default donor."""
     out: Path = Path("quickstart")
-    minutes: float = 10.0
+    minutes: float = 8.0
     steps: int | None = None
     seeds: tuple[int, ...] = (0,)
     arms: tuple[str, ...] = ("none", "engram", "graft", "shuffled")
