@@ -111,7 +111,13 @@ def channel_scales(values: AnyArray) -> FloatArray:
     highest = np.zeros(values.shape[1:], dtype=np.float32)
     for start in range(0, len(values), 4096):
         highest = np.maximum(highest, np.abs(as_float(values[start : start + 4096])).max(axis=0))
-    return np.where(highest > 0, highest / INT8_MAX, 1).astype(np.float32)
+    return _scales(highest, INT8_MAX)
+
+
+def _scales(highest: FloatArray, top: float) -> FloatArray:
+    """The scales that bring magnitudes up to ``highest`` within ``top``; 1 for zeros, never subnormal."""
+    scales = np.where(highest > 0, highest / top, 1).astype(np.float32)
+    return np.maximum(scales, np.finfo(np.float32).tiny)
 
 
 def as_float(values: AnyArray) -> FloatArray:
@@ -154,8 +160,7 @@ def encode(
         return stored, None
     if dtype.name == "fp8_e4m3":
         highest = np.abs(floats).max(axis=2)
-        row_scales = np.where(highest > 0, highest / FP8_MAX, 1).astype(np.float32)
-        row_scales = np.maximum(row_scales, np.float32(2.0**-126))
+        row_scales = _scales(highest, FP8_MAX)
         return _encode_fp8(np.clip(floats / row_scales[..., None], -FP8_MAX, FP8_MAX)), row_scales
     if dtype.name == "int8":
         assert scales is not None
