@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -80,6 +81,42 @@ def nibbles(words: np.ndarray) -> list[int]:
     return values
 
 
+def varints(raw: bytes, n: int) -> tuple[list[int], bytes]:
+    """The first ``n`` LEB128 numbers, and what follows them."""
+    values, at = [], 0
+    for _ in range(n):
+        value, shift = 0, 0
+        while True:
+            byte = raw[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+        values.append(value)
+    return values, raw[at:]
+
+
+def packed_level(section: bytes, above: int, vocab_size: int) -> list[tuple[int, int]]:
+    """(rank of the parent, last token) of each prefix."""
+    children, rest = varints(zlib.decompress(section), above)
+    parents = np.repeat(np.arange(above), children).tolist()
+    planes = np.frombuffer(rest, "u1").reshape(-1, len(parents)).astype(np.int64)
+    assert len(planes) == (1 if vocab_size <= 2**8 else 2 if vocab_size <= 2**16 else 3)
+    gaps = sum(plane << 8 * i for i, plane in enumerate(planes)).tolist()
+    pairs: list[tuple[int, int]] = []
+    for parent, gap in zip(parents, gaps, strict=True):
+        same = bool(pairs) and pairs[-1][0] == parent
+        pairs.append((parent, pairs[-1][1] + 1 + gap if same else gap))
+    return pairs
+
+
+def packed_numbers(section: bytes, n: int) -> list[int]:
+    values, rest = varints(zlib.decompress(section), n)
+    assert not rest
+    return values
+
+
 class KeyFile(Container):
     """keys.mgk."""
 
@@ -104,18 +141,23 @@ class IndexFile(Container):
         super().__init__(path, 2)
         assert self.fingerprint == blake3(b"memgraft index v1" + self.keyset_fingerprint).digest()
         levels: list[list[tuple[int, ...]]] = [[()]]
+        packed = 128 in self.sections
+        assert packed <= bool(self.flags & 1)
         for n in range(1, self.max_order + 1):
-            pairs = [divmod(value, self.vocab_size) for value in elias_fano(self.array(32 + n, "<u8"))]
+            if packed:
+                pairs = packed_level(self.sections[160 + n], len(levels[-1]), self.vocab_size)
+            else:
+                pairs = [divmod(value, self.vocab_size) for value in elias_fano(self.array(32 + n, "<u8"))]
             levels.append([(*levels[-1][parent], token) for parent, token in pairs])
         self.prefixes = [prefix for level in levels[1:] for prefix in level]
-        coded = nibbles(self.array(64, "<u8"))
+        coded = self.numbers(64, packed)
         base = self.parameters[0]
         counts = {prefix: c + base - 1 for prefix, c in zip(self.prefixes, coded, strict=True) if c}
         self.keys = sorted(counts, key=lambda key: (-counts[key], key))
         self.counts = [counts[key] for key in self.keys]
         self.documents = [0] * len(self.keys)
-        if 65 in self.sections:
-            zigzags = dict(zip(self.prefixes, nibbles(self.array(65, "<u8")), strict=True))
+        if (129 if packed else 65) in self.sections:
+            zigzags = dict(zip(self.prefixes, self.numbers(65, packed), strict=True))
             differences = [z // 2 if z % 2 == 0 else -(z + 1) // 2 for z in map(zigzags.__getitem__, self.keys)]
             self.documents = [count - d for count, d in zip(self.counts, differences, strict=True)]
         if self.flags & 1:
@@ -123,6 +165,12 @@ class IndexFile(Container):
         assert [self.prefixes[node] for node in self.array(18, "<u4")] == self.keys
         self.table = self.array(16, "<u4").tolist()
         self.regions = self.array(17, "<u4").reshape(-1, 2).tolist()
+
+    def numbers(self, tag: int, packed: bool) -> list[int]:
+        """One a prefix: section ``tag``, or its packed form."""
+        if packed:
+            return packed_numbers(self.sections[tag + 64], len(self.prefixes))
+        return nibbles(self.array(tag, "<u8"))
 
     def home_lines(self, line: int) -> int:
         return next(lines for start, lines in reversed(self.regions) if line >= start)

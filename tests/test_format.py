@@ -1,4 +1,4 @@
-"""docs/FORMAT.md: an independent reader finds the same keys and matches, and files of version 1 stay readable."""
+"""docs/FORMAT.md: an independent reader finds the same keys and matches, and files of versions 1.x stay readable."""
 
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from memgraft import KeySet, NgramIndex
 from oracle import longest_match, rows_of
 
 GOLDEN = Path(__file__).parent / "data" / "format" / "v1"
+"""Format 1.0."""
+NEWER = GOLDEN.with_name("v1.1")
+"""Format 1.1: archives alone, whose sections are packed since."""
 
 
 @given(key_sets(), st.integers(0, 2**32))
@@ -45,14 +48,16 @@ def golden_set() -> KeySet:
     )
 
 
-@pytest.mark.parametrize("name", ["keys.mgk", "index.mgi", "archive.mgi"])
-def test_the_same_set_still_gives_the_same_bytes(tmp_path, name):
+@pytest.mark.parametrize(
+    "golden", [GOLDEN / "keys.mgk", GOLDEN / "index.mgi", NEWER / "archive.mgi"], ids=lambda path: path.name
+)
+def test_the_same_set_still_gives_the_same_bytes(tmp_path, golden):
     made = golden_set()
-    if name == "keys.mgk":
-        made.save(tmp_path / name)
+    if golden.name == "keys.mgk":
+        made.save(tmp_path / golden.name)
     else:
-        NgramIndex.build(made).save(tmp_path / name, "fast" if name == "index.mgi" else "archive")
-    old, new = (bytearray((folder / name).read_bytes()) for folder in (GOLDEN, tmp_path))
+        NgramIndex.build(made).save(tmp_path / golden.name, "fast" if golden.name == "index.mgi" else "archive")
+    old, new = (bytearray((folder / golden.name).read_bytes()) for folder in (golden.parent, tmp_path))
     for data in (old, new):
         data[256:320] = bytes(64)  # the writer's name and version
         data[4064:4096] = bytes(32)  # the checksum over it
@@ -61,13 +66,12 @@ def test_the_same_set_still_gives_the_same_bytes(tmp_path, name):
 
 def test_golden_files_open_verify_and_answer():
     keys, index = KeySet.open(GOLDEN / "keys.mgk"), NgramIndex.open(GOLDEN / "index.mgi")
-    archive = NgramIndex.open(GOLDEN / "archive.mgi")
-    assert archive.is_archive
-    assert not index.is_archive
+    archives = [NgramIndex.open(folder / "archive.mgi") for folder in (GOLDEN, NEWER)]
+    assert [one.is_archive for one in (index, *archives)] == [False, True, True]
     rows = rows_of(list(keys), keys.arrays().counts.tolist())
     tokens = np.random.default_rng(3).integers(0, 59, 3000)
     want = longest_match(rows, tokens)
-    for one in (index, archive):
+    for one in (index, *archives):
         one.verify()
         assert one.keyset_fingerprint == keys.fingerprint
         assert list(one) == list(keys) == list(one.key_set())
@@ -79,14 +83,13 @@ def test_golden_files_open_verify_and_answer():
     assert KeyFile(GOLDEN / "keys.mgk").keys == list(keys)
 
 
-def test_expand_gives_the_fast_bytes(tmp_path):
-    expanded = NgramIndex.expand(GOLDEN / "archive.mgi", tmp_path / "index.mgi")
+@pytest.mark.parametrize("folder", [GOLDEN, NEWER], ids=lambda folder: folder.name)
+def test_expand_gives_the_fast_bytes(tmp_path, folder):
+    expanded = NgramIndex.expand(folder / "archive.mgi", tmp_path / "index.mgi")
     assert not expanded.is_archive
     NgramIndex.open(GOLDEN / "index.mgi").save(tmp_path / "again.mgi")
     assert (tmp_path / "index.mgi").read_bytes() == (tmp_path / "again.mgi").read_bytes()
 
 
 if __name__ == "__main__":  # writes the golden files of a new version; never again for this one
-    golden_set().save(GOLDEN / "keys.mgk")
-    NgramIndex.build(golden_set()).save(GOLDEN / "index.mgi")
-    NgramIndex.build(golden_set()).save(GOLDEN / "archive.mgi", "archive")
+    NgramIndex.build(golden_set()).save(NEWER / "archive.mgi", "archive")

@@ -102,11 +102,12 @@ def test_other_kinds_of_files_are_named(tmp_path):
         NgramIndex.open(keys)
     with pytest.raises(FormatError, match=r"expected a key set \(keys.mgk\), got file kind 2"):
         KeySet.open(index)
-    later = bytearray(index.read_bytes())
-    later[12] = 2
-    index.write_bytes(later)
-    with pytest.raises(FormatError, match=r"expected format 1\.x, got 2\.0"):
-        NgramIndex.open(index)
+    for at, version in ((12, "2.0"), (14, "1.2")):
+        later = bytearray(index.read_bytes())
+        later[at] = 2
+        (tmp_path / "later.mgi").write_bytes(later)
+        with pytest.raises(FormatError, match=rf"expected format 1\.0 to 1\.1, got {version}; .* update memgraft"):
+            NgramIndex.open(tmp_path / "later.mgi")
     with pytest.raises(StorageError):
         NgramIndex.open(tmp_path)
 

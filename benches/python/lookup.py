@@ -1,15 +1,20 @@
-"""Longest match from Python: the index beside a dict of tuples and a numpy search in sorted arrays.
+"""Longest match from Python: the index beside a dict of tuples, a numpy search in sorted arrays, and tokengrams.
 
-All hold the same keys (the most frequent ones: the dict needs a kilobyte or two a key) and read the same text.
+The first contest's contenders hold the same keys and read the same text. A suffix array holds a corpus instead of keys
+and gives no rows; what compares is the length of the longest n-gram that ends at a position and occurs twice there.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from contest import Contender, check_equal, contest
 from settings import Settings, main
 
-from memgraft import KeySet, NgramIndex
+from memgraft import Corpus, KeySet, NgramIndex, mine
+
+with suppress(ImportError):
+    import tokengrams
 
 
 class TupleDict:
@@ -67,7 +72,7 @@ class SortedArrays:
 
 
 def group(settings: Settings) -> dict[str, Any]:
-    num_keys = 50_000 if settings.quick else 500_000
+    num_keys = 50_000 if settings.quick else 3_000_000
     every = KeySet.open(settings.keys)
     keys = every.select(np.arange(min(num_keys, len(every))))
     index, large = NgramIndex.build(keys), NgramIndex.open(settings.index)
@@ -96,7 +101,44 @@ def group(settings: Settings) -> dict[str, Any]:
         settings.rounds,
     )
     coverage = float((reference >= 0).mean())
-    return {"unit": "token", "num_keys": len(keys), "orders": keys.orders, "coverage": coverage, "timings": timings}
+    report = {"unit": "token", "num_keys": len(keys), "orders": keys.orders, "coverage": coverage, "timings": timings}
+    if "tokengrams" in globals():
+        del peers
+        report["suffix array"] = suffix_array_contest(settings, text)
+    return report
+
+
+def suffix_array_contest(settings: Settings, text: np.ndarray) -> list[dict[str, Any]]:
+    """Longest n-gram, up to 8 tokens, that occurs at least twice in the first part of ``text``: nanoseconds a token."""
+    corpus, queries = text[: -(1 << 14)], text[-(1 << 12) :]
+    path = settings.scratch_path / "suffix-array-corpus.npy"
+    np.save(path, corpus)
+    raw = path.with_suffix(".raw")
+    corpus.tofile(raw)
+    vocab_size = int(text.max()) + 1
+    keys = mine(Corpus.open(path, documents="file"), tuple(range(1, 9)), None, min_count=2, vocab_size=vocab_size)
+    index = NgramIndex.build(keys)
+    suffixes = tokengrams.MemmapIndex.build(str(raw), str(path.with_suffix(".idx")))
+    listed = queries.tolist()
+
+    def longest() -> list[int]:
+        # The match grows by at most one a token: every part of a frequent n-gram is frequent.
+        orders, order = [], 0
+        for at in range(len(listed)):
+            order = min(order + 1, 8)
+            while order and suffixes.count(listed[at + 1 - order : at + 1]) < 2:
+                order -= 1
+            orders.append(order)
+        return orders
+
+    check_equal("tokengrams, longest match", index.lookup(queries)[1], np.array(longest(), np.uint8))
+    return contest(
+        [
+            Contender("index.lookup, 1 thread", len(text), lambda: index.lookup(text, threads=1)),
+            Contender("tokengrams MemmapIndex.count", len(queries), longest),
+        ],
+        settings.rounds,
+    )
 
 
 if __name__ == "__main__":

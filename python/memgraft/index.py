@@ -276,7 +276,7 @@ class NgramIndex:
         return self._core.is_archive
 
     def stats(self) -> dict[str, int]:
-        """Sizes: num_keys, bytes, archive_bytes, table_bytes, max_spill (lines a probe may go past its home)."""
+        """Sizes: num_keys, bytes, canonical_bytes, table_bytes, max_spill (lines a probe may go past its home)."""
         return self._core.stats()
 
     def _token(self, token: int, name: str) -> int:

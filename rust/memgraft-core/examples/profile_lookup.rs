@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "bytes per key {:9.2} fast ({:.2} table), {:.2} archived; {} keys, spill {}",
         per_key(stats.bytes),
         per_key(stats.table_bytes),
-        per_key(stats.archive_bytes),
+        per_key(stats.canonical_bytes),
         stats.num_keys,
         stats.max_spill
     );

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::automaton::{NO_ROW, Region, Table, Trie, build};
 use crate::batch::{self, Bounds, Limits, Options, Unknown, check_tokens};
-use crate::canon::Canon;
+use crate::canon::{self, Canon};
 use crate::fingerprint::{Fingerprint, default_threads};
 use crate::format::{Container, Header, Kind, Load, Section, Store, bytes_of, write_container};
 use crate::ids::{MAX_ORDER, RowId, StateId, low_u32, row_as_i32, saturating_u32, u64_of, usize_of};
@@ -51,8 +51,8 @@ pub struct Index {
 pub struct Stats {
     /// Number of keys.
     pub num_keys: u64,
-    /// Bytes of the canonical sections: what the archive form holds.
-    pub archive_bytes: u64,
+    /// Bytes of the canonical sections: the keys with random access.
+    pub canonical_bytes: u64,
     /// Bytes of the transition table.
     pub table_bytes: u64,
     /// Bytes of all sections.
@@ -91,6 +91,8 @@ impl Index {
         parameters[2] = u64::from(self.table.max_spill());
         let header = Header {
             kind: Kind::Index,
+            // Packed sections came with format 1.1.
+            minor: u16::from(form == Form::Archive),
             flags: if form == Form::Archive { ARCHIVE } else { 0 },
             vocab_size: self.vocab_size,
             max_order: saturating_u32(self.max_order()),
@@ -103,7 +105,18 @@ impl Index {
             sections: Vec::new(),
         };
         let regions: Vec<u32> = self.table.regions().iter().flat_map(|r| [r.start, r.lines]).collect();
-        let mut sections = self.canon.sections();
+        let packed = match form {
+            Form::Fast => Vec::new(),
+            Form::Archive => self
+                .canon
+                .packed_sections(default_threads())
+                .map_err(|e| Error::io(path.as_ref(), "cannot compress the archive", e))?,
+        };
+        let mut sections = match form {
+            Form::Fast => self.canon.sections(),
+            Form::Archive => vec![self.canon.reserved_section()],
+        };
+        sections.extend(packed.iter().map(|(tag, bytes)| Section { tag: *tag, alignment: 64, bytes }));
         if form == Form::Fast {
             sections.push(Section { tag: NODES, alignment: 64, bytes: bytes_of(&self.nodes) });
             sections.push(Section { tag: REGIONS, alignment: 64, bytes: bytes_of(&regions) });
@@ -125,6 +138,9 @@ impl Index {
         let Header { parameters, vocab_size, keys_by_order, keyset_fingerprint, num_keys, .. } = container.header;
         if container.header.fingerprint != content_fingerprint(keyset_fingerprint) {
             return Err(Error::format(path, "its fingerprint is not that of its key set; build the index again"));
+        }
+        if let Some(keys) = canon::unpack(&container, parameters[0])? {
+            return Ok(Self { container: Some(container), ..Self::build(&keys)? });
         }
         let canon = Canon::open(&container, parameters[0])?;
         if container.header.flags & ARCHIVE != 0 {
@@ -331,12 +347,12 @@ impl Index {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let table_bytes = u64_of(size_of_val(self.table.words()));
-        let archive_bytes: u64 = self.canon.sections().iter().map(|section| u64_of(section.bytes.len())).sum();
+        let canonical_bytes: u64 = self.canon.sections().iter().map(|section| u64_of(section.bytes.len())).sum();
         Stats {
             num_keys: u64_of(self.num_keys()),
-            archive_bytes,
+            canonical_bytes,
             table_bytes,
-            bytes: archive_bytes + table_bytes + u64_of(size_of_val(&*self.nodes)),
+            bytes: canonical_bytes + table_bytes + u64_of(size_of_val(&*self.nodes)),
             max_spill: self.table.max_spill(),
         }
     }

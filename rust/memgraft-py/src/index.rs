@@ -139,7 +139,7 @@ impl PyIndex {
         let out = PyDict::new(py);
         out.set_item("num_keys", stats.num_keys)?;
         out.set_item("bytes", stats.bytes)?;
-        out.set_item("archive_bytes", stats.archive_bytes)?;
+        out.set_item("canonical_bytes", stats.canonical_bytes)?;
         out.set_item("table_bytes", stats.table_bytes)?;
         out.set_item("max_spill", stats.max_spill)?;
         Ok(out)

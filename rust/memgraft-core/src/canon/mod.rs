@@ -6,9 +6,14 @@
 
 mod elias_fano;
 mod nibbles;
+mod packed;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use elias_fano::EliasFano;
 use nibbles::Nibbles;
+use packed::{Pairs, pack_level, pack_numbers, unpack_level, unpack_numbers};
 
 use crate::automaton::{NO_ROW, Trie};
 use crate::fingerprint::Fingerprint;
@@ -21,6 +26,9 @@ const RESERVED: u32 = 6;
 const LEVELS: u32 = 32;
 const COUNTS: u32 = 64;
 const DOCUMENTS: u32 = 65;
+const PACKED_COUNTS: u32 = 128;
+const PACKED_DOCUMENTS: u32 = 129;
+const PACKED_LEVELS: u32 = 160;
 
 /// The compressed key set. A **node** is a prefix; nodes are numbered level by level.
 #[derive(Debug, Clone)]
@@ -89,10 +97,15 @@ impl Canon {
         Ok((canon, nodes))
     }
 
-    /// The sections to write.
+    /// The section that both forms write alike.
+    pub fn reserved_section(&self) -> Section<'_> {
+        Section { tag: RESERVED, alignment: 64, bytes: bytes_of(&self.reserved) }
+    }
+
+    /// The sections of the fast form.
     pub fn sections(&self) -> Vec<Section<'_>> {
         let section = |tag, bytes| Section { tag, alignment: 64, bytes };
-        let mut out = vec![section(RESERVED, bytes_of(&self.reserved))];
+        let mut out = vec![self.reserved_section()];
         for (tag, level) in (LEVELS + 1..).zip(&self.levels) {
             out.push(section(tag, bytes_of(level.words())));
         }
@@ -162,51 +175,142 @@ impl Canon {
     ///
     /// # Errors
     /// [`Error::Format`] if it is not the set with the fingerprint `expected`.
-    pub fn key_set(&self, expected: Fingerprint, path: &std::path::Path) -> Result<KeySet> {
-        let bad = |what: &str| Error::format(path, format!("{what}: the file is damaged; copy or build it again"));
+    pub fn key_set(&self, expected: Fingerprint, path: &Path) -> Result<KeySet> {
         let vocab = u64::from(self.vocab_size);
-        let mut tries: Vec<(Vec<u32>, Vec<u32>)> = Vec::with_capacity(self.levels.len());
-        let (mut tokens, mut offsets, mut counts, mut documents) = (Vec::new(), vec![0u64], Vec::new(), Vec::new());
-        let mut coded = self.counts.iter();
-        let mut differences = self.documents.as_ref().map(Nibbles::iter);
-        let mut key = [0u32; MAX_ORDER];
-        for (depth, level) in self.levels.iter().enumerate() {
-            let above = depth.checked_sub(1).map_or(1, |up| tries[up].1.len());
-            let pairs = level.iter().map(|value| (low_u32(value / vocab), low_u32(value % vocab)));
-            tries.push(pairs.unzip());
-            let (parents, last) = &tries[depth];
-            if last.len() != level.len() || parents.iter().any(|&parent| usize_of(parent) >= above) {
-                return Err(bad("the levels contradict each other"));
+        let pairs = |value| (low_u32(value / vocab), low_u32(value % vocab));
+        let mut levels = Vec::with_capacity(self.levels.len());
+        for level in &self.levels {
+            let read: Pairs = level.iter().map(pairs).unzip();
+            let above = levels.last().map_or(1, |(_, tokens): &Pairs| tokens.len());
+            if read.1.len() != level.len() || read.0.iter().any(|&parent| usize_of(parent) >= above) {
+                return Err(damaged(path, "the levels contradict each other"));
             }
-            for rank in 0..level.len() {
-                let value = coded.next().ok_or_else(|| bad("the counts end early"))?;
-                let difference = match &mut differences {
-                    Some(differences) => differences.next().ok_or_else(|| bad("the documents end early"))?,
-                    None => 0,
+            levels.push(read);
+        }
+        let documents = self.documents.as_ref().map(|documents| documents.iter());
+        let parts = Parts { levels, base: self.base, reserved: &self.reserved, vocab_size: self.vocab_size };
+        parts.key_set(self.counts.iter(), documents, expected, path)
+    }
+
+    /// The sections of the archive form: tag and bytes.
+    ///
+    /// # Errors
+    /// Those of the encoder.
+    pub fn packed_sections(&self, threads: usize) -> std::io::Result<Vec<(u32, Vec<u8>)>> {
+        let vocab = u64::from(self.vocab_size);
+        let pack = |i: usize| match (i, &self.documents) {
+            (0, _) => pack_numbers(self.counts.iter()).map(|bytes| (PACKED_COUNTS, bytes)),
+            (1, Some(documents)) => pack_numbers(documents.iter()).map(|bytes| (PACKED_DOCUMENTS, bytes)),
+            _ => {
+                let order = i - 1 - usize::from(self.documents.is_some()) + 1;
+                let pairs = self.levels[order - 1].iter().map(|value| (low_u32(value / vocab), low_u32(value % vocab)));
+                let above = order.checked_sub(2).map_or(1, |up| self.levels[up].len());
+                let bytes = pack_level(pairs, above, self.vocab_size)?;
+                Ok((PACKED_LEVELS + saturating_u32(order), bytes))
+            }
+        };
+        let num_sections = self.levels.len() + 1 + usize::from(self.documents.is_some());
+        let next = AtomicUsize::new(0);
+        let work = |_| -> std::io::Result<Vec<(u32, Vec<u8>)>> {
+            let claims =
+                std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < num_sections));
+            claims.map(pack).collect()
+        };
+        let done = crate::threads::run(threads.min(num_sections), work);
+        let mut sections = done.into_iter().collect::<std::io::Result<Vec<_>>>()?.concat();
+        sections.sort_unstable_by_key(|&(tag, _)| tag);
+        Ok(sections)
+    }
+}
+
+/// The key set of an archive that holds packed sections; `None` for one of format 1.0, whose sections [`Canon::open`]
+/// reads.
+///
+/// # Errors
+/// [`Error::Format`] where the sections are damaged or missing.
+pub(crate) fn unpack(container: &Container, base: u64) -> Result<Option<KeySet>> {
+    let (header, path) = (&container.header, &container.path);
+    if container.entry(PACKED_COUNTS).is_none() {
+        return Ok(None);
+    }
+    let mut levels: Vec<Pairs> = Vec::new();
+    for order in 1..=header.max_order {
+        let bytes: Store<u8> = container.section(PACKED_LEVELS + order, "packed level")?;
+        let above = levels.last().map_or(1, |(_, tokens)| tokens.len());
+        // Every prefix of n tokens belongs to a key of at least n.
+        let most = header.keys_by_order[usize_of(order) - 1..].iter().fold(0, |sum: u64, &n| sum.saturating_add(n));
+        let level = unpack_level(&bytes, above, header.vocab_size, most);
+        levels.push(level.ok_or_else(|| damaged(path, &format!("level {order} contradicts itself")))?);
+    }
+    let nodes = levels.iter().map(|(_, tokens)| tokens.len()).sum();
+    let numbers = |tag, name: &str| {
+        let bytes: Store<u8> = container.section(tag, name)?;
+        unpack_numbers(&bytes, nodes).ok_or_else(|| damaged(path, &format!("section {name} contradicts itself")))
+    };
+    let counts = numbers(PACKED_COUNTS, "packed counts")?;
+    let documents = container.entry(PACKED_DOCUMENTS).map(|_| numbers(PACKED_DOCUMENTS, "packed documents"));
+    let documents = documents.transpose()?.map(Vec::into_iter);
+    let reserved: Store<u32> = container.section(RESERVED, "reserved")?;
+    let parts = Parts { levels, base, reserved: &reserved, vocab_size: header.vocab_size };
+    parts.key_set(counts.into_iter(), documents, header.keyset_fingerprint, path).map(Some)
+}
+
+/// The canonical sections as read, but for counts and documents.
+struct Parts<'a> {
+    levels: Vec<Pairs>,
+    base: u64,
+    reserved: &'a [u32],
+    vocab_size: u32,
+}
+
+impl Parts<'_> {
+    /// The key set; `counts` and `documents` are coded as in [`Canon`], one number a node.
+    fn key_set(
+        self,
+        mut counts: impl Iterator<Item = u64>,
+        mut documents: Option<impl Iterator<Item = u64>>,
+        expected: Fingerprint,
+        path: &Path,
+    ) -> Result<KeySet> {
+        let (mut tokens, mut offsets) = (Vec::new(), vec![0u64]);
+        let (mut key_counts, mut key_documents) = (Vec::new(), Vec::new());
+        let mut key = [0u32; MAX_ORDER];
+        for (depth, (_, last)) in self.levels.iter().enumerate() {
+            for rank in 0..last.len() {
+                let value = counts.next().ok_or_else(|| damaged(path, "the counts end early"))?;
+                let difference = match &mut documents {
+                    Some(documents) => Some(documents.next().ok_or_else(|| damaged(path, "the documents end early"))?),
+                    None => None,
                 };
                 let Some(above_base) = value.checked_sub(1) else { continue };
                 let mut at = rank;
                 for up in (0..=depth).rev() {
-                    key[up] = tries[up].1[at];
-                    at = usize_of(tries[up].0[at]);
+                    let (parents, last) = &self.levels[up];
+                    key[up] = last[at];
+                    at = usize_of(parents[at]);
                 }
                 tokens.extend_from_slice(&key[..=depth]);
                 offsets.push(u64_of(tokens.len()));
-                let count = above_base.checked_add(self.base).ok_or_else(|| bad("a count overflows"))?;
-                counts.push(count);
-                documents.push(if differences.is_some() { count.wrapping_sub(unzigzag(difference)) } else { 0 });
+                let count = above_base.checked_add(self.base).ok_or_else(|| damaged(path, "a count overflows"))?;
+                key_counts.push(count);
+                key_documents.push(difference.map_or(0, |difference| count.wrapping_sub(unzigzag(difference))));
             }
         }
-        drop(tries);
-        let arrays = Arrays { tokens: &tokens, offsets: &offsets, counts: &counts, documents: Some(&documents) };
-        let keys = KeySet::from_arrays(arrays, self.vocab_size, &self.reserved, String::new())
-            .map_err(|e| bad(&e.to_string()))?;
+        drop(self.levels);
+        let documents = Some(key_documents.as_slice());
+        let arrays = Arrays { tokens: &tokens, offsets: &offsets, counts: &key_counts, documents };
+        let keys = KeySet::from_arrays(arrays, self.vocab_size, self.reserved, String::new())
+            .map_err(|e| damaged(path, &e.to_string()))?;
         if keys.fingerprint() != expected {
             let found = keys.fingerprint();
-            return Err(bad(&format!("expected the key set {expected}, got {found}")));
+            return Err(damaged(path, &format!("expected the key set {expected}, got {found}")));
         }
         Ok(keys)
     }
+}
+
+fn damaged(path: &Path, what: &str) -> Error {
+    Error::format(path, format!("{what}: the file is damaged; copy or build it again"))
 }
 
 /// Small for small differences of either sign.

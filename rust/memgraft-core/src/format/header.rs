@@ -14,8 +14,8 @@ pub const HEADER_LEN: usize = 4096;
 pub const CHECKSUM_OFFSET: usize = HEADER_LEN - 32;
 /// Most sections of one file.
 pub const MAX_SECTIONS: usize = (CHECKSUM_OFFSET - TABLE) / ENTRY;
-/// Format version (major, minor) written and read by this crate.
-pub const VERSION: (u16, u16) = (1, 0);
+/// Format version (major, minor): files of this major version up to this minor one are read.
+pub const VERSION: (u16, u16) = (1, 1);
 
 const MAGIC: [u8; 8] = *b"MEMGRAFT";
 const ENDIAN: u32 = 0x0102_0304;
@@ -67,6 +67,8 @@ pub struct SectionEntry {
 pub struct Header {
     /// What the file holds.
     pub kind: Kind,
+    /// The least minor version whose readers understand the file.
+    pub minor: u16,
     /// Kind-specific bits.
     pub flags: u32,
     /// Tokens are smaller than this.
@@ -104,7 +106,7 @@ impl Header {
         put(0, &MAGIC);
         put(8, &ENDIAN.to_le_bytes());
         put(12, &VERSION.0.to_le_bytes());
-        put(14, &VERSION.1.to_le_bytes());
+        put(14, &self.minor.to_le_bytes());
         put(16, &crate::ids::saturating_u32(HEADER_LEN).to_le_bytes());
         put(20, &self.kind.code().to_le_bytes());
         put(24, &self.flags.to_le_bytes());
@@ -153,13 +155,11 @@ impl Header {
         if u32_at(bytes, 8) != ENDIAN {
             return Err(bad("expected a little-endian file; rebuild it on a little-endian machine".into()));
         }
-        let version = (u16_at(bytes, 12), u16_at(bytes, 14));
-        if version.0 != VERSION.0 {
-            let (got, want) = (version.0, VERSION.0);
-            return Err(bad(format!(
-                "expected format {want}.x, got {got}.{}; rebuild it or update memgraft",
-                version.1
-            )));
+        let (major, minor) = (u16_at(bytes, 12), u16_at(bytes, 14));
+        if major != VERSION.0 || minor > VERSION.1 {
+            let (want, newest) = VERSION;
+            let message = format!("expected format {want}.0 to {want}.{newest}, got {major}.{minor}");
+            return Err(bad(message + "; rebuild it or update memgraft"));
         }
         if blake3::hash(&bytes[..CHECKSUM_OFFSET]).as_bytes() != &bytes[CHECKSUM_OFFSET..] {
             return Err(
@@ -188,6 +188,7 @@ impl Header {
         let creator = &creator[..creator.iter().position(|&b| b == 0).unwrap_or(creator.len())];
         let header = Self {
             kind,
+            minor,
             flags: u32_at(bytes, 24),
             vocab_size: u32_at(bytes, 40),
             max_order: u32_at(bytes, 44),

@@ -33,6 +33,7 @@ impl KeySet {
         parameters[0] = u64_of(self.tokens.len());
         Header {
             kind: Kind::Keys,
+            minor: 0,
             flags: 0,
             vocab_size: self.vocab_size,
             max_order: saturating_u32(self.max_order()),
