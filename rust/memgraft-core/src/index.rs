@@ -68,10 +68,12 @@ impl Index {
     /// [`Error::Limit`] for a set beyond the format, [`Error::Io`] without memory.
     pub fn build(keys: &KeySet) -> Result<Self> {
         let trie = Trie::new(keys)?;
+        // The table first: what it is made with is gone before the rest needs memory.
+        let table = build(&trie, keys.counts(), keys.vocab_size())?;
         let (canon, nodes) = Canon::new(&trie, keys)?;
         Ok(Self {
             canon,
-            table: build(trie, keys.counts(), keys.vocab_size())?,
+            table,
             nodes: Store::from(nodes),
             keys_by_order: *keys.keys_by_order(),
             vocab_size: keys.vocab_size(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::NO_ROW;
 use super::layout::{Placer, blocks};
 use super::table::{EMPTY, ENTRIES, LEN_SHIFT, LINE, ORDER_SHIFT, SPILL, TOKEN_MASK, Table, UNIT, home, root_lines};
-use super::trie::{FIRST_CHILD, Level, Trie};
+use super::trie::Trie;
 use crate::format::{HugeBuffer, Store};
 use crate::ids::{saturating_u32, usize_of};
 use crate::{Error, Result};
@@ -16,9 +16,8 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Limit`] beyond 2^30 lines, [`Error::Io`] without memory.
-pub fn build(mut trie: Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
-    let blocks = blocks(&trie, counts);
-    trie.levels.iter_mut().for_each(Level::forget_parents);
+pub fn build(trie: &Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
+    let blocks = blocks(trie, counts);
     let mut placer = Placer::new(&blocks, vocab_size);
     let mut buffer = HugeBuffer::zeroed(placer.bound(&blocks) * LINE * 4)?;
     let words = buffer.words_mut();
@@ -29,14 +28,16 @@ pub fn build(mut trie: Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
     for slot in usize_of(vocab_size) + 1..usize_of(root_lines(vocab_size)) * UNIT {
         words[slot * UNIT..(slot + 1) * UNIT].copy_from_slice(&[EMPTY | 1 << LEN_SHIFT, 0, NO_ROW, 0]);
     }
-    let mut units: Vec<Vec<u32>> = trie.levels.iter().map(|level| vec![0; level.len()]).collect();
+    // The unit of each state, one level a depth from 1, in the order of the families.
+    let families = |depth| if depth < trie.levels.len() { trie.families(depth).count() } else { 0 };
+    let mut units: Vec<Vec<u32>> = (1..=trie.levels.len()).map(|depth| vec![0; families(depth)]).collect();
     let mut max_spill = 0;
     let mut children = Vec::new();
     for block in &blocks {
         let level = &trie.levels[usize::from(block.depth)];
         let family = usize_of(block.first)..usize_of(block.first + block.children);
         children.clear();
-        children.extend(level.token[family.clone()].iter().map(|token| token & !FIRST_CHILD));
+        children.extend(level.tokens(family.clone()));
         let unit = if block.lines() == 1 {
             let unit = placer.small(block)?;
             write_part(&mut words[usize_of(unit) * UNIT..], &children, false);
@@ -51,12 +52,12 @@ pub fn build(mut trie: Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
             max_spill = max_spill.max(saturating_u32(run) + 1);
             first * saturating_u32(UNIT)
         };
-        units[usize::from(block.depth) - 1][usize_of(block.rank)] = unit;
+        units[usize::from(block.depth) - 1][usize_of(block.family)] = unit;
     }
     drop(blocks);
     let num_words = usize_of(placer.num_lines()) * LINE;
-    link(&trie, &units, &mut words[..num_words], &placer)?;
-    drop((trie, units));
+    link(trie, &units, &mut words[..num_words], &placer)?;
+    drop(units);
     let map = Arc::new(buffer.freeze()?);
     let Some(words) = Store::mapped(map, 0..num_words * 4) else {
         return Err(Error::argument("transition table: the buffer is not word-aligned"));
@@ -171,15 +172,16 @@ fn link(trie: &Trie, units: &[Vec<u32>], words: &mut [u32], placer: &Placer) -> 
     for (depth, level) in trie.levels.iter().enumerate() {
         let order = saturating_u32(depth + 1);
         // Families come in the order of their parents, and a parent is what has a block.
-        let mut parents = depth.checked_sub(1).map(|up| units[up].iter().copied().filter(|&unit| unit != 0));
+        let mut parents = depth.checked_sub(1).map(|up| units[up].iter());
+        let mut owns = units[depth].iter();
         let (mut parent, mut above) = (0, 0);
-        for ((&token, &own_row), &own) in level.token.iter().zip(&level.row).zip(&units[depth]) {
-            if token & FIRST_CHILD != 0
-                && let Some(next) = parents.as_mut().and_then(Iterator::next)
+        for node in level.nodes() {
+            if node.begins_family
+                && let Some(&next) = parents.as_mut().and_then(Iterator::next)
             {
                 (parent, above) = (next, draft.link_of(next));
             }
-            let token = token & !FIRST_CHILD;
+            let token = node.token;
             // The longest proper suffix of the child that is a prefix of a key; at depth 1 the empty one.
             let (mut state, mut row, mut out_order) = (0, NO_ROW, 0);
             if depth > 0 {
@@ -194,12 +196,14 @@ fn link(trie: &Trie, units: &[Vec<u32>], words: &mut [u32], placer: &Placer) -> 
                 row = draft.words[entry.at + 2 * entry.n];
                 out_order = draft.words[entry.at] >> ORDER_SHIFT & 31;
             }
-            if own != 0 {
+            if node.has_children
+                && let Some(&own) = owns.next()
+            {
                 draft.set_link(own, state);
                 state = own;
             }
-            if own_row != NO_ROW {
-                (row, out_order) = (own_row, order);
+            if node.row != NO_ROW {
+                (row, out_order) = (node.row, order);
             }
             let Some(entry) = draft.find(parent, token) else {
                 return Err(Error::argument("transition table: a child is missing from its block"));

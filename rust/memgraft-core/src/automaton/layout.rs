@@ -21,8 +21,8 @@ const PER_LINE: u32 = 4;
 pub(super) struct Block {
     /// Depth of the state, from 1.
     pub depth: u8,
-    /// Rank of the state in its level.
-    pub rank: u32,
+    /// Place of the state among those of its level that have children.
+    pub family: u32,
     /// First child in the level below.
     pub first: u32,
     /// Number of children.
@@ -51,19 +51,19 @@ impl Block {
 pub(super) fn blocks(trie: &Trie, counts: &[u64]) -> Vec<Block> {
     let mut blocks = Vec::new();
     for (depth, level) in trie.levels.iter().enumerate().skip(1) {
-        for (rank, first, end) in level.families() {
-            let known = level.row[first..end].iter().filter(|&&row| row != NO_ROW);
+        for (family, nodes) in trie.families(depth).enumerate() {
+            let known = level.row[nodes.clone()].iter().filter(|&&row| row != NO_ROW);
             let heat = known.fold(0u64, |sum, &row| sum.saturating_add(counts[usize_of(row)]));
             blocks.push(Block {
                 depth: crate::ids::low_u8(saturating_u32(depth)),
-                rank,
-                first: saturating_u32(first),
-                children: saturating_u32(end - first),
+                family: saturating_u32(family),
+                first: saturating_u32(nodes.start),
+                children: saturating_u32(nodes.len()),
                 heat,
             });
         }
     }
-    blocks.sort_unstable_by_key(|b| (Reverse(b.lines()), Reverse(b.heat), b.depth, b.rank));
+    blocks.sort_unstable_by_key(|b| (Reverse(b.lines()), Reverse(b.heat), b.depth, b.family));
     blocks
 }
 

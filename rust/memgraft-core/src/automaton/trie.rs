@@ -1,6 +1,9 @@
-//! The prefixes of all keys, level by level, each level sorted by (parent, token).
+//! The prefixes of all keys, level by level, each level sorted by (parent, token). Eight bytes a prefix: who is whose
+//! parent is two marks in the token's word.
 
 #![forbid(unsafe_code)]
+
+use std::ops::Range;
 
 use super::NO_ROW;
 use crate::Result;
@@ -8,48 +11,52 @@ use crate::ids::{fit_u32, saturating_u32};
 use crate::keyset::KeySet;
 use crate::keyset::sort::lexicographic;
 
-/// Marks the first token of a family once parents are forgotten; tokens have 20 bits.
-pub(crate) const FIRST_CHILD: u32 = 1 << 31;
+/// Marks in a token word, above the 20 bits of a token: the node begins a family; it has children of its own.
+const FIRST_CHILD: u32 = 1 << 31;
+const HAS_CHILDREN: u32 = 1 << 30;
+const TOKEN: u32 = HAS_CHILDREN - 1;
+/// What stands above the first level: the empty prefix, parent of all nodes there.
+const ROOT: [u32; 1] = [HAS_CHILDREN];
 
 /// The nodes of one depth; a node's rank is its place here.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Level {
-    /// Rank of the parent one level up; ascending. All zero at depth 1, whose parent is the root.
-    pub parent: Vec<u32>,
-    /// Last token; ascending under one parent.
-    pub token: Vec<u32>,
+    /// Last token and marks; tokens ascend within a family, families come in the order of their parents.
+    words: Vec<u32>,
     /// The key's row, or [`NO_ROW`] for a prefix that is no key.
     pub row: Vec<u32>,
 }
 
+/// One prefix.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Node {
+    /// Last token.
+    pub token: u32,
+    /// The key's row, or [`NO_ROW`].
+    pub row: u32,
+    /// Whether it is its parent's first child.
+    pub begins_family: bool,
+    /// Whether longer prefixes go on from it.
+    pub has_children: bool,
+}
+
 impl Level {
     pub fn len(&self) -> usize {
-        self.token.len()
+        self.words.len()
     }
 
-    /// Keeps of the parents what is needed to link: where a family begins. Saves four bytes a node at the peak.
-    pub fn forget_parents(&mut self) {
-        let parents = std::mem::take(&mut self.parent);
-        for (i, token) in self.token.iter_mut().enumerate() {
-            if i == 0 || parents[i] != parents[i - 1] {
-                *token |= FIRST_CHILD;
-            }
-        }
+    /// The last tokens of the nodes in `range`.
+    pub fn tokens(&self, range: Range<usize>) -> impl Iterator<Item = u32> {
+        self.words[range].iter().map(|word| word & TOKEN)
     }
 
-    fn shrink(&mut self) {
-        self.parent.shrink_to_fit();
-        self.token.shrink_to_fit();
-        self.row.shrink_to_fit();
-    }
-
-    /// Runs of nodes under one parent: (parent, first, end).
-    pub fn families(&self) -> impl Iterator<Item = (u32, usize, usize)> {
-        let mut first = 0;
-        self.parent.chunk_by(|a, b| a == b).map(move |run| {
-            let start = first;
-            first += run.len();
-            (run[0], start, first)
+    /// All nodes in the order of their rank.
+    pub fn nodes(&self) -> impl Iterator<Item = Node> {
+        self.words.iter().zip(&self.row).map(|(&word, &row)| Node {
+            token: word & TOKEN,
+            row,
+            begins_family: word & FIRST_CHILD != 0,
+            has_children: word & HAS_CHILDREN != 0,
         })
     }
 }
@@ -85,13 +92,17 @@ impl Trie {
             let key = key(row);
             let shared = last.iter().zip(key).take_while(|(a, b)| a == b).count();
             for depth in shared..key.len() {
-                let parent = match depth.checked_sub(1) {
-                    Some(up) => fit_u32(levels[up].len() - 1, "prefixes of one length")?,
-                    None => 0,
+                let begins_family = match depth.checked_sub(1).map(|up| levels[up].words.last_mut()) {
+                    Some(Some(parent)) => {
+                        let before = *parent;
+                        *parent |= HAS_CHILDREN;
+                        before & HAS_CHILDREN == 0
+                    }
+                    _ => levels[0].words.is_empty(),
                 };
                 let level = &mut levels[depth];
-                level.parent.push(parent);
-                level.token.push(key[depth]);
+                fit_u32(level.len(), "prefixes of one length")?;
+                level.words.push(key[depth] | if begins_family { FIRST_CHILD } else { 0 });
                 level.row.push(NO_ROW);
             }
             if let Some(slot) = levels[key.len() - 1].row.last_mut() {
@@ -99,7 +110,39 @@ impl Trie {
             }
             last = key;
         }
-        levels.iter_mut().for_each(Level::shrink);
+        for level in &mut levels {
+            level.words.shrink_to_fit();
+            level.row.shrink_to_fit();
+        }
         Ok(Self { levels })
+    }
+
+    /// Ranks, one level up, of the parents of `levels[depth]`; one a family, in order.
+    fn parents(&self, depth: usize) -> impl Iterator<Item = u32> {
+        let above = depth.checked_sub(1).map_or(&ROOT[..], |up| &self.levels[up].words);
+        (0..).zip(above).filter(|&(_, word)| word & HAS_CHILDREN != 0).map(|(rank, _)| rank)
+    }
+
+    /// The families of `levels[depth]`, each the range of its nodes.
+    pub fn families(&self, depth: usize) -> impl Iterator<Item = Range<usize>> {
+        let mut first = 0;
+        self.levels[depth].words.chunk_by(|_, next| next & FIRST_CHILD == 0).map(move |family| {
+            let start = first;
+            first += family.len();
+            start..first
+        })
+    }
+
+    /// Rank of the parent and last token of each node of `levels[depth]`.
+    pub fn pairs(&self, depth: usize) -> impl ExactSizeIterator<Item = (u32, u32)> {
+        let mut parents = self.parents(depth);
+        let mut parent = 0;
+        self.levels[depth].words.iter().map(move |&word| {
+            if word & FIRST_CHILD != 0 {
+                // As many parents as families, by construction.
+                parent = parents.next().unwrap_or(parent);
+            }
+            (parent, word & TOKEN)
+        })
     }
 }

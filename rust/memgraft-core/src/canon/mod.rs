@@ -62,9 +62,8 @@ impl Canon {
         let base = keys.counts().last().copied().unwrap_or(0);
         let mut levels = Vec::with_capacity(trie.levels.len());
         let mut above = 1u64;
-        for level in &trie.levels {
-            let pairs = level.parent.iter().zip(&level.token);
-            let values = pairs.map(|(&parent, &token)| u64::from(parent) * vocab + u64::from(token));
+        for (depth, level) in trie.levels.iter().enumerate() {
+            let values = trie.pairs(depth).map(|(parent, token)| u64::from(parent) * vocab + u64::from(token));
             levels.push(decoded(EliasFano::new(Store::from(EliasFano::encode(values, above * vocab))))?);
             above = u64_of(level.len());
         }
