@@ -1,6 +1,6 @@
 //! `lookup`: longest match at every position of real text, beside the peers and the machine's own limit.
 
-use memgraft_core::batch::{Bounds, Options, Unknown};
+use memgraft_core::batch::{Bounds, Instructions, Options, Unknown};
 use memgraft_core::format::Load;
 use memgraft_core::ids::StateId;
 use memgraft_core::index::Index;
@@ -15,7 +15,7 @@ use crate::peers::{BackwardWalk, CharAutomaton, SliceMap, char_automaton};
 use crate::stream::Stream;
 
 /// One core's way to walk without a second core's help or a hint.
-const SCALAR: Options = Options { threads: 1, lanes: 1, prefetch: false, portable: false };
+const SCALAR: Options = Options { threads: 1, lanes: 1, prefetch: false, instructions: Instructions::Best };
 
 /// What the contest runs over, read once.
 struct Course {
@@ -111,6 +111,10 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
     for lanes in &lanes {
         let options = Options { lanes: lanes.parse()?, ..fast };
         contenders.push(course.contender(&format!("lookup, {lanes} lanes"), whole, options)?);
+    }
+    for (name, instructions) in [("AVX2", Instructions::Avx2), ("portable", Instructions::Portable)] {
+        let options = Options { instructions, ..fast };
+        contenders.push(course.contender(&format!("lookup, {name} at most"), whole, options)?);
     }
     contenders.push(course.contender("lookup, lanes without prefetch", whole, Options { prefetch: false, ..fast })?);
     let by_document = Bounds { ids: Some(&course.segments), ..Bounds::default() };

@@ -1,6 +1,6 @@
 //! `walk`: the lookup alone, over and over: for callgrind, perf and a debugger.
 
-use memgraft_core::batch::{Bounds, Options, Unknown};
+use memgraft_core::batch::{Bounds, Instructions, Options, Unknown};
 use memgraft_core::format::Load;
 use memgraft_core::index::Index;
 use serde_json::{Value, json};
@@ -21,7 +21,12 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
         threads: arguments.take("threads", 1)?,
         lanes: arguments.take("lanes", 16)?,
         prefetch: arguments.take("prefetch", true)?,
-        portable: arguments.take("portable", false)?,
+        instructions: match arguments.take("instructions", String::from("best"))?.as_str() {
+            "best" => Instructions::Best,
+            "avx2" => Instructions::Avx2,
+            "portable" => Instructions::Portable,
+            other => return Err(format!("--instructions: expected best, avx2 or portable, got {other}").into()),
+        },
     };
     let load = if arguments.take("ram", false)? { Load::Ram } else { Load::Map };
     let index = Index::open(index, load)?;

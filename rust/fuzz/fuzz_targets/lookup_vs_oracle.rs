@@ -7,7 +7,7 @@ mod oracle;
 use std::collections::HashSet;
 
 use libfuzzer_sys::fuzz_target;
-use memgraft_core::batch::{Bounds, Options, Unknown};
+use memgraft_core::batch::{Bounds, Instructions, Options, Unknown};
 use memgraft_core::ids::StateId;
 use memgraft_core::index::Index;
 use memgraft_core::keyset::{Arrays, KeySet};
@@ -49,9 +49,10 @@ fuzz_target!(|data: &[u8]| {
     let starts: HashSet<usize> = (1..ids.len()).filter(|&at| ids[at] != ids[at - 1]).collect();
     let want = Oracle::new(&keys).lookup(&tokens, &starts);
     let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
-    for (lanes, portable) in [(1, true), (8, false), (16, false), (24, true)] {
+    let (best, avx2, portable) = (Instructions::Best, Instructions::Avx2, Instructions::Portable);
+    for (lanes, instructions) in [(1, portable), (8, avx2), (16, best), (24, portable), (24, best)] {
         let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
-        let options = Options { lanes, portable, ..Options::default() };
+        let options = Options { lanes, instructions, ..Options::default() };
         index.lookup(&tokens, &bounds, Unknown::Error, &mut rows, &mut orders, options).expect("tokens are in range");
         assert!(rows.into_iter().zip(orders).eq(want.iter().copied()), "{lanes} lanes");
     }

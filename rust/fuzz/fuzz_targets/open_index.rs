@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use memgraft_core::batch::{Bounds, Options, Unknown};
+use memgraft_core::batch::{Bounds, Instructions, Options, Unknown};
 use memgraft_core::format::{CHECKSUM_OFFSET, HEADER_LEN, Load};
 use memgraft_core::ids::{RowId, StateId};
 use memgraft_core::index::Index;
@@ -39,9 +39,9 @@ fuzz_target!(|data: &[u8]| {
     let _ = index.verify(1);
     let vocab_size = index.vocab_size();
     let tokens: Vec<u32> = (0..300u32).map(|i| i.wrapping_mul(i) % vocab_size.min(64)).collect();
-    for portable in [false, true] {
+    for instructions in [Instructions::Best, Instructions::Avx2, Instructions::Portable] {
         let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
-        let options = Options { portable, ..Options::default() };
+        let options = Options { instructions, ..Options::default() };
         if index.lookup(&tokens, &Bounds::default(), Unknown::Error, &mut rows, &mut orders, options).is_ok() {
             assert!(rows.iter().all(|&row| row >= -1 && i64::from(row) < index.num_keys() as i64));
             assert!(orders.iter().all(|&order| usize::from(order) <= index.max_order()));

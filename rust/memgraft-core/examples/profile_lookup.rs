@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use memgraft_core::batch::{Bounds, Options, Unknown};
+use memgraft_core::batch::{Bounds, Instructions, Options, Unknown};
 use memgraft_core::format::Load;
 use memgraft_core::index::Index;
 
@@ -40,16 +40,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bytes = std::fs::read(tokens_path)?;
     let pairs = bytes.chunks_exact(2).take(millions * 1_000_000);
     let tokens: Vec<u32> = pairs.map(|pair| u32::from(u16::from_le_bytes([pair[0], pair[1]]))).collect();
-    let variant = |threads, lanes, prefetch, portable| Options { threads, lanes, prefetch, portable };
+    let variant = |threads, lanes, prefetch, instructions| Options { threads, lanes, prefetch, instructions };
     let variants = [
-        ("scalar", &index, variant(1, 1, false, false)),
-        ("8 lanes", &index, variant(1, 8, true, false)),
-        ("16 lanes", &index, variant(1, 16, true, false)),
-        ("24 lanes", &index, variant(1, 24, true, false)),
-        ("24 portable", &index, variant(1, 24, true, true)),
-        ("16 no prefetch", &index, variant(1, 16, false, false)),
-        ("24 mapped", &mapped, variant(1, 24, true, false)),
-        ("24, 2 threads", &index, variant(2, 24, true, false)),
+        ("scalar", &index, variant(1, 1, false, Instructions::Best)),
+        ("8 lanes", &index, variant(1, 8, true, Instructions::Best)),
+        ("16 lanes", &index, variant(1, 16, true, Instructions::Best)),
+        ("24 lanes", &index, variant(1, 24, true, Instructions::Best)),
+        ("24 portable", &index, variant(1, 24, true, Instructions::Portable)),
+        ("16 no prefetch", &index, variant(1, 16, false, Instructions::Best)),
+        ("24 mapped", &mapped, variant(1, 24, true, Instructions::Best)),
+        ("24, 2 threads", &index, variant(2, 24, true, Instructions::Best)),
     ];
     let mut times = vec![Vec::new(); variants.len()];
     let (mut rows, mut orders) = (vec![0i32; tokens.len()], vec![0u8; tokens.len()]);

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use common::key_set;
 use common::oracle::Oracle;
-use memgraft_core::batch::{Bounds, Options, Unknown};
+use memgraft_core::batch::{Bounds, Instructions, Options, Unknown};
 use memgraft_core::format::Load;
 use memgraft_core::ids::{RowId, StateId};
 use memgraft_core::index::{Form, Index};
@@ -97,8 +97,9 @@ proptest! {
         ] {
             let want = oracle.lookup(&tokens, &starts_of(&bounds, &tokens));
             for lanes in [1, 8, 16, 24] {
-                for (prefetch, portable) in [(false, false), (true, false), (true, true)] {
-                    let found = lookup(&index, &tokens, &bounds, Options { threads: 3, lanes, prefetch, portable });
+                let (best, avx2, portable) = (Instructions::Best, Instructions::Avx2, Instructions::Portable);
+                for (prefetch, instructions) in [(false, best), (true, best), (true, avx2), (true, portable)] {
+                    let found = lookup(&index, &tokens, &bounds, Options { threads: 3, lanes, prefetch, instructions });
                     prop_assert_eq!(&found, &want, "{} lanes, {:?}", lanes, bounds);
                 }
             }

@@ -1,7 +1,10 @@
-//! One look at one line: the portable way and the AVX2 way, held equal by the tests; and the prefetch hint.
+//! One look at one line: the portable way and those for AVX2 and AVX-512, held equal by the tests; and the prefetch
+//! hint.
 //!
 //! With `n` entries from word `w`: tokens at `w..w+n`, states at `w+n..w+2n`, rows at `w+2n..w+3n`, the suffix
 //! link at `w+3n`. Word indices are masked, so that no content of a line leads outside it.
+
+use std::hint::select_unpredictable;
 
 use super::table::{LEN_SHIFT, LINE, ORDER_SHIFT, SPILL, TOKEN_MASK, UNIT};
 use crate::ids::usize_of;
@@ -33,7 +36,7 @@ pub(crate) trait Prober: Copy {
         let hit = matches != 0;
         let entry = base + matches.trailing_zeros();
         let at = |word: u32| line[usize_of(word) & (LINE - 1)];
-        let state = at(if hit { entry + n } else { base + 3 * n });
+        let state = at(select_unpredictable(hit, entry + n, base + 3 * n));
         let order = (at(entry) >> ORDER_SHIFT) & 31;
         Probe { hit, spill: first & SPILL != 0, state, row: at(entry + 2 * n), order }
     }
@@ -93,19 +96,52 @@ impl Prober for Avx2 {
     }
 }
 
-/// Asks the processor to bring in the line that holds `target`; never faults, never changes a result.
+/// For processors with AVX-512; made by [`Avx512::detect`] alone.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512(());
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512 {
+    /// The token that proves the processor has AVX-512F and what [`Avx2`] asks for.
+    pub fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx512f") && Avx2::detect().is_some()).then_some(Self(()))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Prober for Avx512 {
+    #[inline(always)]
+    fn matches(self, line: &[u32; LINE], token: u32) -> u32 {
+        use std::arch::x86_64::{_mm512_loadu_si512, _mm512_set1_epi32, _mm512_testn_epi32_mask, _mm512_xor_si512};
+        // SAFETY: `self` exists, so `detect` found AVX-512F; the load lies inside the 64 bytes of `line`.
+        unsafe {
+            let words = _mm512_loadu_si512(line.as_ptr().cast());
+            let differences = _mm512_xor_si512(words, _mm512_set1_epi32(token.cast_signed()));
+            u32::from(_mm512_testn_epi32_mask(differences, _mm512_set1_epi32(TOKEN_MASK.cast_signed())))
+        }
+    }
+}
+
+/// Asks the processor to bring in the line that holds `target`; never changes a result.
 #[inline(always)]
 pub(crate) fn prefetch<T>(target: &T) {
+    prefetch_at(std::ptr::from_ref(target));
+}
+
+/// As [`prefetch`], for an address that may lie outside everything: the hint never faults.
+#[inline(always)]
+pub(crate) fn prefetch_at<T>(target: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint on a live reference; SSE is part of x86-64.
+    // SAFETY: a hint that never faults; SSE is part of x86-64.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(target).cast());
+        _mm_prefetch::<_MM_HINT_T0>(target.cast());
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: a hint on a live reference; it reads no register but its operand and writes none.
+    // SAFETY: a hint that never faults; it reads no register but its operand and writes none.
     unsafe {
-        std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) std::ptr::from_ref(target), options(nostack, preserves_flags, readonly));
+        std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) target, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = target;
@@ -118,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_say_the_same() {
+    fn all_ways_say_the_same() {
         let Some(avx2) = Avx2::detect() else { return };
         let mut seed = 1u64;
         for _ in 0..20_000 {
@@ -128,7 +164,11 @@ mod tests {
             });
             for unit in 0..4 {
                 for token in 0..4 {
-                    assert_eq!(avx2.probe(&line, unit, token), Portable.probe(&line, unit, token));
+                    let portable = Portable.probe(&line, unit, token);
+                    assert_eq!(avx2.probe(&line, unit, token), portable);
+                    if let Some(avx512) = Avx512::detect() {
+                        assert_eq!(avx512.probe(&line, unit, token), portable);
+                    }
                 }
             }
         }

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::hint::select_unpredictable;
+
 use super::probe::{Portable, Prober};
 use crate::format::Store;
 use crate::ids::{MAX_ORDER, StateId, low_u8, low_u32, saturating_u32, usize_of};
@@ -59,7 +61,8 @@ pub struct Table {
 pub struct View<'a> {
     lines: &'a [[u32; LINE]],
     fan: &'a [u32; FAN],
-    fan_shift: u32,
+    /// `log2` of the units per slot of the region map.
+    unit_shift: u32,
     last_unit: u32,
     vocab_size: u32,
 }
@@ -162,7 +165,7 @@ impl Table {
         View {
             lines,
             fan: &self.fan,
-            fan_shift: self.fan_shift,
+            unit_shift: self.fan_shift + 2,
             last_unit: saturating_u32(lines.len() * UNIT - 1),
             vocab_size: self.vocab_size,
         }
@@ -207,10 +210,9 @@ impl<'a> View<'a> {
     /// The unit to probe for `token` in `state`; within the table for any arguments.
     #[inline(always)]
     pub(crate) fn locate(&self, state: u32, token: u32) -> u32 {
-        let line = state >> 2;
-        let lines = self.fan[usize_of(line >> self.fan_shift) & (FAN - 1)];
-        let unit = (line.wrapping_add(home(token, lines)) << 2) | (state & 3);
-        let unit = if state == 0 { token } else { unit };
+        let lines = self.fan[usize_of(state >> self.unit_shift) & (FAN - 1)];
+        let unit = state.wrapping_add(home(token, lines) << 2);
+        let unit = select_unpredictable(state == 0, token, unit);
         // Bounded for states read from an unverified file.
         unit.min(self.last_unit)
     }
@@ -218,7 +220,7 @@ impl<'a> View<'a> {
     /// The unit one line on.
     #[inline(always)]
     pub(crate) fn next_line(&self, unit: u32) -> u32 {
-        unit.saturating_add(4).min(self.last_unit)
+        unit.wrapping_add(4).min(self.last_unit)
     }
 
     /// The line that holds `unit`.

@@ -1,9 +1,14 @@
 //! The inner loop: walks of the automaton in turn, each prefetching the line
 //! that its next turn reads.
 
-use super::segments::{Feeder, Run};
-use crate::automaton::{Prober, Table, View, prefetch};
+use std::hint::select_unpredictable;
+
+use super::segments::Feeder;
+use crate::automaton::{Prober, Table, View, prefetch, prefetch_at};
 use crate::ids::{low_u8, row_as_i32, u64_of, usize_of};
+
+/// Tokens ahead of each lane that are asked for.
+const STREAM_AHEAD: usize = 32;
 
 /// One walk in progress.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,42 +43,55 @@ impl Walk<'_, '_> {
     #[inline(always)]
     pub fn run<P: Prober, const LANES: usize, const PREFETCH: bool>(&mut self, prober: P) -> bool {
         let view = self.table.view();
+        let lines = view.lines();
+        let mut entrance = Entrance {
+            view,
+            feeder: &mut self.feeder,
+            tokens: self.tokens,
+            max_order: self.max_order,
+            max_spill: self.table.max_spill(),
+            budget: 0,
+        };
+        // Locals, so that no store through them makes the compiler read their pointers again.
         let (tokens, first) = (self.tokens, self.first);
+        debug_assert!(self.rows.len() == self.orders.len());
+        let (end, rows, orders) = (first + self.rows.len(), self.rows.as_mut_ptr(), self.orders.as_mut_ptr());
+        // Where position 0 would be answered: one addition less in every step.
+        let (rows, orders) = (rows.wrapping_sub(first), orders.wrapping_sub(first));
         let mut lanes = [Lane::default(); LANES];
         let mut active = 0;
-        let mut budget = 0u64;
         while active < LANES
-            && let Some(run) = self.feeder.next()
+            && let Some(lane) = entrance.next()
         {
-            lanes[active] = self.enter(&view, run, &mut budget);
+            lanes[active] = lane;
             active += 1;
         }
         while active > 0 {
-            if budget == 0 {
+            if entrance.budget == 0 {
                 return false;
             }
-            budget -= 1;
+            entrance.budget -= 1;
             let mut i = 0;
             while i < active {
-                let lane = &mut lanes[i];
+                // SAFETY: `i < active`, and `active` never grows past LANES.
+                let lane = unsafe { lanes.get_unchecked_mut(i) };
                 // SAFETY: `unit` came out of `View::locate` or `View::next_line`, which cap it at the last unit.
-                let line = unsafe { view.lines().get_unchecked(usize_of(lane.unit >> 2)) };
+                let line = unsafe { lines.get_unchecked(usize_of(lane.unit >> 2)) };
                 let probe = prober.probe(line, lane.unit, lane.token);
                 if lane.at >= lane.start {
                     // Written on a miss too, and then again: cheaper than a branch that cannot be predicted.
-                    let out = lane.at - first;
-                    debug_assert!(out < self.rows.len() && self.rows.len() == self.orders.len());
-                    // SAFETY: the feeder's runs lie in `first..first + rows.len()`, both outputs have that length
+                    debug_assert!(first <= lane.at && lane.at < end);
+                    // SAFETY: the feeder's runs lie in `first..end`, which is what both outputs answer
                     // (`batch::lookup` cuts them alike), and `start <= at < end` holds for a lane in its run.
                     unsafe {
-                        *self.rows.get_unchecked_mut(out) = row_as_i32(probe.row);
-                        *self.orders.get_unchecked_mut(out) = low_u8(probe.order);
+                        *rows.wrapping_add(lane.at) = row_as_i32(probe.row);
+                        *orders.wrapping_add(lane.at) = low_u8(probe.order);
                     }
                 }
                 lane.at += usize::from(probe.hit);
                 if lane.at == lane.end {
-                    match self.feeder.next() {
-                        Some(run) => lanes[i] = self.enter(&view, run, &mut budget),
+                    match entrance.next() {
+                        Some(fresh) => *lane = fresh,
                         None => {
                             active -= 1;
                             lanes[i] = lanes[active];
@@ -84,12 +102,16 @@ impl Walk<'_, '_> {
                     debug_assert!(lane.at < tokens.len());
                     // SAFETY: `at < end`, and the feeder's runs end inside the tokens.
                     lane.token = unsafe { *tokens.get_unchecked(lane.at) };
+                    if PREFETCH {
+                        // One instruction a step; the lanes' streams are too many for the processor to foresee.
+                        prefetch_at(tokens.as_ptr().wrapping_add(lane.at + STREAM_AHEAD));
+                    }
                     let next = view.locate(probe.state, lane.token);
                     let spilt = view.next_line(lane.unit);
-                    lane.unit = if probe.spill & !probe.hit { spilt } else { next };
+                    lane.unit = select_unpredictable(probe.spill & !probe.hit, spilt, next);
                     if PREFETCH {
                         // SAFETY: as for the probe.
-                        prefetch(unsafe { view.lines().get_unchecked(usize_of(lane.unit >> 2)) });
+                        prefetch(unsafe { lines.get_unchecked(usize_of(lane.unit >> 2)) });
                     }
                 }
                 i += 1;
@@ -97,15 +119,32 @@ impl Walk<'_, '_> {
         }
         true
     }
+}
 
-    fn enter(&self, view: &View<'_>, run: Run, budget: &mut u64) -> Lane {
+/// Where lanes get new work.
+struct Entrance<'a, 'f> {
+    view: View<'a>,
+    feeder: &'f mut Feeder<'a>,
+    tokens: &'a [u32],
+    max_order: u32,
+    max_spill: u32,
+    /// Rounds that the work handed out so far can take.
+    budget: u64,
+}
+
+impl Entrance<'_, '_> {
+    /// A lane at the start of the next run, its first line asked for; kept out of the inner loop.
+    #[cold]
+    #[inline(never)]
+    fn next(&mut self) -> Option<Lane> {
+        let run = self.feeder.next()?;
         // A walk of n tokens makes at most 2n + max_order steps down and along links, each within the
         // spill limit; more, and the links of a damaged file run in circles.
         let steps = 2 * u64_of(run.end - run.warm) + u64::from(self.max_order) + 1;
-        *budget = budget.saturating_add(steps.saturating_mul(u64::from(self.table.max_spill()) + 1));
+        self.budget = self.budget.saturating_add(steps.saturating_mul(u64::from(self.max_spill) + 1));
         let token = self.tokens[run.warm];
-        let unit = view.locate(0, token);
-        prefetch(view.line(unit));
-        Lane { unit, token, at: run.warm, start: run.start, end: run.end }
+        let unit = self.view.locate(0, token);
+        prefetch(self.view.line(unit));
+        Some(Lane { unit, token, at: run.warm, start: run.start, end: run.end })
     }
 }

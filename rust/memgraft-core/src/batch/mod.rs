@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub use segments::Bounds;
 
 #[cfg(target_arch = "x86_64")]
-use crate::automaton::Avx2;
+use crate::automaton::{Avx2, Avx512};
 use crate::automaton::{Portable, Prober, Table};
 use crate::{Error, Result};
 use lanes::Walk;
@@ -18,8 +18,8 @@ use segments::Feeder;
 
 /// Below this many tokens a thread costs more than it saves.
 const TOKENS_PER_THREAD: usize = 1 << 14;
-/// Longest run that one lane walks before it takes new work.
-const CHUNK: usize = 2048;
+/// Longest run that one lane walks before it takes new work; shorter ones keep the lanes' streams on fewer pages.
+const CHUNK: usize = 512;
 
 /// How to run a lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,14 +30,26 @@ pub struct Options {
     pub lanes: usize,
     /// Whether lanes prefetch.
     pub prefetch: bool,
-    /// Leave out what only some processors can do.
-    pub portable: bool,
+    /// What of the processor to use.
+    pub instructions: Instructions,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 1, lanes: 24, prefetch: true, portable: false }
+        Self { threads: 1, lanes: 24, prefetch: true, instructions: Instructions::Best }
     }
+}
+
+/// Instruction sets; the answers are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Instructions {
+    /// Those of every processor of the architecture.
+    Portable,
+    /// AVX2 where there is one.
+    Avx2,
+    /// The best there is.
+    #[default]
+    Best,
 }
 
 /// What a token outside the vocabulary does.
@@ -110,9 +122,15 @@ pub(crate) fn lookup(
 /// Runs the lanes the best way this processor and `options` allow.
 fn walk_all(walk: &mut Walk<'_, '_>, options: Options) -> bool {
     #[cfg(target_arch = "x86_64")]
-    if let Some(avx2) = Avx2::detect().filter(|_| !options.portable) {
-        // SAFETY: `avx2` exists, so the processor has the features the function is compiled for.
-        return unsafe { walk_avx2(walk, options, avx2) };
+    {
+        if let Some(avx512) = Avx512::detect().filter(|_| options.instructions == Instructions::Best) {
+            // SAFETY: `avx512` exists, so the processor has the features the function is compiled for.
+            return unsafe { walk_avx512(walk, options, avx512) };
+        }
+        if let Some(avx2) = Avx2::detect().filter(|_| options.instructions >= Instructions::Avx2) {
+            // SAFETY: as above, with `avx2`.
+            return unsafe { walk_avx2(walk, options, avx2) };
+        }
     }
     walk_with(walk, options, Portable)
 }
@@ -122,6 +140,13 @@ fn walk_all(walk: &mut Walk<'_, '_>, options: Options) -> bool {
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
 fn walk_avx2(walk: &mut Walk<'_, '_>, options: Options, avx2: Avx2) -> bool {
     walk_with(walk, options, avx2)
+}
+
+/// [`walk_with`] compiled for AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,bmi1,bmi2,lzcnt")]
+fn walk_avx512(walk: &mut Walk<'_, '_>, options: Options, avx512: Avx512) -> bool {
+    walk_with(walk, options, avx512)
 }
 
 #[inline(always)]
