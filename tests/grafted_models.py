@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaModel
 
 from memgraft.bank import Bank
 from memgraft.config import FallbackConfig, GraftConfig
@@ -16,6 +17,8 @@ from memgraft.keyset import KeySet
 
 VOCAB, PAD, EOS = 40, 0, 2
 FIRST = 3  # the first ordinary token
+# What transformers calls a cache, in calls and outputs: renamed in 5.24.
+CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 
 _COMMON = {
     "vocab_size": VOCAB,
@@ -128,6 +131,24 @@ def wake(model: Any) -> Any:
 def grafted(bank: Bank, family: str = "llama", *, model_options: dict[str, Any] | None = None, **overrides: Any) -> Any:
     """A grafted tiny model whose every part is at work."""
     return wake(graft(recipient(family, **(model_options or {})), bank, config(**overrides)))
+
+
+def word_tokenizer() -> Any:
+    """One word per token of the tiny vocabulary; pads on the left."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<s>", "</s>", *(f"w{n}" for n in range(VOCAB - FIRST))]
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<pad>",
+        padding_side="left",
+    )
 
 
 def prompts(batch: int = 2, length: int = 20, *, seed: int = 0) -> torch.Tensor:

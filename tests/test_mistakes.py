@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from grafted_models import EOS, PAD, VOCAB, config, grafted, make_bank, prompts, recipient
+from grafted_models import CACHE, EOS, PAD, VOCAB, config, grafted, make_bank, prompts, recipient
 from memgraft.bank import Bank
 from memgraft.data import MemoryBatch
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, GraftError, TokenError
@@ -41,6 +41,7 @@ from memgraft.integrations.transformers.runtime import GraftRuntime, runtimes_of
 from memgraft.keyset import KeySet
 from memgraft.nn.conv import SegmentConv
 from memgraft.nn.fallback import HashFallback
+from memgraft.nn.gate import rms_normalize
 from memgraft.nn.graft_layer import GraftLayer
 from memgraft.nn.hashing import prime_sizes
 from oracle import longest_match
@@ -94,7 +95,7 @@ def test_01_changing_the_next_token_moves_nothing_before_it(bank: Bank) -> None:
 
 def test_01_is_noticed(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     def both_sides(self: SegmentConv, inputs: torch.Tensor, segments: torch.Tensor, num_new: int) -> torch.Tensor:
-        x = self.norm(inputs).flatten(2).transpose(1, 2)
+        x = (rms_normalize(inputs) * self.norm()).flatten(2).transpose(1, 2)
         weight = self.weight.flatten(1).flip(0).t()[:, None]
         out = functional.conv1d(functional.pad(x, (4, 5)), weight, groups=x.shape[1], dilation=self.dilation)
         return functional.silu(out.transpose(1, 2).view(inputs.shape))[:, -num_new:]
@@ -186,8 +187,8 @@ def check_documents(bank: Bank) -> None:
     # The head of a chunk goes on where the one before it ended.
     with torch.no_grad():
         whole = model(parts[2], use_cache=False).logits
-        cache = model(parts[2][:, :4], use_cache=True).past_key_values
-        rest = model(parts[2][:, 4:], past_key_values=cache).logits
+        cache = getattr(model(parts[2][:, :4], use_cache=True), CACHE)
+        rest = model(parts[2][:, 4:], **{CACHE: cache}).logits
     torch.testing.assert_close(rest, whole[:, 4:], **TOLERANCE)
 
 
@@ -313,8 +314,8 @@ def check_decoding(bank: Bank) -> None:
         for cuts in ([0, 14], [0, 5, 9, 14], list(range(15))):
             cache, parts = None, []
             for start, stop in itertools.pairwise(cuts):
-                out = model(ids[:, start:stop], past_key_values=cache, use_cache=True)
-                cache = out.past_key_values
+                out = model(ids[:, start:stop], **{CACHE: cache}, use_cache=True)
+                cache = getattr(out, CACHE)
                 parts.append(out.logits)
             torch.testing.assert_close(torch.cat(parts, dim=1), whole, **TOLERANCE)
     options = {"max_new_tokens": 16, "num_beams": 4, "num_return_sequences": 4, "return_dict_in_generate": True}

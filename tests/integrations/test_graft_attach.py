@@ -142,21 +142,47 @@ def test_copies_stand_alone(copied: Any, bank: Any) -> None:
     assert not torch.equal(twin(ids).logits, twin(ids, memgraft=False).logits)
 
 
-@pytest.mark.parametrize("family", ["bloom", "falcon", "gpt_neo", "gptj", "codegen", "mpt", "mamba", "rwkv"])
+TINY = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+REFUSED = {
+    "bloom": TINY,
+    "falcon": TINY,
+    "gpt_neo": {**TINY, "attention_types": [[["global", "local"], 1]]},
+    "mpt": {"vocab_size": VOCAB, "d_model": 32, "n_layers": 2, "n_heads": 4},
+    "mamba": TINY,
+    "rwkv": {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2},
+    "gemma3n_text": {**TINY, "head_dim": 8, "num_key_value_heads": 2, "intermediate_size": 48, "laurel_rank": 4}
+    | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB, "num_kv_shared_layers": 0}
+    | {"activation_sparsity_pattern": None, "layer_types": ["sliding_attention", "full_attention"]},
+}
+
+
+@pytest.mark.parametrize("family", REFUSED)
 def test_unsupported_families_say_what_works(family: str, bank: Any) -> None:
-    options = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    if family in ("gpt_neo",):
-        options["attention_types"] = [[["global", "local"], 1]]
-    if family == "mpt":
-        options = {"vocab_size": VOCAB, "d_model": 32, "n_layers": 2, "n_heads": 4}
-    if family in ("codegen", "gptj"):
-        options["rotary_dim"] = 8
-    if family == "rwkv":
-        options = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **options))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **REFUSED[family]))
     with pytest.raises(GraftError, match=r"tested families: .*llama.*qwen3"):
         graft(model, bank, config(sites=(0,)))
     assert "memgraft" not in "".join(model.state_dict())
+
+
+def test_layers_with_another_hidden_state_raise(bank: Any) -> None:
+    model = grafted(bank)
+    model.model.layers[0].register_forward_pre_hook(lambda _, args: (args[0].transpose(0, 1), *args[1:]), prepend=True)
+    with pytest.raises(GraftError, match=r"\(batch, tokens, \.\.\.\) \(2, 20\), found \(20, 2, 32\).*tested families"):
+        model(prompts())
+
+
+def test_a_block_that_runs_twice_raises_where_a_state_is_kept(bank: Any) -> None:
+    model = grafted(bank)
+    model.model.layers[1] = model.model.layers[0]  # as in models that share or loop over their layers
+    with torch.no_grad():
+        model(prompts(), use_cache=False)
+    with pytest.raises(GraftError, match=r"block 0 ran more than once.*use_cache=False"):
+        model.generate(prompts(), max_new_tokens=2)
+
+
+def test_streams_must_be_the_recipients(bank: Any) -> None:
+    with pytest.raises(ConfigError, match=r"1 residual stream\(s\), the config 2"):
+        graft(recipient(), bank, config(streams=2))
 
 
 def test_other_models_are_refused(bank: Any) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 import torch
 
-from grafted_models import EOS, FAMILIES, PAD, config, grafted, prompts, recipient, wake
+from grafted_models import CACHE, EOS, FAMILIES, PAD, config, grafted, prompts, recipient, wake, word_tokenizer
 from memgraft.errors import GraftError
-from memgraft.integrations.transformers import disabled, graft
+from memgraft.integrations.transformers import detach, disabled, graft
 
 NEW = 24
 TOLERANCE = {"atol": 1e-6, "rtol": 0}
@@ -50,9 +51,9 @@ def test_manual_chunks(model: Any) -> None:
     with torch.no_grad():
         whole = model(ids, use_cache=False).logits
         out = model(ids[:, :7], use_cache=True)
-        parts, cache = [out.logits], out.past_key_values
+        parts, cache = [out.logits], getattr(out, CACHE)
         for start, stop in [(7, 8), (8, 9), (9, 14), (14, 20)]:
-            out = model(ids[:, start:stop], past_key_values=cache)
+            out = model(ids[:, start:stop], **{CACHE: cache})
             parts.append(out.logits)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, **TOLERANCE)
 
@@ -125,10 +126,10 @@ def test_continuation(model: Any, whole: bool) -> None:
     ids = prompts()
     expected, expected_logits = run(model, ids)
     first = model.generate(ids, max_new_tokens=10, do_sample=False, return_dict_in_generate=True)
-    rest = first.sequences if whole else first.sequences[:, first.past_key_values.get_seq_length() :]
+    rest = first.sequences if whole else first.sequences[:, getattr(first, CACHE).get_seq_length() :]
     # The mask is given, since a generated pad token would be taken for padding.
     mask = torch.ones_like(first.sequences)
-    options = {"past_key_values": first.past_key_values, "attention_mask": mask, "max_new_tokens": NEW - 10}
+    options = {CACHE: getattr(first, CACHE), "attention_mask": mask, "max_new_tokens": NEW - 10}
     sequences, logits = run(model, rest, **options)
     assert torch.equal(sequences[:, -(NEW - 10) :], expected[:, -(NEW - 10) :])
     torch.testing.assert_close(logits, expected_logits[:, 10:], **TOLERANCE)
@@ -182,8 +183,8 @@ def test_eos_in_the_middle_ends_the_look_back(bank: Any) -> None:
         whole = model(ids, use_cache=False).logits
         cache, parts = None, []
         for t in range(ids.shape[1]):
-            out = model(ids[:, t : t + 1], past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
+            out = model(ids[:, t : t + 1], **{CACHE: cache}, use_cache=True)
+            cache = getattr(out, CACHE)
             parts.append(out.logits)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, **TOLERANCE)
 
@@ -205,10 +206,10 @@ def test_rollback_through_the_cache(bank: Any) -> None:
     ids = prompts(1, 30)
     with torch.no_grad():
         whole = model(ids, use_cache=False).logits
-        cache = model(ids[:, :20], use_cache=True).past_key_values
-        model(torch.flip(ids[:, :9], dims=(1,)), past_key_values=cache)
+        cache = getattr(model(ids[:, :20], use_cache=True), CACHE)
+        model(torch.flip(ids[:, :9], dims=(1,)), **{CACHE: cache})
         cache.crop(-9)
-        out = model(ids[:, 20:], past_key_values=cache)
+        out = model(ids[:, 20:], **{CACHE: cache})
     torch.testing.assert_close(out.logits, whole[:, 20:], **TOLERANCE)
 
 
@@ -217,14 +218,14 @@ def test_rollback_further_than_the_window_raises_unless_recorded(bank: Any) -> N
     ids = prompts(1, 200)
     with torch.no_grad():
         whole = model(ids, use_cache=False).logits
-        cache = model(ids[:, :180], use_cache=True).past_key_values
+        cache = getattr(model(ids[:, :180], use_cache=True), CACHE)
         with pytest.raises(GraftError, match="cannot crop 100 positions: the graft keeps 64"):
             cache.crop(-100)
-        cache = model(ids[:, :5], use_cache=True).past_key_values
+        cache = getattr(model(ids[:, :5], use_cache=True), CACHE)
         cache.activate_past_recording()
-        model(ids[:, 5:180], past_key_values=cache)
+        model(ids[:, 5:180], **{CACHE: cache})
         cache.crop(-100)
-        out = model(ids[:, 80:], past_key_values=cache)
+        out = model(ids[:, 80:], **{CACHE: cache})
     torch.testing.assert_close(out.logits, whole[:, 80:], **TOLERANCE)
 
 
@@ -233,13 +234,13 @@ def test_cache_batch_operations(bank: Any) -> None:
     ids = prompts(2, 24)
     with torch.no_grad():
         whole = model(ids, use_cache=False).logits
-        cache = model(ids[:, :15], use_cache=True).past_key_values
+        cache = getattr(model(ids[:, :15], use_cache=True), CACHE)
         cache.batch_repeat_interleave(3)
         cache.batch_select_indices(torch.tensor([5, 0]))
-        out = model(ids[[1, 0], 15:], past_key_values=cache)
+        out = model(ids[[1, 0], 15:], **{CACHE: cache})
         torch.testing.assert_close(out.logits, whole[[1, 0], 15:], **TOLERANCE)
         cache.reset()
-        out = model(ids[:, :10], past_key_values=cache)
+        out = model(ids[:, :10], **{CACHE: cache})
     torch.testing.assert_close(out.logits, whole[:, :10], **TOLERANCE)
 
 
@@ -251,11 +252,11 @@ def test_cache_copies_and_pickles(bank: Any) -> None:
     ids = prompts(1, 24)
     with torch.no_grad():
         whole = model(ids, use_cache=False).logits
-        cache = model(ids[:, :15], use_cache=True).past_key_values
+        cache = getattr(model(ids[:, :15], use_cache=True), CACHE)
         copies = [copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))]
-        model(prompts(1, 3, seed=8), past_key_values=cache)
+        model(prompts(1, 3, seed=8), **{CACHE: cache})
         for twin in copies:
-            out = model(ids[:, 15:], past_key_values=twin)
+            out = model(ids[:, 15:], **{CACHE: twin})
             torch.testing.assert_close(out.logits, whole[:, 15:], **TOLERANCE)
 
 
@@ -268,8 +269,8 @@ def test_two_interleaved_conversations(bank: Any) -> None:
         parts: list[list[torch.Tensor]] = [[], []]
         for t in range(20):
             for which, ids in enumerate((one, two)):
-                out = model(ids[:, t : t + 1], past_key_values=caches[which], use_cache=True)
-                caches[which] = out.past_key_values
+                out = model(ids[:, t : t + 1], **{CACHE: caches[which]}, use_cache=True)
+                caches[which] = getattr(out, CACHE)
                 parts[which].append(out.logits)
     for which in range(2):
         torch.testing.assert_close(torch.cat(parts[which], dim=1), expected[which], **TOLERANCE)
@@ -298,15 +299,15 @@ def test_cache_of_another_run_raises(bank: Any) -> None:
     model = grafted(bank)
     ids = prompts()
     with disabled(model), torch.no_grad():
-        cache = model(ids[:, :10], use_cache=True).past_key_values
+        cache = getattr(model(ids[:, :10], use_cache=True), CACHE)
     with pytest.raises(GraftError, match="holds 10 positions, the graft 'default' saw none"):
-        model(ids[:, 10:], past_key_values=cache)
+        model(ids[:, 10:], **{CACHE: cache})
     with torch.no_grad():
-        cache = model(ids[:, :10], use_cache=True).past_key_values
+        cache = getattr(model(ids[:, :10], use_cache=True), CACHE)
         with disabled(model):
-            model(ids[:, 10:12], past_key_values=cache)
+            model(ids[:, 10:12], **{CACHE: cache})
     with pytest.raises(GraftError, match="holds 12 positions, the graft 'default' saw 10"):
-        model(ids[:, 12:], past_key_values=cache)
+        model(ids[:, 12:], **{CACHE: cache})
 
 
 def test_embeddings_without_ids_raise(bank: Any) -> None:
@@ -339,7 +340,82 @@ def test_batch_that_continues_with_its_own_memory_raises(bank: Any) -> None:
 
     model = grafted(bank)
     ids = prompts()
-    cache = model(ids[:, :10], use_cache=True).past_key_values
+    cache = getattr(model(ids[:, :10], use_cache=True), CACHE)
     memory = MemoryBatch.look_up(bank, ids[:, 10:], torch.zeros(2, 10, dtype=torch.int32))
     with pytest.raises(GraftError, match="continues a cache"):
-        model(ids[:, 10:], past_key_values=cache, memgraft=memory)
+        model(ids[:, 10:], **{CACHE: cache}, memgraft=memory)
+
+
+@pytest.mark.parametrize("where", ["on", "disabled"])
+def test_continuous_batching_raises(where: str, bank: Any) -> None:
+    model = grafted(bank)
+    switch = disabled(model) if where == "disabled" else contextlib.nullcontext()
+    with switch, pytest.raises(GraftError, match="continuous batching"):
+        model.generate(prompts(), max_new_tokens=2, cache_implementation="paged")
+    for name in ("generate_batch", "init_continuous_batching"):
+        if hasattr(type(model), name):
+            with pytest.raises(GraftError, match="continuous batching"):
+                getattr(model, name)([[5, 6, 7]])
+    detach(model)
+    assert not {"generate_batch", "init_continuous_batching"} & set(vars(model))
+
+
+def test_several_sequences_a_prompt(bank: Any) -> None:
+    model = grafted(bank)
+    torch.manual_seed(0)
+    sequences, logits = run(model, prompts(), do_sample=True, num_return_sequences=3)
+    assert len(sequences) == 6
+    torch.testing.assert_close(logits, full_logits(model, sequences), **TOLERANCE)
+
+
+def test_classifier_free_guidance(bank: Any) -> None:
+    # A second cache of another length, filled by the same model in turn.
+    model = grafted(bank)
+    options = {"max_new_tokens": NEW, "do_sample": False, "guidance_scale": 1.5}
+    with_cache = model.generate(prompts(), **options)
+    assert torch.equal(with_cache, model.generate(prompts(), use_cache=False, **options))
+    assert not torch.equal(with_cache, model.generate(prompts(), max_new_tokens=NEW, do_sample=False))
+
+
+def test_early_exit_drafts(bank: Any) -> None:
+    model = grafted(bank)
+    ids = prompts(1)
+    sequences, logits = run(model, ids, assistant_early_exit=2)
+    torch.testing.assert_close(logits, full_logits(model, sequences), **TOLERANCE)
+    assert torch.equal(sequences, run(model, ids)[0])
+
+
+def test_pipeline(bank: Any) -> None:
+    from transformers import pipeline
+
+    model, tokenizer = grafted(bank), word_tokenizer()
+    ids = [prompts(1, 20), prompts(1, 13, seed=9)]
+    options = {"max_new_tokens": NEW, "do_sample": False, "suppress_tokens": [PAD, 1, EOS]}
+    texts = [" ".join(tokenizer.convert_ids_to_tokens(row[0].tolist())) for row in ids]
+    pipe = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    # Batched, so that the shorter prompt is padded on the left.
+    answers = pipe(texts, batch_size=2, return_full_text=False, **options)
+    for row, answer in zip(ids, answers, strict=True):
+        alone = model.generate(row, **options)[0, row.shape[1] :]
+        assert answer[0]["generated_text"].split() == tokenizer.convert_ids_to_tokens(alone.tolist())
+
+
+def test_detached_and_grafted_again(bank: Any, two_taps: Any) -> None:
+    model = grafted(bank)
+    expected = run(model, prompts())
+    detach(model)
+    wake(graft(model, two_taps, config(seed=3)))
+    assert not torch.equal(run(model, prompts())[1], expected[1])
+    detach(model)
+    wake(graft(model, bank, config()))
+    again = run(model, prompts())
+    assert torch.equal(again[0], expected[0])
+    assert torch.equal(again[1], expected[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["offloaded", "offloaded_static"])
+def test_offloaded_caches(kind: str, bank: Any) -> None:
+    model, ids = grafted(bank).cuda(), prompts().cuda()
+    sequences, logits = run(model, ids, cache_implementation=kind)
+    torch.testing.assert_close(logits, full_logits(model, sequences), atol=1e-5, rtol=0)

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
-
-from grafted_models import config, make_bank, recipient, wake
+from grafted_models import config, make_bank, recipient, wake, word_tokenizer
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers import disabled, graft, save_graft
 
@@ -31,18 +29,6 @@ doc_to_choice: choices
 metric_list:
   - metric: acc
 """
-
-
-def word_tokenizer() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<pad>", "<s>", "</s>", *(f"w{n}" for n in range(37))]
-    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<pad>"
-    )
 
 
 def documents() -> list[dict[str, Any]]:

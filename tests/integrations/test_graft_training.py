@@ -159,20 +159,23 @@ def test_gradient_checkpointing_of_a_frozen_recipient(reentrant: bool, bank: Any
 def test_bf16_autocast_keeps_the_gate_in_float32(bank: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = grafted(bank)
     ids = prompts()
-    seen = []
+    gates, projected = set(), set()
     real = graft_layer.gate
 
-    def watched(keys: torch.Tensor, *rest: Any) -> torch.Tensor:
-        alpha = real(keys, *rest)
-        seen.append((keys.dtype, alpha.dtype))
+    def watched(keys: torch.Tensor, queries: torch.Tensor, scales: torch.Tensor, kind: Any) -> torch.Tensor:
+        alpha = real(keys, queries, scales, kind)
+        gates.update({keys.dtype, scales.dtype, alpha.dtype})
         return alpha
 
     monkeypatch.setattr(graft_layer, "gate", watched)
+    for layer in graft_layers(model)["default"].values():
+        for projection in (layer.memory_key, layer.fallback_key, layer.memory_value, layer.fallback_value):
+            projection.register_forward_hook(lambda _, args, out: projected.add(out.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = model(ids, labels=ids)
     out.loss.backward()
-    assert {result for _, result in seen} == {torch.float32}
-    assert torch.bfloat16 in {given for given, _ in seen}
+    assert gates == {torch.float32}
+    assert projected == {torch.bfloat16}
     with torch.no_grad():
         torch.testing.assert_close(out.logits.float(), model(ids).logits, atol=0.1, rtol=0.1)
 

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-pytest.importorskip("trl", reason="TRL is not installed")
-
-from grafted_models import FIRST, VOCAB, config, make_bank, recipient, wake
+from grafted_models import FIRST, VOCAB, config, make_bank, recipient, wake, word_tokenizer
 from memgraft.data import GraftCollator
 from memgraft.integrations.transformers import graft, mark_trainable
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # TRL's own warnings are not ours
-
-
-def word_tokenizer() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<pad>", "<s>", "</s>", *(f"w{n}" for n in range(VOCAB - FIRST))]
-    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<pad>"
-    )
 
 
 @pytest.mark.parametrize("with_collator", [False, True])

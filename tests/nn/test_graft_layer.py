@@ -67,8 +67,14 @@ CASES = {
 }
 
 
+def listed(inverse: torch.Tensor) -> torch.Tensor:
+    """Flat indices of the misses."""
+    return (inverse.flatten() < 0).nonzero().squeeze(1)
+
+
+@pytest.mark.parametrize("where", ["everywhere", "at_misses"])
 @pytest.mark.parametrize("case", CASES)
-def test_layer_equals_naive_twin_with_gradients(case: str) -> None:
+def test_layer_equals_naive_twin_with_gradients(case: str, where: str) -> None:
     layer = make_layer(**CASES[case])
     hidden, values, inverse, segments, tokens = make_inputs(streams=layer.streams)
     values = torch.tensor([8, 3, 0, 5, 1]) if layer.rows is not None else values
@@ -76,7 +82,8 @@ def test_layer_equals_naive_twin_with_gradients(case: str) -> None:
     probe = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
     names = [name for name, _ in layer.named_parameters()]
 
-    fast, _ = layer(hidden, values, inverse, segments, tokens)
+    misses = listed(inverse) if where == "at_misses" and layer.value_dim is not None else None
+    fast, _ = layer(hidden, values, inverse, segments, tokens, misses_M=misses)
     slow = naive_graft(layer, hidden, values, inverse, segments, tokens)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
 
@@ -126,13 +133,19 @@ def test_attaching_changes_nothing_and_learns(init: str, dtype: torch.dtype) -> 
         assert parameter.grad.abs().max() > 0
 
 
-def test_all_misses_and_no_rows_keep_every_gradient() -> None:
+@pytest.mark.parametrize("where", ["everywhere", "at_misses"])
+@pytest.mark.parametrize("source", ["memory", "fallback"])
+def test_a_batch_of_one_source_keeps_every_gradient(source: str, where: str) -> None:
     layer = make_layer()
     hidden, values, inverse, segments, tokens = make_inputs()
-    out, _ = layer(hidden, values[:0], torch.full_like(inverse, -1), segments, tokens)
+    inverse = torch.full_like(inverse, -1) if source == "fallback" else inverse.clamp_min(0)
+    values = values[:0] if source == "fallback" else values
+    misses = listed(inverse) if where == "at_misses" else None
+    out, _ = layer(hidden, values, inverse, segments, tokens, misses_M=misses)
     out.sum().backward()
     assert all(parameter.grad is not None for parameter in layer.parameters())
-    assert torch.equal(layer.memory_key.weight.grad, torch.zeros_like(layer.memory_key.weight))
+    unused = layer.memory_key if source == "fallback" else layer.fallback_key
+    assert torch.equal(unused.weight.grad, torch.zeros_like(unused.weight))
 
 
 def test_dirty_rows_behind_misses_do_not_leak() -> None:

@@ -56,9 +56,10 @@ def test_rows_follow_the_rule_and_dense_groups_follow_adamw(sparse: bool) -> Non
     assert ours.state[table.weight]["row_square_sum"].shape == (7, 1)
 
 
-def test_state_survives_a_checkpoint() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_survives_a_checkpoint(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    table = torch.nn.Embedding(5, 2)
+    table = torch.nn.Embedding(5, 2, dtype=dtype)
 
     def step(optimizer) -> None:
         optimizer.zero_grad()
@@ -73,8 +74,22 @@ def test_state_survives_a_checkpoint() -> None:
     table.weight.data.copy_(weight)
     second = RowwiseAdamW([{"params": [table.weight], "rowwise": True}], lr=0.1)
     second.load_state_dict(state)
+    sums = second.state[table.weight]["row_square_sum"]
+    assert sums.dtype == torch.float32
+    assert torch.equal(sums, state["state"][0]["row_square_sum"])
     step(second)
     assert torch.equal(table.weight, expected)
+
+
+def test_sums_of_small_gradients_do_not_stall_in_a_bf16_table() -> None:
+    table = torch.nn.Embedding(2, 4, dtype=torch.bfloat16)
+    optimizer = RowwiseAdamW([{"params": [table.weight], "rowwise": True}], lr=1e-3)
+    for size in [1.0] + [0.03] * 100:
+        table.weight.grad = torch.full_like(table.weight, size)
+        optimizer.step()
+    torch.testing.assert_close(
+        optimizer.state[table.weight]["row_square_sum"], torch.full((2, 1), 1.09), rtol=1e-2, atol=0
+    )
 
 
 def test_wrong_groups_are_refused() -> None:

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -299,10 +299,14 @@ class Bank:
         eos_id: int | None = None,
         cu_seqlens: Any = None,
         threads: int | None = None,
+        unknown: Literal["error", "miss"] = "error",
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-        """Rows (int32, -1 = miss) and orders (uint8, 0 = miss) of ``tokens``; negative segments are padding, a miss."""
+        """Rows (int32, -1 = miss) and orders (uint8, 0 = miss) of ``tokens``; negative segments are padding, a miss.
+
+        ``unknown`` as in :meth:`memgraft.NgramIndex.lookup`.
+        """
         rows, orders = self.index.lookup(
-            tokens, segments=segments, eos_id=eos_id, cu_seqlens=cu_seqlens, threads=threads
+            tokens, segments=segments, eos_id=eos_id, cu_seqlens=cu_seqlens, threads=threads, unknown=unknown
         )
         if segments is not None:
             padding = np.asarray(segments) < 0

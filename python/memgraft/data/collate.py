@@ -58,7 +58,7 @@ class GraftCollator:
 
         Raises:
             ArgumentError: the inner batch has no ``input_ids (B, T)``, or a column does not fit it.
-            TokenError: a token outside the vocabulary.
+            TokenError: a negative token that is not padding.
         """
         names = [name for name in (self.column, ROWS_COLUMN, ORDERS_COLUMN) if name is not None]
         features, columns = _take(list(features), names)

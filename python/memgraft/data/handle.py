@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from memgraft.bank import Bank, Staged, StageFacts
-from memgraft.errors import ArgumentError, GraftError
+from memgraft.errors import ArgumentError, GraftError, TokenError
 
 if TYPE_CHECKING:
     from memgraft.data.ring import StagingRing
@@ -34,6 +34,7 @@ class MemoryBatch:
         orders: uint8 ``(B, T)``, 0 = miss.
         segments: int32 ``(B, T)``, -1 = padding.
         inverse: once staged, int32 ``(B, T)``: index into ``values``, -1 = miss.
+        misses: once staged, int64 ``(M,)``: flat indices of the positions without a row, ascending.
         values: once staged, ``(U, taps, value_dim)`` in storage dtype.
         scales: fp32 ``(U, taps)`` for fp8 rows, ``(taps, value_dim)`` for int8 rows, else None.
         facts: telemetry of the staging.
@@ -43,6 +44,7 @@ class MemoryBatch:
     orders: torch.Tensor
     segments: torch.Tensor
     inverse: torch.Tensor | None = None
+    misses: torch.Tensor | None = None
     values: torch.Tensor | None = None
     scales: torch.Tensor | None = None
     facts: StageFacts | None = None
@@ -80,6 +82,7 @@ class MemoryBatch:
         return replace(
             self,
             inverse=torch.from_numpy(staged.inverse).to(device),
+            misses=torch.from_numpy(np.flatnonzero(staged.inverse < 0)).to(device),
             values=as_tensor(staged).to(device),
             scales=None if staged.scales is None else torch.from_numpy(staged.scales).to(device),
             facts=staged.facts,
@@ -151,13 +154,18 @@ class MemoryBatch:
     ) -> "MemoryBatch":
         """Rows of ``input_ids (B, T)`` within ``segments (B, T)``; not staged.
 
+        Tokens past the bank's vocabulary (added ones, rows that only pad an embedding) are in no key and miss, as in
+        the grafted model, whose embedding refuses those that it does not have either.
+
         Raises:
-            TokenError: an id outside the vocabulary at a position that is not padding.
+            TokenError: a negative id at a position that is not padding.
         """
         segments_host = segments.cpu().numpy()
         # Padding may hold any id, even one that no vocabulary has (-100).
         tokens = np.where(segments_host < 0, 0, input_ids.cpu().numpy())
-        rows, orders = bank.lookup(tokens, segments=segments_host, threads=threads)
+        if tokens.size and tokens.min() < 0:
+            raise TokenError(f"input_ids: expected tokens from 0 where nothing is padded, found {tokens.min()}")
+        rows, orders = bank.lookup(tokens, segments=segments_host, threads=threads, unknown="miss")
         device = input_ids.device
         return cls(
             rows=torch.from_numpy(rows).to(device),

@@ -96,7 +96,16 @@ class HashFallback(nn.Module):
         per_head = per_order.repeat_interleave(self.num_heads, dim=-1)
         return per_head % self.sizes + self.offsets
 
-    def forward(self, tokens_BH: Tensor, segments_BH: Tensor, num_new: int) -> Tensor:
-        """Embeddings e_t of the last ``num_new`` positions, (B, num_new, orders * dim) in the table's dtype."""
-        embedded: Tensor = self.table(self.slots(tokens_BH, segments_BH, num_new))
-        return embedded.flatten(-2)
+    def forward(
+        self, tokens_BH: Tensor, segments_BH: Tensor, num_new: int, positions_M: Tensor | None = None
+    ) -> Tensor:
+        """Embeddings e_t of the last ``num_new`` positions in the table's dtype, (B * num_new, orders * dim).
+
+        With flat indices ``positions_M`` of those alone, (M, orders * dim); of one position if M is 0, which keeps the
+        graph whole.
+        """
+        slots = self.slots(tokens_BH, segments_BH, num_new).flatten(0, 1)
+        if positions_M is not None:
+            slots = slots[positions_M] if len(positions_M) else slots[:1]
+        embedded: Tensor = self.table(slots)
+        return embedded.flatten(1)

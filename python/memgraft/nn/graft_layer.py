@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from memgraft.config import Gate
 from memgraft.errors import ArgumentError
 from memgraft.nn.conv import SegmentConv
 from memgraft.nn.fallback import HashFallback
-from memgraft.nn.gate import RMSNorm, gate, rms_normalize, rms_scale
+from memgraft.nn.gate import NormWeight, gate, rms_normalize, rms_scale, widened
 
 # Called with hidden_BTSD, alpha_BTS1, update_BTSD (float32), written_BTSD (hidden's dtype).
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
@@ -20,8 +21,8 @@ Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 class GraftLayer(nn.Module):
     """Adds the memory of each position to the hidden state.
 
-    Bank rows are projected once per unique row and expanded by the inverse. Gate, convolution and the final addition
-    run in float32 whatever the model's dtype.
+    Bank rows are projected once per unique row, the fallback once per miss, and both are spread over the positions.
+    Gate, convolution and the final addition run in float32 under any narrower dtype of the model.
 
     Args:
         hidden_dim: recipient width D.
@@ -73,8 +74,8 @@ class GraftLayer(nn.Module):
             width = len(fallback.orders) * fallback.num_heads * fallback.table.embedding_dim
             self.fallback_key = nn.Linear(width, streams * hidden_dim, bias=False)
             self.fallback_value = nn.Linear(width, hidden_dim, bias=False)
-        self.key_norm = RMSNorm(hidden_dim, streams)
-        self.query_norm = RMSNorm(hidden_dim, streams)
+        self.key_norm = NormWeight(hidden_dim, streams)
+        self.query_norm = NormWeight(hidden_dim, streams)
         self.conv = SegmentConv(hidden_dim, conv_kernel, conv_dilation, streams) if conv else None
         self.scale = nn.Parameter(torch.zeros(())) if output_scale else None
 
@@ -91,6 +92,7 @@ class GraftLayer(nn.Module):
         segments_BH: Tensor,
         tokens_BH: Tensor | None = None,
         conv_state_BCSD: Tensor | None = None,
+        misses_M: Tensor | None = None,
         observer: Observer | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Inject the memory.
@@ -106,6 +108,8 @@ class GraftLayer(nn.Module):
             tokens_BH: raw token ids, needed by the fallback.
             conv_state_BCSD: gated values of the last C positions of history, C at least ``conv_reach``; ``None`` with
             H == T.
+            misses_M: flat indices ``b * T + t`` of all positions with inverse -1, ascending: the fallback is evaluated
+            there alone. ``None`` evaluates it everywhere, which needs no list of unknown length.
             observer: receives the gate and the update, for telemetry.
 
         Returns:
@@ -119,12 +123,11 @@ class GraftLayer(nn.Module):
                 f"dimension, found {tuple(hidden_BTD.shape)}"
             )
         num_new = hidden_BTSD.shape[1]
-        hits_BT11 = (inverse_BT >= 0)[..., None, None]
-        alpha_BTS1, values_BTD = self._read(hidden_BTSD, values_UV, inverse_BT, hits_BT11, segments_BH, tokens_BH)
+        alpha_BTS1, values_BTD = self._read(hidden_BTSD, values_UV, inverse_BT, segments_BH, tokens_BH, misses_M)
 
         sourced = (segments_BH[:, -num_new:] >= 0)[..., None, None]
         if self.fallback is None:
-            sourced = sourced & hits_BT11
+            sourced = sourced & (inverse_BT >= 0)[..., None, None]
         alpha_BTS1 = torch.where(sourced, alpha_BTS1, 0.0)
         gated_BTSD = alpha_BTS1 * values_BTD.unsqueeze(2)
         update_BTSD = gated_BTSD
@@ -134,8 +137,8 @@ class GraftLayer(nn.Module):
                 inputs = torch.cat([conv_state_BCSD.to(inputs.dtype), inputs], dim=1)
             update_BTSD = gated_BTSD + self.conv(inputs, segments_BH[:, -inputs.shape[1] :], num_new)
         if self.scale is not None:
-            update_BTSD = update_BTSD * self.scale.float()
-        written_BTSD = (hidden_BTSD.float() + update_BTSD).to(hidden_BTD.dtype)
+            update_BTSD = update_BTSD * widened(self.scale)
+        written_BTSD = (widened(hidden_BTSD) + update_BTSD).to(hidden_BTD.dtype)
         if observer is not None:
             observer(hidden_BTSD, alpha_BTS1, update_BTSD, written_BTSD)
         return written_BTSD.view(hidden_BTD.shape), gated_BTSD
@@ -145,40 +148,44 @@ class GraftLayer(nn.Module):
         hidden_BTSD: Tensor,
         values_UV: Tensor | None,
         inverse_BT: Tensor,
-        hits_BT11: Tensor,
         segments_BH: Tensor,
         tokens_BH: Tensor | None,
+        misses_M: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Gates (B, T, S, 1) float32 and values (B, T, D) of every position."""
-        # Both sources are always evaluated and selected with where: a batch of hits alone (or of misses alone) has the
-        # same graph, so that no parameter is left without a gradient under DDP.
-        eps = self.key_norm.eps
-        queries_BTSD = hidden_BTSD * (self.query_norm.weight.float() * self.key_norm.weight.float())
-        query_scales = rms_scale(hidden_BTSD, self.query_norm.eps)
-        alpha = values = None
+        # One list of rows for both sources, the bank's and then those of the misses: what is projected is as short as
+        # it can be, and every position picks one entry.
+        picked, shape = inverse_BT.flatten().long(), inverse_BT.shape
+        if self.memory_key is None:
+            picked = torch.full_like(picked, -1)
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        num_rows = 0
         if self.memory_key is not None and self.memory_value is not None:
             if values_UV is None:
                 raise ArgumentError("this graft layer has a memory: values_UV is missing")
             rows_UV = self._rows(values_UV)
-            keys_USD = self.memory_key(rows_UV).unflatten(-1, (self.streams, self.hidden_dim))
-            picked, shape = inverse_BT.clamp_min(0).flatten().long(), inverse_BT.shape
-            keys_BTSD = keys_USD.index_select(0, picked).unflatten(0, shape)
-            scales = rms_scale(keys_USD, eps).index_select(0, picked).view(*shape, self.streams, 1)
-            alpha = gate(keys_BTSD, queries_BTSD, scales * query_scales, self.gate_kind)
-            values = self.memory_value(rows_UV).index_select(0, picked).unflatten(0, shape)
+            keys.append(self.memory_key(rows_UV))
+            values.append(self.memory_value(rows_UV))
+            num_rows = rows_UV.shape[0]
         if self.fallback is not None and self.fallback_key is not None and self.fallback_value is not None:
             if tokens_BH is None:
                 raise ArgumentError("this graft layer has a fallback: tokens_BH is missing")
-            embedded = self.fallback(tokens_BH, segments_BH, hidden_BTSD.shape[1]).to(self.fallback_key.weight.dtype)
-            keys = self.fallback_key(embedded).unflatten(-1, (self.streams, self.hidden_dim))
-            alpha_miss = gate(keys, queries_BTSD, rms_scale(keys, eps) * query_scales, self.gate_kind)
-            values_miss = self.fallback_value(embedded)
-            if alpha is None or values is None:
-                return alpha_miss, values_miss
-            return torch.where(hits_BT11, alpha, alpha_miss), torch.where(hits_BT11[..., 0], values, values_miss)
-        assert alpha is not None
-        assert values is not None
-        return alpha, values
+            embedded = self.fallback(tokens_BH, segments_BH, shape[1], misses_M).to(self.fallback_key.weight.dtype)
+            keys.append(self.fallback_key(embedded))
+            values.append(self.fallback_value(embedded))
+            is_miss = picked < 0
+            # Without a list of misses every position has its row there.
+            place = torch.arange(len(picked), device=picked.device) if misses_M is None else is_miss.cumsum(0) - 1
+            picked = torch.where(is_miss, place + num_rows, picked)
+        keys_NSD = torch.cat(keys).unflatten(-1, (self.streams, self.hidden_dim))
+        picked = picked.clamp_min(0)
+        # Weights and norms are taken per row, before the rows are spread over positions.
+        weighted_ND = (keys_NSD * (self.query_norm() * self.key_norm())).flatten(1)
+        keys_BTSD = functional.embedding(picked, weighted_ND).view(*shape, self.streams, self.hidden_dim)
+        scales = rms_scale(keys_NSD, self.key_norm.eps).index_select(0, picked).view(*shape, self.streams, 1)
+        alpha_BTS1 = gate(keys_BTSD, hidden_BTSD, scales * rms_scale(hidden_BTSD, self.query_norm.eps), self.gate_kind)
+        return alpha_BTS1, functional.embedding(picked, torch.cat(values)).view(*shape, self.hidden_dim)
 
     def _rows(self, values_UV: Tensor) -> Tensor:
         assert self.memory_key is not None

@@ -36,6 +36,16 @@ class RowwiseAdamW(torch.optim.AdamW):
                 if param.dim() != 2:
                     raise ValueError(f"a row-wise parameter must be (rows, width), found shape {tuple(param.shape)}")
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state; rows keep float32 sums, which torch would cast to the parameter's dtype."""
+        super().load_state_dict(state_dict)
+        saved = [number for group in state_dict["param_groups"] for number in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for number, param in zip(saved, params, strict=True):
+            sums = state_dict["state"].get(number, {}).get("row_square_sum")
+            if sums is not None:
+                self.state[param]["row_square_sum"] = sums.to(param.device, torch.float32, copy=True)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step of every group."""
@@ -71,6 +81,11 @@ class RowwiseAdamW(torch.optim.AdamW):
             squares.index_copy_(0, rows, touched)
             param.index_add_(0, rows, (-lr * values / (touched.sqrt() + eps)).to(param.dtype))
             return
-        values = grad.float()
-        squares.add_(values.square().mean(dim=1, keepdim=True))
-        param.sub_((lr * values / (squares.sqrt() + eps)).to(param.dtype))
+        # One pass for the norms, one for the update: a table is larger than all that a step reads of it.
+        norms = torch.linalg.vector_norm(grad, dim=1, keepdim=True, dtype=torch.float32)
+        squares.add_(norms.square_(), alpha=1.0 / grad.shape[1])
+        factors = squares.sqrt().add_(eps).reciprocal_().mul_(-lr)
+        if param.dtype == grad.dtype == torch.float32:
+            param.addcmul_(grad, factors)
+        else:
+            param.add_((grad.float() * factors).to(param.dtype))

@@ -61,6 +61,11 @@ def graft(
     if name in runtimes_of(parts.decoder):
         raise GraftError(f"the model has a graft named {name!r} already: detach it, or give another name=")
     taps = _tap_of_site(bank, config, len(parts.layers))
+    if config.streams != parts.streams:
+        raise ConfigError(
+            f"the recipient's hidden state has {parts.streams} residual stream(s), the config {config.streams}: give "
+            f"GraftConfig(streams={parts.streams})"
+        )
     if bank.index.vocab_size > parts.vocab_size:
         raise ConfigError(
             f"the bank's keys are over {bank.index.vocab_size} tokens, the recipient has {parts.vocab_size}: "
@@ -212,9 +217,21 @@ def _build_layers(
         )
         initialize(layer, config.init, seed=config.seed + _SITE_SEED_STRIDE * (site + 1), std=config.init_std)
         weight = next(p for p in parts.layers[site].parameters() if p.is_floating_point())
-        layer.to(device=weight.device, dtype=torch.float32 if config.dtype == "float32" else weight.dtype)
+        dtype = torch.float32 if config.dtype == "float32" else weight.dtype
+        layer.to(device=_device_of(parts.layers[site], weight), dtype=dtype)
         layers[site] = layer.train(parts.model.training)
     return layers
+
+
+def _device_of(block: nn.Module, weight: torch.Tensor) -> torch.device:
+    """Where a block computes: accelerate keeps the weights it offloads on no device at all."""
+    if weight.device.type != "meta":
+        return weight.device
+    for module in block.modules():
+        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    raise GraftError("the recipient's weights are on the meta device and nothing brings them: load them first")
 
 
 def _vocabulary(

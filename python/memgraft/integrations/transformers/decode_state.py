@@ -192,7 +192,10 @@ def cache_length(cache_object: Any) -> int:
     try:
         return int(cache_object.get_seq_length())
     except ValueError as error:
-        raise GraftError(f"{type(cache_object).__name__} does not count its positions: {error}") from error
+        raise GraftError(
+            f"{type(cache_object).__name__} does not count its positions, so the graft cannot tell whether it saw them "
+            f"all: generate with use_cache=False. ({error})"
+        ) from error
 
 
 def counts_on_host(cache_object: Any) -> bool:

@@ -12,12 +12,20 @@ from torch import nn
 
 from memgraft.errors import GraftError
 
-# Model types whose every mode is compared with the full forward by our tests.
-TESTED_FAMILIES = ("deepseek_v3", "gemma3_text", "gpt2", "gpt_neox", "llama", "mixtral", "olmo2", "qwen3")
-_RULE = (
+# Model types that our tests compare with the full forward, mode by mode.
+TESTED_FAMILIES = (
+    "apertus", "arcee", "bamba", "biogpt", "bitnet", "cohere", "cohere2", "cwm", "deepseek_v2", "deepseek_v3",
+    "diffllama", "doge", "dots1", "ernie4_5", "ernie4_5_moe", "exaone4", "falcon_h1", "flex_olmo", "gemma", "gemma2",
+    "gemma3_text", "glm", "glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_oss", "granite", "granitemoe",
+    "granitemoehybrid", "granitemoeshared", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "jamba", "lfm2", "llama",
+    "llama4_text", "minimax_m2", "ministral", "mistral", "mixtral", "nemotron", "olmo", "olmo2", "olmo3", "olmoe",
+    "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_5_text", "qwen3_moe",
+    "qwen3_next", "seed_oss", "smollm3", "stablelm", "starcoder2", "vaultgemma", "xglm",
+)  # fmt: skip
+RULE = (
     "A causal language model works when its decoder loops over a ModuleList of layers and passes **kwargs to each; "
     f"tested families: {', '.join(TESTED_FAMILIES)}; most others that are written like Llama work too. Known not to: "
-    "bloom, codegen, falcon, gpt_neo, gptj, mamba, mpt, rwkv"
+    "bloom, falcon, gemma3n, gpt_neo, mamba, mpt, rwkv (before transformers 5.24 also codegen and gptj)"
 )
 
 
@@ -31,6 +39,7 @@ class Recipient:
         layers: its decoder layers.
         hidden_dim: width D.
         vocab_size: rows of the embedding.
+        streams: residual streams of its hidden state, (B, T, S, D) if more than one.
         forward_names: parameter names of the decoder's forward, in order.
     """
 
@@ -39,6 +48,7 @@ class Recipient:
     layers: nn.ModuleList
     hidden_dim: int
     vocab_size: int
+    streams: int
     forward_names: tuple[str, ...]
 
 
@@ -76,7 +86,7 @@ def find_decoder(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
     if len(found) != 1:
         raise GraftError(
             f"{type(model).__name__}: expected one ModuleList of {num_layers} decoder layers, found {len(found)}. "
-            f"{_RULE}"
+            f"{RULE}"
         )
     return found[0]
 
@@ -91,22 +101,26 @@ def inspect_recipient(model: nn.Module) -> Recipient:
     name = type(model).__name__
     config = text_config(model)
     if getattr(config, "is_encoder_decoder", False):
-        raise GraftError(f"{name} is an encoder-decoder. {_RULE}")
+        raise GraftError(f"{name} is an encoder-decoder. {RULE}")
     decoder, layers = find_decoder(model)
     if not layers_receive_kwargs(type(decoder)):
         raise GraftError(
             f"{name} ({getattr(config, 'model_type', '?')}): {type(decoder).__name__}.forward passes no **kwargs to "
-            f"its layers, so a side input cannot reach them. {_RULE}"
+            f"its layers, so a side input cannot reach them. {RULE}"
         )
+    if getattr(config, "altup_num_inputs", None) is not None:
+        raise GraftError(f"{name} keeps several residual streams in front of the batch (AltUp). {RULE}")
     names = tuple(inspect.signature(decoder.forward).parameters)
     if "input_ids" not in names:
-        raise GraftError(f"{name}: {type(decoder).__name__}.forward takes no input_ids. {_RULE}")
+        raise GraftError(f"{name}: {type(decoder).__name__}.forward takes no input_ids. {RULE}")
     return Recipient(
         model=model,
         decoder=decoder,
         layers=layers,
         hidden_dim=int(config.hidden_size),
         vocab_size=int(config.vocab_size),
+        # Hyper-connections, as DeepSeek-V4 names them.
+        streams=int(getattr(config, "hc_mult", None) or 1),
         forward_names=names,
     )
 
@@ -140,5 +154,5 @@ def text_config(model: nn.Module) -> Any:
     """
     config = getattr(model, "config", None)
     if config is None:
-        raise GraftError(f"{type(model).__name__} has no config: expected a transformers model. {_RULE}")
+        raise GraftError(f"{type(model).__name__} has no config: expected a transformers model. {RULE}")
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config

@@ -9,11 +9,18 @@ from typing import Any
 from torch import nn
 
 from memgraft.errors import GraftError
-from memgraft.integrations.transformers.hooks import KWARG, is_off, refuse_paged
+from memgraft.integrations.transformers.hooks import (
+    KWARG,
+    NO_CONTINUOUS_BATCHING,
+    cache_in,
+    is_off,
+    refuse_paged,
+)
 from memgraft.integrations.transformers.runtime import runtimes_of
 from memgraft.integrations.transformers.side_input import prepare
 
 METHOD = "prepare_inputs_for_generation"
+BATCHING = ("generate_batch", "init_continuous_batching")
 
 
 class PrepareInputs:
@@ -63,20 +70,34 @@ class PrepareInputs:
             attention_mask=mask,
             position_ids=None,
             cu_seqlens=None,
-            cache=inputs.get("past_key_values"),
+            cache=cache_in(inputs),
             use_cache=bool(inputs.get("use_cache", kwargs.get("use_cache"))),
         )
         return inputs
 
 
+class RefuseBatching:
+    """Stands in for the methods that start continuous batching, whose own thread turns an error into empty answers."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse, also inside ``disabled()``: the thread would not know of it."""
+        raise GraftError(NO_CONTINUOUS_BATCHING)
+
+
 def install(model: nn.Module, decoder: nn.Module) -> None:
     """Patch the instance; nothing to do for a model without generation or one that is patched."""
+    for name in BATCHING:
+        if hasattr(type(model), name) and name not in model.__dict__:
+            model.__dict__[name] = RefuseBatching()
     if hasattr(type(model), METHOD) and not isinstance(model.__dict__.get(METHOD), PrepareInputs):
         model.__dict__[METHOD] = PrepareInputs(model, decoder, model.__dict__.get(METHOD))
 
 
 def uninstall(model: nn.Module) -> None:
     """Undo :func:`install`."""
+    for name in BATCHING:
+        if isinstance(model.__dict__.get(name), RefuseBatching):
+            del model.__dict__[name]
     patch = model.__dict__.get(METHOD)
     if isinstance(patch, PrepareInputs):
         del model.__dict__[METHOD]

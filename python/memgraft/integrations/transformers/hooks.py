@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers.decode_state import GraftedCache, adopt
+from memgraft.integrations.transformers.families import RULE
 from memgraft.integrations.transformers.runtime import runtimes_of
 from memgraft.integrations.transformers.side_input import OFF, Off, SideInput, SideInputs, prepare
 from memgraft.nn.graft_layer import GraftLayer
@@ -20,6 +21,12 @@ from memgraft.nn.graft_layer import GraftLayer
 KWARG = "memgraft"
 CHILD = "memgraft"
 _PAGED = ("block_table", "read_index", "write_index", "paged_attention_cache")
+NO_CONTINUOUS_BATCHING = (
+    "continuous batching (generate_batch, paged attention) is not supported with a graft: its cache cannot carry the "
+    "decode state. Use generate(), or detach() the graft first"
+)
+# transformers 5.24 renamed past_key_values.
+_CACHE_NAMES = ("cache", "past_key_values")
 # Decoders (by id) that are off in this context. Read once per call, by the decoder's hook: what it decides then travels
 # with the call, so recomputation and other threads cannot see another answer.
 _switched_off: ContextVar[frozenset[int]] = ContextVar("memgraft_switched_off", default=frozenset())
@@ -55,6 +62,11 @@ class DecoderHook:
         given = kwargs.get(KWARG)
         if isinstance(given, SideInputs):
             return args, kwargs
+        if getattr(module, "_is_replica", False):
+            raise GraftError(
+                "nn.DataParallel runs replicas in threads of their own, which disabled() does not reach: use "
+                "DistributedDataParallel (torchrun, accelerate launch), or show the Trainer one device"
+            )
         kwargs = dict(kwargs)
         if is_off(module, given):
             kwargs[KWARG] = OFF
@@ -77,7 +89,7 @@ class DecoderHook:
             attention_mask=arguments.get("attention_mask"),
             position_ids=arguments.get("position_ids"),
             cu_seqlens=arguments.get("cu_seq_lens_q"),
-            cache=arguments.get("past_key_values"),
+            cache=cache_in(arguments),
             # A compiled call cannot put its state into a cache that it makes itself.
             use_cache=bool(use_cache) and not torch.compiler.is_compiling(),
         )
@@ -106,7 +118,11 @@ class LayerHook:
                 f"{type(module).__name__} was called without the memory's side input: call the model, not its layers, "
                 "and let no wrapper on the way strip unknown kwargs"
             )
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = args[0] if args else kwargs.get("hidden_states")
+        if not isinstance(hidden, Tensor):
+            raise GraftError(
+                f"{type(module).__name__} was called without its hidden states, found {type(hidden).__name__}. {RULE}"
+            )
         cache = _cache_of(args, kwargs)
         for name, layer in grafts.named_children():
             if not isinstance(layer, GraftLayer):
@@ -120,6 +136,11 @@ class LayerHook:
 
 def _inject(layer: GraftLayer, name: str, site: int, hidden: Tensor, side: SideInput, cache: Any) -> Tensor:
     reach, device = layer.conv_reach, hidden.device
+    if hidden.shape[:2] != side.inverse.shape:
+        raise GraftError(
+            f"site {site}: expected hidden states of (batch, tokens, ...) {tuple(side.inverse.shape)}, found "
+            f"{tuple(hidden.shape)}: this family keeps its residual stream otherwise. {RULE}"
+        )
     conv_state = None
     if side.history and reach:
         assert side.state is not None
@@ -134,6 +155,7 @@ def _inject(layer: GraftLayer, name: str, site: int, hidden: Tensor, side: SideI
         side.segments.to(device),
         side.tokens.to(device),
         conv_state_BCSD=conv_state,
+        misses_M=None if side.misses is None else side.misses.to(device),
         observer=None if side.recorder is None else side.recorder.observer(name, site, side),
     )
     if cache is not None and side.state is not None and side.next_state is not None:
@@ -151,6 +173,12 @@ def _keep(layer: GraftLayer, name: str, site: int, side: SideInput, gated: Tenso
     state = side.state
     assert state is not None
     assert side.next_state is not None
+    if site in side.kept:
+        raise GraftError(
+            f"block {site} ran more than once in one call: a graft keeps one decode state per site. Generate with "
+            f"use_cache=False. {RULE}"
+        )
+    side.kept.add(site)
     if layer.conv_reach:
         before = state.conv.get(site)
         if before is None or not side.history:
@@ -168,6 +196,11 @@ def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
     return None
 
 
+def cache_in(arguments: dict[str, Any]) -> Any:
+    """The call's cache under whichever name this version of transformers gives it, or ``None``."""
+    return next((arguments[name] for name in _CACHE_NAMES if arguments.get(name) is not None), None)
+
+
 def refuse_paged(arguments: dict[str, Any]) -> None:
     """Refuse continuous batching, whose paged cache cannot carry the state.
 
@@ -175,9 +208,5 @@ def refuse_paged(arguments: dict[str, Any]) -> None:
         GraftError: the call comes from it.
     """
     paged = [name for name in _PAGED if arguments.get(name) is not None]
-    cache = arguments.get("past_key_values", arguments.get("cache"))
-    if paged or type(cache).__name__.startswith("Paged") or type(arguments.get("cache")).__name__.startswith("Paged"):
-        raise GraftError(
-            "continuous batching (generate_batch, paged attention) is not supported with a graft: its cache cannot "
-            "carry the decode state. Use generate(), or switch the memory off with disabled(model)"
-        )
+    if paged or type(cache_in(arguments)).__name__.startswith("Paged"):
+        raise GraftError(NO_CONTINUOUS_BATCHING)

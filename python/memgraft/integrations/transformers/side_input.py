@@ -38,6 +38,7 @@ class SideInput:
         values: (U, taps, V) unique bank rows in a float dtype; row numbers (U,) under ``control="trainable"``; ``None``
             under ``"fallback_only"``.
         inverse: (B, T) index into ``values``, -1 at a miss.
+        misses: (M,) flat indices of the misses; ``None`` evaluates the fallback at every position.
         orders: (B, T) uint8, 0 at a miss.
         tokens: (B, H) the last ``reach`` positions of history, if any, then the T new ones.
         segments: (B, H) running ids of the same, -1 at padding.
@@ -46,10 +47,12 @@ class SideInput:
         state: the decode state at the start of the call; ``None`` where none is kept.
         next_state: tokens, segments and marks of the state after the call.
         recorder: telemetry, off by default.
+        kept: sites that have put their part of the state into the cache.
     """
 
     values: Tensor | None
     inverse: Tensor
+    misses: Tensor | None
     orders: Tensor
     tokens: Tensor
     segments: Tensor
@@ -58,6 +61,7 @@ class SideInput:
     state: DecodeState | None
     next_state: tuple[Tensor, Tensor, Tensor] | None
     recorder: Any = None
+    kept: set[int] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass
@@ -88,7 +92,7 @@ def prepare(
         attention_mask: (B, past + T), or ``None``.
         position_ids: (B, T), or ``None``.
         cu_seqlens: edges of a packed row, or ``None``.
-        cache: the call's ``past_key_values``, or ``None``.
+        cache: the call's cache, or ``None``.
         use_cache: whether the call may make a cache of its own.
 
     Raises:
@@ -143,7 +147,10 @@ def _side_input(
         running = running_segments(tokens, running, runtime.eos_ids)
     if memory is None:
         memory = _look_up(runtime, tokens, running, num_new)
-    values, inverse = read_values(runtime, memory, input_ids.device)
+    values, inverse, misses = read_values(runtime, memory, input_ids.device)
+    if num_new == 1:
+        # Steps of decoding have one shape whatever they hit, so that a compiled step is compiled once.
+        values, misses = None if values is None else _padded(values, len(input_ids)), None
     next_state = None
     if state is not None:
         next_state = (
@@ -154,6 +161,7 @@ def _side_input(
     return SideInput(
         values=values,
         inverse=inverse,
+        misses=misses,
         orders=memory.orders.to(input_ids.device, non_blocking=True),
         tokens=tokens,
         segments=running,
@@ -188,23 +196,32 @@ def _look_up(runtime: GraftRuntime, tokens_BH: Tensor, segments_BH: Tensor, num_
     )
 
 
-def read_values(runtime: GraftRuntime, memory: MemoryBatch, device: torch.device) -> tuple[Tensor | None, Tensor]:
-    """Unique values (or what the control puts in their place) and the inverse, on ``device``."""
+def read_values(
+    runtime: GraftRuntime, memory: MemoryBatch, device: torch.device
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Unique values (or what the control puts in their place), inverse and list of misses, on ``device``."""
     control = runtime.config.control
     if control == "fallback_only":
-        return None, torch.full_like(memory.rows, -1).to(device)
+        return None, torch.full_like(memory.rows, -1).to(device), None
     if runtime.controlled is not None or control == "trainable":
         rows_host = memory.rows.cpu()
         unique, inverse = torch.unique(rows_host.clamp_min(0), return_inverse=True)
         inverse = torch.where(rows_host >= 0, inverse, -1).to(device)
+        misses = (rows_host.flatten() < 0).nonzero().squeeze(1).to(device)
         if runtime.controlled is None:
-            return unique.to(device), inverse
-        return torch.from_numpy(runtime.controlled.floats(unique.numpy())).to(device), inverse
+            return unique.to(device), inverse, misses
+        return torch.from_numpy(runtime.controlled.floats(unique.numpy())).to(device), inverse, misses
     memory = memory.stage(runtime.bank).to(device, non_blocking=True)
     assert memory.values is not None
     assert memory.inverse is not None
     # bf16 rows stay so until they are normalised; 8-bit rows are scaled here, once per unique row.
-    return memory.floats(torch.float32 if memory.scales is not None else memory.values.dtype), memory.inverse
+    dtype = torch.float32 if memory.scales is not None else memory.values.dtype
+    return memory.floats(dtype), memory.inverse, memory.misses
+
+
+def _padded(values: Tensor, num_rows: int) -> Tensor:
+    """``values`` with rows of zeros up to ``num_rows``."""
+    return torch.cat([values, values.new_zeros(num_rows - len(values), *values.shape[1:])])
 
 
 def running_segments(
@@ -267,7 +284,7 @@ def _state_for(runtime: GraftRuntime, cache: Any, input_ids: Tensor) -> DecodeSt
         return DecodeState.empty(batch, runtime.reach, device)
     if not hasattr(cache, "layers") or not hasattr(cache, "get_seq_length"):
         raise GraftError(
-            f"past_key_values of type {type(cache).__name__} cannot carry the graft's decode state: "
+            f"a cache of type {type(cache).__name__} cannot carry the graft's decode state: "
             "pass a transformers Cache, or use_cache=False"
         )
     adopt(cache)
@@ -279,7 +296,7 @@ def _state_for(runtime: GraftRuntime, cache: Any, input_ids: Tensor) -> DecodeSt
     if state is None or (length is not None and state.num_seen != length):
         seen = "none of them" if state is None else f"{state.num_seen}"
         raise GraftError(
-            f"past_key_values holds {length} positions, the graft {runtime.name!r} saw {seen}: they were computed "
+            f"the cache holds {length} positions, the graft {runtime.name!r} saw {seen}: they were computed "
             "without it (memory off, another model, or a compiled call that made the cache itself). Fill the cache "
             "with the graft on"
         )
@@ -287,7 +304,7 @@ def _state_for(runtime: GraftRuntime, cache: Any, input_ids: Tensor) -> DecodeSt
         raise GraftError("the cache was cropped further back than the graft can follow; refill it")
     if state.tokens.shape[0] != batch:
         raise GraftError(
-            f"past_key_values holds {state.tokens.shape[0]} sequences for the graft, the call has {batch}: reorder the "
+            f"the cache holds {state.tokens.shape[0]} sequences for the graft, the call has {batch}: reorder the "
             "cache through its own methods (reorder_cache, batch_repeat_interleave, batch_select_indices)"
         )
     return state
