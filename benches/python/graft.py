@@ -61,6 +61,7 @@ def prepared(bank: Bank, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
         "inverse_BT": memory.inverse,
         "segments_BH": segments,
         "tokens_BH": tokens,
+        "misses_M": memory.misses,
     }
 
 
@@ -94,8 +95,9 @@ def step_contest(settings: Settings, bank: Bank, tokens: torch.Tensor) -> list[d
     """One optimizer step, forward and backward: nanoseconds a token."""
     vocab_size = bank.index.vocab_size
     plain, grafted = recipient(vocab_size), site(bank, vocab_size)
-    plain_optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-4)
-    grafted_optimizer = torch.optim.AdamW(optimizer_groups(grafted, lr=1e-4))
+    # Fused, as the Trainer has it by default.
+    plain_optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-4, fused=True)
+    grafted_optimizer = torch.optim.AdamW(optimizer_groups(grafted, lr=1e-4), fused=True)
     segments = whole_rows(tokens)
     staged = MemoryBatch.look_up(bank, tokens, segments).stage(bank)
 

@@ -118,8 +118,7 @@ def step_time(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
         return step
 
-    # Fused, as the Trainer has it by default; torch's own default walks through memory several times as often, which
-    # flatters no arm but the one without.
+    # Fused, as the Trainer has it by default.
     adam = torch.optim.AdamW(optimizer_groups(with_graft, lr=1e-4), fused=True)
     rowwise = RowwiseAdamW(optimizer_groups(sparse, lr=1e-4, rowwise=True), fused=True)
     arms = {
@@ -138,7 +137,10 @@ def step_time(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def layer_against_twin(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The layer on unique rows against the same layer fed one row per position, at 40 % unique, with gradients."""
+    """The layer on unique rows and listed misses against itself fed one row per hit and the fallback everywhere.
+
+    Two thirds of the positions hit, 40 % of the rows that they read are distinct; forward and backward.
+    """
     torch.manual_seed(0)
     settings = FallbackConfig(compress=False, sparse_gradients=True)
     fallback = HashFallback(
@@ -157,24 +159,37 @@ def layer_against_twin(arguments: argparse.Namespace) -> dict[str, Any]:
         layer = GraftLayer(512, arguments.twin_value_dim, fallback=hashed)
         initialize(layer, "scratch", seed=0)
         count = batch * length
-        unique = int(0.4 * count)
-        inverse = torch.cat([torch.arange(unique), torch.randint(0, unique, (count - unique,))])
-        inverse = inverse[torch.randperm(count)].view(batch, length)
+        num_hits = 2 * count // 3
+        unique = int(0.4 * num_hits)
+        read = torch.cat([torch.arange(unique), torch.randint(0, unique, (num_hits - unique,))])
+        hit = torch.randperm(count)[:num_hits].sort().values
+        inverse = torch.full((count,), -1)
+        inverse[hit] = read[torch.randperm(num_hits)]
         values = torch.randn(unique, arguments.twin_value_dim).bfloat16()
-        per_position = values[inverse.flatten()]
-        everyone = torch.arange(count).view(batch, length)
+        per_hit = values[inverse[hit]]
+        everyone = torch.full((count,), -1)
+        everyone[hit] = torch.arange(num_hits)
+        misses = (inverse < 0).nonzero().squeeze(1)
         hidden = torch.randn(batch, length, 512, requires_grad=True)
-        inputs = {"unique": (values, inverse), "naive": (per_position, everyone)}
+        shape = (batch, length)
+        inputs = {"unique": (values, inverse.view(shape), misses), "naive": (per_hit, everyone.view(shape), None)}
         with torch.no_grad():
-            outs = [layer(hidden, rows, index, segments, tokens)[0] for rows, index in inputs.values()]
+            outs = [
+                layer(hidden, rows, index, segments, tokens, misses_M=listed)[0]
+                for rows, index, listed in inputs.values()
+            ]
         torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=1e-5)
 
         def runner(
-            rows: torch.Tensor, index: torch.Tensor, layer: GraftLayer = layer, hidden: torch.Tensor = hidden
+            rows: torch.Tensor,
+            index: torch.Tensor,
+            listed: torch.Tensor | None,
+            layer: GraftLayer = layer,
+            hidden: torch.Tensor = hidden,
         ) -> Callable[[], None]:
             def run() -> None:
                 layer.zero_grad()
-                layer(hidden, rows, index, segments, tokens)[0].sum().backward()
+                layer(hidden, rows, index, segments, tokens, misses_M=listed)[0].sum().backward()
 
             return run
 

@@ -203,45 +203,6 @@ def test_every_parameter_gets_a_gradient(misses: str, bank: Any) -> None:
     assert missing == []
 
 
-# ------------------------------------------------------------------ compile
-
-
-@pytest.mark.slow
-def test_compile_has_no_breaks_and_stops_recompiling(bank: Any) -> None:
-    from torch._dynamo.utils import counters
-
-    model = grafted(bank).train()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    graphs = []
-    torch._dynamo.reset()
-    counters.clear()
-    for seed in range(6):
-        ids = prompts(seed=seed)
-        memory = memory_of(bank, ids).stage(bank)
-        model.zero_grad()
-        loss = compiled(input_ids=ids, labels=ids, memgraft=memory, use_cache=False).loss
-        loss.backward()
-        got = gradients(model)
-        model.zero_grad()
-        model(ids, labels=ids, memgraft=memory, use_cache=False).loss.backward()
-        assert_same_gradients(got, gradients(model))
-        graphs.append(counters["stats"]["unique_graphs"])
-    # The second shape makes the number of unique rows dynamic; after that nothing is compiled again.
-    assert graphs[1] <= 2
-    assert graphs[1:] == [graphs[1]] * 5
-
-
-@pytest.mark.slow
-def test_compiled_static_cache_decoding(bank: Any) -> None:
-    model = grafted(bank)
-    ids = prompts()
-    expected = model.generate(ids, max_new_tokens=12, do_sample=False)
-    compiled = grafted(bank)
-    compiled.forward = torch.compile(compiled.forward, backend="aot_eager")
-    got = compiled.generate(ids, max_new_tokens=12, do_sample=False, cache_implementation="static")
-    assert torch.equal(got, expected)
-
-
 # ------------------------------------------------------------------ the Trainer
 
 

@@ -1,0 +1,51 @@
+"""The guide's Python runs as it stands, block after block; its list of families is the one that errors quote."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+GUIDE = (Path(__file__).parents[1] / "docs" / "GRAFTING.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"<!-- test -->\n```python\n(.*?)```", GUIDE, re.DOTALL)
+
+
+def test_every_block_is_run() -> None:
+    assert GUIDE.count("```python") == len(BLOCKS) == 6
+
+
+def test_families_are_those_that_are_tested() -> None:
+    from memgraft.integrations.transformers.families import TESTED_FAMILIES
+
+    paragraph = re.search(r"^apertus, .*?\.$", GUIDE, re.DOTALL | re.MULTILINE)
+    assert paragraph is not None
+    assert tuple(re.findall(r"\w+", paragraph[0])) == TESTED_FAMILIES
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT reads transformers' old name
+def test_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import memgraft
+    from tiny import tiny_donor, tiny_text
+
+    monkeypatch.chdir(tmp_path)
+    Path("texts").mkdir()
+    for number in range(4):
+        Path(f"texts/{number}.txt").write_text(tiny_text(number), encoding="utf-8")
+    Path("text.txt").write_text(tiny_text(8), encoding="utf-8")
+    tiny_donor(tmp_path / "donor")
+    tiny_donor(tmp_path / "recipient", seed=2)
+    corpus = memgraft.Corpus.open("texts", tokenizer="recipient/tokenizer.json")
+    keys = memgraft.mine(corpus, budget=300)
+    memgraft.harvest(keys, recipient_tokenizer="recipient/", donor="donor/", taps=(2,), out="bank/")
+
+    namespace: dict[str, object] = {}
+    for number, block in enumerate(BLOCKS):
+        exec(compile(block, f"GRAFTING.md [{number}]", "exec"), namespace)
+    # The recipient was frozen, so the saved graft is the whole difference.
+    model, again, ids = (namespace[name] for name in ("model", "again", "ids"))
+    for one in (model, again):
+        one.eval()  # type: ignore[attr-defined]
+    assert (model(**ids).logits == again(**ids).logits).all()  # type: ignore[operator]
+    history = namespace["trainer"].state.log_history  # type: ignore[attr-defined]
+    assert any("memgraft/default/site1/miss/gate_mean" in entry for entry in history)
