@@ -55,6 +55,19 @@ def test_training_has_no_breaks_and_stops_recompiling(backend: str, bank: Any) -
     assert graphs[1:] == [graphs[1]] * 5
 
 
+def test_a_lookup_inside_a_compiled_call_is_stepped_over(bank: Any) -> None:
+    # As under TrainingArguments(torch_compile=True), where nobody stages the batch.
+    model = grafted(bank, model_options={"num_hidden_layers": 1}, sites=(0,)).train()
+    compiled = torch.compile(model, backend="aot_eager")
+    for seed in range(3):
+        ids = prompts(seed=seed)
+        memory = MemoryBatch.look_up(bank, ids, from_batch({"input_ids": ids}))
+        expected = model(input_ids=ids, use_cache=False).logits
+        for options in ({"memgraft": memory}, {}):
+            got = compiled(input_ids=ids, use_cache=False, **options).logits
+            torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+
+
 def test_compiled_static_cache_decoding(bank: Any) -> None:
     model = grafted(bank)
     ids = prompts()

@@ -17,6 +17,7 @@ from transformers import Trainer, TrainingArguments
 from grafted_models import EOS, FIRST, PAD, VOCAB, grafted, prompts, recipient
 from memgraft.data import GraftCollator, MemoryBatch
 from memgraft.data.segments import from_batch
+from memgraft.errors import TokenError
 from memgraft.integrations.transformers import (
     TelemetryCallback,
     graft_layers,
@@ -119,6 +120,26 @@ def test_looked_up_given_and_staged_agree(bank: Any) -> None:
     assert torch.equal(model(ids, memgraft=memory.stage(bank)).logits, expected)
     assert torch.equal(model(ids, memgraft=memory.to_ids()).logits, expected)
     assert torch.equal(model(ids, memgraft={"default": memory}).logits, expected)
+
+
+def test_tokens_past_the_banks_vocabulary_miss_in_the_collator_as_in_the_model(bank: Any) -> None:
+    # Added tokens, and rows that only pad the embedding.
+    model = grafted(bank, model_options={"vocab_size": VOCAB + 8})
+    ids = prompts()
+    known = memory_of(bank, ids).rows
+    ids[0, 7], ids[1, 3] = VOCAB, VOCAB + 7
+    batch = GraftCollator(bank)([{"input_ids": row} for row in ids])
+    rows = batch["memgraft"].rows
+    assert rows[0, 7] == rows[1, 3] == -1
+    # They are in no key, so no key reaches across them either, and none from before is lost.
+    assert torch.equal(rows[:, :3], known[:, :3])
+    assert torch.equal(rows[0, 11:], known[0, 11:])
+    assert torch.equal(model(**batch).logits, model(ids).logits)
+    with pytest.raises(TokenError, match="found -1"):
+        GraftCollator(bank)([{"input_ids": torch.tensor([5, -1, 7])}])
+    # What the recipient does not have either is refused where it is known.
+    with pytest.raises(TokenError, match=r"0\.\.47, found 48"):
+        model(torch.tensor([[5, 48, 7]]))
 
 
 # ------------------------------------------------------------------ recomputation, precision, accumulation

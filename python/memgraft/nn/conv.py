@@ -68,7 +68,7 @@ class _ShiftedSums(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         inputs, scales, weight, segments = ctx.saved_tensors
         first = inputs.shape[1] - ctx.num_new

@@ -178,7 +178,7 @@ class GraftLayer(nn.Module):
             # Without a list of misses every position has its row there.
             place = torch.arange(len(picked), device=picked.device) if misses_M is None else is_miss.cumsum(0) - 1
             picked = torch.where(is_miss, place + num_rows, picked)
-        keys_NSD = torch.cat(keys).unflatten(-1, (self.streams, self.hidden_dim))
+        keys_NSD = torch.cat(keys).view(-1, self.streams, self.hidden_dim)
         picked = picked.clamp_min(0)
         # Weights and norms are taken per row, before the rows are spread over positions.
         weighted_ND = (keys_NSD * (self.query_norm() * self.key_norm())).flatten(1)

@@ -77,7 +77,8 @@ class DecoderHook:
         if input_ids is None:
             raise GraftError(
                 "the memory is looked up by token ids, and the call has none: pass input_ids (inputs_embeds alone do "
-                "not name tokens), or switch the memory off with disabled(model) or memgraft=False"
+                "not name tokens; a multimodal model embeds them before its decoder, so graft its language model "
+                "alone), or switch the memory off with disabled(model) or memgraft=False"
             )
         use_cache = arguments.get("use_cache")
         if use_cache is None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memgraft.bank import Bank
 from memgraft.data.handle import MemoryBatch
 from memgraft.data.segments import from_batch
 from memgraft.errors import GraftError, TokenError
@@ -173,6 +174,8 @@ def _side_input(
     )
 
 
+# Lookup and gather are native calls on host memory: a compiler must step over them, not trace them.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _look_up(runtime: GraftRuntime, tokens_BH: Tensor, segments_BH: Tensor, num_new: int) -> MemoryBatch:
     """Rows of the last ``num_new`` positions, on the CPU.
 
@@ -204,19 +207,30 @@ def read_values(
     if control == "fallback_only":
         return None, torch.full_like(memory.rows, -1).to(device), None
     if runtime.controlled is not None or control == "trainable":
-        rows_host = memory.rows.cpu()
-        unique, inverse = torch.unique(rows_host.clamp_min(0), return_inverse=True)
-        inverse = torch.where(rows_host >= 0, inverse, -1).to(device)
-        misses = (rows_host.flatten() < 0).nonzero().squeeze(1).to(device)
-        if runtime.controlled is None:
-            return unique.to(device), inverse, misses
-        return torch.from_numpy(runtime.controlled.floats(unique.numpy())).to(device), inverse, misses
-    memory = memory.stage(runtime.bank).to(device, non_blocking=True)
+        replaced: tuple[Tensor, Tensor, Tensor] = _read_controlled(runtime, memory, device)
+        return replaced
+    memory = (memory if memory.staged else _stage(memory, runtime.bank)).to(device, non_blocking=True)
     assert memory.values is not None
     assert memory.inverse is not None
     # bf16 rows stay so until they are normalised; 8-bit rows are scaled here, once per unique row.
     dtype = torch.float32 if memory.scales is not None else memory.values.dtype
     return memory.floats(dtype), memory.inverse, memory.misses
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _stage(memory: MemoryBatch, bank: Bank) -> MemoryBatch:
+    return memory.stage(bank)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _read_controlled(runtime: GraftRuntime, memory: MemoryBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    rows_host = memory.rows.cpu()
+    unique, inverse = torch.unique(rows_host.clamp_min(0), return_inverse=True)
+    inverse = torch.where(rows_host >= 0, inverse, -1).to(device)
+    misses = (rows_host.flatten() < 0).nonzero().squeeze(1).to(device)
+    if runtime.controlled is None:
+        return unique.to(device), inverse, misses
+    return torch.from_numpy(runtime.controlled.floats(unique.numpy())).to(device), inverse, misses
 
 
 def _padded(values: Tensor, num_rows: int) -> Tensor:
