@@ -128,5 +128,7 @@ def test_what_cannot_work_is_refused(make_bank):
     ):
         with pytest.raises(ArgumentError, match=match):
             GraftCollator(bank, inner)([])
-    with pytest.raises(ValueError, match="99"):
-        GraftCollator(bank)([{"input_ids": torch.tensor([1, 99])}])
+    with pytest.raises(ValueError, match="-9"):
+        GraftCollator(bank)([{"input_ids": torch.tensor([1, -9])}])
+    # A token that the keys do not know is in none of them.
+    assert GraftCollator(bank)([{"input_ids": torch.tensor([1, 99])}])["memgraft"].rows[0, 1] == -1

@@ -66,7 +66,7 @@ def test_travels_like_a_batch(memory):
     torch.testing.assert_close(again.values, staged.values)
     meta = staged.to("meta", non_blocking=True)
     assert {tensor.device.type for tensor in meta.tensors()} == {"meta"}
-    assert len(meta.tensors()) == 5
+    assert len(meta.tensors()) == 6
     assert meta.facts == staged.facts
     assert staged.to(torch.float16) is staged, "a dtype asked of the whole batch must not reach the ids"
     assert staged.to(None) is staged
