@@ -17,6 +17,7 @@ from memgraft.keyset import KeySet
 
 VOCAB, PAD, EOS = 40, 0, 2
 FIRST = 3  # the first ordinary token
+NEW = 24  # tokens that the tests generate
 # What transformers calls a cache, in calls and outputs: renamed in 5.24.
 CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 
@@ -154,3 +155,16 @@ def word_tokenizer() -> Any:
 def prompts(batch: int = 2, length: int = 20, *, seed: int = 0) -> torch.Tensor:
     """Ordinary tokens, (B, T)."""
     return torch.randint(FIRST, VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def run(model: Any, ids: torch.Tensor, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sequences and logits (B, NEW, vocab) of a greedy run."""
+    settings = {"max_new_tokens": NEW, "do_sample": False, **options}
+    out = model.generate(ids, output_logits=True, return_dict_in_generate=True, **settings)
+    return out.sequences, torch.stack(out.logits, dim=1)
+
+
+@torch.no_grad()
+def full_logits(model: Any, sequences: torch.Tensor, new: int = NEW, **options: Any) -> torch.Tensor:
+    """Logits that predict the last ``new`` tokens, from one forward without a cache."""
+    return model(sequences, use_cache=False, **options).logits[:, -new - 1 : -1]
