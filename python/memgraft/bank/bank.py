@@ -93,7 +93,14 @@ class Bank:
             return writer.finish(index=index, dropped=dropped, corpus=corpus)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, resident: bool | int = False, threads: int | None = None) -> "Bank":
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        resident: bool | int = False,
+        threads: int | None = None,
+        cold_reader: Literal["pread", "io_uring"] = "pread",
+    ) -> "Bank":
         """Opens the bank at ``path``, reading headers only, and checks that its parts belong together.
 
         Args:
@@ -101,8 +108,11 @@ class Bank:
             resident: copy the values into memory of this process: True for all, a number of rows for the most
                 frequent ones. Processes share mapped values, not resident ones.
             threads: threads of that copy.
+            cold_reader: how rows that are not in memory are read. Where the system refuses ``io_uring``, ``pread`` takes
+                its place, and `cold_reader` and the facts of each staging say so.
 
         Raises:
+            ArgumentError: no such ``cold_reader``.
             StorageError: a file is missing or cannot be read.
             FormatError: a file is damaged, truncated or of another version.
             FingerprintError: a file belongs to another bank.
@@ -123,16 +133,19 @@ class Bank:
             raise ArgumentError(f"resident: expected True, False or a number of rows, found {resident}")
         resident_rows = int(resident) if not isinstance(resident, bool) else manifest.num_rows * resident
         table = ValueTable.open(
-            [folder / shard.file for shard in manifest.shards], resident_rows, threads or default_threads()
+            [folder / shard.file for shard in manifest.shards],
+            resident_rows,
+            threads or default_threads(),
+            cold_reader,
         )
         check_table(folder, manifest, table)
         if len(keys) != table.num_rows:
             raise FormatError(f"{folder}: expected one row per key, found {table.num_rows} rows, {len(keys)} keys")
         return cls(folder, manifest, keys, index, table)
 
-    def __reduce__(self) -> tuple[Callable[..., "Bank"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[Callable[..., "Bank"], tuple[str, str, str]]:
         # Loader workers look up and do not gather: a copy of the values in each would only take memory.
-        return _reopen, (str(self.path), self.fingerprint)
+        return _reopen, (str(self.path), self.fingerprint, self._table.cold_reader[0])
 
     def __repr__(self) -> str:
         return (
@@ -174,6 +187,12 @@ class Bank:
     def resident_rows(self) -> int:
         """Rows held in memory of this process; the most frequent ones."""
         return self._table.resident_rows
+
+    @property
+    def cold_reader(self) -> str:
+        """How rows that are not in memory are read, and why that is not what was asked for where it is not."""
+        reader, refusal = self._table.cold_reader
+        return reader if refusal is None else f"{reader}: {refusal}"
 
     def __len__(self) -> int:
         return self.num_rows
@@ -277,6 +296,7 @@ class Bank:
                 num_unique=len(unique),
                 num_bytes=facts["num_bytes"],
                 num_cold_rows=facts["num_cold_rows"],
+                cold_reader=self.cold_reader,
                 seconds=time.perf_counter() - started,
             ),
         )
@@ -361,8 +381,8 @@ def default_threads() -> int:
     return min(4, available)
 
 
-def _reopen(path: str, fingerprint: str) -> Bank:
-    bank = Bank.open(path)
+def _reopen(path: str, fingerprint: str, cold_reader: Literal["pread", "io_uring"]) -> Bank:
+    bank = Bank.open(path, cold_reader=cold_reader)
     if bank.fingerprint != fingerprint:
         raise FingerprintError(
             f"{path}: expected bank {fingerprint}, found {bank.fingerprint}: another bank has taken its place"

@@ -20,6 +20,7 @@ class StageFacts:
         num_unique: distinct rows.
         num_bytes: bytes of values written.
         num_cold_rows: rows that had to be read from the device.
+        cold_reader: what reads them (`Bank.cold_reader`).
         seconds: time of the whole call.
     """
 
@@ -28,6 +29,7 @@ class StageFacts:
     num_unique: int
     num_bytes: int
     num_cold_rows: int
+    cold_reader: str
     seconds: float
 
     @property

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use memgraft_core::Error;
-use memgraft_core::values::{ValueDtype, ValueTable};
+use memgraft_core::values::{ColdReader, ValueDtype, ValueTable};
 use proptest::prelude::*;
 
 /// A table as shards on disk and as plain bytes.
@@ -81,10 +81,9 @@ fn write_shard(path: &Path, header: &str, data: &[u8], before_values: usize) {
     file.sync_all().unwrap();
 }
 
-/// Throws the file out of the page cache; it must not be mapped anywhere.
+/// Throws the file out of the page cache; what is mapped and was touched stays.
 fn evict(path: &Path) {
     let file = File::open(path).unwrap();
-    file.sync_all().unwrap();
     // SAFETY: takes no pointers.
     assert_eq!(unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) }, 0);
 }
@@ -106,12 +105,14 @@ proptest! {
         resident in 0_u64..100,
         threads in 1_usize..5,
         cold in any::<bool>(),
+        reader in prop::sample::select(ColdReader::ALL.to_vec()),
     ) {
         let fixture = Fixture::new(dtype, &shard_rows, taps, dim);
         if cold {
             fixture.paths.iter().for_each(|path| evict(path));
         }
         let mut table = fixture.table();
+        table.set_cold_reader(reader);
         if resident < 50 {
             table.make_resident(resident, threads).unwrap();
         }
@@ -178,6 +179,102 @@ fn cold_rows_are_read_and_counted() {
     let mut out = vec![0; 600 * table.row_bytes()];
     assert_eq!(table.gather(&all, &mut out, 2).unwrap().num_cold_rows, 0);
     assert_eq!(out, fixture.expected(&all));
+}
+
+/// Whether the tests' own process may use `io_uring`; where it may not, the twin below compares `pread` with itself.
+fn io_uring_allowed(fixture: &Fixture) -> bool {
+    let mut table = fixture.table();
+    table.set_cold_reader(ColdReader::IoUring);
+    table.cold_reader() == (ColdReader::IoUring, None)
+}
+
+#[test]
+fn io_uring_reads_what_pread_reads() {
+    for dtype in ValueDtype::ALL {
+        for shard_rows in [vec![1200], vec![1, 700, 0, 499], vec![40; 30]] {
+            let fixture = Fixture::new(dtype, &shard_rows, 2, 700);
+            let allowed = io_uring_allowed(&fixture);
+            let patterns: [Vec<i32>; 5] = [
+                (0..1200).collect(),
+                (0..1200).step_by(7).rev().collect(),
+                (0..3000).map(|i| i * 37 % 1200 / 2).collect(),
+                vec![1199],
+                vec![],
+            ];
+            for rows in patterns {
+                let read = |reader: ColdReader| {
+                    let mut table = fixture.table();
+                    table.set_cold_reader(reader);
+                    // After it is opened: reading the headers brought more than headers in.
+                    fixture.paths.iter().for_each(|path| evict(path));
+                    let mut out = vec![0xA5; rows.len() * table.row_bytes()];
+                    let facts = table.gather(&rows, &mut out, 2).unwrap();
+                    assert!(rows.is_empty() || facts.num_cold_rows > 0, "nothing was cold");
+                    assert_eq!(table.cold_reader().0 == reader, reader == ColdReader::Pread || allowed);
+                    out
+                };
+                let out = read(ColdReader::IoUring);
+                assert!(out == fixture.expected(&rows), "{dtype:?}, {} shards, {} rows", shard_rows.len(), rows.len());
+                assert!(out == read(ColdReader::Pread));
+            }
+        }
+    }
+}
+
+/// Forbids this thread, and those it starts, the system call `number`: it fails with `errno`.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn forbid(number: i64, errno: i32) {
+    let statement = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    let filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number as u32, 0, 1),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the filter is read during the call; it binds this thread alone.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+    }
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[test]
+fn where_io_uring_is_refused_pread_takes_over_and_says_so() {
+    let fixture = Fixture::new(ValueDtype::Bf16, &[300, 100], 1, 2048);
+    let rows: Vec<i32> = (0..400).step_by(3).collect();
+    let allowed = io_uring_allowed(&fixture);
+    // Before the bank is opened, and between opening and reading; the set-up, and only the requests.
+    for (number, errno, opened_before) in [
+        (libc::SYS_io_uring_setup, libc::EPERM, false),
+        (libc::SYS_io_uring_setup, libc::ENOSYS, false),
+        (libc::SYS_io_uring_register, libc::EACCES, false),
+        (libc::SYS_io_uring_enter, libc::EPERM, false),
+        (libc::SYS_io_uring_setup, libc::EPERM, true),
+        (libc::SYS_io_uring_enter, libc::EPERM, true),
+    ] {
+        fixture.paths.iter().for_each(|path| evict(path));
+        let check = || {
+            let mut table = fixture.table();
+            if opened_before {
+                table.set_cold_reader(ColdReader::IoUring);
+                assert_eq!(table.cold_reader().0 == ColdReader::IoUring, allowed);
+            }
+            forbid(number, errno);
+            if !opened_before {
+                table.set_cold_reader(ColdReader::IoUring);
+                assert_eq!(table.cold_reader().0, ColdReader::Pread);
+            }
+            let mut out = vec![0; rows.len() * table.row_bytes()];
+            assert!(table.gather(&rows, &mut out, 2).unwrap().num_cold_rows > 0);
+            assert!(out == fixture.expected(&rows));
+            let (reader, refusal) = table.cold_reader();
+            assert_eq!(reader, ColdReader::Pread);
+            assert!(refusal.unwrap().contains("the system refuses io_uring"), "{refusal:?}");
+        };
+        std::thread::scope(|scope| scope.spawn(check).join().unwrap());
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use memgraft_core::values::verify::content_fingerprint;
-use memgraft_core::values::{GatherFacts, ValueTable};
+use memgraft_core::values::{ColdReader, GatherFacts, ValueTable};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -29,9 +29,18 @@ type StagedTuple<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<i32>>, u
 #[pymethods]
 impl PyValueTable {
     #[staticmethod]
-    fn open(py: Python<'_>, paths: Vec<PathBuf>, resident_rows: u64, threads: usize) -> PyResult<Self> {
+    #[pyo3(signature = (paths, resident_rows, threads, cold_reader="pread"))]
+    fn open(
+        py: Python<'_>,
+        paths: Vec<PathBuf>,
+        resident_rows: u64,
+        threads: usize,
+        cold_reader: &str,
+    ) -> PyResult<Self> {
         let open = || {
+            let cold_reader = ColdReader::from_name(cold_reader)?;
             let mut table = ValueTable::open(&paths)?;
+            table.set_cold_reader(cold_reader);
             if resident_rows > 0 {
                 table.make_resident(resident_rows, threads)?;
             }
@@ -68,6 +77,12 @@ impl PyValueTable {
     #[getter]
     fn resident_rows(&self) -> u64 {
         self.inner.resident_rows()
+    }
+
+    #[getter]
+    fn cold_reader(&self) -> (&'static str, Option<&str>) {
+        let (reader, refusal) = self.inner.cold_reader();
+        (reader.name(), refusal)
     }
 
     fn warm(&self, py: Python<'_>, num_rows: u64, threads: usize) -> PyResult<u64> {

@@ -5,7 +5,7 @@
 use std::thread;
 
 use crate::values::ValueTable;
-use crate::values::cold::{self, Run};
+use crate::values::cold::{MAX_RUN_BYTES, Run};
 use crate::values::kernel::{AHEAD, Copier};
 use crate::values::sys::major_faults;
 use crate::{Error, Result};
@@ -127,13 +127,13 @@ fn read_cold(table: &ValueTable, rows: &[i32], out: &mut [u8], threads: usize) -
         runs.push(Run { shard, offset: shard.row_offset(local), out: target });
         (rest, end) = (after, places.end);
     }
-    cold::read(runs)?;
+    table.cold_reads().read(runs)?;
     Ok(missing.len() as u64)
 }
 
 /// The places of `missing` (ascending) as ranges whose rows follow each other in one shard.
 fn neighbours(table: &ValueTable, rows: &[i32], missing: &[usize]) -> Vec<std::ops::Range<usize>> {
-    let longest = (cold::MAX_RUN_BYTES / table.row_bytes()).max(1);
+    let longest = (MAX_RUN_BYTES / table.row_bytes()).max(1);
     let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
     for &place in missing {
         if let Some(last) = ranges.last_mut()

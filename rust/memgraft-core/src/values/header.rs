@@ -7,12 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::values::ValueDtype;
+use crate::values::shard::read_exact;
 use crate::{Error, Result};
 
 /// Values start at a multiple of this many bytes into the file.
@@ -46,7 +46,7 @@ impl Header {
             return Err(bad(path, format!("expected a value shard, found {length} bytes: truncated or another file")));
         }
         let mut prefix = [0_u8; 8];
-        file.read_exact_at(&mut prefix, 0).map_err(|source| Error::io(path, "reading the header at byte 0", source))?;
+        read_exact(path, file, 0, &mut prefix)?;
         let header_length = u64::from_le_bytes(prefix);
         let Some(data_start) = header_length.checked_add(8).filter(|_| header_length <= MAX_HEADER) else {
             return Err(bad(path, format!("expected a safetensors header, found a header length of {header_length}")));
@@ -60,7 +60,7 @@ impl Header {
             ));
         }
         let mut text = vec![0_u8; usize::try_from(header_length).unwrap_or(usize::MAX)];
-        file.read_exact_at(&mut text, 8).map_err(|source| Error::io(path, "reading the header at byte 8", source))?;
+        read_exact(path, file, 8, &mut text)?;
         let header = Self::parse(path, &text, data_start)?;
         let expected = header.file_length(path)?;
         if expected != length {

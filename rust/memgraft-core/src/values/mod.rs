@@ -14,8 +14,11 @@ mod resident;
 mod shard;
 mod sys;
 pub mod table;
+#[cfg(target_os = "linux")]
+mod uring;
 pub mod verify;
 
+pub use cold::ColdReader;
 pub use dtype::ValueDtype;
 pub use gather::GatherFacts;
 pub use shard::Shard;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -109,9 +110,12 @@ impl Shard {
     /// # Errors
     /// [`Error::Io`] naming file and offset.
     pub(crate) fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.file
-            .read_exact_at(out, offset)
-            .map_err(|source| Error::io(&self.path, format!("reading {} bytes at byte {offset}", out.len()), source))
+        read_exact(&self.path, &self.file, offset, out)
+    }
+
+    /// The error of a read of `bytes` bytes that failed at `offset`.
+    pub(crate) fn read_failed(&self, offset: u64, bytes: usize, source: io::Error) -> Error {
+        read_failed(&self.path, offset, bytes, source)
     }
 
     /// Reads a bounded row if it is in memory; false where it must come from the device.
@@ -153,4 +157,30 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+/// Fills `out` from `offset` of `file` on.
+///
+/// # Errors
+/// [`Error::Io`] naming the file and the byte at which reading stopped.
+pub(crate) fn read_exact(path: &Path, file: &File, offset: u64, out: &mut [u8]) -> Result<()> {
+    let mut done = 0;
+    while done < out.len() {
+        let at = offset + done as u64;
+        let left = out.len() - done;
+        match file.read_at(&mut out[done..], at) {
+            Ok(0) => {
+                let end = io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends here");
+                return Err(read_failed(path, at, left, end));
+            }
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(read_failed(path, at, left, error)),
+        }
+    }
+    Ok(())
+}
+
+fn read_failed(path: &Path, offset: u64, bytes: usize, source: io::Error) -> Error {
+    Error::io(path, format!("reading {bytes} bytes at byte {offset}"), source)
 }

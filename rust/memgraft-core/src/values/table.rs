@@ -4,8 +4,8 @@
 //! checks the length, identity and modification time of the shards it touches
 //! before and after it copies. A file that was truncated, overwritten, replaced
 //! or removed before or during the call gives an error and its bytes are not
-//! to be used. Rows that are read cold come through `pread`, which reports every
-//! error. What is left: shrinking a file *while* a mapped row of it is being
+//! to be used. Rows that are read cold come through `pread` or `io_uring`, which
+//! report every error. What is left: shrinking a file *while* a mapped row of it is being
 //! copied, or a disk error on a page that the system dropped between the probe
 //! and the copy, can still end the process (SIGBUS). Rows held resident cannot
 //! meet either.
@@ -14,6 +14,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::values::cold::{ColdReader, ColdReads};
 use crate::values::dedup::{Dedup, check_rows, dedup};
 use crate::values::gather::{GatherFacts, gather};
 use crate::values::resident::{Resident, warm};
@@ -31,6 +32,7 @@ pub struct ValueTable {
     value_dim: u64,
     row_bytes: usize,
     resident: Option<Resident>,
+    cold_reads: ColdReads,
     /// Whether the last gather met rows that were not in memory.
     cold: AtomicBool,
 }
@@ -79,7 +81,17 @@ impl ValueTable {
             starts.push(end);
         }
         let row_bytes = usize::try_from(first.header.row_bytes().unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-        Ok(Self { shards, starts, dtype, taps, value_dim, row_bytes, resident: None, cold: AtomicBool::new(false) })
+        Ok(Self {
+            shards,
+            starts,
+            dtype,
+            taps,
+            value_dim,
+            row_bytes,
+            resident: None,
+            cold_reads: ColdReads::default(),
+            cold: AtomicBool::new(false),
+        })
     }
 
     /// Rows in the table.
@@ -118,6 +130,20 @@ impl ValueTable {
     /// [`Error::Format`] or [`Error::Io`] naming the shard.
     pub fn check_unchanged(&self) -> Result<()> {
         self.shards.iter().try_for_each(Shard::check_unchanged)
+    }
+
+    /// Reads cold rows with `reader` from now on, or with `pread` where the system refuses it.
+    pub fn set_cold_reader(&mut self, reader: ColdReader) {
+        self.cold_reads = ColdReads::new(reader);
+    }
+
+    /// How cold rows are read, and why not as asked where the system refused that.
+    pub fn cold_reader(&self) -> (ColdReader, Option<&str>) {
+        (self.cold_reads.reader(), self.cold_reads.refusal())
+    }
+
+    pub(crate) fn cold_reads(&self) -> &ColdReads {
+        &self.cold_reads
     }
 
     /// Copies the first `num_rows` rows (the most frequent; at most all) into huge pages.

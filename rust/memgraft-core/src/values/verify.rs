@@ -6,13 +6,13 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
+use crate::values::shard::read_exact;
 use crate::{Error, Result};
 
 /// Bytes that are hashed as one; a power of two, so that each is a subtree.
@@ -32,9 +32,7 @@ pub fn content_fingerprint(path: &Path, start: u64, threads: usize) -> Result<[u
     let read = |buffer: &mut Vec<u8>, chunk: u64| -> Result<()> {
         let offset = chunk * CHUNK;
         buffer.resize((region - offset).min(CHUNK) as usize, 0);
-        file.read_exact_at(buffer, start + offset).map_err(|source| {
-            Error::io(path, format!("reading {} bytes at byte {}", buffer.len(), start + offset), source)
-        })
+        read_exact(path, &file, start + offset, buffer)
     };
     if num_chunks < 2 {
         let mut buffer = Vec::new();
