@@ -1,7 +1,8 @@
-"""A reader of keys.mgk and index.mgi written from docs/FORMAT.md alone: numpy and BLAKE3, no memgraft."""
+"""A reader of banks and their files written from docs/FORMAT.md alone: numpy and BLAKE3, no memgraft."""
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from itertools import pairwise
@@ -205,3 +206,72 @@ class IndexFile(Container):
             rows.append(row)
             orders.append(order)
         return rows, orders
+
+
+def e4m3(code: int) -> float:
+    """The number that an fp8 code stands for: 4 exponent bits of bias 7, 3 mantissa bits, no infinities."""
+    sign, exponent, mantissa = -1.0 if code & 128 else 1.0, code >> 3 & 15, code & 7
+    assert code & 127 != 127, "not a number"
+    return sign * (mantissa / 8 * 2.0**-6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+
+
+class ShardFile:
+    """values-0000i-of-0000N.safetensors: floats, with every rule of the layout checked."""
+
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes()
+        (length,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8 : 8 + length])
+        self.metadata = header.pop("__metadata__")
+        assert (self.metadata["format"], self.metadata["format_version"]) == ("memgraft-values", "1")
+        content = data[8 + length :]
+        assert self.metadata["content"] == blake3(content).hexdigest()
+        end = 0
+        found: dict[str, np.ndarray] = {}
+        kinds = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F8_E4M3": "u1", "I8": "i1"}
+        for name in ("scales", "values"):
+            if name in header:
+                begin, stop = header[name]["data_offsets"]
+                assert begin == end
+                end = stop
+                kind = np.dtype(kinds[header[name]["dtype"]])
+                found[name] = np.frombuffer(content[begin:stop], kind).reshape(header[name]["shape"])
+        assert end == len(content)
+        assert (8 + length + header["values"]["data_offsets"][0]) % 4096 == 0
+        self.dtype, values = header["values"]["dtype"], found["values"]
+        self.num_bytes = len(data)
+        if self.dtype == "BF16":
+            self.floats = (values.astype(np.uint32) << 16).view(np.float32)
+        elif self.dtype == "F8_E4M3":
+            codes = np.vectorize(e4m3, otypes=[np.float32])(values)
+            self.floats = codes * found["scales"][:, :, None]
+        elif self.dtype == "I8":
+            self.floats = values.astype(np.float32) * found["scales"]
+        else:
+            self.floats = values.astype(np.float32)
+
+
+class BankFolder:
+    """A bank's directory: manifest, keys, index and ``floats [rows, taps, value_dim]``."""
+
+    def __init__(self, path: Path) -> None:
+        facts = json.loads((path / "bank.json").read_text())
+        assert facts["format_version"] == "1.0"
+        named = {name: entry for name, entry in facts.items() if name not in ("tool", "fingerprint")}
+        text = json.dumps(named, sort_keys=True, separators=(",", ":"))
+        assert blake3(text.encode()).hexdigest() == facts["fingerprint"]
+        self.keys, self.index = KeyFile(path / "keys.mgk"), IndexFile(path / "index.mgi")
+        assert (self.keys.fingerprint.hex(), self.index.fingerprint.hex()) == (facts["keyset"], facts["index"])
+        shards = [ShardFile(path / entry["file"]) for entry in facts["shards"]]
+        first_row = 0
+        for place, (entry, shard) in enumerate(zip(facts["shards"], shards, strict=True)):
+            assert shard.metadata["keyset"] == facts["keyset"]
+            assert shard.metadata["content"] == entry["content"]
+            assert shard.metadata["shard"] == f"{place + 1} of {len(shards)}"
+            assert int(shard.metadata["first_row"]) == first_row
+            assert (len(shard.floats), shard.num_bytes) == (entry["num_rows"], entry["num_bytes"])
+            first_row += entry["num_rows"]
+        self.floats = np.concatenate([shard.floats for shard in shards])
+        assert self.floats.shape == (facts["num_rows"], len(facts["taps"]), facts["value_dim"])
+        assert len(self.keys.keys) == facts["num_rows"]
+        self.facts = facts

@@ -17,7 +17,7 @@ from memgraft.errors import ConfigError, GraftError  # noqa: E402
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "memgraft-prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("memgraft-prefetch")]
 
 
 def wait_for(condition, seconds=10):
@@ -81,7 +81,7 @@ def test_the_next_batch_is_staged_while_this_one_is_in_use(make_bank):
     next(iterator)
     queue = iterator._queue
     wait_for(lambda: len(queue.items) == 2)
-    assert all(memory.staged for _, memory, _ in queue.items)
+    assert all(item.memory.staged for item in queue.items)
     iterator.close()
 
 

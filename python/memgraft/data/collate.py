@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch.utils.data import default_collate
+from torch.utils.data import default_collate, get_worker_info
 
 from memgraft.bank import Bank
 from memgraft.bank.annotation import ORDERS_COLUMN, ROWS_COLUMN
-from memgraft.data.handle import KEY, MemoryBatch
+from memgraft.data.dispatch import refuse_if_dispatching
+from memgraft.data.handle import KEY, MemoryBatch, ShippedIds
 from memgraft.data.segments import combine, from_batch, from_columns, lay_out, positions_in
 from memgraft.errors import ArgumentError, ConfigError
 
@@ -57,6 +58,7 @@ class GraftCollator:
         """Collates ``features`` and adds their memory.
 
         Raises:
+            ConfigError: handles for a loader that accelerate dispatches.
             ArgumentError: the inner batch has no ``input_ids (B, T)``, or a column does not fit it.
             TokenError: a negative token that is not padding.
         """
@@ -73,7 +75,13 @@ class GraftCollator:
                 f"the inner collator gave {_describe(batch)}: expected a mapping with a tensor input_ids (B, T)"
             )
         memory = self._memory(batch, columns)
-        batch[KEY] = memory if self.mode == "handle" else memory.to_ids()  # type: ignore[index]
+        if self.mode == "handle":
+            refuse_if_dispatching(self)
+            batch[KEY] = memory  # type: ignore[index]
+        else:
+            in_worker = get_worker_info() is not None
+            ids = memory.to_ids()
+            batch[KEY] = ids.as_subclass(ShippedIds) if in_worker else ids  # type: ignore[index]
         return batch
 
     def _memory(self, batch: Mapping[str, Any], columns: Mapping[str, list[Any] | None]) -> MemoryBatch:

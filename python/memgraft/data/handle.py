@@ -1,13 +1,16 @@
 """What a batch carries to the model: rows, and once staged, their values."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from memgraft.bank import Bank, Staged, StageFacts
+from memgraft.data.dispatch import refuse_if_dispatching
 from memgraft.errors import ArgumentError, GraftError, TokenError
 
 if TYPE_CHECKING:
@@ -112,9 +115,26 @@ class MemoryBatch:
         non_blocking = non_blocking and not self.staged
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def start_copy(self, device: torch.device) -> "MemoryBatch":
+        """A copy that is on its way to ``device`` on the current stream.
+
+        The caller keeps this batch until the stream has passed.
+        """
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
     def pin_memory(self, device: Any = None) -> "MemoryBatch":
         """A copy in pinned memory; a DataLoader's pin thread calls this."""
+        refuse_if_dispatching()
         return self._map(lambda tensor: tensor if tensor.is_pinned() else tensor.pin_memory())
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Through a DataLoader's pipe as 5 bytes a token: each tensor of its own would cost a handshake for a shared
+        # file, most of a millisecond in both processes.
+        if self.staged or self.rows.device.type != "cpu":
+            return super().__reduce_ex__(protocol)
+        flat = self.segments.numpy().reshape(-1)
+        starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1)).astype(np.int32)
+        return _arrive, (self.rows.numpy(), self.orders.numpy(), flat[starts], starts)
 
     def to_ids(self) -> torch.Tensor:
         """Rows, orders and segments as one int32 tensor ``(B, T, 3)``, which any loader can slice and send."""
@@ -184,6 +204,31 @@ class MemoryBatch:
     def _map(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "MemoryBatch":
         moved: dict[str, Any] = {name: move(tensor) for name, tensor in self._named_tensors().items()}
         return replace(self, **moved)
+
+
+def _arrive(
+    rows: npt.NDArray[np.int32],
+    orders: npt.NDArray[np.uint8],
+    segments: npt.NDArray[np.int32],
+    starts: npt.NDArray[np.int32],
+) -> MemoryBatch:
+    """The batch that was pickled: ``segments`` from ``starts`` on, over the positions in order."""
+    if threading.current_thread() is threading.main_thread():
+        # In a DataLoader's pin thread an error here would be lost: `MemoryBatch.pin_memory` asks there.
+        refuse_if_dispatching()
+    each = np.repeat(segments, np.diff(starts, append=rows.size))
+    return MemoryBatch(
+        rows=torch.from_numpy(rows),
+        orders=torch.from_numpy(orders),
+        segments=torch.from_numpy(each.reshape(rows.shape)),
+    )
+
+
+class ShippedIds(torch.Tensor):
+    """The ids tensor of a batch inside a loader's worker: arrives as a plain tensor, without a shared file."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return torch.from_numpy, (self.numpy(),)
 
 
 def as_tensor(staged: Staged) -> torch.Tensor:

@@ -3,17 +3,18 @@
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import torch
 
 from memgraft.bank import Bank
+from memgraft.data.dispatch import DISPATCHER, SHARD, prepared_by_accelerate, refuse_dispatched_handles
 from memgraft.data.handle import KEY, MemoryBatch
+from memgraft.data.pipeline import Stager, memory_of, start
 from memgraft.data.ring import StagingRing
-from memgraft.errors import ConfigError, GraftError
+from memgraft.errors import ConfigError
 
 BatchT = TypeVar("BatchT")
 
@@ -29,6 +30,7 @@ class PrefetchFacts:
         num_unique: distinct rows staged.
         num_bytes: bytes of values staged.
         num_cold_rows: rows read from the device.
+        cold_reader: what reads them (`Bank.cold_reader`).
         stage_seconds: time spent staging, in the background.
         wait_seconds: time the trainer waited for a batch.
     """
@@ -39,6 +41,7 @@ class PrefetchFacts:
     num_unique: int = 0
     num_bytes: int = 0
     num_cold_rows: int = 0
+    cold_reader: str = ""
     stage_seconds: float = 0.0
     wait_seconds: float = 0.0
 
@@ -57,6 +60,7 @@ class PrefetchFacts:
             self.num_unique += facts.num_unique
             self.num_bytes += facts.num_bytes
             self.num_cold_rows += facts.num_cold_rows
+            self.cold_reader = facts.cold_reader
             self.stage_seconds += facts.seconds
 
 
@@ -69,7 +73,7 @@ def prefetch(
     threads: int | None = None,
     ring: StagingRing | None = None,
 ) -> "PrefetchLoader[BatchT]":
-    """``loader`` with the memory of its batches staged ahead by a background thread.
+    """``loader`` with the memory of its batches drawn and staged ahead by two background threads.
 
     A loader that accelerate has prepared keeps its own order of things (device placement, end-of-epoch flags,
     collectives) in the caller's thread: staging goes underneath it. With ``dispatch_batches=True``, where only one
@@ -90,7 +94,11 @@ def prefetch(
 
 
 class PrefetchLoader(Generic[BatchT]):
-    """See `prefetch`; passes on whatever else the loader offers (``dataset``, ``set_epoch``, ``state_dict``)."""
+    """See `prefetch`; passes on whatever else the loader offers (``dataset``, ``set_epoch``).
+
+    A loader's ``state_dict`` (torchdata's StatefulDataLoader) is that of the last batch given out: batches that were
+    drawn ahead are seen again by who resumes from it.
+    """
 
     def __init__(
         self,
@@ -111,14 +119,11 @@ class PrefetchLoader(Generic[BatchT]):
         self.threads = threads
         self.ring = StagingRing(depth + 1) if ring is None else ring
         self.facts = PrefetchFacts()
-        self._prepared = _prepared_by_accelerate(loader)
-        if self._prepared == "DataLoaderShard":
+        self._reached: Any = None
+        self._prepared = prepared_by_accelerate(loader)
+        refuse_dispatched_handles(loader)
+        if self._prepared == SHARD:
             self._stage_underneath(cast(Any, loader))
-        elif self._prepared == "DataLoaderDispatcher" and _mode(loader) == "handle":
-            raise ConfigError(
-                "accelerate's dispatch_batches=True cannot slice a MemoryBatch: use GraftCollator(mode='ids'), "
-                "or dispatch_batches=False"
-            )
 
     def _stage_underneath(self, prepared: Any) -> None:
         """Puts staging between a prepared loader and the torch loader that it reads; once, however often called."""
@@ -132,16 +137,19 @@ class PrefetchLoader(Generic[BatchT]):
         self.facts, self.ring = inner.facts, inner.ring
 
     def __iter__(self) -> Iterator[BatchT]:
-        if self._prepared == "DataLoaderShard":
+        if self._prepared == SHARD:
             return iter(self.loader)
-        if self._prepared == "DataLoaderDispatcher":
+        if self._prepared == DISPATCHER:
             return self._stage_on_arrival()
+        if self._reached is None and hasattr(self.loader, "state_dict"):
+            # From here on the loader runs ahead of the trainer.
+            self._reached = self.loader.state_dict()
         return _PrefetchIterator(self)
 
     def _stage_on_arrival(self) -> Iterator[BatchT]:
         for batch in self.loader:
             started = time.perf_counter()
-            memory = _staged(batch, self.bank, self.ring, self.threads)
+            memory = memory_of(batch).stage(self.bank, self.ring, threads=self.threads)
             if self.device is not None:
                 memory = memory.to(self.device)
             cast(Any, batch)[KEY] = memory
@@ -152,90 +160,30 @@ class PrefetchLoader(Generic[BatchT]):
         return len(cast(Any, self.loader))
 
     def __getattr__(self, name: str) -> Any:
-        if name == "loader":
+        if name in ("loader", "_prepared"):
             raise AttributeError(name)
-        return getattr(self.loader, name)
+        found = getattr(self.loader, name)
+        if self._prepared is None and name in ("state_dict", "load_state_dict"):
+            return self._state_dict if name == "state_dict" else self._load_state_dict
+        return found
 
+    def _state_dict(self) -> Any:
+        """The loader's state after the last batch that the trainer got, whatever was drawn ahead of it."""
+        return cast(Any, self.loader).state_dict() if self._reached is None else self._reached
 
-def _prepared_by_accelerate(loader: Any) -> str | None:
-    """The name of accelerate's loader class that ``loader`` is, if it is one."""
-    names = [base.__name__ for base in type(loader).__mro__ if base.__module__.startswith("accelerate.")]
-    return next((name for name in names if name in ("DataLoaderShard", "DataLoaderDispatcher")), None)
-
-
-def _mode(loader: Any) -> str | None:
-    return getattr(getattr(loader, "collate_fn", None), "mode", None)
-
-
-def _staged(batch: Any, bank: Bank, ring: StagingRing, threads: int | None) -> MemoryBatch:
-    """The memory of ``batch`` with its values, on the CPU."""
-    if not isinstance(batch, MutableMapping) or KEY not in batch:
-        raise GraftError(
-            f"prefetch: the loader gave a batch without {KEY!r}: collate it with GraftCollator(bank, inner)"
-        )
-    return MemoryBatch.wrap(batch[KEY]).stage(bank, ring, threads=threads)
-
-
-class _Queue:
-    """Staged batches between the two threads; the trainer's side can close it at any time."""
-
-    def __init__(self, depth: int) -> None:
-        self.depth = depth
-        self.items: deque[tuple[Any, MemoryBatch, torch.cuda.Event | None]] = deque()
-        self.changed = threading.Condition()
-        self.closed = False
-        self.ended = False
-        self.error: BaseException | None = None
-
-    def put(self, item: tuple[Any, MemoryBatch, torch.cuda.Event | None]) -> bool:
-        """Waits for room; False once closed."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.closed or len(self.items) < self.depth)
-            if not self.closed:
-                self.items.append(item)
-                self.changed.notify_all()
-            return not self.closed
-
-    def end(self, error: BaseException | None) -> None:
-        with self.changed:
-            self.ended, self.error = True, error
-            self.changed.notify_all()
-
-    def get(self) -> tuple[Any, MemoryBatch, torch.cuda.Event | None] | None:
-        """The next batch, or None at the end; raises what the background thread raised."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.items or self.ended or self.closed)
-            if self.items and not self.closed:
-                item = self.items.popleft()
-                self.changed.notify_all()
-                return item
-            error, self.error = self.error, None
-        if error is not None:
-            raise error
-        return None
-
-    def close(self) -> None:
-        with self.changed:
-            self.closed = True
-            self.items.clear()
-            self.changed.notify_all()
+    def _load_state_dict(self, state: Any) -> None:
+        self._reached = None
+        cast(Any, self.loader).load_state_dict(state)
 
 
 class _PrefetchIterator(Iterator[BatchT]):
-    """One pass. Dropping it, or `close`, ends its thread and frees its slots."""
+    """One pass. Dropping it, or `close`, ends its threads and frees its slots."""
 
     def __init__(self, owner: PrefetchLoader[BatchT]) -> None:
-        self._facts = owner.facts
-        self._device = owner.device
-        self._queue = _Queue(owner.depth)
-        self._thread = threading.Thread(
-            target=_run,
-            args=(self._queue, owner.loader, owner.bank, owner.ring, owner.threads, owner.device, _cuda_device()),
-            name="memgraft-prefetch",
-            daemon=True,
-        )
-        self._finalizer = weakref.finalize(self, _Queue.close, self._queue)
-        self._thread.start()
+        self._owner = owner
+        stager = Stager(bank=owner.bank, ring=owner.ring, threads=owner.threads, device=owner.device)
+        self._queue, close, self._threads = start(owner.loader, stager, owner.depth)
+        self._finalizer = weakref.finalize(self, close)
 
     def __iter__(self) -> "_PrefetchIterator[BatchT]":
         return self
@@ -244,73 +192,23 @@ class _PrefetchIterator(Iterator[BatchT]):
         started = time.perf_counter()
         item = self._queue.get()
         if item is None:
+            if self._finalizer.alive:
+                self._owner._reached = self._queue.last_state
             self.close()
             raise StopIteration
-        batch, memory, event = item
-        if event is not None:
-            stream = torch.cuda.current_stream(self._device)
-            stream.wait_event(event)
-            for tensor in memory.tensors():
+        if item.event is not None:
+            stream = torch.cuda.current_stream(self._owner.device)
+            stream.wait_event(item.event)
+            for tensor in item.memory.tensors():
+                # Made on the copy stream: its memory must not be given to that stream again while this one reads it.
                 tensor.record_stream(stream)
-        self._facts.add(memory, time.perf_counter() - started)
-        return cast(BatchT, batch)
+        self._owner._reached = item.state
+        self._owner.facts.add(item.memory, time.perf_counter() - started)
+        return cast(BatchT, item.batch)
 
     def close(self) -> None:
-        """Ends the thread, after the batch it is at."""
+        """Ends the threads, after the batches they are at."""
         self._finalizer()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-
-
-def _run(
-    queue: _Queue,
-    loader: Iterable[Any],
-    bank: Bank,
-    ring: StagingRing,
-    threads: int | None,
-    device: torch.device | None,
-    cuda_device: int | None,
-) -> None:
-    """The background thread; knows the queue and not the iterator, which can therefore be dropped."""
-    error: BaseException | None = None
-    try:
-        if cuda_device is not None:
-            # A new thread starts on device 0; the loader's pinning belongs to the process's own device.
-            torch.cuda.set_device(cuda_device)
-        stream = _copy_stream(device)
-        for batch in loader:
-            memory = _staged(batch, bank, ring, threads)
-            event = None
-            if stream is not None:
-                memory, event = _upload(memory, ring, stream)
-            elif device is not None:
-                memory = memory.to(device)
-            batch[KEY] = memory
-            if not queue.put((batch, memory, event)):
-                return
-            del batch, memory
-    except BaseException as caught:
-        error = caught
-    finally:
-        queue.end(error)
-
-
-def _cuda_device() -> int | None:
-    initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return torch.cuda.current_device() if initialized else None
-
-
-def _copy_stream(device: torch.device | None) -> torch.cuda.Stream | None:
-    if device is None or device.type != "cuda":
-        return None
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-def _upload(memory: MemoryBatch, ring: StagingRing, stream: torch.cuda.Stream) -> tuple[MemoryBatch, torch.cuda.Event]:
-    """Starts the copy to the device on ``stream``; the slot stays taken until the event has passed."""
-    with torch.cuda.stream(stream):
-        moved = memory.to(stream.device, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(stream)
-    ring.hold(event, *memory.tensors())
-    return moved, event
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
