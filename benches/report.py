@@ -79,13 +79,17 @@ def goals(results: dict[str, Any]) -> list[Goal]:
         timings = one["rows"]["4096"]["uniform"]
         add("gather over index_select(out=)", over(timings, "torch.index_select(out=)", "gather"), 1)
         add("gather over fresh table[ids]", over(timings, "torch table[ids], fresh", "gather"), 4)
-        add("gather over a numpy memmap", over(timings, "numpy memmap[rows]", "gather"), 4)
+        add("distinct rows: gather over a numpy memmap", over(timings, "numpy memmap[rows]", "gather"), 4)
+        timings = one["rows"]["4096"]["batch"]
+        plain = "numpy memmap[rows of all hits]"
+        add("a batch of text: stage over a numpy memmap", over(timings, plain, "stage a batch"), 4)
         dedup = named(one["dedup"], "dedup + inverse")
         add("dedup + inverse", dedup and 1e3 / dedup["ns"], 100, unit=" M ids/s")
     if one := results.get("loader"):
-        ships = "loader ships ids, 1 worker"
-        add("loader in ids mode, share of gather alone", over(one["timings"], "gather alone", ships), 0.75)
-        add("loader: ids over rows", over(one["timings"], "loader ships rows, 1 worker", ships), 5)
+        for ships, how in (("loader ships ids, prefetch", "prefetched"), ("loader ships ids, 1 worker", "in the loop")):
+            timings = one["timings"]
+            add(f"loader in ids mode, {how}, share of gather alone", over(timings, "gather alone", ships), 0.75)
+            add(f"loader in ids mode, {how}, over rows", over(timings, "loader ships rows, 1 worker", ships), 5)
         add("trainer's wait, share of the step", 100 * one["trainer"]["wait_share"], 2, at_least=False, unit=" %")
     if one := results.get("cold"):
         staged = "stage, 2 threads"

@@ -1,6 +1,9 @@
 """Rows to a staging buffer, warm: the native gather beside memcpy, torch, numpy and engramdb's store.
 
-Uniform distinct rows are the worst case; the rows of a batch of real text are the usual one.
+Two comparisons. *Distinct rows*: everyone copies the same list of different rows; uniform ones are the worst case, those
+of a batch of real text the usual one. *A batch*: everyone gets the rows of all positions of a batch of real text, as a
+trainer has them, and leaves what the forward pass needs: `stage` removes duplicates and reuses its memory, a plain
+memmap or tensor does neither unless its user does.
 """
 
 import shutil
@@ -73,6 +76,34 @@ def gather_contest(settings: Settings, bank: Bank, rows: np.ndarray) -> list[dic
     return contest(contenders, settings.rounds)
 
 
+def batch_contest(settings: Settings, bank: Bank, found: np.ndarray) -> list[dict[str, Any]]:
+    """The rows ``found`` (-1 = miss) at all positions of a batch: nanoseconds a position."""
+    raw = raw_values(bank)
+    table = torch.from_numpy(np.array(raw))
+    flat = found.reshape(-1)
+    hits = flat[flat >= 0].astype(np.int64)
+    ids = torch.from_numpy(hits)
+    unique, inverse = np.unique(hits, return_inverse=True)
+    out = np.zeros((len(unique), 1, bank.value_dim), np.uint16)
+
+    def memmap_distinct() -> tuple[np.ndarray, np.ndarray]:
+        rows, places = np.unique(hits, return_inverse=True)
+        return raw[rows], places
+
+    staged = bank.stage(rows=found, out=out, threads=1)
+    check_equal("stage", raw[unique], staged.values[:, 0])
+    check_equal("stage, inverse", inverse, staged.inverse.reshape(-1)[flat >= 0])
+    return contest(
+        [
+            Contender("stage a batch", flat.size, lambda: bank.stage(rows=found, out=out, threads=1)),
+            Contender("numpy memmap[rows of all hits]", flat.size, lambda: raw[hits]),
+            Contender("numpy.unique, then memmap[rows]", flat.size, memmap_distinct),
+            Contender("torch table[rows of all hits]", flat.size, lambda: table[ids]),
+        ],
+        settings.rounds,
+    )
+
+
 def engramdb_store(settings: Settings, bank: Bank, rows: np.ndarray, expected: np.ndarray) -> Contender:
     """The same rows in engramdb's layout: bare fixed-width rows, one shard."""
     folder = settings.scratch_path / "engramdb"
@@ -106,6 +137,7 @@ def group(settings: Settings) -> dict[str, Any]:
             found, _ = bank.lookup(text, threads=1)
             unique = np.unique(found[found >= 0]).astype(np.int32)
             report["rows"]["4096"]["text"] = gather_contest(settings, bank, unique)
+            report["rows"]["4096"]["batch"] = batch_contest(settings, bank, found)
             report["unique_per_token"] = len(unique) / text.size
         del bank
         for name in (path.name, "engramdb"):

@@ -1,17 +1,11 @@
 """The collator and the prefetcher under the loops that people use."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-accelerate = pytest.importorskip("accelerate")
-
-from bank_cases import child_environment  # noqa: E402
+pytest.importorskip("accelerate")
 from memgraft.data import GraftCollator, MemoryBatch, prefetch  # noqa: E402
 from memgraft.errors import ArgumentError, ConfigError  # noqa: E402
 
@@ -90,12 +84,11 @@ def make_trainer(cls, bank, folder, *, collator, dataset=None, **arguments):
         per_device_train_batch_size=4,
         num_train_epochs=2,
         report_to=[],
-        save_strategy="no",
         logging_strategy="no",
         use_cpu=True,
         disable_tqdm=True,
         dataloader_pin_memory=False,
-        **arguments,
+        **{"save_strategy": "no", **arguments},
     )
     own = {"bank": bank} if cls is Prefetching else {}
     return cls(
@@ -142,96 +135,37 @@ def test_trainer_and_a_column_of_segments(make_bank, tmp_path):
         make_trainer(transformers.Trainer, bank, tmp_path, remove_unused_columns=True, **options).train()
 
 
-def make_prepared(bank, mode, *, dispatch, **options):
-    configuration = accelerate.DataLoaderConfiguration(dispatch_batches=dispatch)
-    accelerator = accelerate.Accelerator(cpu=True, dataloader_config=configuration, **options)
-    loader = torch.utils.data.DataLoader(Stream(), batch_size=4, collate_fn=GraftCollator(bank, pad, mode=mode))
-    return accelerator, accelerator.prepare(loader)
-
-
+@pytest.mark.parametrize("dataset", [Tokens, Stream])
 @pytest.mark.parametrize("mode", ["handle", "ids"])
 @pytest.mark.filterwarnings("ignore")
-def test_accelerate_sees_the_end_of_an_epoch_when_it_comes(make_bank, mode):
+def test_trainer_that_dispatches_needs_ids(make_bank, tmp_path, dataset, mode):
     bank = make_bank(1000)
-    accelerator, prepared = make_prepared(bank, mode, dispatch=False, gradient_accumulation_steps=3)
-    loader = prefetch(prepared, bank, depth=3)
-    assert prefetch(prepared, bank).facts is loader.facts, "staging goes underneath once"
-    model = Recipient(bank)
-    for _ in range(2):
-        synced = []
-        for batch in loader:
-            with accelerator.accumulate(model):
-                model(**batch)
-                synced.append(accelerator.sync_gradients)
-        assert synced == [False, False, True, True], "at every third batch and at the last, not before"
-    assert len(model.seen) == 32
-    assert all(model.staged)
-    assert loader.facts.num_batches == 8
+    # For an IterableDataset dispatching is what accelerate does unless told otherwise.
+    chosen = {"accelerator_config": {"dispatch_batches": True}} if dataset is Tokens else {}
+    options = {"collator": GraftCollator(bank, pad, mode=mode), "dataset": dataset(), "max_steps": 4, **chosen}
+    trainer = make_trainer(transformers.Trainer, bank, tmp_path, **options)
+    if mode == "ids":
+        trainer.train()
+        assert len(trainer.model.seen) == 16
+        return
+    with pytest.raises(ConfigError, match=r"GraftCollator\(mode='ids'\), or dispatch_batches=False"):
+        trainer.train()
+    if dataset is Stream:
+        options["accelerator_config"] = {"dispatch_batches": False}
+        trainer = make_trainer(transformers.Trainer, bank, tmp_path, **options)
+        trainer.train()
+        assert len(trainer.model.seen) == 16
 
 
+@pytest.mark.parametrize("prefetching", [False, True])
 @pytest.mark.filterwarnings("ignore")
-def test_accelerate_dispatching_needs_ids(make_bank):
+def test_trainer_resumes_inside_an_epoch(make_bank, tmp_path, prefetching):
     bank = make_bank(1000)
-    model = Recipient(bank)
-    for batch in prefetch(make_prepared(bank, "ids", dispatch=True)[1], bank):
-        model(**batch)
-    assert len(model.seen) == 16
-    assert all(model.staged)
-    with pytest.raises(ConfigError, match=r"GraftCollator\(mode='ids'\)"):
-        prefetch(make_prepared(bank, "handle", dispatch=True)[1], bank)
-
-
-def _dispatch_in_two_processes(bank, folder):
-    model = Recipient(bank)
-    accelerator, prepared = make_prepared(bank, "ids", dispatch=True)
-    assert accelerator.num_processes == 2
-    for batch in prefetch(prepared, bank):
-        model(**batch)
-        accelerator.gather(torch.zeros(1))
-    (folder / f"seen{accelerator.process_index}").write_text(str(len(model.seen)))
-    try:
-        next(iter(make_prepared(bank, "handle", dispatch=True)[1]))
-    except (TypeError, RuntimeError) as error:  # the second is what the other rank sees
-        (folder / f"error{accelerator.process_index}").write_text(str(error))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_accelerate_dispatches_between_processes(make_bank, tmp_path):
-    bank = make_bank(1000)
-    launcher = (
-        "import sys; from pathlib import Path; import accelerate; from memgraft import Bank; import test_trainers;"
-        "accelerate.debug_launcher(test_trainers._dispatch_in_two_processes, "
-        "(Bank.open(sys.argv[1]), Path(sys.argv[2])), 2)"
-    )
-    environment = child_environment(Path(__file__).parent, Path(__file__).parents[1])
-    command = [sys.executable, "-c", launcher, str(bank.path), str(tmp_path)]
-    subprocess.run(command, check=True, timeout=120, env=environment)
-    assert [(tmp_path / f"seen{rank}").read_text() for rank in (0, 1)] == ["8", "8"]
-    assert "MemoryBatch" in (tmp_path / "error0").read_text()
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.filterwarnings("ignore")
-def test_stateful_data_loader_resumes(make_bank, workers):
-    stateful = pytest.importorskip("torchdata.stateful_dataloader")
-    bank = make_bank(1000)
-
-    def loader():
-        collator = GraftCollator(bank, pad)
-        return stateful.StatefulDataLoader(Tokens(), batch_size=4, num_workers=workers, collate_fn=collator)
-
-    whole = Recipient(bank)
-    for batch in prefetch(loader(), bank):
-        whole(**batch)
-    first = loader()
-    part = Recipient(bank)
-    iterator = iter(first)
-    for _ in range(2):
-        part(**next(iterator))
-    state = first.state_dict()
-    second = loader()
-    second.load_state_dict(state)
-    for batch in prefetch(second, bank):
-        part(**batch)
-    assert part.seen == whole.seen
+    options = {"collator": GraftCollator(bank, pad), "dataset": Tokens(24), "save_strategy": "steps", "save_steps": 4}
+    cls = Prefetching if prefetching else transformers.Trainer
+    whole = make_trainer(cls, bank, tmp_path / "whole", **options)
+    whole.train()
+    again = make_trainer(cls, bank, tmp_path / "again", **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert len(whole.model.seen) == 48
+    assert again.model.seen == whole.model.seen[16:], "what four steps of four examples saw is not seen again"

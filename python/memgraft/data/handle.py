@@ -132,9 +132,7 @@ class MemoryBatch:
         # file, most of a millisecond in both processes.
         if self.staged or self.rows.device.type != "cpu":
             return super().__reduce_ex__(protocol)
-        flat = self.segments.numpy().reshape(-1)
-        starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1)).astype(np.int32)
-        return _arrive, (self.rows.numpy(), self.orders.numpy(), flat[starts], starts)
+        return _arrive, _pack(self)
 
     def to_ids(self) -> torch.Tensor:
         """Rows, orders and segments as one int32 tensor ``(B, T, 3)``, which any loader can slice and send."""
@@ -206,16 +204,33 @@ class MemoryBatch:
         return replace(self, **moved)
 
 
-def _arrive(
+_Packed = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int32]]
+
+
+def _pack(memory: MemoryBatch) -> _Packed:
+    """Rows, orders, and the segments as (id, first position) of each run of equal ones."""
+    flat = memory.segments.numpy().reshape(-1)
+    starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1)).astype(np.int32)
+    return memory.rows.numpy(), memory.orders.numpy(), flat[starts], starts
+
+
+def _arrive(*packed: Any) -> MemoryBatch:
+    if threading.current_thread() is threading.main_thread():
+        # In a DataLoader's pin thread an error here would be lost: `MemoryBatch.pin_memory` asks there.
+        refuse_if_dispatching()
+    return _unpack(*packed)
+
+
+def _arrive_as_ids(*packed: Any) -> torch.Tensor:
+    return _unpack(*packed).to_ids()
+
+
+def _unpack(
     rows: npt.NDArray[np.int32],
     orders: npt.NDArray[np.uint8],
     segments: npt.NDArray[np.int32],
     starts: npt.NDArray[np.int32],
 ) -> MemoryBatch:
-    """The batch that was pickled: ``segments`` from ``starts`` on, over the positions in order."""
-    if threading.current_thread() is threading.main_thread():
-        # In a DataLoader's pin thread an error here would be lost: `MemoryBatch.pin_memory` asks there.
-        refuse_if_dispatching()
     each = np.repeat(segments, np.diff(starts, append=rows.size))
     return MemoryBatch(
         rows=torch.from_numpy(rows),
@@ -228,7 +243,10 @@ class ShippedIds(torch.Tensor):
     """The ids tensor of a batch inside a loader's worker: arrives as a plain tensor, without a shared file."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return torch.from_numpy, (self.numpy(),)
+        ids = self.as_subclass(torch.Tensor)
+        if ids.dtype == torch.int32 and ids.dim() == 3 and ids.shape[-1] == 3 and bool((ids[..., 1] >> 8 == 0).all()):
+            return _arrive_as_ids, _pack(MemoryBatch.from_ids(ids))
+        return torch.from_numpy, (ids.numpy(),)
 
 
 def as_tensor(staged: Staged) -> torch.Tensor:
