@@ -1,4 +1,6 @@
+import copy
 import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from memgraft.data import MemoryBatch  # noqa: E402
+from memgraft.data.handle import ShippedIds  # noqa: E402
 from memgraft.data.segments import from_batch  # noqa: E402
 from memgraft.errors import ArgumentError, GraftError  # noqa: E402
 
@@ -92,3 +95,47 @@ def test_pins_and_moves_to_a_gpu(memory):
     moved = pinned.to("cuda", non_blocking=True)
     torch.cuda.synchronize()
     torch.testing.assert_close(moved.floats().cpu(), staged.floats())
+
+
+@pytest.mark.parametrize("shape", [(2, 30), (1, 0), (0, 5), (3, 1)])
+def test_unstaged_memory_crosses_as_few_bytes_and_no_shared_files(shape):
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(-1, 1 << 30, shape, generator=generator, dtype=torch.int32)
+    for segments in (
+        torch.zeros(shape, dtype=torch.int32),
+        torch.full(shape, -1, dtype=torch.int32),
+        torch.arange(rows.numel(), dtype=torch.int32).reshape(shape),
+        torch.randint(-1, 2, shape, generator=generator, dtype=torch.int32),
+    ):
+        found = MemoryBatch(rows=rows, orders=(rows >= 0).to(torch.uint8) * 200, segments=segments)
+        shipped = found.to_ids().as_subclass(ShippedIds)
+        for sent, compare in ((found, found), (shipped, found)):
+            data = bytes(ForkingPickler.dumps(sent))
+            assert b"rebuild_storage" not in data
+            assert b"torch._utils" not in data
+            arrived = MemoryBatch.wrap(pickle.loads(data))
+            for name in ("rows", "orders", "segments"):
+                torch.testing.assert_close(getattr(arrived, name), getattr(compare, name), rtol=0, atol=0)
+                assert getattr(arrived, name).dtype == getattr(compare, name).dtype
+        assert type(pickle.loads(data)) is torch.Tensor
+    long = MemoryBatch(
+        rows=torch.zeros(8, 2048, dtype=torch.int32),
+        orders=torch.zeros(8, 2048, dtype=torch.uint8),
+        segments=torch.arange(8, dtype=torch.int32)[:, None].expand(8, 2048),
+    )
+    assert len(ForkingPickler.dumps(long)) < 5.2 * 8 * 2048
+
+
+def test_ids_that_a_wrapper_changed_still_arrive():
+    ids = torch.arange(2 * 4 * 3, dtype=torch.int32).reshape(2, 4, 3).as_subclass(ShippedIds)
+    for changed in (ids[:1], ids.long(), ids[..., :2], ids + 1000, ids.permute(1, 0, 2)):
+        arrived = pickle.loads(ForkingPickler.dumps(changed))
+        assert type(arrived) is torch.Tensor
+        torch.testing.assert_close(arrived, changed.as_subclass(torch.Tensor), rtol=0, atol=0)
+
+
+def test_copies_and_pickles_own_their_memory(memory):
+    _, found = memory
+    for again in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        again.rows.fill_(-1)
+        assert bool(found.hit.any())

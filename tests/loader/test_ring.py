@@ -1,5 +1,8 @@
 import gc
 import os
+import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -77,4 +80,100 @@ def test_staging_reuses_slots_and_gives_the_naive_values(make_bank, dtype):
         torch.testing.assert_close(values[memory.inverse.long()], torch.from_numpy(padded)[rows.long()], rtol=0, atol=0)
         assert memory.stage(bank) is memory
     del memory, values
+    assert ring.num_leased == 0
+
+
+class Event:
+    """A copy's event, passed when the test says so."""
+
+    def __init__(self):
+        self.passed = False
+
+    def query(self):
+        return self.passed
+
+    def synchronize(self):
+        self.passed = True
+
+
+def test_a_slot_is_taken_until_the_copy_out_of_it_has_passed():
+    ring = StagingRing(num_slots=2, pinned=False)
+    events = [Event(), Event(), Event()]
+    for event in events:
+        ring.hold(event, torch.from_numpy(ring.lease(1000)), None)
+    assert (ring.num_leased, ring.num_free) == (3, 0)
+    events[1].passed = True
+    assert (ring.num_leased, ring.num_free) == (2, 1), "copies on several devices pass in any order"
+    events[0].passed = events[2].passed = True
+    assert (ring.num_leased, ring.num_free) == (0, 2)
+
+
+def test_threads_that_look_at_copies_free_none_too_early():
+    ring = StagingRing(num_slots=64, pinned=False)
+    stop, early = threading.Event(), []
+
+    class Checked(Event):
+        def query(self):
+            time.sleep(0)
+            return self.passed
+
+    def look():
+        while not stop.is_set():
+            ring._drop_copied()
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(300):
+        event, tensor = Checked(), torch.from_numpy(ring.lease(100))
+        gone = weakref.ref(tensor, lambda _, event=event: early.append(1) if not event.passed else None)
+        first = Checked()
+        first.passed = True
+        ring.hold(first, torch.from_numpy(ring.lease(100)))
+        ring.hold(event, tensor)
+        del tensor
+        time.sleep(0.0005)
+        event.passed = True
+        del gone
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not early
+    assert ring.num_leased == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_a_ring_that_goes_waits_for_its_copies():
+    ring, event = StagingRing(pinned=False), Event()
+    ring.hold(event, torch.from_numpy(ring.lease(1000)))
+    child = os.fork()
+    if child == 0:
+        del ring
+        os._exit(event.passed)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "a child has no copies to wait for"
+    assert not event.passed
+    del ring
+    assert event.passed
+
+
+@pytest.mark.gpu
+def test_a_pinned_slot_is_taken_until_the_device_has_read_it():
+    ring, stream = StagingRing(num_slots=2), torch.cuda.Stream()
+    assert ring.pinned
+    tensor = torch.from_numpy(ring.lease(1 << 20))
+    assert tensor.is_pinned()
+    tensor.fill_(7)
+    event = torch.cuda.Event()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        moved = tensor.to("cuda", non_blocking=True)
+        event.record(stream)
+    ring.hold(event, tensor)
+    del tensor
+    assert ring.num_leased == 1
+    other = ring.lease(1 << 20)
+    other[:] = 9
+    event.synchronize()
+    assert (moved.cpu() == 7).all()
+    del other
     assert ring.num_leased == 0

@@ -38,12 +38,15 @@ class StagingRing:
         self._pid = os.getpid()
         self._free: deque[_Slot] = deque()
         self._live: set[int] = set()
-        self._copying: deque[tuple[torch.cuda.Event, tuple[torch.Tensor | None, ...]]] = deque()
+        self._copying: _Copies = deque()
         self._expected = _MIN_SLOT_BYTES
+        # Page-locked memory goes back to torch's cache with the ring: not while a device still reads it.
+        weakref.finalize(self, _finish, self._copying, self._pid).atexit = False
 
     @property
     def num_leased(self) -> int:
-        """Slots that something still refers to."""
+        """Slots that something still refers to, a copy on its way included."""
+        self._drop_copied()
         return len(self._live)
 
     @property
@@ -62,6 +65,8 @@ class StagingRing:
             # A forked child must not hand out what the parent still writes to.
             self._pid = os.getpid()
             self._free, self._live, self._copying = deque(), set(), deque()
+            # Once the parent has used CUDA, a forked child cannot.
+            self.pinned = False
         self._drop_copied()
         slot = self._take(num_bytes)
         # A view's base is the oldest array over foreign memory, so this one outlives every view of it.
@@ -87,8 +92,14 @@ class StagingRing:
         self._copying.append((event, tensors))
 
     def _drop_copied(self) -> None:
-        while self._copying and self._copying[0][0].query():  # type: ignore[no-untyped-call]
-            self._copying.popleft()
+        # Two threads may be here: each decides about the copy that it took out, and puts it back if it is not done.
+        for _ in range(len(self._copying)):
+            try:
+                copy = self._copying.popleft()
+            except IndexError:
+                break
+            if not copy[0].query():  # type: ignore[no-untyped-call]
+                self._copying.append(copy)
 
     def _take(self, num_bytes: int) -> "_Slot":
         for _ in range(len(self._free)):
@@ -122,6 +133,17 @@ class _Slot:
         if num_bytes >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):
                 self.memory.madvise(mmap.MADV_HUGEPAGE)
+
+
+_Copies = deque[tuple[torch.cuda.Event, tuple[torch.Tensor | None, ...]]]
+
+
+def _finish(copies: _Copies, pid: int) -> None:
+    """Waits for the copies of a ring that is gone, in the process that started them."""
+    if os.getpid() == pid:
+        for event, _ in copies:
+            event.synchronize()  # type: ignore[no-untyped-call]
+        copies.clear()
 
 
 def _slot_bytes(num_bytes: int) -> int:
