@@ -257,6 +257,25 @@ def test_children_stage_after_parallel_use(make_bank, method):
     assert child.exitcode == 0
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shard_bytes", SHARDS[:2])
+def test_cold_readers_give_the_same_bytes(make_bank, dtype, shard_bytes):
+    created = make_bank(400, dtype=dtype, shard_bytes=shard_bytes, value_dim=200)
+    rows = np.random.default_rng(0).integers(-1, 400, (3, 200))
+    expected = created.values(np.arange(400))
+    for reader in ("pread", "io_uring"):
+        bank = pickle.loads(pickle.dumps(Bank.open(created.path, cold_reader=reader)))
+        for place in range(len(bank.manifest.shards)):
+            with shard(bank, place).open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        staged = bank.stage(rows=rows)
+        np.testing.assert_array_equal(staged.values, expected[staged.rows])
+        assert bank.cold_reader == staged.facts.cold_reader
+        assert bank.cold_reader == reader or "refuses io_uring" in bank.cold_reader
+    with pytest.raises(ArgumentError, match="expected one of pread, io_uring"):
+        Bank.open(created.path, cold_reader="aio")
+
+
 def test_index_of_other_keys_is_refused(make_bank):
     with pytest.raises(FingerprintError, match="build it from these keys"):
         make_bank(50, index=NgramIndex.build(make_keys(51)))

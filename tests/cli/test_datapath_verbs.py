@@ -26,12 +26,19 @@ def test_bench_datapath_tells_what_there_is_and_what_is_needed(make_bank):
     assert 0 < facts["unique_share"] < 1
     assert facts["warm_margin"] > 1
     needed = 1000 * facts["hit_share"] * facts["unique_share"]
-    assert facts["needed_rows_per_second"] == pytest.approx(needed)
+    assert facts["needed_rows_per_second"] == round(needed)
+    assert facts["cold_reader"] == "pread"
+    assert "rows in memory come fast enough" in facts["verdict"]
     slow = run(*options, "--tokens-per-second", 1e15)
     assert slow.exit_code == 1
     assert "needed" in slow.stderr
     assert "hold the bank resident" in slow.stderr
     assert run(*options, "--hits", 2).exit_code == 2
+    assert run(*options, "--cold-reader", "aio").exit_code == 2
+    assert json.loads(run(*options, "--cold-reader", "io_uring").stdout)["cold_reader"].split(":")[0] in (
+        "io_uring",
+        "pread",
+    )
     assert "warm rows per second" in run(*options[:-1], "--resident").stdout
 
 

@@ -121,21 +121,23 @@ def test_threads_that_look_at_copies_free_none_too_early():
         while not stop.is_set():
             ring._drop_copied()
 
-    threads = [threading.Thread(target=look) for _ in range(3)]
+    threads = [threading.Thread(target=look, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for _ in range(300):
-        event, tensor = Checked(), torch.from_numpy(ring.lease(100))
-        gone = weakref.ref(tensor, lambda _, event=event: early.append(1) if not event.passed else None)
-        first = Checked()
-        first.passed = True
-        ring.hold(first, torch.from_numpy(ring.lease(100)))
-        ring.hold(event, tensor)
-        del tensor
-        time.sleep(0.0005)
-        event.passed = True
-        del gone
-    stop.set()
+    try:
+        for _ in range(300):
+            event, tensor = Checked(), torch.from_numpy(ring.lease(100))
+            gone = weakref.ref(tensor, lambda _, event=event: early.append(1) if not event.passed else None)
+            first = Checked()
+            first.passed = True
+            ring.hold(first, torch.from_numpy(ring.lease(100)))
+            ring.hold(event, tensor)
+            del tensor
+            time.sleep(0.0005)
+            event.passed = True
+            del gone
+    finally:
+        stop.set()
     for thread in threads:
         thread.join()
     assert not early

@@ -67,20 +67,31 @@ def measure_datapath(
         "hit_share": sum(num_hits) / (batch * len(batches)),
         "unique_share": sum(unique) / max(1, sum(num_hits)),
         "memcpy_gigabytes_per_second": len(out) / copy_seconds / 1e9,
-        "dedup_ids_per_second": batch / dedup_seconds,
-        "warm_rows_per_second": rows_per_batch / stage_seconds,
+        "dedup_ids_per_second": round(batch / dedup_seconds),
+        "warm_rows_per_second": round(rows_per_batch / stage_seconds),
         "warm_gigabytes_per_second": rows_per_batch * bank.bytes_per_row / stage_seconds / 1e9,
         "warm_milliseconds_per_batch": stage_seconds * 1e3,
         **cold,
+        "cold_reader": bank.cold_reader,
     }
     if tokens_per_second is not None:
         needed = tokens_per_second * facts["hit_share"] * facts["unique_share"]
-        facts["needed_rows_per_second"] = needed
+        facts["needed_rows_per_second"] = round(needed)
         facts["needed_gigabytes_per_second"] = needed * bank.bytes_per_row / 1e9
         facts["warm_margin"] = facts["warm_rows_per_second"] / needed
-        if cold["cold_rows_per_second"]:
+        if cold["cold_rows_per_second"] is not None:
             facts["cold_margin"] = cold["cold_rows_per_second"] / needed
+        facts["verdict"] = _verdict(facts["warm_margin"], facts.get("cold_margin"))
     return facts
+
+
+def _verdict(warm: float, cold: float | None) -> str:
+    """What the margins mean for who asks."""
+    text = f"rows in memory come {'fast enough' if warm >= 1 else 'TOO SLOWLY'} ({warm:.3g} times what is needed)"
+    if cold is None:
+        return f"{text}; cold rows were not timed: --evict does"
+    way_out = "" if cold >= 1 else ": warm the bank up, hold its head resident, or give it a faster disk"
+    return f"{text}, cold rows {'fast enough' if cold >= 1 else 'TOO SLOWLY'} ({cold:.3g} times){way_out}"
 
 
 def _drawer(bank: Bank, batch: int, hits: float, seed: int) -> Callable[[], npt.NDArray[np.int32]]:
@@ -109,7 +120,8 @@ def _measure_cold(
             finally:
                 os.close(file)
     facts = bank.stage(rows=draw(), threads=threads).facts
-    rate = facts.num_cold_rows / facts.seconds if facts.num_cold_rows else 0.0
+    # A few cold rows among many warm ones say nothing about the disk.
+    rate = round(facts.num_cold_rows / facts.seconds) if 2 * facts.num_cold_rows > facts.num_unique else None
     return {
         "first_batch_cold_rows": facts.num_cold_rows,
         "first_batch_milliseconds": facts.seconds * 1e3,

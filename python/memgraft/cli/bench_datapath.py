@@ -1,7 +1,7 @@
 """``memgraft bench datapath``: whether this machine feeds a training run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -21,16 +21,19 @@ def run(
     evict: Annotated[
         bool, typer.Option("--evict", help="Drop the values from the system's cache first, to time cold reads.")
     ] = False,
+    cold_reader: Annotated[
+        str, typer.Option("--cold-reader", help="How rows that are not in memory are read: pread or io_uring.")
+    ] = "pread",
     resident: Annotated[bool, typer.Option("--resident", help="Copy the values into memory first.")] = False,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
-    """Measure dedup, warm gathers and cold reads of a bank; exit 1 where they are below what is needed."""
+    """Measure dedup, warm gathers and cold reads of a bank; exit 1 where warm rows come slower than needed."""
     from memgraft.bank import Bank
     from memgraft.bank.measure import measure_datapath
 
     facts = measure_datapath(
-        Bank.open(bank, resident=resident),
+        Bank.open(bank, resident=resident, cold_reader=cast(Any, cold_reader)),
         batch=batch,
         hits=hits,
         tokens_per_second=tokens_per_second,
