@@ -73,6 +73,10 @@ def group(settings: Settings) -> dict[str, Any]:
     def keep(bank: Bank) -> None:
         held["bank"] = bank
 
+    def keep_uring(_: Bank) -> None:
+        held["bank"] = Bank.open(path, cold_reader="io_uring")
+        drop(shard_files(held["bank"])[0])
+
     def fault() -> None:
         raw = held["raw"]
         for i, row in enumerate(shuffled.tolist()):
@@ -84,6 +88,7 @@ def group(settings: Settings) -> dict[str, Any]:
     contenders = [
         cold("stage, 2 threads", lambda: stage(2), keep),
         cold("stage, 1 thread", lambda: stage(1), keep),
+        cold("stage, io_uring", lambda: stage(1), keep_uring),
         cold("page faults, MADV_RANDOM", fault, lambda bank: map_plainly(bank, mmap.MADV_RANDOM)),
         cold("page faults, default readahead", fault, map_plainly),
     ]

@@ -1,0 +1,70 @@
+"""docs/DATAPATH.md: its Python runs as it stands, in a folder that holds the files it names."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from bank_cases import bank_maker  # noqa: E402
+
+PAGE = (Path(__file__).parents[1] / "docs" / "DATAPATH.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"<!-- test: (\w+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bank_maker(tmp_path)(1000, path=tmp_path / "bank")
+
+    def run(name):
+        namespace = {}
+        exec(compile(BLOCKS[name], f"docs/DATAPATH.md [{name}]", "exec"), namespace)
+        return namespace
+
+    return run
+
+
+def test_every_python_block_is_run():
+    assert PAGE.count("```python") == len(BLOCKS) == 3
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_loop(run):
+    namespace = run("loop")
+    assert namespace["facts"].num_batches == 8
+    bank, memory = namespace["bank"], namespace["memory"]
+    expected = bank.floats(memory.rows[memory.hit].numpy())
+    np.testing.assert_array_equal(namespace["per_position"], expected)
+    assert memory.hit.any()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trainer(run, tmp_path):
+    pytest.importorskip("transformers")
+    import sys
+
+    sys.path.append(str(Path(__file__).parent / "loader"))
+    from test_trainers import make_trainer, pad
+
+    from memgraft.data import GraftCollator
+
+    made = bank_maker(tmp_path)(1000)
+    trainer = make_trainer(run("trainer")["PrefetchingTrainer"], made, tmp_path, collator=GraftCollator(made, pad))
+    trainer.bank = made
+    trainer.train()
+    assert all(trainer.model.staged)
+    assert len(trainer.model.seen) == 32
+
+
+def test_annotate(run, tmp_path):
+    ids = np.random.default_rng(0).integers(1, 50, 300).astype(np.uint16)
+    ids[::40] = 0
+    np.save(tmp_path / "tokens.npy", ids)
+    namespace = run("annotate")
+    expected, _ = namespace["bank"].index.lookup(ids, eos_id=0)
+    found = namespace["batch"]["memgraft"].rows
+    assert found.shape == (4, 64)
+    np.testing.assert_array_equal(found[0], expected[:64])
