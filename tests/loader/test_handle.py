@@ -108,8 +108,8 @@ def test_unstaged_memory_crosses_as_few_bytes_and_no_shared_files(shape):
         torch.randint(-1, 2, shape, generator=generator, dtype=torch.int32),
     ):
         found = MemoryBatch(rows=rows, orders=(rows >= 0).to(torch.uint8) * 200, segments=segments)
-        shipped = found.to_ids().as_subclass(ShippedIds)
-        for sent, compare in ((found, found), (shipped, found)):
+        wrapped = found.to_ids().as_subclass(ShippedIds)
+        for sent, compare in ((found, found), (wrapped, found), (ShippedIds.of(found), found)):
             data = bytes(ForkingPickler.dumps(sent))
             assert b"rebuild_storage" not in data
             assert b"torch._utils" not in data
@@ -127,7 +127,11 @@ def test_unstaged_memory_crosses_as_few_bytes_and_no_shared_files(shape):
 
 
 def test_ids_that_a_wrapper_changed_still_arrive():
-    ids = torch.arange(2 * 4 * 3, dtype=torch.int32).reshape(2, 4, 3).as_subclass(ShippedIds)
+    first = torch.arange(2 * 4 * 3, dtype=torch.int32).reshape(2, 4, 3)
+    ids = ShippedIds.of(MemoryBatch.from_ids(first))
+    torch.testing.assert_close(pickle.loads(ForkingPickler.dumps(ids)), first, rtol=0, atol=0)
+    ids[0, 0, 0] = 77
+    assert pickle.loads(ForkingPickler.dumps(ids))[0, 0, 0] == 77
     for changed in (ids[:1], ids.long(), ids[..., :2], ids + 1000, ids.permute(1, 0, 2)):
         arrived = pickle.loads(ForkingPickler.dumps(changed))
         assert type(arrived) is torch.Tensor

@@ -1,8 +1,12 @@
 import gc
 import itertools
+import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ torch = pytest.importorskip("torch")
 from test_collate import Examples  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
+from bank_cases import child_environment  # noqa: E402
 from memgraft.data import GraftCollator, StagingRing, prefetch  # noqa: E402
 from memgraft.errors import ConfigError, GraftError  # noqa: E402
 
@@ -99,6 +104,45 @@ def test_abandoned_iterators_leave_no_thread_and_no_slot(make_bank):
     wait_for(lambda: loader.ring.num_leased == 0)
     with pytest.raises(StopIteration):
         next(iterator)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_abandoned_iterators_leave_no_worker_process(make_bank, method):
+    bank = make_bank(300)
+    loader = prefetch(make_loader(bank, num_workers=2, multiprocessing_context=method), bank)
+    iterator = iter(loader)
+    check(next(iterator), bank)
+    assert len(multiprocessing.active_children()) == 2
+    iterator.close()
+    wait_for(lambda: not multiprocessing.active_children() and not threads())
+
+
+CHILD = """
+import sys
+import test_prefetch
+from memgraft import Bank
+from memgraft.data import prefetch
+bank = Bank.open(sys.argv[1])
+batches = iter(prefetch(test_prefetch.make_loader(bank, 4000, num_workers=int(sys.argv[2])), bank))
+next(batches)
+print("left early")
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_program_that_ends_in_the_middle_of_an_epoch_ends(make_bank, workers):
+    bank = make_bank(300)
+    folder = Path(__file__).parent
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CHILD, str(bank.path), str(workers)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env=child_environment(folder, folder.parent),
+    )
+    assert (child.returncode, child.stdout, child.stderr) == (0, "left early\n", "")
 
 
 class Failing(Examples):

@@ -80,8 +80,7 @@ class GraftCollator:
             batch[KEY] = memory  # type: ignore[index]
         else:
             in_worker = get_worker_info() is not None
-            ids = memory.to_ids()
-            batch[KEY] = ids.as_subclass(ShippedIds) if in_worker else ids  # type: ignore[index]
+            batch[KEY] = ShippedIds.of(memory) if in_worker else memory.to_ids()  # type: ignore[index]
         return batch
 
     def _memory(self, batch: Mapping[str, Any], columns: Mapping[str, list[Any] | None]) -> MemoryBatch:

@@ -242,7 +242,20 @@ def _unpack(
 class ShippedIds(torch.Tensor):
     """The ids tensor of a batch inside a loader's worker: arrives as a plain tensor, without a shared file."""
 
+    packed: "_Packed | None" = None
+    packed_version = -1
+
+    @classmethod
+    def of(cls, memory: MemoryBatch) -> "ShippedIds":
+        """``memory.to_ids()``, for a worker."""
+        ids = memory.to_ids().as_subclass(cls)
+        ids.packed, ids.packed_version = _pack(memory), ids._version
+        return ids
+
     def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.packed is not None and self.packed_version == self._version:
+            return _arrive_as_ids, self.packed
+        # A wrapper of the collator made or changed it.
         ids = self.as_subclass(torch.Tensor)
         if ids.dtype == torch.int32 and ids.dim() == 3 and ids.shape[-1] == 3 and bool((ids[..., 1] >> 8 == 0).all()):
             return _arrive_as_ids, _pack(MemoryBatch.from_ids(ids))

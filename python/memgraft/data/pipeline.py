@@ -4,6 +4,7 @@ Drawing a batch from worker processes is a millisecond of unpickling that holds 
 native code that does not: side by side, the first costs nothing.
 """
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, MutableMapping
@@ -124,8 +125,23 @@ def start(loader: Iterable[Any], stager: Stager, depth: int) -> tuple[Queue, Cal
         ),
     ]
     for thread in threads:
+        _running[thread] = close
         thread.start()
     return staged, close, threads
+
+
+_running: dict[threading.Thread, Callable[[], None]] = {}
+_EXIT_SECONDS = 10.0
+
+
+@atexit.register
+def _end_all() -> None:
+    # A thread that the interpreter stops inside native code ends the process with an abort.
+    for thread, close in list(_running.items()):
+        # After a fork the parent's threads are none of the child's, and their locks may be held for ever.
+        if thread.is_alive():
+            close()
+            thread.join(_EXIT_SECONDS)
 
 
 def memory_of(batch: Any) -> MemoryBatch:
@@ -157,6 +173,7 @@ def _draw(drawn: Queue, loader: Iterable[Any], cuda_device: int | None) -> None:
         error = caught
     finally:
         drawn.end(error, state)
+        _running.pop(threading.current_thread(), None)
 
 
 def _stage(drawn: Queue, staged: Queue, stager: Stager, cuda_device: int | None) -> None:
@@ -174,6 +191,7 @@ def _stage(drawn: Queue, staged: Queue, stager: Stager, cuda_device: int | None)
     finally:
         drawn.close()
         staged.end(error, drawn.last_state)
+        _running.pop(threading.current_thread(), None)
 
 
 def _use(cuda_device: int | None) -> None:

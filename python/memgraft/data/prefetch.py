@@ -184,6 +184,7 @@ class _PrefetchIterator(Iterator[BatchT]):
         stager = Stager(bank=owner.bank, ring=owner.ring, threads=owner.threads, device=owner.device)
         self._queue, close, self._threads = start(owner.loader, stager, owner.depth)
         self._finalizer = weakref.finalize(self, close)
+        self._finalizer.atexit = False
 
     def __iter__(self) -> "_PrefetchIterator[BatchT]":
         return self

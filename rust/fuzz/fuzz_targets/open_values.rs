@@ -1,7 +1,8 @@
 //! Any bytes as a value shard: an error, or rows that are the file's bytes; never a crash, a hang or a read out of bounds.
 //!
 //! The first byte says what is mended so that the fuzzer gets past the header's length and padding: bit 0, nothing;
-//! bit 1, the same shard twice as one table; bit 2, resident rows; bits 3 to 7, how many scales lie before the values.
+//! bit 1, the same shard twice as one table; bit 2, resident rows; bits 3 to 7, how many scales lie before the values
+//! (bit 3 also picks the cold reader).
 #![no_main]
 
 use std::path::PathBuf;
@@ -49,8 +50,12 @@ fuzz_target!(|data: &[u8]| {
     let content = content_fingerprint(&FILE, start, 1).expect("a whole file can be read");
     assert_eq!(&content, blake3::hash(&bytes[start as usize..]).as_bytes());
     let fit = if row_bytes == 0 { 64 } else { (MOST / row_bytes).min(64) };
-    let rows: Vec<i32> =
-        data.iter().rev().take(fit).map(|&byte| (i64::from(byte) % (num_rows.min(1 << 30) as i64 + 1) - 1) as i32).collect();
+    let rows: Vec<i32> = data
+        .iter()
+        .rev()
+        .take(fit)
+        .map(|&byte| (i64::from(byte) % (num_rows.min(1 << 30) as i64 + 1) - 1) as i32)
+        .collect();
     let mut out = vec![0; rows.len() * row_bytes.min(MOST)];
     let staged = table.stage(&rows, &mut out, 1).expect("rows within the table are staged");
     for (&row, &place) in rows.iter().zip(&staged.dedup.inverse) {
