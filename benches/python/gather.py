@@ -1,9 +1,9 @@
 """Rows to a staging buffer, warm: the native gather beside memcpy, torch, numpy and engramdb's store.
 
-Two comparisons. *Distinct rows*: everyone copies the same list of different rows; uniform ones are the worst case, those
-of a batch of real text the usual one. *A batch*: everyone gets the rows of all positions of a batch of real text, as a
-trainer has them, and leaves what the forward pass needs: `stage` removes duplicates and reuses its memory, a plain
-memmap or tensor does neither unless its user does.
+Two comparisons. *Distinct rows*: everyone copies the same list of different rows; uniform ones are the worst case,
+those of a batch of real text the usual one. *A batch*: everyone gets the rows of all positions of a batch of real text,
+as a trainer has them, and leaves what the forward pass needs: `stage` removes duplicates and reuses its memory, a
+plain memmap or tensor does neither unless its user does.
 """
 
 import shutil

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 
-
 import pytest
 
 from bank_cases import child_environment

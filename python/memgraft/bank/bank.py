@@ -108,8 +108,8 @@ class Bank:
             resident: copy the values into memory of this process: True for all, a number of rows for the most
                 frequent ones. Processes share mapped values, not resident ones.
             threads: threads of that copy.
-            cold_reader: how rows that are not in memory are read. Where the system refuses ``io_uring``, ``pread`` takes
-                its place, and `cold_reader` and the facts of each staging say so.
+            cold_reader: how rows that are not in memory are read. Where the system refuses ``io_uring``, ``pread``
+                takes its place, and `cold_reader` and the facts of each staging say so.
 
         Raises:
             ArgumentError: no such ``cold_reader``.

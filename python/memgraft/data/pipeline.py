@@ -105,7 +105,9 @@ class Stager:
         return replace(item, memory=memory, event=event)
 
 
-def start(loader: Iterable[Any], stager: Stager, depth: int) -> tuple[Queue, Callable[[], None], list[threading.Thread]]:
+def start(
+    loader: Iterable[Any], stager: Stager, depth: int
+) -> tuple[Queue, Callable[[], None], list[threading.Thread]]:
     """Starts both threads; they know the queues and not their owner, which can therefore be dropped.
 
     Returns:

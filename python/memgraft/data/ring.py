@@ -142,7 +142,7 @@ def _finish(copies: _Copies, pid: int) -> None:
     """Waits for the copies of a ring that is gone, in the process that started them."""
     if os.getpid() == pid:
         for event, _ in copies:
-            event.synchronize()  # type: ignore[no-untyped-call]
+            event.synchronize()
         copies.clear()
 
 
