@@ -10,19 +10,17 @@ from memgraft.errors import ArgumentError, ConfigError
 
 
 @common.verb
+@artifacts.reads_corpora
 def run(
+    reading: artifacts.Reading,
     bank: Annotated[Path, typer.Argument(help="The bank.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write.")],
-    corpus: Annotated[list[Path] | None, typer.Option("--corpus", help="Token files.")] = None,
-    dataset: Annotated[
-        Path | None, typer.Option("--dataset", help="A dataset of the datasets library (save_to_disk).")
+    corpus: Annotated[
+        list[Path] | None, typer.Option("--corpus", help="Token files, tables or text; rows.npy lies beside their order.")
     ] = None,
-    column: Annotated[str, typer.Option("--column", help="The dataset's column of token ids.")] = "input_ids",
-    format: artifacts.FormatOption = None,
-    dtype: artifacts.DtypeOption = None,
-    eos_id: artifacts.EosOption = None,
-    file_is_document: artifacts.OneDocumentOption = False,
-    tokenizer: artifacts.TokenizerOption = None,
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", help="A saved dataset to copy with two more columns, --column its tokens.")
+    ] = None,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
@@ -33,12 +31,12 @@ def run(
         raise ArgumentError("expected one of --corpus and --dataset")
     opened = Bank.open(bank)
     if dataset is not None:
-        _annotate_dataset(opened, dataset, out, column, eos_id, threads)
+        _annotate_dataset(opened, dataset, out, reading, threads)
         common.emit({"dataset": out, "bank": opened.fingerprint}, json=json, title="Annotated")
         return
     from memgraft.bank.annotation import annotate
 
-    tokens = artifacts.open_corpus(corpus or [], format, dtype, eos_id, file_is_document, tokenizer)
+    tokens = reading.open(corpus or [])
     common.keeps(f"{out}.partial is kept: run the same command again to go on")
     with common.progress("tokens") as report:
         found = annotate(
@@ -49,9 +47,7 @@ def run(
     common.emit({"annotation": out, **facts}, json=json, title="Annotated")
 
 
-def _annotate_dataset(
-    bank: object, path: Path, out: Path, column: str, eos_id: int | None, threads: int | None
-) -> None:
+def _annotate_dataset(bank: object, path: Path, out: Path, reading: artifacts.Reading, threads: int | None) -> None:
     try:
         import datasets
     except ModuleNotFoundError:
@@ -63,4 +59,5 @@ def _annotate_dataset(
     if out.exists():
         raise ArgumentError(f"{out}: exists; remove it or name another path")
     loaded = datasets.load_from_disk(str(path))
-    annotate_dataset(loaded, bank, column=column, eos_id=eos_id, num_proc=threads).save_to_disk(str(out))
+    annotated = annotate_dataset(loaded, bank, column=reading.column, eos_id=reading.eos_id, num_proc=threads)
+    annotated.save_to_disk(str(out))

@@ -1,7 +1,11 @@
 """Opening what a verb is pointed at, and the options of corpora that several verbs share."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, get_type_hints
 
 import typer
 
@@ -11,46 +15,75 @@ from memgraft.errors import ArgumentError, StorageError
 if TYPE_CHECKING:
     from memgraft import Bank, Corpus, KeySet, NgramIndex
 
-Artifact = "Bank | KeySet | NgramIndex"
-
 CorpusPaths = Annotated[
-    list[Path], typer.Argument(help="Token files, a folder of shards, or a folder of text (with --tokenizer).")
-]
-CorpusPath = Annotated[Path, typer.Argument(help="Token file, folder of shards, or folder of text (with --tokenizer).")]
-FormatOption = Annotated[
-    str | None, typer.Option("--format", help="nanogpt, llmc, megatron, datatrove, numpy or raw; default: detected.")
-]
-DtypeOption = Annotated[str | None, typer.Option("--dtype", help="Stored type of tokens where the file does not say.")]
-EosOption = Annotated[int | None, typer.Option("--eos-id", min=0, help="Token that delimits documents.")]
-OneDocumentOption = Annotated[
-    bool, typer.Option("--file-is-document", help="Take each file as one document, where nothing else tells.")
-]
-TokenizerOption = Annotated[
-    Path | None, typer.Option("--tokenizer", help="tokenizer.json that made, or is to make, the tokens.")
+    list[Path],
+    typer.Argument(help="Token files, a folder of shards, Parquet or a saved dataset, or text (with --tokenizer)."),
 ]
 
+P = ParamSpec("P")
 
-def open_corpus(
-    paths: list[Path],
-    format: str | None,
-    dtype: str | None,
-    eos_id: int | None,
-    file_is_document: bool,
-    tokenizer: Path | None,
-) -> "Corpus":
-    """Opens a corpus from the shared options."""
-    from memgraft import Corpus
 
-    with common.progress("bytes") as report:  # of text that is tokenised; token files open at once
-        return Corpus.open(
-            paths[0] if len(paths) == 1 else paths,
-            format=format,
-            dtype=dtype,
-            eos_id=eos_id,
-            tokenizer=tokenizer,
-            documents="file" if file_is_document else None,
-            progress=report,
-        )
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a verb was told to read token corpora: one field for each of the shared options."""
+
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", help="tokenizer.json (or its folder) that made, or is to make, the tokens.")
+    ] = None
+    format: Annotated[
+        str | None,
+        typer.Option("--format", help="nanogpt, llmc, megatron, datatrove, numpy or raw; default: detected."),
+    ] = None
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Stored type of tokens where the file does not say.")
+    ] = None
+    eos_id: Annotated[int | None, typer.Option("--eos-id", min=0, help="Token that delimits documents.")] = None
+    file_is_document: Annotated[
+        bool, typer.Option("--file-is-document", help="Take each file as one document, where nothing else tells.")
+    ] = False
+    column: Annotated[
+        str, typer.Option("--column", help="Column of token ids in Parquet files and saved datasets.")
+    ] = "input_ids"
+
+    def open(self, paths: "Path | list[Path]") -> "Corpus":
+        """Opens a corpus; a bar shows text being tokenised and tables being read, token files open at once."""
+        from memgraft import Corpus
+
+        with common.progress("bytes") as report:
+            return Corpus.open(
+                paths[0] if isinstance(paths, list) and len(paths) == 1 else paths,
+                format=self.format,
+                dtype=self.dtype,
+                eos_id=self.eos_id,
+                tokenizer=self.tokenizer,
+                documents="file" if self.file_is_document else None,
+                column=self.column,
+                progress=report,
+            )
+
+
+def reads_corpora(function: Callable[Concatenate[Reading, P], None]) -> Callable[P, None]:
+    """Gives a verb the options of :class:`Reading`, after its own; it receives them as its first argument."""
+    options = {field.name: field for field in fields(Reading)}
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        chosen: dict[str, Any] = {name: kwargs.pop(name) for name in options if name in kwargs}
+        function(Reading(**chosen), *args, **kwargs)
+
+    hints = get_type_hints(Reading, include_extras=True)
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[name])
+        for name, field in options.items()
+    ]
+    _, *own = inspect.signature(function).parameters.values()
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    # The flags that every verb has stay last in its help.
+    last = [parameter for parameter in own if parameter.name in ("threads", "dry_run", "json")]
+    parameters = [*(parameter for parameter in own if parameter not in last), *shared, *last]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper
 
 
 def kind_of(path: Path) -> str:

@@ -10,7 +10,9 @@ from memgraft.errors import ArgumentError
 
 
 @common.verb
+@artifacts.reads_corpora
 def run(
+    reading: artifacts.Reading,
     index: Annotated[Path, typer.Argument(help="Bank directory, index.mgi or keys.mgk.")],
     corpus: artifacts.CorpusPaths,
     part: Annotated[
@@ -19,11 +21,6 @@ def run(
             help="Documents to look up: all, train, held-out; auto: held-out where keys came from a split of it."
         ),
     ] = "auto",
-    format: artifacts.FormatOption = None,
-    dtype: artifacts.DtypeOption = None,
-    eos_id: artifacts.EosOption = None,
-    file_is_document: artifacts.OneDocumentOption = False,
-    tokenizer: artifacts.TokenizerOption = None,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
@@ -33,7 +30,7 @@ def run(
     if part not in ("auto", "all", "train", "held-out"):
         raise ArgumentError(f"part: expected auto, all, train or held-out, got {part!r}")
     opened, _, keys = artifacts.open_index(index)
-    stream = artifacts.open_corpus(corpus, format, dtype, eos_id, file_is_document, tokenizer)
+    stream = reading.open(corpus)
     split = keys.metadata.get("split") if keys is not None else None
     if part == "auto":
         part = "held-out" if split and split["of"] == stream.fingerprint else "all"

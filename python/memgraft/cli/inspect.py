@@ -14,30 +14,26 @@ if TYPE_CHECKING:
 
 
 @common.verb
+@artifacts.reads_corpora
 def run(
+    reading: artifacts.Reading,
     path: Annotated[Path, typer.Argument(help="Bank directory, index.mgi, keys.mgk or token corpus.")],
     text: Annotated[
         str | None, typer.Option("--text", help="Show, token by token, the longest match in this text.")
     ] = None,
     rows: Annotated[int, typer.Option("--rows", min=0, help="Show so many of the most frequent keys.")] = 0,
-    format: artifacts.FormatOption = None,
-    dtype: artifacts.DtypeOption = None,
-    eos_id: artifacts.EosOption = None,
-    file_is_document: artifacts.OneDocumentOption = False,
-    tokenizer: artifacts.TokenizerOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Show the facts of an artifact; with --text, what each of its tokens finds."""
     if artifacts.kind_of(path) == "corpus":
         if text is not None or rows:
             raise ArgumentError(f"{path}: expected a bank, index.mgi or keys.mgk for --text and --rows, found a corpus")
-        opened = artifacts.open_corpus([path], format, dtype, eos_id, file_is_document, tokenizer)
+        opened = reading.open(path)
         common.emit(corpus_facts(opened), json=json, title=f"Corpus {path}")
         return
     index, bank, keys = artifacts.open_index(path)
-    loaded = (
-        load_recipient_tokenizer(path, tokenizer, bank, keys) if text is not None or tokenizer is not None else None
-    )
+    given = reading.tokenizer
+    loaded = load_recipient_tokenizer(path, given, bank, keys) if text is not None or given is not None else None
     if text is not None:
         matches = match_text(index, loaded, text)
         if json:

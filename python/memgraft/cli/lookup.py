@@ -17,7 +17,7 @@ def run(
     file: Annotated[
         str | None, typer.Option("--file", help="Text file of token ids, one sequence a line; - is standard input.")
     ] = None,
-    eos_id: artifacts.EosOption = None,
+    eos_id: Annotated[int | None, typer.Option("--eos-id", min=0, help="Token that delimits documents.")] = None,
     json: common.JsonOption = False,
 ) -> None:
     """Look up the longest key that ends at each token."""

@@ -10,7 +10,9 @@ from memgraft.errors import ArgumentError
 
 
 @common.verb
+@artifacts.reads_corpora
 def run(
+    reading: artifacts.Reading,
     corpus: artifacts.CorpusPaths,
     out: Annotated[Path, typer.Option("--out", "-o", help="Key set to write, such as keys.mgk.")],
     orders: Annotated[str, typer.Option(help="Lengths of keys, 1 to 16.")] = "2,3,4",
@@ -28,11 +30,6 @@ def run(
     temporary: Annotated[
         Path | None, typer.Option(help="Folder for what outgrows the memory; default: that of --out.")
     ] = None,
-    format: artifacts.FormatOption = None,
-    dtype: artifacts.DtypeOption = None,
-    eos_id: artifacts.EosOption = None,
-    file_is_document: artifacts.OneDocumentOption = False,
-    tokenizer: artifacts.TokenizerOption = None,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
@@ -40,7 +37,7 @@ def run(
     from memgraft import mine
 
     artifacts.check_output(out)
-    opened = artifacts.open_corpus(corpus, format, dtype, eos_id, file_is_document, tokenizer)
+    opened = reading.open(corpus)
     if held_out is not None:
         opened, _ = opened.split(held_out=held_out, seed=seed)
     with common.progress("tokens") as report:

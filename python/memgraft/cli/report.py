@@ -1,19 +1,22 @@
 """``memgraft report``: one page about a bank, its coverage, and an experiment."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from memgraft.cli.common import JsonOption, emit, need, verb
+from memgraft.cli.artifacts import Reading, reads_corpora
+from memgraft.cli.common import JsonOption, emit, need, progress, verb
 
 
 @verb
+@reads_corpora
 def run(
+    reading: Reading,
     bank: Annotated[Path, typer.Argument(help="The bank directory.")],
     out: Annotated[Path, typer.Option("--out", help="Where report.html and report.json go.")],
     coverage_of: Annotated[
-        list[Path] | None, typer.Option("--coverage", help="Token files whose coverage is reported; may be repeated.")
+        list[Path] | None, typer.Option("--coverage", help="Corpora whose coverage is reported; may be repeated.")
     ] = None,
     experiment: Annotated[
         Path | None, typer.Option("--experiment", help="The directory of 'memgraft train', with its results.json.")
@@ -25,7 +28,6 @@ def run(
     import json as jsonlib
 
     from memgraft.bank import Bank
-    from memgraft.corpus import Corpus
     from memgraft.errors import FingerprintError, FormatError
     from memgraft.mining import coverage
 
@@ -33,7 +35,11 @@ def run(
     from memgraft.report import bank_facts, build_facts, write_report
 
     opened = Bank.open(bank)
-    covered = {str(path): dict(coverage(opened, Corpus.open(path))) for path in coverage_of or []}
+    covered: dict[str, dict[str, Any]] = {}
+    for path in coverage_of or []:
+        corpus = reading.open(path)
+        with progress("tokens") as shown:
+            covered[str(path)] = dict(coverage(opened, corpus, progress=shown))
     results = None
     if experiment is not None:
         path = experiment / "results.json" if experiment.is_dir() else experiment

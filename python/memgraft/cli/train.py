@@ -5,17 +5,18 @@ from typing import Annotated
 
 import typer
 
+from memgraft.cli.artifacts import Reading, reads_corpora
 from memgraft.cli.common import JsonOption, emit, keeps, need, progress, verb
 
 
 @verb
+@reads_corpora
 def run(
+    reading: Reading,
     bank: Annotated[Path, typer.Argument(help="The bank directory.")],
-    training: Annotated[Path, typer.Option("--train", help="Training tokens (nanoGPT, Megatron, datatrove, .npy).")],
-    held_out: Annotated[Path, typer.Option("--held-out", help="Tokens of other documents, for evaluation.")],
-    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="The recipient's tokenizer.json, or its folder.")],
+    training: Annotated[Path, typer.Option("--train", help="Training corpus: token files, tables or text.")],
+    held_out: Annotated[Path, typer.Option("--held-out", help="Corpus of other documents, for evaluation.")],
     out: Annotated[Path, typer.Option("--out", help="The experiment's directory.")],
-    eos_id: Annotated[int | None, typer.Option(help="The recipient's end-of-document token.")] = None,
     arms: Annotated[str, typer.Option(help="Arms, by commas; also no_fallback, random, constant, trainable.")] = (
         "none,engram,graft,shuffled"
     ),
@@ -39,10 +40,11 @@ def run(
     """
     from memgraft.errors import ArgumentError
 
+    if reading.tokenizer is None:
+        raise ArgumentError("--tokenizer: expected the recipient's tokenizer.json, which the fallback reads, got none")
     need("torch", "torch")
     need("transformers", "transformers")
     from memgraft.bank import Bank
-    from memgraft.corpus import Corpus
     from memgraft.experiments import Recipe, run_experiment
 
     try:
@@ -60,14 +62,15 @@ def run(
         peak_lr=peak_lr,
     )
     keeps(f"finished arms and the last checkpoint are in {out}; the same command goes on from there")
+    train_corpus, held_out_corpus = reading.open(training), reading.open(held_out)
     with progress() as report:
         results = run_experiment(
             Bank.open(bank),
-            Corpus.open(training),
-            Corpus.open(held_out),
+            train_corpus,
+            held_out_corpus,
             out,
-            tokenizer=tokenizer,
-            eos_id=eos_id,
+            tokenizer=reading.tokenizer,
+            eos_id=train_corpus.eos_id,
             recipe=recipe,
             arms=arms.split(","),
             seeds=numbers,

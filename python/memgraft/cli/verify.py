@@ -10,12 +10,10 @@ from memgraft.errors import MemgraftError
 
 
 @common.verb
+@artifacts.reads_corpora
 def run(
+    reading: artifacts.Reading,
     paths: Annotated[list[Path], typer.Argument(help="Bank directories, keys.mgk, index.mgi, token corpora.")],
-    format: artifacts.FormatOption = None,
-    dtype: artifacts.DtypeOption = None,
-    eos_id: artifacts.EosOption = None,
-    file_is_document: artifacts.OneDocumentOption = False,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
@@ -26,7 +24,7 @@ def run(
             kind = artifacts.kind_of(path)
             if kind == "corpus":
                 # The fingerprint reads every token; documents were checked at opening.
-                opened = artifacts.open_corpus([path], format, dtype, eos_id, file_is_document, None)
+                opened = reading.open(path)
                 facts = {"path": path, "kind": kind, "fingerprint": opened.fingerprint}
             else:
                 facts = {"path": path, "kind": kind, "fingerprint": verify_artifact(path, kind, threads)}

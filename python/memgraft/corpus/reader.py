@@ -12,7 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft import _core
-from memgraft.corpus.text import Progress, find_special_ids, is_text, load_tokenizer, tokenize_folder, tokenizer_size
+from memgraft.corpus.tables import COLUMN, is_table, write_tables
+from memgraft.corpus.text import (
+    TEXT_SUFFIXES,
+    Progress,
+    find_special_ids,
+    has_token_files,
+    is_text,
+    load_tokenizer,
+    tokenize_folder,
+    tokenizer_file_fingerprint,
+    tokenizer_size,
+)
+from memgraft.corpus.writer import MAX_VOCAB_SIZE
 from memgraft.errors import ArgumentError, CorpusError, TokenError
 
 PathLike = str | os.PathLike[str]
@@ -39,9 +51,11 @@ class Corpus:
         vocab_size: int | None = None,
         tokenizer: str | None = None,
         special_ids: Sequence[int] = (),
+        source: tuple[str, Sequence[Path]] | None = None,
     ) -> None:
         """Wraps the compiled corpus; use :meth:`open` instead."""
         self._core = core
+        self._source = source
         self.eos_id = core.eos_id if eos_id is None else eos_id
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
@@ -58,25 +72,31 @@ class Corpus:
         tokenizer: PathLike | None = None,
         documents: Literal["file"] | None = None,
         delimiter: Literal["end", "start"] | None = None,
+        column: str = COLUMN,
         progress: Progress | None = None,
     ) -> "Corpus":
-        """Opens token files, or tokenises a folder of text.
+        """Opens token files, reads tables of token ids, or tokenises a folder of text.
+
+        The tokens of tables and text are kept in an unlinked temporary file (``$TMPDIR``) while the corpus is open.
 
         Args:
-            path: a file, a Megatron prefix, a directory of shards in one format, or several of these in order. With
-                ``tokenizer``, also a folder (or file) of ``.txt``, ``.md`` and ``.jsonl``; its tokens are kept in an
-                unlinked temporary file (``$TMPDIR``) while the corpus is open.
+            path: a file, a Megatron prefix, a directory of shards in one format, or several of these in order; Parquet
+                or Arrow files, or a folder of them, as ``save_to_disk`` of ``datasets`` leaves it (a row is a document;
+                positions with a zero in ``attention_mask`` are left out, a zero in ``position_ids`` begins a
+                document); with ``tokenizer``, also a folder (or file) of ``.txt``, ``.md`` and ``.jsonl``.
             format: ``"nanogpt"``, ``"llmc"``, ``"megatron"``, ``"datatrove"``, ``"numpy"`` or ``"raw"`` (bare tokens of
                 ``dtype``), where suffix, magic and neighbours leave it open.
             dtype: stored integer type, where the file does not say.
             eos_id: token that delimits documents. Formats without an index need it, or ``documents="file"``;
                 in the others it cuts in addition to the index.
-            tokenizer: path of the ``tokenizer.json`` that made, or is to make, the tokens.
+            tokenizer: path of the ``tokenizer.json`` (or its folder) that made, or is to make, the tokens.
             documents: ``"file"`` takes each file as one document.
             delimiter: whether ``eos_id`` ends a document (default) or starts one (llm.c's way, and its default).
-            progress: called with (stage, bytes done, bytes in all) while text is tokenised.
+            column: the column of token ids in a table.
+            progress: called with (stage, bytes done, bytes in all) while text is tokenised or tables are read.
 
         Raises:
+            ConfigError: the library that the files need is not installed.
             CorpusError: a file is empty, damaged, ambiguous, or does not tell documents apart.
             StorageError: a file cannot be read.
         """
@@ -90,6 +110,10 @@ class Corpus:
                     "run `memgraft tokenize`"
                 )
             return cls._open_text(paths, tokenizer, eos_id, progress)
+        if format is None and all(map(is_table, paths)) and not any(map(_holds_tokens, paths)):
+            return cls._open_tables(paths, tokenizer, eos_id, column, progress)
+        if format is None and tokenizer is not None:
+            _refuse_mixed(paths)
         if documents not in (None, "file"):
             raise ArgumentError(f'documents: expected None or "file", got {documents!r}')
         if delimiter not in (None, "end", "start"):
@@ -112,7 +136,7 @@ class Corpus:
         fingerprint, vocab_size = facts.get("tokenizer"), facts.get("vocab_size")
         special_ids = facts.get("special_ids") or ()
         if tokenizer is not None:
-            given = _core.fingerprint_file(os.fspath(tokenizer))
+            given = tokenizer_file_fingerprint(tokenizer)
             if fingerprint is not None and given != fingerprint:
                 raise CorpusError(
                     f"{core.paths[0]}: expected tokens of {os.fspath(tokenizer)} ({given[:12]}…), found tokens of "
@@ -136,7 +160,32 @@ class Corpus:
             raise ArgumentError("path: expected one folder of text, got several; tokenise them one by one")
         with tempfile.TemporaryDirectory(prefix="memgraft-corpus-") as folder:
             written = tokenize_folder(paths[0], tokenizer, Path(folder) / "corpus", eos=eos_id, progress=progress)
-            return cls.open(written)
+            corpus = cls.open(written)
+        corpus._source = ("text", paths)
+        return corpus
+
+    @classmethod
+    def _open_tables(
+        cls,
+        paths: Sequence[Path],
+        tokenizer: PathLike | None,
+        eos_id: int | None,
+        column: str,
+        progress: Progress | None,
+    ) -> "Corpus":
+        facts: dict[str, Any] = {"vocab_size": MAX_VOCAB_SIZE}
+        if tokenizer is not None:
+            loaded = load_tokenizer(tokenizer)
+            facts["tokenizer"] = tokenizer_file_fingerprint(tokenizer)
+            facts["vocab_size"] = tokenizer_size(loaded)
+            facts["special_ids"] = find_special_ids(loaded)
+        with tempfile.TemporaryDirectory(prefix="memgraft-corpus-") as folder:
+            written = write_tables(paths, Path(folder) / "corpus", column=column, progress=progress, **facts)
+            corpus = cls.open(written, eos_id=_index("eos_id", eos_id))
+        corpus._source = ("table", paths)
+        if tokenizer is None:
+            corpus.vocab_size = None
+        return corpus
 
     @property
     def num_tokens(self) -> int:
@@ -155,13 +204,13 @@ class Corpus:
 
     @property
     def format(self) -> str:
-        """Format of the files."""
-        return self._core.format
+        """Format of the files; ``"text"`` and ``"table"`` where tokens were made or read out of them."""
+        return self._core.format if self._source is None else self._source[0]
 
     @property
     def paths(self) -> list[Path]:
-        """The token files, in order."""
-        return [Path(path) for path in self._core.paths]
+        """The token files, in order; of text and tables, what was opened."""
+        return [Path(path) for path in self._core.paths] if self._source is None else list(self._source[1])
 
     @property
     def document_starts(self) -> npt.NDArray[np.uint64]:
@@ -221,6 +270,7 @@ class Corpus:
                 vocab_size=self.vocab_size,
                 tokenizer=self.tokenizer,
                 special_ids=self.special_ids,
+                source=self._source,
             )
             for part in parts
         )
@@ -234,6 +284,24 @@ class Corpus:
         where = self.paths[0] if len(self.paths) == 1 else f"{len(self.paths)} files from {self.paths[0]}"
         part = f", {self.split_facts['part']} part" if self.split_facts else ""
         return f"Corpus({where}, {self.format}, {self.num_tokens:,} tokens, {self.num_documents:,} documents{part})"
+
+
+def _holds_tokens(path: Path) -> bool:
+    return path.is_dir() and has_token_files(path)
+
+
+def _refuse_mixed(paths: Sequence[Path]) -> None:
+    """A tokenizer may have made the tokens or be there to make them: a folder with both does not tell.
+
+    Raises:
+        CorpusError: there is such a folder.
+    """
+    for path in paths:
+        if _holds_tokens(path) and any(entry.suffix.lower() in (".txt", ".jsonl") for entry in path.iterdir()):
+            raise CorpusError(
+                f"{path}: expected token files or text ({', '.join(TEXT_SUFFIXES)}), found both; name the files you mean, "
+                "or give format= for the token files"
+            )
 
 
 def _index(name: str, value: int | None) -> int | None:

@@ -16,6 +16,8 @@ from memgraft.errors import ArgumentError, ConfigError, CorpusError, TokenError
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
 TOKEN_SUFFIXES = (".bin", ".ds", ".npy")
 
+BYTE_ORDER_MARK = "\ufeff"
+
 #: Characters handed to the tokenizer at a time: enough for its threads, little memory.
 BATCH_CHARACTERS = 4_000_000
 
@@ -25,25 +27,49 @@ Progress = Callable[[str, int, int], object]
 def is_text(path: Path) -> bool:
     """Whether ``path`` is a text file, or a folder with text and no token files in it."""
     if not path.is_dir():
-        return path.suffix in TEXT_SUFFIXES
-    if any(entry.suffix in TOKEN_SUFFIXES for entry in path.iterdir()):
-        return False
-    return next(iter(_text_files(path)), None) is not None
+        return path.suffix.lower() in TEXT_SUFFIXES
+    return not has_token_files(path) and next(text_files(path), None) is not None
 
 
-def _text_files(path: Path) -> Iterator[Path]:
+def has_token_files(folder: Path) -> bool:
+    """Whether token files lie in ``folder`` itself."""
+    with storage_errors(folder, "cannot list the folder; check its permissions"):
+        return any(entry.suffix in TOKEN_SUFFIXES for entry in folder.iterdir())
+
+
+def text_files(path: Path) -> Iterator[Path]:
+    """Yields a text file itself, or those below a folder, by folder and name; hidden ones are left out.
+
+    Links to folders are followed, each folder once.
+
+    Raises:
+        StorageError: a folder cannot be listed.
+    """
     if not path.is_dir():
         yield path
         return
-    for folder, folders, names in os.walk(path):
+
+    def refuse(error: OSError) -> None:
+        with storage_errors(Path(error.filename or path), "cannot list the folder; check its permissions"):
+            raise error
+
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(path, onerror=refuse, followlinks=True):
+        facts = os.stat(folder)
+        if (facts.st_dev, facts.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.endswith(TEXT_SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(TEXT_SUFFIXES) and not name.startswith("."):
                 yield Path(folder) / name
 
 
 def read_documents(path: str | os.PathLike[str]) -> Iterator[str]:
     """Yields the documents of a text file or folder: files by folder and name, lines of ``.jsonl`` in order.
+
+    Text is taken as it is, line ends included, but for a byte order mark at a file's start.
 
     Raises:
         CorpusError: no text file; bytes that are not UTF-8 (with their offset); a line without a ``text`` string.
@@ -57,22 +83,29 @@ def _read_sized(path: Path) -> Iterator[tuple[str, int]]:
     if not path.exists():
         raise CorpusError(f"{path}: expected a folder of text (.txt, .md, .jsonl), found nothing there")
     found = False
-    for file in _text_files(path):
+    for file in text_files(path):
         found = True
-        if file.suffix != ".jsonl":
+        if file.suffix.lower() != ".jsonl":
             with storage_errors(file, "cannot read the text; check its permissions"):
                 data = file.read_bytes()
-            yield _decode(file, data, 0), len(data)
+            yield _decode(file, data, 0).removeprefix(BYTE_ORDER_MARK), len(data)
             continue
         offset = 0
         with storage_errors(file, "cannot read the text; check its permissions"), open(file, "rb") as stream:
             for number, line in enumerate(stream, 1):
                 text = _decode(file, line, offset)
+                if number == 1:
+                    text = text.removeprefix(BYTE_ORDER_MARK)
                 offset += len(line)
                 if text.strip():
                     yield _line_text(file, number, text), len(line)
     if not found:
         raise CorpusError(f"{path}: expected text files (.txt, .md, .jsonl), found none")
+
+
+def _size(file: Path) -> int:
+    with storage_errors(file, "cannot read the text; check its permissions, or whether a link leads nowhere"):
+        return file.stat().st_size
 
 
 def _decode(file: Path, data: bytes, offset: int) -> str:
@@ -97,38 +130,49 @@ def _line_text(file: Path, number: int, line: str) -> str:
         raise CorpusError(
             f'{file}: line {number}: expected an object with a string "text", found {line.strip()[:40]!r}'
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"{file}: line {number}: expected text, found half of a surrogate pair ({text[error.start]!a}) in it; "
+            "write the line again from the whole text"
+        ) from None
     return text
 
 
+def tokenizer_path(path: str | os.PathLike[str]) -> Path:
+    """The ``tokenizer.json`` that ``path`` names: itself, or the one in a folder."""
+    return Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+
+
 def load_tokenizer(path: str | os.PathLike[str]) -> Any:
-    """Loads a ``tokenizer.json`` with the ``tokenizers`` library, truncation and padding off.
+    """Loads a ``tokenizer.json``, or a folder's, with the ``tokenizers`` library, truncation and padding off.
 
     Raises:
         ConfigError: the library is missing.
         CorpusError: the file is not a tokenizer.
     """
+    path = tokenizer_path(path)
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError:
         raise ConfigError(
             "reading a tokenizer.json needs the tokenizers library: pip install 'memgraft[cli]'"
         ) from None
-    if not Path(path).is_file():
-        raise CorpusError(f"{os.fspath(path)}: expected a tokenizer.json, found no such file")
+    if not path.is_file():
+        raise CorpusError(f"{path}: expected a tokenizer.json, found no such file")
     try:
         tokenizer = Tokenizer.from_file(os.fspath(path))
     except Exception as error:  # the library raises bare Exception
-        raise CorpusError(
-            f"{os.fspath(path)}: expected a tokenizer.json of the tokenizers library, found: {error}"
-        ) from None
+        raise CorpusError(f"{path}: expected a tokenizer.json of the tokenizers library, found: {error}") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def tokenizer_file_fingerprint(path: str | os.PathLike[str]) -> str:
-    """Fingerprint of a ``tokenizer.json``'s bytes, as token corpora and key sets record it."""
-    return _core.fingerprint_file(os.fspath(path))
+    """Fingerprint of the bytes of a ``tokenizer.json``, or a folder's, as token corpora and key sets record it."""
+    return _core.fingerprint_file(os.fspath(tokenizer_path(path)))
 
 
 def tokenizer_size(tokenizer: Any) -> int:
@@ -159,7 +203,7 @@ def tokenize_folder(
 
     Args:
         path: a text file, or a folder that is searched to the bottom.
-        tokenizer: path of a ``tokenizer.json``.
+        tokenizer: path of a ``tokenizer.json``, or of its folder.
         out: prefix of the corpus.
         eos: the delimiter, as token text or id; ``None`` appends none (the index keeps documents apart).
         vocab_size: declared vocabulary of the model; default: the tokenizer's size.
@@ -179,7 +223,7 @@ def tokenize_folder(
             f"found {size}; declare the model's real vocabulary, or take its own tokenizer"
         )
     eos_id = _eos_id(loaded, eos, size, tokenizer)
-    total = sum(file.stat().st_size for file in _text_files(source)) if source.exists() else 0
+    total = sum(map(_size, text_files(source))) if source.exists() else 0
     done = 0
     with CorpusWriter(
         out,

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from memgraft.errors import ArgumentError, CorpusError, StorageError, TokenError
 
+#: Ids are below this, whatever the vocabulary.
+MAX_VOCAB_SIZE = 1 << 20
+
 #: Longest sequence one entry of the index can hold; longer documents take several.
 MAX_SEQUENCE = 2**31 - 1
 
@@ -52,8 +55,8 @@ class CorpusWriter:
             tokenizer: fingerprint of the tokenizer's file; recorded.
             special_ids: the tokenizer's special tokens; recorded.
         """
-        if not 0 < vocab_size <= 1 << 20:
-            raise ArgumentError(f"vocab_size: expected 1 to {1 << 20}, got {vocab_size}")
+        if not 0 < vocab_size <= MAX_VOCAB_SIZE:
+            raise ArgumentError(f"vocab_size: expected 1 to {MAX_VOCAB_SIZE}, got {vocab_size}")
         text = os.fspath(path)
         self.path = Path(text[:-4] if text.endswith(".bin") else text)
         self.vocab_size, self.eos_id, self.tokenizer = vocab_size, eos_id, tokenizer
@@ -82,6 +85,10 @@ class CorpusWriter:
             StorageError: the file cannot be written.
         """
         array = np.asarray(tokens)
+        self._append(array)
+        self._end_document(array.size)
+
+    def _append(self, array: npt.NDArray[Any]) -> None:
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise ArgumentError(f"tokens: expected a 1-D integer array, got {array.dtype} of shape {array.shape}")
         if array.size and not (int(array.min()) >= 0 and int(array.max()) < self.vocab_size):
@@ -93,9 +100,32 @@ class CorpusWriter:
         with self._writing():
             self._bin.write(array.astype(self.dtype, copy=False).tobytes())
         self.num_tokens += array.size
-        for start in range(0, max(array.size, 1), MAX_SEQUENCE):
-            self._lengths.append(min(array.size - start, MAX_SEQUENCE))
+
+    def _end_document(self, size: int) -> None:
+        for start in range(0, max(size, 1), MAX_SEQUENCE):
+            self._lengths.append(min(size - start, MAX_SEQUENCE))
         self._documents.append(len(self._lengths))
+
+    def add_many(self, tokens: npt.ArrayLike, lengths: npt.ArrayLike) -> None:
+        """Appends documents that follow one another in ``(n,)`` token ids; their ``(d,)`` lengths sum to ``n``.
+
+        Raises:
+            ArgumentError: the lengths do not sum to the number of tokens.
+            TokenError: a token is not below ``vocab_size``.
+            StorageError: the file cannot be written.
+        """
+        sizes = np.asarray(lengths, np.int64)
+        array = np.asarray(tokens)
+        if sizes.size and int(sizes.min()) < 0 or int(sizes.sum()) != array.size:
+            raise ArgumentError(f"lengths: expected to sum to the {array.size} tokens, got {int(sizes.sum())}")
+        self._append(array)
+        if sizes.size and int(sizes.max()) > MAX_SEQUENCE:
+            for size in sizes.tolist():
+                self._end_document(size)
+            return
+        first = len(self._lengths) + 1
+        self._lengths.extend(sizes.tolist())
+        self._documents.extend(range(first, first + sizes.size))
 
     def _writing(self) -> AbstractContextManager[None]:
         return storage_errors(self.path, "cannot write the corpus; choose a folder you may write with enough space")

@@ -70,12 +70,19 @@ def open_donor(source: str | Path | Donor, *, compute_dtype: str = "auto", devic
     folder = donor_folder(source)
     try:
         with quiet_transformers():
+            # A folder's own code is never run, nor is the person at the terminal asked whether it may.
             model, loading = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+                folder,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise DonorError(f"donor {source}: transformers cannot load {folder}: {error}") from error
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # damaged weights, configs and tokenizers raise whatever their readers do
+        raise DonorError(
+            f"donor {source}: transformers cannot load {folder}: {type(error).__name__}: {error}"
+        ) from error
     if missing := sorted(loading["missing_keys"]):
         raise DonorError(
             f"donor {source}: {len(missing)} weights are missing from {folder}, the first is {missing[0]}; "

@@ -106,7 +106,7 @@ def _tokens(stages: Stages, options: Options, corpus: Path, progress: Progress |
             "fingerprint": sha256_tree(out / "text"),
         }
 
-    source = sha256_tree(corpus) if corpus.is_dir() else sha256_file(corpus)
+    source = text.source_fingerprint(corpus)
     parts = stages.run("split", {"corpus": source, "held_out": options.held_out}, ["text"], split)
 
     def tokenizer() -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from memgraft.assets.cache import write_beside
-from memgraft.corpus.text import read_documents
+from memgraft.assets.cache import sha256_file, write_beside
+from memgraft.corpus.text import read_documents, text_files
 from memgraft.errors import CorpusError
 
 EOS = "<|endoftext|>"
@@ -20,20 +21,24 @@ def document_groups(folder: Path) -> Iterator[list[str]]:
     Raises:
         CorpusError: no text, or text that is not UTF-8.
     """
-    if not folder.is_dir():
-        yield list(read_documents(folder))
-        return
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".txt", ".md", ".jsonl") and path.is_file())
-    visible = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if not visible:
-        raise CorpusError(f"{folder}: expected text files (.txt, .md, .jsonl), found none; name a folder of text")
-    for path in visible:
-        if path.suffix == ".jsonl":
+    plain: dict[Path, list[Path]] = {}
+    found = False
+    for path in text_files(folder):
+        found = True
+        if path.suffix.lower() == ".jsonl" or not folder.is_dir():
             yield list(read_documents(path))
-    for parent in sorted({path.parent for path in visible}):
-        plain = [path for path in visible if path.parent == parent and path.suffix != ".jsonl"]
-        if plain:
-            yield [document for path in plain for document in read_documents(path)]
+        else:
+            plain.setdefault(path.parent, []).append(path)
+    if not found:
+        raise CorpusError(f"{folder}: expected text files (.txt, .md, .jsonl), found none; name a folder of text")
+    for parent in sorted(plain):
+        yield [document for path in plain[parent] for document in read_documents(path)]
+
+
+def source_fingerprint(folder: Path) -> str:
+    """SHA-256 over ``<sha256>  <path>`` lines of the text files of a corpus."""
+    lines = [f"{sha256_file(path)}  {os.path.relpath(path, folder)}\n" for path in text_files(folder)]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def hold_out(groups: Iterable[list[str]], share: float) -> tuple[list[str], list[str]]:
@@ -45,23 +50,22 @@ def hold_out(groups: Iterable[list[str]], share: float) -> tuple[list[str], list
     Raises:
         CorpusError: fewer than two documents.
     """
-    training: list[str] = []
-    held_out: list[str] = []
-    seen: set[str] = set()
+    documents: dict[str, str] = {}
+    chosen: set[str] = set()
     for group in groups:
-        documents = {hashlib.sha256(text.encode()).hexdigest(): text for text in group if text.strip()}
-        fresh = [digest for digest in documents if digest not in seen]
-        seen.update(fresh)
-        count = max(1, round(share * len(fresh))) if len(fresh) > 1 else 0
-        chosen = set(sorted(fresh)[:count])
-        training += [documents[digest] for digest in fresh if digest not in chosen]
-        held_out += [documents[digest] for digest in fresh if digest in chosen]
-    if not training or not held_out:
+        digests = {hashlib.sha256(text.encode()).hexdigest(): text for text in group if text.strip()}
+        fresh = sorted(digest for digest in digests if digest not in documents)
+        documents |= {digest: text for digest, text in digests.items() if digest not in documents}
+        chosen.update(fresh[: max(1, round(share * len(fresh))) if len(fresh) > 1 else 0])
+    if not chosen:  # groups of one document each: hold out of all of them together
+        chosen = set(sorted(documents)[: max(1, round(share * len(documents)))])
+    if len(documents) < 2:
         raise CorpusError(
-            f"the corpus has {len(seen)} distinct documents; expected at least two in one folder or .jsonl, "
-            "so that some can be held out"
+            f"the corpus has {len(documents)} distinct documents; expected at least two, so that some can be held out: "
+            "cut the text into several files, or write a .jsonl with one document a line"
         )
-    return training, held_out
+    training = [text for digest, text in documents.items() if digest not in chosen]
+    return training, [documents[digest] for digest in documents if digest in chosen]
 
 
 def write_documents(path: Path, documents: Iterable[str]) -> None:
@@ -107,4 +111,4 @@ def first_words(text: str, count: int = 6) -> str:
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a file that `write_documents` wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]

@@ -8,6 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::boundaries;
 use super::flat::is_llmc;
 use super::numpy::is_numpy;
 use crate::{Error, Result};
@@ -23,9 +24,9 @@ pub enum Format {
     Megatron,
     /// datatrove's `.ds` beside `.ds.index`.
     Datatrove,
-    /// numpy's `.npy` with its header.
+    /// numpy's `.npy` with its header; a `.csv.gz` beside it says where documents end.
     Numpy,
-    /// Bare tokens whose type the caller must give (OLMo's headerless `.npy`).
+    /// Bare tokens (OLMo's headerless `.npy`), whose type the caller or a `.csv.gz` beside them gives.
     Raw,
 }
 
@@ -56,12 +57,6 @@ impl FromStr for Format {
 }
 
 impl Format {
-    /// Whether the files themselves say where documents end.
-    #[must_use]
-    pub fn knows_documents(self) -> bool {
-        matches!(self, Self::Megatron | Self::Datatrove)
-    }
-
     fn suffixes(self) -> &'static [&'static str] {
         match self {
             Self::Nanogpt | Self::Llmc | Self::Megatron => &["bin"],
@@ -142,7 +137,7 @@ pub(super) fn detect(path: &Path, has_dtype: bool) -> Result<Format> {
         "bin" => Ok(Format::Nanogpt),
         "ds" => Ok(Format::Datatrove),
         _ if is_numpy(&magic) => Ok(Format::Numpy),
-        "npy" if has_dtype => Ok(Format::Raw),
+        "npy" if has_dtype || boundaries::path_beside(path).exists() => Ok(Format::Raw),
         "npy" => Err(Error::corpus(
             path,
             "expected numpy's header, found none; for a headerless array give dtype= (OLMo: \"uint16\" or \"uint32\")",

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod boundaries;
 mod content;
 mod detect;
 mod dtype;
@@ -268,6 +269,7 @@ impl Corpus {
 
 /// Opens one file and says where its documents lie in it.
 fn open_shard(path: &Path, format: Format, options: &OpenOptions) -> Result<(Shard, Layout)> {
+    let ends = if matches!(format, Format::Numpy | Format::Raw) { boundaries::read(path)? } else { None };
     let shard = match format {
         Format::Megatron => return indexed::open_megatron(path, options.dtype),
         Format::Datatrove => return indexed::open_datatrove(path, options.dtype),
@@ -275,15 +277,23 @@ fn open_shard(path: &Path, format: Format, options: &OpenOptions) -> Result<(Sha
         Format::Llmc => flat::open_llmc(path, options.dtype)?,
         Format::Numpy => numpy::open_numpy(path, options.dtype)?,
         Format::Raw => {
-            if options.dtype.is_none() {
-                return Err(Error::corpus(
-                    path,
-                    "expected a dtype for a headerless array, found none; give dtype= (OLMo: \"uint16\" or \"uint32\")",
-                ));
-            }
-            flat::open_raw(path, options.dtype)?
+            let dtype = match (options.dtype, &ends) {
+                (Some(dtype), _) => dtype,
+                (None, Some(ends)) => boundaries::width(path, ends)?,
+                (None, None) => {
+                    return Err(Error::corpus(
+                        path,
+                        "expected a dtype for a headerless array, found none; give dtype= (OLMo: \"uint16\" or \"uint32\")",
+                    ));
+                }
+            };
+            flat::open_raw(path, Some(dtype))?
         }
     };
+    if let Some(ends) = ends {
+        let layout = boundaries::layout(path, shard.len(), &ends)?;
+        return Ok((shard, layout));
+    }
     if options.eos_id.is_none() && !options.file_is_document {
         return Err(Error::corpus(
             path,
