@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.bank.bank import Bank
-from memgraft.bank.files import fsync_directory, write_text
+from memgraft.bank.files import fsync_directory, reserve, write_text
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 
 ROWS_COLUMN = "memgraft_rows"
@@ -128,6 +128,12 @@ def _open_partial(folder: Path, facts: Mapping[str, Any]) -> tuple[dict[str, np.
             name: np.lib.format.open_memmap(folder / name, mode="w+", dtype=dtype, shape=shape)
             for name, dtype in _NAMES.items()
         }
+        # A mapped write that finds the disk full kills the process; so the room is taken first.
+        for name in _NAMES:
+            with open(folder / name, "rb+") as file:
+                reserve(file.fileno(), folder / name, os.fstat(file.fileno()).st_size)
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror or error}; choose another path") from error
     return arrays, {"num_tokens": 0, "num_hits": 0}

@@ -29,6 +29,7 @@ def run(
 
     if (corpus is None) == (dataset is None):
         raise ArgumentError("expected one of --corpus and --dataset")
+    artifacts.check_folder(out)
     opened = Bank.open(bank)
     if dataset is not None:
         _annotate_dataset(opened, dataset, out, reading, threads)

@@ -151,6 +151,22 @@ def check_output(path: Path) -> Path:
     return path
 
 
+def check_folder(path: Path) -> Path:
+    """Returns ``path`` if a folder of that name is there or can be made and be written into.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    import os
+
+    nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise StorageError(f"{path}: expected a folder or a new name, found the file {nearest}; choose another --out")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise StorageError(f"{path}: expected to write into {nearest}, found it not writable; choose another --out")
+    return path
+
+
 def parse_ids(name: str, text: str | None) -> list[int]:
     """Token ids from ``"1,2,3"``.
 

@@ -7,6 +7,7 @@ A verb is a function decorated with :func:`verb`; its result goes to stdout thro
 import functools
 import json as jsonlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,8 +70,29 @@ def fail(message: str, code: int = EXIT_FAILED) -> None:
     Raises:
         typer.Exit: always.
     """
-    sys.stderr.write(f"memgraft: {message}\n")
+    sys.stderr.write(f"memgraft: {as_options(message)}\n")
     raise typer.Exit(code)
+
+
+#: Arguments of the library that errors name, and the option of the command line that gives them.
+_OPTIONS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in ("column", "dtype", "eos_id", "format", "seed", "temporary", "tokenizer", "vocab_size")
+}
+_ARGUMENT = re.compile(r"\b(documents=\"file\"|(\w+)=(?:\"(\w+)\"|<([\w.]+)>)?)")
+
+
+def as_options(message: str) -> str:
+    """``message`` with the library's arguments as options: ``dtype="uint32"`` becomes ``--dtype uint32``."""
+
+    def option(match: re.Match[str]) -> str:
+        whole, name, value, example = match.groups()
+        if whole == 'documents="file"':
+            return "--file-is-document"
+        given = value or (example and example.upper())
+        return whole if name not in _OPTIONS else f"{_OPTIONS[name]} {given}" if given else _OPTIONS[name]
+
+    return _ARGUMENT.sub(option, message)
 
 
 def log(message: str) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from memgraft.cli.artifacts import check_folder
 from memgraft.cli.common import JsonOption, emit, keeps, need, progress, verb
 
 
@@ -14,7 +15,7 @@ def run(
     tokenizer: Annotated[Path, typer.Option("--tokenizer", help="The recipient's tokenizer.json, or its folder.")],
     donor: Annotated[str, typer.Option("--donor", help="A transformers folder, a .gguf file, or a hub id.")],
     taps: Annotated[str, typer.Option("--taps", help="Donor depths, e.g. 8 or 8,24; r is after r blocks.")],
-    out: Annotated[Path, typer.Option("--out", help="The bank directory to be.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bank directory to be.")],
     dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16 or fp32.")] = "bf16",
     compute_dtype: Annotated[str, typer.Option(help="The donor's run: auto, float32, bfloat16 or float16.")] = "auto",
     prepend_bos: Annotated[bool, typer.Option("--prepend-bos", help="Put the donor's BOS before each key.")] = False,
@@ -40,6 +41,8 @@ def run(
         depths = tuple(int(tap) for tap in taps.split(","))
     except ValueError:
         raise ArgumentError(f"--taps {taps}: expected numbers of blocks such as 8 or 8,24") from None
+    if not dry_run:
+        check_folder(out)
     keyset = KeySet.open(keys)
     options: dict[str, Any] = {
         "recipient_tokenizer": tokenizer,

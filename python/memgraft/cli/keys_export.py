@@ -22,6 +22,7 @@ def run(
     import json as jsonlib
 
     from memgraft import KeySet
+    from memgraft.corpus.writer import storage_errors
 
     artifacts.check_output(out)
     pa = common.need("pyarrow", "parquet")
@@ -33,8 +34,9 @@ def run(
         metadata={b"memgraft.keyset": jsonlib.dumps(facts).encode()},
     )
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    unwritten = "cannot write the key set; free some space or choose another place"
     try:
-        with common.progress("keys") as report, parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        with storage_errors(out, unwritten), common.progress("keys") as report, parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for start in range(0, len(opened), ROWS):
                 stop = min(start + ROWS, len(opened))
                 part = opened.arrays(start, stop)
@@ -42,9 +44,10 @@ def run(
                 columns = [tokens, pa.array(part.counts), pa.array(part.documents)]
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
                 report("export", stop, len(opened))
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, out)
+        with storage_errors(out, unwritten):
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
     common.emit(

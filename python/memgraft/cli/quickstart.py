@@ -16,7 +16,7 @@ def run(
     donor: Annotated[
         str | None, typer.Option("--donor", help="A transformers folder, .gguf file or hub id; default: SmolLM2-135M.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("quickstart"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("quickstart"),
     minutes: Annotated[float, typer.Option(min=0.01, help="Training budget of the four arms together.")] = 8.0,
     seeds: Annotated[str, typer.Option(help="Seeds, by commas; they share the budget.")] = "0",
     vocab_size: Annotated[int, typer.Option(min=258, max=1 << 20, help="Of the recipient's tokenizer.")] = 8192,

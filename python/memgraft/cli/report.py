@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memgraft.cli.artifacts import Reading, reads_corpora
+from memgraft.cli.artifacts import Reading, check_folder, reads_corpora
 from memgraft.cli.common import JsonOption, emit, need, progress, verb
 
 
@@ -14,7 +14,7 @@ from memgraft.cli.common import JsonOption, emit, need, progress, verb
 def run(
     reading: Reading,
     bank: Annotated[Path, typer.Argument(help="The bank directory.")],
-    out: Annotated[Path, typer.Option("--out", help="Where report.html and report.json go.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where report.html and report.json go.")],
     coverage_of: Annotated[
         list[Path] | None, typer.Option("--coverage", help="Corpora whose coverage is reported; may be repeated.")
     ] = None,
@@ -34,6 +34,7 @@ def run(
     need("matplotlib", "report")
     from memgraft.report import bank_facts, build_facts, write_report
 
+    check_folder(out)
     opened = Bank.open(bank)
     covered: dict[str, dict[str, Any]] = {}
     for path in coverage_of or []:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from memgraft.cli.artifacts import Reading, reads_corpora
+from memgraft.cli.artifacts import Reading, check_folder, reads_corpora
 from memgraft.cli.common import JsonOption, emit, keeps, need, progress, verb
 
 
@@ -16,7 +16,7 @@ def run(
     bank: Annotated[Path, typer.Argument(help="The bank directory.")],
     training: Annotated[Path, typer.Option("--train", help="Training corpus: token files, tables or text.")],
     held_out: Annotated[Path, typer.Option("--held-out", help="Corpus of other documents, for evaluation.")],
-    out: Annotated[Path, typer.Option("--out", help="The experiment's directory.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The experiment's directory.")],
     arms: Annotated[str, typer.Option(help="Arms, by commas; also no_fallback, random, constant, trainable.")] = (
         "none,engram,graft,shuffled"
     ),
@@ -61,6 +61,7 @@ def run(
         batch_size=batch_size,
         peak_lr=peak_lr,
     )
+    check_folder(out)
     keeps(f"finished arms and the last checkpoint are in {out}; the same command goes on from there")
     train_corpus, held_out_corpus = reading.open(training), reading.open(held_out)
     with progress() as report:

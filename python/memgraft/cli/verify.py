@@ -29,8 +29,9 @@ def run(
             else:
                 facts = {"path": path, "kind": kind, "fingerprint": verify_artifact(path, kind, threads)}
         except MemgraftError as error:
-            failed.append({"path": path, "error": str(error)})
-            common.log(f"memgraft: {error}")
+            message = common.as_options(str(error))
+            failed.append({"path": path, "error": message})
+            common.log(f"memgraft: {message}")
         else:
             verified.append(facts)
     if json:

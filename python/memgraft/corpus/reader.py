@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft import _core
-from memgraft.corpus.tables import COLUMN, is_table, write_tables
+from memgraft.corpus.tables import COLUMN, TABLE_SUFFIXES, is_table, write_tables
 from memgraft.corpus.text import (
     TEXT_SUFFIXES,
+    TOKEN_SUFFIXES,
     Progress,
     find_special_ids,
     has_token_files,
@@ -82,7 +83,7 @@ class Corpus:
         Args:
             path: a file, a Megatron prefix, a directory of shards in one format, or several of these in order; Parquet
                 or Arrow files, or a folder of them, as ``save_to_disk`` of ``datasets`` leaves it (a row is a document;
-                positions with a zero in ``attention_mask`` are left out, a zero in ``position_ids`` begins a
+                positions with a zero in ``attention_mask`` are left out, a jump in ``position_ids`` begins a
                 document); with ``tokenizer``, also a folder (or file) of ``.txt``, ``.md`` and ``.jsonl``.
             format: ``"nanogpt"``, ``"llmc"``, ``"megatron"``, ``"datatrove"``, ``"numpy"`` or ``"raw"`` (bare tokens of
                 ``dtype``), where suffix, magic and neighbours leave it open.
@@ -136,13 +137,13 @@ class Corpus:
         fingerprint, vocab_size = facts.get("tokenizer"), facts.get("vocab_size")
         special_ids = facts.get("special_ids") or ()
         if tokenizer is not None:
+            loaded = load_tokenizer(tokenizer)
             given = tokenizer_file_fingerprint(tokenizer)
             if fingerprint is not None and given != fingerprint:
                 raise CorpusError(
                     f"{core.paths[0]}: expected tokens of {os.fspath(tokenizer)} ({given[:12]}…), found tokens of "
                     f"another tokenizer ({fingerprint[:12]}…); give that one, or tokenise the text again"
                 )
-            loaded = load_tokenizer(tokenizer)
             fingerprint, vocab_size, special_ids = given, tokenizer_size(loaded), find_special_ids(loaded)
         return cls(
             core,
@@ -291,12 +292,17 @@ def _holds_tokens(path: Path) -> bool:
 
 
 def _refuse_mixed(paths: Sequence[Path]) -> None:
-    """A tokenizer may have made the tokens or be there to make them: a folder with both does not tell.
+    """A tokenizer may have made the tokens or be there to make them: a folder with both, or neither, does not tell.
 
     Raises:
         CorpusError: there is such a folder.
     """
     for path in paths:
+        if path.is_dir() and not _holds_tokens(path):
+            raise CorpusError(
+                f"{path}: expected token files ({', '.join(TOKEN_SUFFIXES)}), tables ({', '.join(TABLE_SUFFIXES)}) or text "
+                f"({', '.join(TEXT_SUFFIXES)}), found none of them; name another folder"
+            )
         if _holds_tokens(path) and any(entry.suffix.lower() in (".txt", ".jsonl") for entry in path.iterdir()):
             raise CorpusError(
                 f"{path}: expected token files or text ({', '.join(TEXT_SUFFIXES)}), found both; name the files you mean, "

@@ -84,7 +84,8 @@ def write_tables(
     """Writes the rows of tables into a token corpus ``<out>.bin/.idx/.json`` and returns the ``.bin``.
 
     A row is a document. Where there is a column ``attention_mask``, positions with a zero are padding and left out;
-    where there is one of ``position_ids``, every position 0 begins a document (packed rows).
+    where there is one of ``position_ids``, a position that does not follow the one before it begins a document
+    (packed rows).
 
     Args:
         paths: Parquet or Arrow files, or folders of them.
@@ -174,7 +175,8 @@ def _documents(file: Path, batch: Any, column: str) -> tuple[npt.NDArray[Any], n
     kept_before = np.concatenate([[0], np.cumsum(kept)])
     if "position_ids" not in others:
         return tokens[kept], np.diff(kept_before[ends], prepend=0)
-    bounds = np.union1d(ends, np.flatnonzero(others["position_ids"][0] == 0))
+    positions = others["position_ids"][0].astype(np.int64)
+    bounds = np.union1d(ends, 1 + np.flatnonzero(positions[1:] != positions[:-1] + 1))
     documents = np.diff(kept_before[bounds], prepend=0)
     return tokens[kept], documents[documents > 0]
 

@@ -128,7 +128,7 @@ class CorpusWriter:
         self._documents.extend(range(first, first + sizes.size))
 
     def _writing(self) -> AbstractContextManager[None]:
-        return storage_errors(self.path, "cannot write the corpus; choose a folder you may write with enough space")
+        return storage_errors(self.path, "cannot write the corpus; choose a folder with enough space (TMPDIR, for text and tables)")
 
     def finish(self) -> Path:
         """Puts the corpus under its final names and returns its ``.bin``.

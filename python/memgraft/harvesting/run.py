@@ -265,11 +265,16 @@ def _finished(
     bank = Bank.open(out)
     manifest = bank.manifest
     expected = {"keyset": kept.fingerprint, "taps": taps, "dtype": dtype, "donor": donor, "tokenizer": tokenizer}
+    differing = []
     for name, value in expected.items():
         found = getattr(manifest, name)
-        if (tuple(found) if name == "taps" else dict(found) if isinstance(value, dict) else found) != value:
-            raise FingerprintError(
-                f"{out}: holds a finished bank of another harvest ({name}: expected {value!r}, found {found!r}); "
-                "remove it or name another path"
-            )
+        if isinstance(value, dict):
+            pairs = [(f"{name} {entry}", item, found.get(entry)) for entry, item in value.items()]
+        else:
+            pairs = [(name, value, tuple(found) if name == "taps" else found)]
+        differing += [f"{label}: expected {wanted!r}, found {there!r}" for label, wanted, there in pairs if wanted != there]
+    if differing:
+        raise FingerprintError(
+            f"{out}: holds a finished bank of another harvest ({'; '.join(differing)}); remove it or name another path"
+        )
     return bank

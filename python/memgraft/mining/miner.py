@@ -9,7 +9,7 @@ from typing import Any
 
 from memgraft import _core
 from memgraft.corpus import Corpus
-from memgraft.errors import ArgumentError
+from memgraft.errors import ArgumentError, TokenError
 from memgraft.keyset import KeySet
 
 Progress = Callable[[str, int, int], object]
@@ -53,7 +53,7 @@ def mine(
 
     Raises:
         ArgumentError: options out of range, or no vocabulary size.
-        TokenError: a token of the corpus is not below ``vocab_size``.
+        TokenError: a token of the corpus, or its tokenizer, is not below ``vocab_size``.
         LimitError: the selected keys outgrow the memory.
         StorageError: the temporary folder cannot be written.
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
@@ -68,6 +68,11 @@ def mine(
     if not 1 <= operator.index(vocab_size) <= 1 << 20:
         raise ArgumentError(
             f"vocab_size: expected 1 to {1 << 20}, got {vocab_size}; pass the tokenizer's number of ids"
+        )
+    if corpus.tokenizer is not None and corpus.vocab_size is not None and corpus.vocab_size > vocab_size:
+        raise TokenError(
+            f"vocab_size: expected at least the {corpus.vocab_size} ids of the corpus's tokenizer, got {vocab_size}; declare "
+            "the model's real vocabulary"
         )
     kept_out = {operator.index(token) for token in reserved} | set(corpus.special_ids)
     if corpus.eos_id is not None:

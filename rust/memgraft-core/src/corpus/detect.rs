@@ -86,8 +86,10 @@ pub(super) fn expand(path: &Path, format: Option<Format>) -> Result<Vec<PathBuf>
         if prefixed.exists() && prefixed.with_extension("idx").exists() {
             return Ok(vec![prefixed]);
         }
-        let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-        return Err(Error::io(path, "opening a corpus", source));
+        return Err(Error::corpus(
+            path,
+            "expected a token file, a Megatron prefix or a folder of token files, found nothing there; check the path",
+        ));
     }
     Ok(vec![path.to_path_buf()])
 }

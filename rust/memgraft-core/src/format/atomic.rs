@@ -12,6 +12,9 @@ use crate::{Error, Result};
 /// Tells apart two writes of one process to one path.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
+/// What failed and the way out, for a file whose bytes did not reach the disk.
+const UNWRITTEN: &str = "cannot be written; free some space or choose another place";
+
 /// A file that appears under its name only when [`AtomicFile::commit`] succeeds.
 ///
 /// Until then the bytes live beside it as `.NAME.tmp-PID-SERIAL`, removed on drop.
@@ -43,7 +46,7 @@ impl AtomicFile {
             .create(true)
             .truncate(true)
             .open(&beside)
-            .map_err(|e| Error::io(&beside, "cannot create the temporary file beside the target", e))?;
+            .map_err(|e| Error::io(&path, "cannot create a file beside it; choose a folder you may write", e))?;
         Ok(Self { file, beside, path, committed: false })
     }
 
@@ -58,7 +61,7 @@ impl AtomicFile {
     /// # Errors
     /// [`Error::Io`] when the disk is full or fails.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| Error::io(&self.beside, "cannot write", e))
+        self.file.write_all(bytes).map_err(|e| Error::io(&self.path, UNWRITTEN, e))
     }
 
     /// Moves to byte `offset`; a gap reads as zeros.
@@ -83,7 +86,7 @@ impl AtomicFile {
     /// # Errors
     /// [`Error::Io`]: the target is left as it was.
     pub fn commit(mut self) -> Result<()> {
-        self.file.sync_all().map_err(|e| Error::io(&self.beside, "cannot fsync", e))?;
+        self.file.sync_all().map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
         fs::rename(&self.beside, &self.path).map_err(|e| {
             let way = "cannot rename the finished temporary file onto its name \
                        (some FUSE mounts refuse this: write to a local disk and copy)";
