@@ -1,5 +1,7 @@
 """The truncated donor run against the slow way: one key at a time through the whole model."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,42 @@ def test_batched_equals_single_equals_transformers(donor):
     for max_tokens in (1, 7, 12, 1000):
         values = donor_values(donor, taps, KEYS, max_tokens=max_tokens)
         torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
+
+
+def family(name):
+    """A tiny model of an architecture whose blocks, embeddings or positions differ from Llama's."""
+    import transformers
+
+    small = {"vocab_size": 400, "num_hidden_layers": 3, "hidden_size": 32}
+    config = {
+        "opt": lambda: transformers.OPTConfig(
+            **small, ffn_dim=64, num_attention_heads=4, word_embed_proj_dim=16, max_position_embeddings=64
+        ),
+        "gpt2": lambda: transformers.GPT2Config(vocab_size=400, n_embd=32, n_layer=3, n_head=4, n_positions=64),
+        "gpt_neox": lambda: transformers.GPTNeoXConfig(**small, intermediate_size=64, num_attention_heads=4),
+        "gemma3_text": lambda: transformers.Gemma3TextConfig(
+            **small, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=4
+        ),
+        "bloom": lambda: transformers.BloomConfig(vocab_size=400, hidden_size=32, n_layer=3, n_head=4),
+        "mamba": lambda: transformers.MambaConfig(**small, state_size=4),
+    }[name]()
+    torch.manual_seed(1)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("name", ["opt", "gpt2", "gpt_neox", "gemma3_text", "bloom", "mamba"])
+def test_other_families(name, donor):
+    model = family(name)
+    other = dataclasses.replace(donor, model=model, num_blocks=3, value_dim=32, architecture=name)
+    values = donor_values(other, (0, 1, 2, 3), KEYS, max_tokens=12)
+    # Mamba's list of states starts after its first block; the others' ends with the normed one, which no tap is.
+    shift = 1 if name == "mamba" else 0
+    taps = [1, 2] if name == "mamba" else [0, 1, 2]
+    for value, key in zip(values, KEYS, strict=True):
+        with torch.no_grad():
+            states = model(torch.tensor([key]), output_hidden_states=True).hidden_states
+        expected = torch.stack([states[tap - shift][0, -1] for tap in taps])
+        torch.testing.assert_close(value[taps], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_pad_position_is_not_what_is_read(donor):

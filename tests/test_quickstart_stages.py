@@ -6,7 +6,7 @@ import pytest
 
 from memgraft.errors import CorpusError
 from memgraft.quickstart.stages import STATE_NAME, Stages
-from memgraft.quickstart.text import document_groups, hold_out
+from memgraft.quickstart.text import document_groups, hold_out, json_lines, source_fingerprint, write_documents
 
 
 class Work:
@@ -95,6 +95,29 @@ def test_equal_documents_never_stand_on_both_sides():
 def test_the_choice_does_not_depend_on_the_order():
     texts = [f"text {number}" for number in range(50)]
     assert sorted(hold_out([texts], 0.2)[1]) == sorted(hold_out([texts[::-1]], 0.2)[1])
+
+
+def test_folders_of_one_document_each_are_held_out_together():
+    training, held_out = hold_out([[f"text {number}"] for number in range(40)], 0.05)
+    assert (len(training), len(held_out)) == (38, 2)
+
+
+def test_records_survive_any_line_separator(tmp_path):
+    documents = ["one\u2028two\x85three", "four\r\nfive"]
+    write_documents(tmp_path / "d.jsonl", documents)
+    assert [record["text"] for record in json_lines(tmp_path / "d.jsonl")] == documents
+
+
+def test_a_change_in_a_linked_folder_is_another_source(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("one")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "link").symlink_to(tmp_path / "elsewhere")
+    before = source_fingerprint(tmp_path / "text")
+    (tmp_path / "text" / "unread.py").write_text("no text of the corpus")
+    assert source_fingerprint(tmp_path / "text") == before
+    (tmp_path / "elsewhere" / "a.txt").write_text("two")
+    assert source_fingerprint(tmp_path / "text") != before
 
 
 def test_too_little_text_is_an_error(tmp_path):

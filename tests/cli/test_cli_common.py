@@ -38,6 +38,21 @@ def test_errors_become_one_line_and_an_exit_code(error, code, text):
     assert (result.exit_code, result.stderr, result.stdout) == (code, text, "")
 
 
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ('found bytes; give dtype="uint32"', "found bytes; give --dtype uint32"),
+        ("give eos_id= (GPT-2: 50256)", "give --eos-id (GPT-2: 50256)"),
+        ('or documents="file" to', "or --file-is-document to"),
+        ("give tokenizer=<tokenizer.json>, or", "give --tokenizer TOKENIZER.JSON, or"),
+        ("expected int32 as dtype= says", "expected int32 as --dtype says"),
+        ("harvest with resume=True", "harvest with resume=True"),
+    ],
+)
+def test_arguments_of_the_library_are_named_as_options(message, shown):
+    assert common.as_options(message) == shown
+
+
 def test_a_bug_is_not_swallowed():
     result = run_raising(ZeroDivisionError("x"))
     assert isinstance(result.exception, ZeroDivisionError)

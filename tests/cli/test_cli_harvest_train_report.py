@@ -119,6 +119,36 @@ def test_train_then_report(place, bank, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
+def test_train_and_report_take_files_without_boundaries(place, bank, tmp_path):
+    for part in ("training", "held-out"):
+        memgraft.Corpus.open(place / f"{part}-tokens.bin").tokens().astype("<u2").tofile(tmp_path / f"{part}.bin")
+    command = train_command(place, tmp_path / "run")
+    command[command.index("--train") + 1] = tmp_path / "training.bin"
+    command[command.index("--held-out") + 1] = tmp_path / "held-out.bin"
+    result = invoke(*command, "--steps", 2, "--arms", "graft")
+    assert result.exit_code == 0, result.stderr
+    command = ["report", place / "bank", "--coverage", tmp_path / "held-out.bin", "--out", tmp_path / "report"]
+    result = invoke(*command)
+    assert result.exit_code == 1
+    assert "give --eos-id (GPT-2: 50256), or --file-is-document" in result.stderr
+    assert invoke(*command, "--eos-id", "0").exit_code == 0
+
+
+def test_outputs_are_checked_before_the_work(place, bank, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for command in (
+        [*harvest_command(place), "--out"],
+        [*train_command(place, tmp_path / "run"), "--out"],
+        ["report", place / "bank", "--out"],
+        ["annotate", place / "bank", "--corpus", place / "held-out-tokens.bin", "--out"],
+    ):
+        result = invoke(*command, tmp_path / "file" / "deeper")
+        assert result.exit_code == 1
+        assert "expected a folder or a new name, found the file" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_train_refuses_its_own_training_text(place, bank, tmp_path):
     command = train_command(place, tmp_path / "run")
     command[command.index("--held-out") + 1] = place / "training-tokens.bin"

@@ -1,9 +1,12 @@
 """The layouts of the official writers, transcribed independently of the package's own reader and writer.
 
 Megatron: megatron/core/datasets/indexed_dataset.py; datatrove: pipeline/tokens/tokenizer.py (TokenizedFile);
-llm.c: dev/data/data_common.py (write_datafile); nanoGPT: data/openwebtext/prepare.py; OLMo: bare numpy memmaps.
+dolma, whose files OLMo reads: tokenizer/memmap_writer.py (MemmapWriter); llm.c: dev/data/data_common.py
+(write_datafile); nanoGPT: data/openwebtext/prepare.py.
 """
 
+import csv
+import gzip
 import struct
 
 import numpy as np
@@ -80,4 +83,16 @@ def write_olmo(path, documents, dtype=np.uint32):
     memmap = np.memmap(path, dtype=dtype, mode="w+", shape=(len(tokens),))
     memmap[:] = tokens
     memmap.flush()
+    return path
+
+
+def write_dolma(path, documents, dtype=np.uint16, source="web.jsonl.gz"):
+    """A bare memmap, and its boundaries as csv rows: start, end, id, source, line."""
+    write_olmo(path, documents, dtype)
+    at = 0
+    with gzip.open(str(path).replace(".npy", ".csv.gz"), "wt", newline="") as stream:
+        rows = csv.writer(stream)
+        for number, document in enumerate(documents):
+            rows.writerow([at, at + len(document), f"doc-{number}", source, number])
+            at += len(document)
     return path

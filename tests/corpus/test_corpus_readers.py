@@ -1,3 +1,4 @@
+import gzip
 import os
 import struct
 
@@ -28,6 +29,15 @@ CASES = {
     "npy u16": lambda p: (layouts.write_npy(p / "c.npy", DOCUMENTS), {"eos_id": EOS}),
     "npy i64": lambda p: (layouts.write_npy(p / "c.npy", DOCUMENTS, np.int64), {"eos_id": EOS}),
     "olmo": lambda p: (layouts.write_olmo(p / "c.npy", DOCUMENTS), {"eos_id": EOS, "dtype": "uint32"}),
+    "dolma u16": lambda p: (layouts.write_dolma(p / "c.npy", DOCUMENTS), {}),
+    "dolma u32, a name with quotes and a line break": lambda p: (
+        layouts.write_dolma(p / "c.npy", DOCUMENTS, np.uint32, 'a "name",\nof two lines'),
+        {"dtype": "uint32"},
+    ),
+    "npy with boundaries": lambda p: (
+        layouts.write_npy(layouts.write_dolma(p / "c.npy", DOCUMENTS), DOCUMENTS, np.int64),
+        {},
+    ),
     "raw": lambda p: (
         layouts.write_nanogpt(p / "c.tokens", DOCUMENTS),
         {"eos_id": EOS, "dtype": "uint16", "format": "raw"},
@@ -174,6 +184,23 @@ def bad_llmc(change=None, **kwargs):
     return make
 
 
+def bad_dolma(rows=None, data=None, tokens=None):
+    """A dolma pair with other rows, other bytes, or other tokens."""
+
+    def make(tmp_path):
+        path = layouts.write_dolma(tmp_path / "c.npy", DOCUMENTS)
+        if rows is not None:
+            with gzip.open(tmp_path / "c.csv.gz", "wt") as stream:
+                stream.write(rows)
+        if data is not None:
+            (tmp_path / "c.csv.gz").write_bytes(data)
+        if tokens is not None:
+            layouts.write_olmo(path, tokens, np.uint16)
+        return path
+
+    return make
+
+
 def written(name, data):
     def make(tmp_path):
         (tmp_path / name).write_bytes(data)
@@ -226,6 +253,16 @@ BAD = {
     "ds truncated": (bad_datatrove(lambda p: truncated(p, 2)), {}, "13 tokens of 2 or 4 bytes .*found 24"),
     "ds without index": (bad_datatrove(lambda p: os.remove(f"{p}.index")), {}, 'format="raw"'),
     "ds dtype": (bad_datatrove(lambda p: None), {"dtype": "uint32"}, "found uint16"),
+    "dolma gap": (bad_dolma("0,4,a\n5,13,b\n"), {}, r'row 2 to be "4,<end>,…".*found "5,13,b"'),
+    "dolma falls": (bad_dolma("0,4,a\n4,3,b\n"), {}, "row 2"),
+    "dolma header": (bad_dolma("start,end,id\n0,13,a\n"), {}, "row 1"),
+    "dolma one field": (bad_dolma("0\n"), {}, "row 1"),
+    "dolma huge": (bad_dolma(f"0,{2**64},a\n"), {}, "row 1"),
+    "dolma without rows": (bad_dolma(""), {}, "found none"),
+    "dolma no gzip": (bad_dolma(data=b"0,13,a\n"), {}, "expected gzip"),
+    "dolma gzip cut": (bad_dolma(data=gzip.compress(b"0,13,a\n")[:-9]), {}, "expected gzip"),
+    "dolma of other tokens": (bad_dolma(tokens=[[1, 2, 3]]), {}, "13 tokens of 2 or 4 bytes .*found 6 bytes"),
+    "dolma too short": (bad_dolma("0,9,a\n"), {"dtype": "uint16"}, "9 tokens .* in 1 documents, found 13"),
     "npy 2-D": (bad_npy(np.zeros((2, 3), np.uint16)), {"eos_id": 0}, r"one dimension, found shape \[2, 3\]"),
     "npy scalar": (bad_npy(np.uint16(3)), {"eos_id": 0}, "one dimension"),
     "npy float": (bad_npy(np.zeros(3)), {"eos_id": 0}, 'found descr "<f8"'),
@@ -286,7 +323,7 @@ def test_shards_of_several_kinds(tmp_path):
 def test_empty_folder_and_missing_path(tmp_path):
     with pytest.raises(CorpusError, match=r"expected token files .*found none"):
         Corpus.open(tmp_path)
-    with pytest.raises(StorageError, match="nowhere"):
+    with pytest.raises(CorpusError, match=r"nowhere\.bin: expected a token file, .*found nothing there"):
         Corpus.open(tmp_path / "nowhere.bin")
 
 

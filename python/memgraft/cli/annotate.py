@@ -16,10 +16,12 @@ def run(
     bank: Annotated[Path, typer.Argument(help="The bank.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write.")],
     corpus: Annotated[
-        list[Path] | None, typer.Option("--corpus", help="Token files, tables or text; rows.npy lies beside their order.")
+        list[Path] | None,
+        typer.Option("--corpus", help="Token files, tables or text; rows.npy lies beside their order."),
     ] = None,
     dataset: Annotated[
-        Path | None, typer.Option("--dataset", help="A saved dataset to copy with two more columns, --column its tokens.")
+        Path | None,
+        typer.Option("--dataset", help="A saved dataset to copy with two more columns, --column its tokens."),
     ] = None,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,

@@ -28,15 +28,16 @@ class Reading:
     """How a verb was told to read token corpora: one field for each of the shared options."""
 
     tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", help="tokenizer.json (or its folder) that made, or is to make, the tokens.")
+        Path | None,
+        typer.Option("--tokenizer", help="tokenizer.json (or its folder) that made, or is to make, the tokens."),
     ] = None
     format: Annotated[
         str | None,
         typer.Option("--format", help="nanogpt, llmc, megatron, datatrove, numpy or raw; default: detected."),
     ] = None
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="Stored type of tokens where the file does not say.")
-    ] = None
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Stored type of tokens where the file does not say.")] = (
+        None
+    )
     eos_id: Annotated[int | None, typer.Option("--eos-id", min=0, help="Token that delimits documents.")] = None
     file_is_document: Annotated[
         bool, typer.Option("--file-is-document", help="Take each file as one document, where nothing else tells.")

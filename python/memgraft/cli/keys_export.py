@@ -36,7 +36,11 @@ def run(
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     unwritten = "cannot write the key set; free some space or choose another place"
     try:
-        with storage_errors(out, unwritten), common.progress("keys") as report, parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        with (
+            storage_errors(out, unwritten),
+            common.progress("keys") as report,
+            parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        ):
             for start in range(0, len(opened), ROWS):
                 stop = min(start + ROWS, len(opened))
                 part = opened.arrays(start, stop)

@@ -300,13 +300,13 @@ def _refuse_mixed(paths: Sequence[Path]) -> None:
     for path in paths:
         if path.is_dir() and not _holds_tokens(path):
             raise CorpusError(
-                f"{path}: expected token files ({', '.join(TOKEN_SUFFIXES)}), tables ({', '.join(TABLE_SUFFIXES)}) or text "
-                f"({', '.join(TEXT_SUFFIXES)}), found none of them; name another folder"
+                f"{path}: expected token files ({', '.join(TOKEN_SUFFIXES)}), tables ({', '.join(TABLE_SUFFIXES)}) "
+                f"or text ({', '.join(TEXT_SUFFIXES)}), found none of them; name another folder"
             )
         if _holds_tokens(path) and any(entry.suffix.lower() in (".txt", ".jsonl") for entry in path.iterdir()):
             raise CorpusError(
-                f"{path}: expected token files or text ({', '.join(TEXT_SUFFIXES)}), found both; name the files you mean, "
-                "or give format= for the token files"
+                f"{path}: expected token files or text ({', '.join(TEXT_SUFFIXES)}), found both; name the files you "
+                "mean, or give format= for the token files"
             )
 
 

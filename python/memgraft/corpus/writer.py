@@ -116,7 +116,7 @@ class CorpusWriter:
         """
         sizes = np.asarray(lengths, np.int64)
         array = np.asarray(tokens)
-        if sizes.size and int(sizes.min()) < 0 or int(sizes.sum()) != array.size:
+        if (sizes.size and int(sizes.min()) < 0) or int(sizes.sum()) != array.size:
             raise ArgumentError(f"lengths: expected to sum to the {array.size} tokens, got {int(sizes.sum())}")
         self._append(array)
         if sizes.size and int(sizes.max()) > MAX_SEQUENCE:
@@ -128,7 +128,9 @@ class CorpusWriter:
         self._documents.extend(range(first, first + sizes.size))
 
     def _writing(self) -> AbstractContextManager[None]:
-        return storage_errors(self.path, "cannot write the corpus; choose a folder with enough space (TMPDIR, for text and tables)")
+        return storage_errors(
+            self.path, "cannot write the corpus; choose a folder with enough space (TMPDIR, for text and tables)"
+        )
 
     def finish(self) -> Path:
         """Puts the corpus under its final names and returns its ``.bin``.

@@ -272,7 +272,9 @@ def _finished(
             pairs = [(f"{name} {entry}", item, found.get(entry)) for entry, item in value.items()]
         else:
             pairs = [(name, value, tuple(found) if name == "taps" else found)]
-        differing += [f"{label}: expected {wanted!r}, found {there!r}" for label, wanted, there in pairs if wanted != there]
+        differing += [
+            f"{label}: expected {wanted!r}, found {there!r}" for label, wanted, there in pairs if wanted != there
+        ]
     if differing:
         raise FingerprintError(
             f"{out}: holds a finished bank of another harvest ({'; '.join(differing)}); remove it or name another path"

@@ -71,8 +71,8 @@ def mine(
         )
     if corpus.tokenizer is not None and corpus.vocab_size is not None and corpus.vocab_size > vocab_size:
         raise TokenError(
-            f"vocab_size: expected at least the {corpus.vocab_size} ids of the corpus's tokenizer, got {vocab_size}; declare "
-            "the model's real vocabulary"
+            f"vocab_size: expected at least the {corpus.vocab_size} ids of the corpus's tokenizer, found {vocab_size}; "
+            "declare the model's real vocabulary"
         )
     kept_out = {operator.index(token) for token in reserved} | set(corpus.special_ids)
     if corpus.eos_id is not None:

@@ -1,0 +1,92 @@
+"""What a folder of text may look like besides plain files."""
+
+import json
+import os
+
+import pytest
+
+from memgraft.corpus import Corpus, is_text
+from memgraft.corpus.text import read_documents, text_files
+from memgraft.errors import CorpusError
+
+tokenizers = pytest.importorskip("tokenizers")
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    return tmp_path / "tokenizer"
+
+
+def test_byte_order_marks_go_and_line_ends_stay(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo")
+    (tmp_path / "b.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "three"}\r\n{"text": "\xef\xbb\xbffour"}\r\n')
+    assert list(read_documents(tmp_path)) == ["one\r\ntwo", "three", "\ufefffour"]
+
+
+def test_suffixes_of_any_case(tmp_path):
+    (tmp_path / "A.TXT").write_text("one")
+    (tmp_path / "b.JSONL").write_text('{"text": "two"}')
+    assert is_text(tmp_path)
+    assert is_text(tmp_path / "A.TXT")
+    assert list(read_documents(tmp_path)) == ["one", "two"]
+
+
+def test_line_separators_inside_a_document(tmp_path):
+    text = "para\u2028para\u2029next\x85and\x0bmore"
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert list(read_documents(tmp_path)) == [text]
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"text": "\\ud83d"}\n')
+    with pytest.raises(CorpusError, match=r"a\.jsonl: line 2: .*half of a surrogate pair \('.ud83d'\)"):
+        list(read_documents(tmp_path))
+
+
+def test_links_are_followed_once(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.txt").write_text("two")
+    folder = tmp_path / "text"
+    folder.mkdir()
+    (folder / "a.txt").write_text("one")
+    os.symlink(tmp_path / "elsewhere", folder / "link")
+    os.symlink(tmp_path / "elsewhere", folder / "same")
+    os.symlink(folder, folder / "loop")
+    assert [path.name for path in text_files(folder)] == ["a.txt", "b.txt"]
+
+
+def test_a_link_to_nothing_is_named(tmp_path, tokenizer):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    os.symlink(tmp_path / "gone.txt", folder / "a.txt")
+    with pytest.raises(OSError, match=r"a\.txt: No such file"):
+        Corpus.open(folder, tokenizer=tokenizer)
+
+
+def test_text_beside_tokens_is_ambiguous(tmp_path, tokenizer):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "tokens.bin").write_bytes(b"\1\0\2\0")
+    (folder / "README.md").write_text("what this is")
+    assert Corpus.open(folder, tokenizer=tokenizer, eos_id=2).format == "nanogpt"
+    (folder / "input.txt").write_text("a b")
+    with pytest.raises(CorpusError, match=r"data: expected token files or text .*found both; name the files"):
+        Corpus.open(folder, tokenizer=tokenizer, eos_id=2)
+    assert Corpus.open(folder / "input.txt", tokenizer=tokenizer).tokens().tolist() == [1, 2]
+    assert Corpus.open(folder, tokenizer=tokenizer, eos_id=2, format="nanogpt").tokens().tolist() == [1, 2]
+
+
+def test_a_folder_of_neither(tmp_path, tokenizer):
+    with pytest.raises(CorpusError, match="found none of them"):
+        Corpus.open(tmp_path / "tokenizer", tokenizer=tokenizer)
+
+
+def test_what_was_opened_is_named_and_not_the_temporary_file(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("a b a")
+    corpus = Corpus.open(tmp_path / "a.txt", tokenizer=tokenizer)
+    assert (corpus.format, corpus.paths) == ("text", [tmp_path / "a.txt"])
+    assert "a.txt, text, 3 tokens" in repr(corpus)
