@@ -27,13 +27,15 @@ section > p { margin: 6px 0 12px; color: var(--muted); max-width: 70ch; }
 .tiles b { display: block; font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums; }
 .tiles span { color: var(--muted); font-size: 14px; }
 svg { width: 100%; height: auto; display: block; }
-svg + svg, svg + table { margin-top: 16px; }
-.number + table { margin-top: 10px; }
+svg + svg, svg + .scroll { margin-top: 16px; }
+.number + .scroll { margin-top: 10px; }
 svg text { font-family: inherit !important; }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--muted); border-bottom: 1.5px solid var(--line);
   padding: 6px 10px 6px 0; }
-td { border-bottom: 1px solid var(--line); padding: 6px 10px 6px 0; vertical-align: top; overflow-wrap: anywhere; }
+td { border-bottom: 1px solid var(--line); padding: 6px 10px 6px 0; vertical-align: top; overflow-wrap: break-word; }
+.which td { overflow-wrap: anywhere; } .which td:first-child { min-width: 9em; }
+.scroll { overflow-x: auto; }
 td.n, th.n { text-align: right; padding-right: 0; padding-left: 12px; white-space: nowrap; }
 blockquote { margin: 12px 0 0; padding: 14px 18px; background: var(--wash); border-radius: 8px; white-space: pre-wrap;
   font: 14.5px/1.55 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
@@ -41,6 +43,7 @@ blockquote b { color: var(--blue); font-weight: 600; }
 ul { margin: 8px 0 0; padding-left: 20px; } li { margin: 4px 0; }
 code { font: 13.5px ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow-wrap: anywhere; }
 footer { color: var(--muted); font-size: 14px; margin-top: 24px; }
+@media (max-width: 560px) { main { padding: 20px 10px 40px; } section { padding: 18px 16px; } }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
 """
 
@@ -91,7 +94,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1)
         )
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+    kind = ' class="which"' if numbers >= len(head) else ""
+    return (
+        f'<div class="scroll"><table{kind}><thead><tr>{cells(head, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def _signed(value: float | None) -> str:

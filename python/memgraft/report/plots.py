@@ -113,6 +113,7 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int) -> str:
             line.set_dashes(_ARM_DASHES[result["arm"]])
         if result["seed"] == arms[0]["seed"]:
             ends.append((losses[-1], tokens[-1], result["label"], colour))
+    axes.ticklabel_format(useOffset=False)
     low, high = axes.get_ylim()
     # The first points stand far above the rest and would flatten what matters.
     interesting = [loss for result in arms for _, loss in result["held_out_curve"][1:]]
@@ -169,8 +170,10 @@ def finals_plot(arms: Sequence[Mapping[str, Any]]) -> str:
         place.set_ylim(-0.6, len(names) - 0.25)
         if values:
             spread = max(max(values) - min(values), 1e-3)
-            place.set_xlim(min(values) - 0.22 * spread, max(values) + 0.22 * spread)
-        place.locator_params(axis="x", nbins=4)
+            middle = (max(values) + min(values)) / 2
+            place.set_xlim(middle - 0.75 * spread, middle + 0.75 * spread)
+        place.ticklabel_format(axis="x", useOffset=False)
+        place.locator_params(axis="x", nbins=3)
         place.spines["left"].set_visible(False)
         place.tick_params(axis="y", length=0, labelcolor=INK)
     labels = {result["arm"]: result["label"] for result in arms}
