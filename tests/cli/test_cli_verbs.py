@@ -129,6 +129,22 @@ def test_inspect_text_tells_match_and_miss(made):
     assert matches[1]["count"] == keys.count(matches[1]["row"])
 
 
+def test_inspect_tells_parts_of_characters(tmp_path):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = {piece: token for token, piece in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(alphabet, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    ids = tokenizer.encode("aé").ids
+    memgraft.KeySet.from_keys([ids[:2], ids[1:]], counts=[2, 2], vocab_size=256).save(tmp_path / "keys.mgk")
+    answer = ok_json("inspect", tmp_path / "keys.mgk", "--text", "aé🙂")
+    shown = [(token["text"], token.get("match")) for token in answer["tokens"]]
+    assert shown[:3] == [("a", None), ("é (1 of 2)", "aé"), ("é (2 of 2)", "é")]
+    assert shown[3:] == [(f"🙂 ({part} of 4)", None) for part in (1, 2, 3, 4)]
+
+
 def test_inspect_finds_the_tokenizer_beside(made):
     assert "'the cat'" in ok("inspect", made / "keys.mgk", "--text", "the cat").stdout
 

@@ -111,9 +111,18 @@ def emit(facts: Mapping[str, Any], *, json: bool, title: str | None = None) -> N
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    for name, value in facts.items():
+    for name, value in flatten(facts):
         table.add_row(Text(name.replace("_", " ")), Text(show(value)))
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+def flatten(facts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Facts with those inside mappings as entries of their own, but for mappings of numbers, which fit one line."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and any(isinstance(item, (str, Mapping)) for item in value.values()):
+            yield from flatten({f"{name} {inner}": item for inner, item in value.items()})
+        else:
+            yield name, value
 
 
 def show(value: Any) -> str:

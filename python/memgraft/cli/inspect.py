@@ -9,6 +9,9 @@ import typer
 from memgraft.cli import artifacts, common
 from memgraft.errors import ArgumentError, FingerprintError
 
+#: What stands where bytes are no whole character.
+REPLACEMENT = "\ufffd"
+
 if TYPE_CHECKING:
     from memgraft import Bank, KeySet, NgramIndex
 
@@ -139,20 +142,39 @@ def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None"
 def match_text(index: "NgramIndex", tokenizer: Any, text: str) -> list[dict[str, Any]]:
     """Token by token: its text, and the longest match that ends there."""
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    if not encoding.ids:
+    ids, spans = encoding.ids, encoding.offsets  # each access makes a list
+    if not ids:
         raise ArgumentError(f"text: expected text with at least one token, got {text!r}")
-    rows, orders = index.lookup(encoding.ids)
+    rows, orders = index.lookup(ids)
     matches = []
-    for token, row, order in zip(encoding.ids, rows.tolist(), orders.tolist(), strict=True):
-        match: dict[str, Any] = {"token": token, "text": artifacts.decode(tokenizer, [token]), "order": order}
+    for place, (token, row, order) in enumerate(zip(ids, rows.tolist(), orders.tolist(), strict=True)):
+        match: dict[str, Any] = {"token": token, "text": token_text(tokenizer, text, ids, spans, place), "order": order}
         if row >= 0:
             key = index.key(row)
-            match["match"] = artifacts.decode(tokenizer, key)
+            decoded = artifacts.decode(tokenizer, key)
+            # A key may begin or end inside a character; then the text tells what the bytes alone do not.
+            seen = text[spans[place - order + 1][0] : spans[place][1]]
+            match["match"] = seen if REPLACEMENT in decoded else decoded
             match |= {"row": row, "count": index.count(row), "key": list(key)}
         else:
             match["row"] = None
         matches.append(match)
     return matches
+
+
+def token_text(tokenizer: Any, text: str, ids: list[int], spans: list[tuple[int, int]], place: int) -> str:
+    """The text of one token; of one that is part of a character, the character and which part."""
+    decoded = artifacts.decode(tokenizer, [ids[place]])
+    span = spans[place]
+    piece = text[span[0] : span[1]]
+    if REPLACEMENT not in decoded or REPLACEMENT in piece:
+        return decoded
+    first = last = place
+    while first > 0 and spans[first - 1] == span:
+        first -= 1
+    while last + 1 < len(ids) and spans[last + 1] == span:
+        last += 1
+    return piece if first == last else f"{piece} ({place - first + 1} of {last - first + 1})"
 
 
 def print_keys(keys: list[dict[str, Any]]) -> None:

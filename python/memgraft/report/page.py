@@ -95,9 +95,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1)
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     kind = ' class="which"' if numbers >= len(head) else ""
-    return (
-        f'<div class="scroll"><table{kind}><thead><tr>{cells(head, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    table = f"<table{kind}><thead><tr>{cells(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def _signed(value: float | None) -> str:
