@@ -110,6 +110,19 @@ def test_coverage_takes_the_held_out_part_by_itself(made):
     assert whole["misses"] + sum(whole["hits"].values()) == corpus.num_tokens
 
 
+def test_plan_weighs_budgets(made):
+    answer = ok_json(
+        "plan", made / "corpus", "--budgets", "30,6", "--held-out", "0.25", "--seed", "7", "--value-dim", "8"
+    )
+    small, large = answer["budgets"]
+    assert (small["num_keys"], large["num_keys"]) == (6, len(memgraft.KeySet.open(made / "keys.mgk")))
+    assert large["coverage"] == ok_json("coverage", made / "keys.mgk", made / "corpus")["coverage"]
+    assert (answer["row_bytes"], small["value_bytes"], small["harvest_seconds"]) == (16, 96, None)
+    assert "fallback" in ok("plan", made / "corpus", "--budgets", "30").stdout
+    result = memgraft_cli("plan", made / "corpus", "--donor", "somewhere")
+    assert (result.exit_code, "expected --tokenizer too" in result.stderr) == (2, True)
+
+
 def test_inspect_text_tells_match_and_miss(made):
     result = ok(
         "inspect", made / "index.mgi", "--text", "the cat sat zebra the cat", "--tokenizer", made / "tokenizer.json"

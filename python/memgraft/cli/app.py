@@ -12,6 +12,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("mine", "memgraft.cli.mine"),
     ("keys export", "memgraft.cli.keys_export"),
     ("keys import", "memgraft.cli.keys_import"),
+    ("plan", "memgraft.cli.plan"),
     ("build", "memgraft.cli.build"),
     ("verify", "memgraft.cli.verify"),
     ("inspect", "memgraft.cli.inspect"),

@@ -58,7 +58,7 @@ def mine(
         StorageError: the temporary folder cannot be written.
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
     """
-    budgets = _budgets(orders, budget)
+    budgets = budgets_by_order(orders, budget)
     if vocab_size is None:
         vocab_size = corpus.vocab_size
     if vocab_size is None:
@@ -131,7 +131,12 @@ def _metadata(
     }
 
 
-def _budgets(orders: Sequence[int], budget: int | Mapping[int, int] | None) -> dict[int, int | None]:
+def budgets_by_order(orders: Sequence[int], budget: int | Mapping[int, int] | None) -> dict[int, int | None]:
+    """The most keys of each order that ``budget`` allows; ``None`` where there is no limit.
+
+    Raises:
+        ArgumentError: orders or budget out of range.
+    """
     wanted = sorted({operator.index(order) for order in orders})
     if not wanted or not 1 <= wanted[0] <= wanted[-1] <= 16:
         raise ArgumentError(f"orders: expected some of 1 to 16, got {tuple(orders)}")

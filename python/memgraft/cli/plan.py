@@ -1,0 +1,120 @@
+"""``memgraft plan``: how large a bank to build."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from memgraft.cli import artifacts, common
+from memgraft.errors import ArgumentError
+
+#: Bytes of one channel of a value.
+_WIDTHS = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1, "int8": 1}
+
+
+@common.verb
+@artifacts.reads_corpora
+def run(
+    reading: artifacts.Reading,
+    corpus: artifacts.CorpusPaths,
+    budgets: Annotated[str, typer.Option(help="Numbers of keys to weigh, by commas.")] = "10000,100000,1000000",
+    orders: Annotated[str, typer.Option(help="Lengths of keys, 1 to 16.")] = "2,3,4",
+    min_count: Annotated[int, typer.Option(min=1, help="Fewest occurrences of a key.")] = 2,
+    held_out: Annotated[float, typer.Option(help="Share of documents to measure coverage on.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of held-out documents.")] = 0,
+    vocab_size: Annotated[int | None, typer.Option(help="Number of ids; default: the tokenizer's.")] = None,
+    memory: Annotated[str, typer.Option(help="Working memory.")] = "4GiB",
+    taps: Annotated[str, typer.Option(help="Donor depths, for the bytes of the values.")] = "8",
+    value_dim: Annotated[int | None, typer.Option(min=1, help="The donor's width, where no --donor is given.")] = None,
+    value_dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16, fp32, fp8 or int8.")] = "bf16",
+    donor: Annotated[
+        str | None, typer.Option(help="Times this donor on a sample of the keys (needs --tokenizer).")
+    ] = None,
+    threads: common.ThreadsOption = None,
+    json: common.JsonOption = False,
+) -> None:
+    """Weigh budgets of keys: coverage on held-out documents, bytes, and the time of the harvest. Writes nothing."""
+    from memgraft.planning import plan_budgets
+
+    if value_dtype not in _WIDTHS:
+        raise ArgumentError(f"--value-dtype {value_dtype}: expected one of {', '.join(_WIDTHS)}")
+    depths = artifacts.parse_ids("taps", taps)
+    if donor is not None and reading.tokenizer is None:
+        raise ArgumentError("--donor: expected --tokenizer too, which turns keys into text, got none")
+    opened = reading.open(corpus)
+    with common.progress("tokens") as report:
+        keys, points = plan_budgets(
+            opened,
+            artifacts.parse_ids("budgets", budgets),
+            orders=artifacts.parse_ids("orders", orders),
+            held_out=held_out,
+            seed=seed,
+            min_count=min_count,
+            vocab_size=vocab_size,
+            memory=memory,
+            threads=threads,
+            progress=report,
+        )
+    rate = None
+    if donor is not None:
+        common.need("torch", "torch")
+        common.need("transformers", "transformers")
+        from memgraft.harvesting import plan_harvest
+
+        with common.progress("keys") as report:
+            harvest = plan_harvest(
+                keys, recipient_tokenizer=reading.tokenizer, donor=donor, taps=depths, progress=report
+            )
+        value_dim, rate = harvest.value_dim, harvest.keys_per_second
+    row_bytes = None if value_dim is None else value_dim * len(depths) * _WIDTHS[value_dtype]
+    facts = [
+        {
+            "budget": point.budget,
+            "num_keys": point.num_keys,
+            "min_count": point.min_count,
+            "coverage": point.coverage,
+            "fallback_share": 1 - point.coverage,
+            "hits": point.hits,
+            "index_bytes": point.index_bytes,
+            "value_bytes": None if row_bytes is None else row_bytes * point.num_keys,
+            "harvest_seconds": None if rate is None else point.num_keys / rate,
+        }
+        for point in points
+    ]
+    if json:
+        common.emit(
+            {"positions": points[0].positions, "keys_per_second": rate, "row_bytes": row_bytes, "budgets": facts},
+            json=True,
+        )
+        return
+    _print(facts)
+
+
+def _print(facts: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("budget", "keys", "rarest count", "coverage", "fallback", "index", "values", "harvest"):
+        table.add_column(name, justify="right")
+    for entry in facts:
+        seconds = entry["harvest_seconds"]
+        table.add_row(
+            f"{entry['budget']:,}",
+            f"{entry['num_keys']:,}",
+            common.show(entry["min_count"]),
+            f"{entry['coverage']:.1%}",
+            f"{entry['fallback_share']:.1%}",
+            _size(entry["index_bytes"]),
+            "-" if entry["value_bytes"] is None else _size(entry["value_bytes"]),
+            "-" if seconds is None else f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.1f} h",
+        )
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
