@@ -4,9 +4,12 @@ VENV ?= .venv
 QUICKSTART ?=
 PYTEST ?=
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md \
 	$(shell find rust/memgraft-core/src rust/memgraft-py/src python/memgraft rust/*/Cargo.toml -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name '*.toml' -o -name 'py.typed')
+
+# One line after pip's or cargo's own, for a machine that cannot reach what they need.
+FETCHED = || { echo "memgraft: the line above says what could not be fetched or built; connect to the package registries (or set PIP_INDEX_URL to a mirror) and run the same command again: what is done is kept" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-rust test-python test-slow check format bench wheel tools clean
@@ -59,17 +62,16 @@ tools:
 $(BIN)/maturin: | tools
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; install its venv package (Debian: python3-venv) or name another with PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --upgrade pip
-	$(PIP) install 'maturin>=1.9,<2'
+	$(PIP) install --upgrade pip 'maturin>=1.9,<2' $(FETCHED)
 
 dist/.wheel: $(SOURCES) | $(BIN)/maturin
 	rm -rf dist && mkdir -p dist
-	$(BIN)/maturin build --release --locked --quiet --out dist
+	$(BIN)/maturin build --release --locked --quiet --out dist $(FETCHED)
 	touch $@
 
 # Dependencies first, then the wheel by force: its version stays while its content changes.
 $(VENV)/.installed-%: dist/.wheel
-	$(PIP) install "$$(echo dist/*.whl)[$*]"
+	$(PIP) install "$$(echo dist/*.whl)[$*]" $(FETCHED)
 	$(PIP) install --force-reinstall --no-deps dist/*.whl
 	touch $@
 
