@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 import memgraft
-from memgraft.errors import ConfigError, CorpusError
+from memgraft.errors import ConfigError, CorpusError, StorageError
 from memgraft.experiments import (
     ARMS,
     Recipe,
@@ -19,7 +20,14 @@ from memgraft.experiments import (
     spread_windows,
 )
 from memgraft.experiments.recipe import weights_fingerprint
-from memgraft.experiments.train import Material, OrderRecorder, build_arm, build_optimizer, plain_collator
+from memgraft.experiments.train import (
+    Material,
+    OrderRecorder,
+    build_arm,
+    build_optimizer,
+    disk_errors,
+    plain_collator,
+)
 from memgraft.harvesting import harvest
 from tiny import byte_bpe, tiny_donor, tiny_text
 
@@ -210,6 +218,27 @@ def test_minutes_become_the_same_steps_for_every_arm(place, tmp_path):
     assert json.loads((tmp_path / "out" / "plan.json").read_text()) == plan
     with pytest.raises(ConfigError, match="give more minutes"):
         experiment(place, tmp_path / "other", steps=None, minutes=1e-6)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+        OSError(30, "Read-only file system"),
+    ],
+)
+def test_a_full_disk_is_one_typed_error(error, tmp_path):
+    message = r"a checkpoint cannot be written .*run the same command again"
+    with pytest.raises(StorageError, match=message), disk_errors(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ConfigError("seeds"), SafetensorError("header")])
+def test_other_errors_of_training_pass(error, tmp_path):
+    with pytest.raises(type(error)) as caught, disk_errors(tmp_path):
+        raise error
+    assert caught.value is error
 
 
 def test_bad_requests_are_typed_errors(place, tmp_path):

@@ -124,6 +124,7 @@ def test_train_and_report_take_files_without_boundaries(place, bank, tmp_path):
     for part in ("training", "held-out"):
         memgraft.Corpus.open(place / f"{part}-tokens.bin").tokens().astype("<u2").tofile(tmp_path / f"{part}.bin")
     command = train_command(place, tmp_path / "run")
+    command[command.index("--tokenizer") + 1] = place  # the folder of tokenizer.json
     command[command.index("--train") + 1] = tmp_path / "training.bin"
     command[command.index("--held-out") + 1] = tmp_path / "held-out.bin"
     result = invoke(*command, "--steps", 2, "--arms", "graft")

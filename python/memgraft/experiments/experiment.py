@@ -15,12 +15,13 @@ from torch import nn
 from memgraft import __version__
 from memgraft.assets.cache import directory_beside, write_beside
 from memgraft.bank import Bank
+from memgraft.corpus.text import tokenizer_path
 from memgraft.errors import ConfigError, CorpusError
 from memgraft.experiments.arms import DEFAULT_ARMS, Arm, arms_named
 from memgraft.experiments.evaluate import held_out_loss, spread_windows
 from memgraft.experiments.recipe import Recipe, settings_fingerprint
 from memgraft.experiments.stats import compare
-from memgraft.experiments.train import Material, Progress, build_arm, build_optimizer, train_arm
+from memgraft.experiments.train import Material, Progress, build_arm, build_optimizer, disk_errors, train_arm
 from memgraft.experiments.windows import TokenWindows
 from memgraft.harvesting.donor import native_compute_dtype, quiet_transformers
 
@@ -57,7 +58,7 @@ def run_experiment(
         train: training tokens.
         held_out: tokens of other documents.
         out: the experiment's directory; finished arms in it are kept.
-        tokenizer: the recipient's tokenizer (path or object).
+        tokenizer: the recipient's tokenizer: path of ``tokenizer.json`` or its folder, or the object.
         eos_id: the recipient's end-of-document token.
         recipe: size and schedule of the recipient.
         arms: names from `ARMS`.
@@ -142,7 +143,7 @@ def _material(
         held_out=TokenWindows(held_out, recipe.seq_len),
         vocab_size=bank.index.vocab_size,
         eos_id=eos_id,
-        tokenizer=tokenizer,
+        tokenizer=tokenizer_path(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer,
     )
 
 
@@ -263,11 +264,10 @@ def save_model(model: nn.Module, folder: Path, *, grafted: bool, tokenizer: Any 
     """Save a trained recipient to ``<folder>/recipient`` and its graft to ``<folder>/graft``; the graft comes off."""
     from memgraft.integrations.transformers import detach, save_graft
 
-    with directory_beside(folder) as building:
+    with disk_errors(folder), directory_beside(folder) as building:
         if grafted:
             save_graft(model, building / "graft")
             detach(model)
         model.save_pretrained(building / "recipient")  # type: ignore[operator]
         if isinstance(tokenizer, (str, Path)):
-            source = Path(tokenizer) / "tokenizer.json" if Path(tokenizer).is_dir() else Path(tokenizer)
-            shutil.copyfile(source, building / "recipient" / "tokenizer.json")
+            shutil.copyfile(tokenizer_path(tokenizer), building / "recipient" / "tokenizer.json")

@@ -1,14 +1,18 @@
 """One arm, one seed, on the stock transformers ``Trainer``; resumable from its checkpoints."""
 
+import contextlib
+import errno
 import hashlib
+import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -16,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from memgraft.bank import Bank
 from memgraft.data import GraftCollator
-from memgraft.errors import GraftError
+from memgraft.errors import GraftError, MemgraftError, StorageError
 from memgraft.experiments.arms import Arm
 from memgraft.experiments.evaluate import held_out_loss, spread_windows
 from memgraft.experiments.recipe import Recipe, build_recipient, settings_fingerprint, weights_fingerprint
@@ -24,6 +28,8 @@ from memgraft.experiments.windows import SEGMENTS_COLUMN, TokenWindows
 from memgraft.integrations.transformers import graft, optimizer_groups
 
 Progress = Callable[[str, int, int], None]
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +178,8 @@ def train_arm(
     trainer.remove_callback(PrinterCallback)
     resumed_from = _newest(checkpoints)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
+    with disk_errors(checkpoints):
+        trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
     seconds = time.perf_counter() - started - watch.measuring
     final = held_out_loss(
         model,
@@ -203,6 +210,26 @@ def train_arm(
     }
     shutil.rmtree(checkpoints, ignore_errors=True)
     return model, result
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what safetensors and torch raise on a full or read-only disk into one error with the way out.
+
+    Raises:
+        StorageError: something below ``folder`` could not be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # safetensors quotes the system's words, torch only names its own writer.
+        said = (*map(os.strerror, _DISK_ERRORS), "inline_container", "PytorchStreamWriter")
+        if isinstance(error, MemgraftError) or not any(words in str(error) for words in said):
+            raise
+        raise StorageError(
+            f"{folder}: a checkpoint cannot be written ({error}); free some space, then run the same command again: it "
+            "goes on from the last whole checkpoint"
+        ) from error
 
 
 def _newest(checkpoints: Path) -> Path | None:
