@@ -4,6 +4,7 @@ The first contest's contenders hold the same keys and read the same text. A suff
 and gives no rows; what compares is the length of the longest n-gram that ends at a position and occurs twice there.
 """
 
+import os
 from contextlib import suppress
 from typing import Any
 
@@ -118,7 +119,11 @@ def suffix_array_contest(settings: Settings, text: np.ndarray) -> list[dict[str,
     vocab_size = int(text.max()) + 1
     keys = mine(Corpus.open(path, documents="file"), tuple(range(1, 9)), None, min_count=2, vocab_size=vocab_size)
     index = NgramIndex.build(keys)
+    # It prints to the standard output whatever it is told; that is where the results go.
+    results = os.dup(1)
+    os.dup2(2, 1)
     suffixes = tokengrams.MemmapIndex.build(str(raw), str(path.with_suffix(".idx")))
+    os.dup2(results, 1)
     listed = queries.tolist()
 
     def longest() -> list[int]:
