@@ -124,6 +124,7 @@ def suffix_array_contest(settings: Settings, text: np.ndarray) -> list[dict[str,
     os.dup2(2, 1)
     suffixes = tokengrams.MemmapIndex.build(str(raw), str(path.with_suffix(".idx")))
     os.dup2(results, 1)
+    os.close(results)
     listed = queries.tolist()
 
     def longest() -> list[int]:

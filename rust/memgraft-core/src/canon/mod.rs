@@ -201,7 +201,7 @@ impl Canon {
             (0, _) => pack_numbers(self.counts.iter()).map(|bytes| (PACKED_COUNTS, bytes)),
             (1, Some(documents)) => pack_numbers(documents.iter()).map(|bytes| (PACKED_DOCUMENTS, bytes)),
             _ => {
-                let order = i - 1 - usize::from(self.documents.is_some()) + 1;
+                let order = i - usize::from(self.documents.is_some());
                 let pairs = self.levels[order - 1].iter().map(|value| (low_u32(value / vocab), low_u32(value % vocab)));
                 let above = order.checked_sub(2).map_or(1, |up| self.levels[up].len());
                 let bytes = pack_level(pairs, above, self.vocab_size)?;

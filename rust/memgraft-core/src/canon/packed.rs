@@ -152,7 +152,7 @@ impl<'a> Inflated<'a> {
         None
     }
 
-    /// Whether nothing is left.
+    /// Whether nothing is left. A broken end of the stream counts as one: the key set's fingerprint decides.
     fn ends(&mut self) -> Option<()> {
         self.byte().is_none().then_some(())
     }
