@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::NO_ROW;
 use crate::Result;
-use crate::ids::{fit_u32, saturating_u32};
+use crate::ids::{fit_u32, saturating_u32, usize_of};
 use crate::keyset::KeySet;
 use crate::keyset::sort::lexicographic;
 
@@ -71,26 +71,17 @@ impl Trie {
     /// The prefixes of `keys`, in one pass over the keys in lexicographic order.
     ///
     /// # Errors
-    /// [`crate::Error::Limit`] with 2^32 or more prefixes of one length.
+    /// [`crate::Error::Limit`] with 2^32 or more prefixes of one length, [`crate::Error::Format`] for keys that are
+    /// none, as those of a damaged file can be.
     pub fn new(keys: &KeySet) -> Result<Self> {
-        let offsets: Vec<usize> = {
-            let mut at = 0;
-            let mut offsets = Vec::with_capacity(keys.len() + 1);
-            offsets.push(0);
-            for &len in keys.lengths() {
-                at += usize::from(len);
-                offsets.push(at);
-            }
-            offsets
-        };
+        let offsets = keys.checked_offsets()?;
         let tokens = keys.tokens();
-        let key = |i: u32| &tokens[offsets[crate::ids::usize_of(i)]..offsets[crate::ids::usize_of(i) + 1]];
-        let order = lexicographic(saturating_u32(keys.len()), keys.vocab_size(), key);
+        let key = |i: u32| &tokens[offsets[usize_of(i)]..offsets[usize_of(i) + 1]];
         let mut levels = vec![Level::default(); keys.max_order()];
-        let mut last: &[u32] = &[];
-        for &row in &order {
-            let key = key(row);
+        let (mut last, mut twice, mut longest): (&[u32], _, _) = (&[], false, 0);
+        lexicographic(saturating_u32(keys.len()), keys.vocab_size(), key, |row, key| {
             let shared = last.iter().zip(key).take_while(|(a, b)| a == b).count();
+            twice |= shared == key.len();
             for depth in shared..key.len() {
                 let begins_family = match depth.checked_sub(1).map(|up| levels[up].words.last_mut()) {
                     Some(Some(parent)) => {
@@ -101,7 +92,6 @@ impl Trie {
                     _ => levels[0].words.is_empty(),
                 };
                 let level = &mut levels[depth];
-                fit_u32(level.len(), "prefixes of one length")?;
                 level.words.push(key[depth] | if begins_family { FIRST_CHILD } else { 0 });
                 level.row.push(NO_ROW);
             }
@@ -109,11 +99,16 @@ impl Trie {
                 *slot = row;
             }
             last = key;
+        });
+        if twice {
+            return Err(keys.damaged("a key has two rows"));
         }
         for level in &mut levels {
+            longest = longest.max(level.len());
             level.words.shrink_to_fit();
             level.row.shrink_to_fit();
         }
+        fit_u32(longest, "prefixes of one length")?;
         Ok(Self { levels })
     }
 

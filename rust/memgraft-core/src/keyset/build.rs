@@ -115,7 +115,8 @@ impl KeySet {
             return Err(Error::Token { message });
         }
         let num_keys = arrays.check(vocab_size, &reserved)?;
-        let mut order = lexicographic(num_keys, vocab_size, |i| arrays.key(i));
+        let mut order = Vec::with_capacity(usize_of(num_keys));
+        lexicographic(num_keys, vocab_size, |i| arrays.key(i), |i, _| order.push(i));
         if let Some(pair) = order.windows(2).find(|pair| arrays.key(pair[0]) == arrays.key(pair[1])) {
             let shown = show(arrays.key(pair[0]));
             let (a, b) = (pair[0].min(pair[1]), pair[0].max(pair[1]));

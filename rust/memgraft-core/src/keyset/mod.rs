@@ -156,7 +156,28 @@ impl KeySet {
         })
     }
 
-    fn damaged(&self, what: &str) -> Error {
+    /// Where each key starts in [`Self::tokens`], and the end.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for lengths or tokens that no key has, as a damaged file can hold.
+    pub(crate) fn checked_offsets(&self) -> Result<Vec<usize>> {
+        let mut at = 0;
+        let ends = self.lengths.iter().map(|&len| {
+            at += usize::from(len);
+            at
+        });
+        let offsets: Vec<usize> = std::iter::once(0).chain(ends).collect();
+        let lengths = 1..=self.max_order();
+        if self.lengths.iter().any(|&len| !lengths.contains(&usize::from(len))) || at != self.tokens.len() {
+            return Err(self.damaged("the lengths of the keys do not match their tokens"));
+        }
+        if self.tokens.iter().fold(0, |a, &b| a.max(b)) >= self.vocab_size && !self.tokens.is_empty() {
+            return Err(self.damaged("a token lies outside the vocabulary"));
+        }
+        Ok(offsets)
+    }
+
+    pub(crate) fn damaged(&self, what: &str) -> Error {
         let path = self.path().unwrap_or(Path::new("(memory)"));
         Error::format(path, format!("{what}: the file is damaged; run verify() and build it again"))
     }
