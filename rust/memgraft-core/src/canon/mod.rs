@@ -45,6 +45,23 @@ pub(crate) struct Canon {
     vocab_size: u32,
 }
 
+/// Nodes whose numbers are read at once.
+const READ_AHEAD: usize = 256;
+
+/// `number(row)` of each node, 0 for one that is no key.
+///
+/// Rows lie anywhere: reading them is fast only many at a time, before anything branches on what was read.
+fn numbers(trie: &Trie, number: impl Fn(usize) -> u64) -> impl Iterator<Item = u64> {
+    let chunks = trie.levels.iter().flat_map(|level| level.row.chunks(READ_AHEAD));
+    chunks.flat_map(move |rows| {
+        let mut read = [0; READ_AHEAD];
+        for (number_of_node, &row) in read.iter_mut().zip(rows) {
+            *number_of_node = if row == NO_ROW { 0 } else { number(usize_of(row)) };
+        }
+        read.into_iter().take(rows.len())
+    })
+}
+
 /// Where the nodes of each level start, given the sizes of the levels.
 fn firsts(sizes: impl Iterator<Item = usize>) -> Vec<usize> {
     let mut firsts = vec![0];
@@ -75,15 +92,10 @@ impl Canon {
                 nodes[usize_of(row)] = saturating_u32(first + rank);
             }
         }
-        let rows = || trie.levels.iter().flat_map(|level| level.row.iter().copied());
-        let count = |row: u32| keys.counts()[usize_of(row)];
-        let counts = rows().map(|row| if row == NO_ROW { 0 } else { count(row) - base + 1 });
-        let difference = |row: u32| zigzag(count(row).wrapping_sub(keys.documents()[usize_of(row)]));
-        let documents = keys
-            .documents()
-            .iter()
-            .any(|&n| n != 0)
-            .then(|| Nibbles::encode(rows().map(|row| if row == NO_ROW { 0 } else { difference(row) })));
+        let (by_row, documents) = (keys.counts(), keys.documents());
+        let counts = numbers(trie, |row: usize| by_row[row] - base + 1);
+        let difference = |row: usize| zigzag(by_row[row].wrapping_sub(documents[row]));
+        let documents = documents.iter().any(|&n| n != 0).then(|| Nibbles::encode(numbers(trie, difference)));
         let canon = Self {
             levels,
             firsts,

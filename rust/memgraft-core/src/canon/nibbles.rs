@@ -23,6 +23,8 @@ impl Nibbles {
     /// Encodes `values`.
     pub fn encode(values: impl Iterator<Item = u64>) -> Vec<u64> {
         let (mut samples, mut data, mut groups, mut len) = (Vec::new(), Vec::new(), 0usize, 0usize);
+        // The word being filled; a local, since most numbers are one group and a store for each costs more than it.
+        let mut word = 0;
         for mut value in values {
             if len % SAMPLE == 0 {
                 samples.push(u64_of(groups));
@@ -30,17 +32,19 @@ impl Nibbles {
             len += 1;
             loop {
                 let more = value > 7;
-                let group = value & 7 | u64::from(more) << 3;
-                match data.last_mut() {
-                    Some(word) if groups % 16 != 0 => *word |= group << (4 * (groups % 16)),
-                    _ => data.push(group),
-                }
+                word |= (value & 7 | u64::from(more) << 3) << (4 * (groups % 16));
                 groups += 1;
+                if groups % 16 == 0 {
+                    data.push(std::mem::take(&mut word));
+                }
                 value >>= 3;
                 if !more {
                     break;
                 }
             }
+        }
+        if groups % 16 != 0 {
+            data.push(word);
         }
         let mut words = vec![u64_of(len), u64_of(groups)];
         words.append(&mut samples);
