@@ -9,6 +9,7 @@ use super::NO_ROW;
 use super::table::{ENTRIES, FAN, LINE, Region, UNIT, root_lines};
 use super::trie::Trie;
 use crate::ids::{saturating_u32, usize_of};
+use crate::keyset::sort::by_descending_count;
 use crate::{Error, Result};
 
 /// Slots to aim at: half of what there are, since spill lines and padding can come close to doubling the estimate.
@@ -27,8 +28,6 @@ pub(super) struct Block {
     pub first: u32,
     /// Number of children.
     pub children: u32,
-    /// Occurrences of its children in the corpus.
-    heat: u64,
 }
 
 impl Block {
@@ -47,24 +46,33 @@ impl Block {
     }
 }
 
-/// All blocks in the order of the table.
+/// All blocks in the order of the table: large before small, then by heat, the occurrences of their children in the
+/// corpus, then as the families come.
 pub(super) fn blocks(trie: &Trie, counts: &[u64]) -> Vec<Block> {
     let mut blocks = Vec::new();
+    let mut heat = Vec::new();
     for (depth, level) in trie.levels.iter().enumerate().skip(1) {
+        // Rows lie anywhere: reading them is fast only many at a time, before anything branches on what was read.
+        let of_node = |&row: &u32| if row == NO_ROW { 0 } else { counts[usize_of(row)] };
+        let counts: Vec<u64> = level.row.iter().map(of_node).collect();
         for (family, nodes) in trie.families(depth).enumerate() {
-            let known = level.row[nodes.clone()].iter().filter(|&&row| row != NO_ROW);
-            let heat = known.fold(0u64, |sum, &row| sum.saturating_add(counts[usize_of(row)]));
+            heat.push(counts[nodes.clone()].iter().fold(0, |sum: u64, &count| sum.saturating_add(count)));
             blocks.push(Block {
                 depth: crate::ids::low_u8(saturating_u32(depth)),
                 family: saturating_u32(family),
                 first: saturating_u32(nodes.start),
                 children: saturating_u32(nodes.len()),
-                heat,
             });
         }
     }
-    blocks.sort_unstable_by_key(|b| (Reverse(b.lines()), Reverse(b.heat), b.depth, b.family));
-    blocks
+    let mut order: Vec<u32> = (0..saturating_u32(blocks.len())).collect();
+    by_descending_count(&mut order, |i| heat[usize_of(i)]);
+    drop(heat);
+    // Few are large, and both sorts are stable.
+    let large = |&i: &u32| blocks[usize_of(i)].lines() > 1;
+    let mut sorted: Vec<u32> = order.iter().copied().filter(large).collect();
+    sorted.sort_by_key(|&i| Reverse(blocks[usize_of(i)].lines()));
+    sorted.iter().chain(order.iter().filter(|i| !large(i))).map(|&i| blocks[usize_of(i)]).collect()
 }
 
 /// Hands out lines and units, region by region.
