@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use super::NO_ROW;
 use super::layout::{Placer, blocks};
+use super::probe::prefetch;
 use super::table::{EMPTY, ENTRIES, LEN_SHIFT, LINE, ORDER_SHIFT, SPILL, TOKEN_MASK, Table, UNIT, home, root_lines};
 use super::trie::Trie;
 use crate::format::{HugeBuffer, Store};
 use crate::ids::{saturating_u32, usize_of};
 use crate::{Error, Result};
+
+/// Families ahead whose blocks are asked for while links are set.
+const FAMILIES_AHEAD: usize = 8;
 
 /// Builds the table of `trie`, whose rows have `counts`. The same arguments give the same bytes.
 ///
@@ -141,6 +145,11 @@ impl Draft<'_> {
         }
     }
 
+    /// Asks for the first line of the block at `unit`.
+    fn expect(&self, unit: u32) {
+        prefetch(&self.words[usize_of(unit) * UNIT]);
+    }
+
     fn link_of(&self, unit: u32) -> u32 {
         let at = usize_of(unit) * UNIT;
         self.words[at + 3 * self.part_len(at)]
@@ -172,14 +181,22 @@ fn link(trie: &Trie, units: &[Vec<u32>], words: &mut [u32], placer: &Placer) -> 
     for (depth, level) in trie.levels.iter().enumerate() {
         let order = saturating_u32(depth + 1);
         // Families come in the order of their parents, and a parent is what has a block.
-        let mut parents = depth.checked_sub(1).map(|up| units[up].iter());
-        let mut owns = units[depth].iter();
+        let parents = depth.checked_sub(1).map_or(&[][..], |up| &units[up]);
+        let (mut families, mut owns) = (0, units[depth].iter());
         let (mut parent, mut above) = (0, 0);
         for node in level.nodes() {
             if node.begins_family
-                && let Some(&next) = parents.as_mut().and_then(Iterator::next)
+                && let Some(&next) = parents.get(families)
             {
                 (parent, above) = (next, draft.link_of(next));
+                // Blocks lie anywhere: first the parent's is asked for, then the one that its link names.
+                if let Some(&later) = parents.get(families + 2 * FAMILIES_AHEAD) {
+                    draft.expect(later);
+                }
+                if let Some(&later) = parents.get(families + FAMILIES_AHEAD) {
+                    draft.expect(draft.link_of(later));
+                }
+                families += 1;
             }
             let token = node.token;
             // The longest proper suffix of the child that is a prefix of a key; at depth 1 the empty one.
@@ -199,6 +216,9 @@ fn link(trie: &Trie, units: &[Vec<u32>], words: &mut [u32], placer: &Placer) -> 
             if node.has_children
                 && let Some(&own) = owns.next()
             {
+                if let Some(&later) = owns.as_slice().get(FAMILIES_AHEAD) {
+                    draft.expect(later);
+                }
                 draft.set_link(own, state);
                 state = own;
             }
