@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use crate::values::header::Header;
-use crate::values::sys::{map_random, no_readahead, read_cached};
+use crate::values::sys::{in_memory, map_random, no_readahead, read_cached};
 use crate::{Error, Result};
 
 /// What must stay the same while a shard is open.
@@ -120,7 +120,14 @@ impl Shard {
 
     /// Reads a bounded row if it is in memory; false where it must come from the device.
     pub(crate) fn read_row_cached(&self, row: u64, out: &mut [u8]) -> bool {
-        read_cached(&self.file, self.row_offset(row), out)
+        read_cached(&self.file, self.row_offset(row), out).unwrap_or_else(|| {
+            let row = self.row(row);
+            let cached = in_memory(row);
+            if cached {
+                out.copy_from_slice(row);
+            }
+            cached
+        })
     }
 
     pub(crate) fn file(&self) -> &File {

@@ -53,13 +53,31 @@ mod imp {
     use std::fs::File;
     use std::os::fd::AsRawFd;
 
-    /// Reads `out.len()` bytes at `offset` if all of them are in memory; false where any must come from the device.
-    pub(crate) fn read_cached(file: &File, offset: u64, out: &mut [u8]) -> bool {
-        let Ok(offset) = libc::off_t::try_from(offset) else { return false };
+    /// Reads `out.len()` bytes at `offset` if all of them are in memory, where any must come from the device it is
+    /// false; `None` where the file system cannot tell, as tmpfs and most network ones.
+    pub(crate) fn read_cached(file: &File, offset: u64, out: &mut [u8]) -> Option<bool> {
+        let Ok(offset) = libc::off_t::try_from(offset) else { return Some(false) };
         let vector = libc::iovec { iov_base: out.as_mut_ptr().cast(), iov_len: out.len() };
         // SAFETY: one vector over memory that is ours to write for the length of the call.
         let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const vector, 1, offset, libc::RWF_NOWAIT) };
-        usize::try_from(read) == Ok(out.len())
+        let refused = read < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP);
+        (!refused).then(|| usize::try_from(read) == Ok(out.len()))
+    }
+
+    /// Whether all pages of `bytes` of a map are in memory; the system says yes to who may not know.
+    pub(crate) fn in_memory(bytes: &[u8]) -> bool {
+        const PAGES: usize = 64;
+        // SAFETY: takes no pointers.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        let before = bytes.as_ptr().addr() % page;
+        let (first, len) = (bytes.as_ptr().wrapping_sub(before), bytes.len() + before);
+        (0..len).step_by(PAGES * page).all(|at| {
+            let mut pages = [0u8; PAGES];
+            let some = (len - at).min(PAGES * page);
+            // SAFETY: the call reads no memory, writes one byte a page, of at most PAGES, and refuses what is not mapped.
+            let told = unsafe { libc::mincore(first.wrapping_add(at).cast_mut().cast(), some, pages.as_mut_ptr()) };
+            told == 0 && pages[..some.div_ceil(page)].iter().all(|page| page & 1 == 1)
+        })
     }
 
     /// Starts reading `bytes` at `offset` into the page cache.
@@ -95,7 +113,11 @@ mod imp {
     use std::fs::File;
 
     /// Nothing is known to be in memory: every row is read.
-    pub(crate) fn read_cached(_: &File, _: u64, _: &mut [u8]) -> bool {
+    pub(crate) fn read_cached(_: &File, _: u64, _: &mut [u8]) -> Option<bool> {
+        Some(false)
+    }
+
+    pub(crate) fn in_memory(_: &[u8]) -> bool {
         false
     }
 
@@ -108,4 +130,4 @@ mod imp {
     }
 }
 
-pub(crate) use imp::{major_faults, no_readahead, read_cached, will_need};
+pub(crate) use imp::{in_memory, major_faults, no_readahead, read_cached, will_need};
