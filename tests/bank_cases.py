@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,12 @@ def child_environment(*folders: Path) -> dict[str, str]:
     """For a child process that imports test modules from ``folders``, and memgraft from where this one has it."""
     paths = [*map(str, folders), os.environ.get("PYTHONPATH")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def in_memory_only(folder: Path) -> bool:
+    """Whether ``folder`` lies in memory, as /tmp does on many machines: nothing there is ever cold."""
+    got = subprocess.run(["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True, check=False)
+    return got.stdout.strip() in ("tmpfs", "ramfs")
 
 
 def make_keys(num_rows: int) -> KeySet:
