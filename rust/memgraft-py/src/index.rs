@@ -1,6 +1,7 @@
 //! `Index`, wrapped by `memgraft.NgramIndex`.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use memgraft_core::batch::{Bounds, Options, Unknown};
 use memgraft_core::format::Load;
@@ -13,19 +14,40 @@ use crate::arrays::{input, output, slice, threads as thread_count, tokens as cop
 use crate::errors::{ArgumentError, to_py};
 use crate::keyset::PyKeySet;
 
+/// A larger copy is given back to the system at once.
+const SPARE_TOKENS: usize = 4 << 20;
+
 /// Tokens to (row, order).
 #[pyclass(name = "Index", module = "memgraft._core", frozen)]
-pub(crate) struct PyIndex(pub(crate) Index);
+pub(crate) struct PyIndex {
+    index: Index,
+    /// Where the last batch's tokens were copied to: fresh memory would be paid for page by page, call by call.
+    spare: Mutex<Vec<u32>>,
+}
 
-fn unknown(miss: bool) -> Unknown {
-    if miss { Unknown::Miss } else { Unknown::Error }
+impl PyIndex {
+    fn new(index: Index) -> Self {
+        Self { index, spare: Mutex::default() }
+    }
+
+    fn take_spare(&self) -> Vec<u32> {
+        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps the larger of two buffers that ran side by side.
+    fn keep_spare(&self, tokens: Vec<u32>) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if tokens.capacity() > spare.capacity() && tokens.capacity() <= SPARE_TOKENS {
+            *spare = tokens;
+        }
+    }
 }
 
 #[pymethods]
 impl PyIndex {
     #[staticmethod]
     fn build(py: Python<'_>, keys: &PyKeySet) -> PyResult<Self> {
-        py.detach(|| Index::build(&keys.0)).map(Self).map_err(to_py)
+        py.detach(|| Index::build(&keys.0)).map(Self::new).map_err(to_py)
     }
 
     #[staticmethod]
@@ -35,7 +57,7 @@ impl PyIndex {
             "ram" => Load::Ram,
             other => return Err(ArgumentError::new_err(format!("load: expected \"map\" or \"ram\", got {other:?}"))),
         };
-        py.detach(|| Index::open(path, load)).map(Self).map_err(to_py)
+        py.detach(|| Index::open(path, load)).map(Self::new).map_err(to_py)
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf, form: &str) -> PyResult<()> {
@@ -47,17 +69,17 @@ impl PyIndex {
                 return Err(ArgumentError::new_err(message));
             }
         };
-        py.detach(|| self.0.save(path, form)).map_err(to_py)
+        py.detach(|| self.index.save(path, form)).map_err(to_py)
     }
 
     fn key_set(&self, py: Python<'_>) -> PyResult<PyKeySet> {
-        py.detach(|| self.0.key_set()).map(PyKeySet).map_err(to_py)
+        py.detach(|| self.index.key_set()).map(PyKeySet).map_err(to_py)
     }
 
     #[pyo3(signature = (threads=None))]
     fn verify(&self, py: Python<'_>, threads: Option<usize>) -> PyResult<()> {
         let threads = thread_count(threads).map_err(to_py)?;
-        py.detach(|| self.0.verify(threads)).map_err(to_py)
+        py.detach(|| self.index.verify(threads)).map_err(to_py)
     }
 
     #[pyo3(signature = (tokens, rows, orders, *, width=None, segments=None, eos_id=None, cu_seqlens=None, threads=None, miss=false))]
@@ -75,7 +97,8 @@ impl PyIndex {
         threads: Option<usize>,
         miss: bool,
     ) -> PyResult<()> {
-        let tokens = copy_tokens(tokens, self.0.vocab_size(), width, miss)?;
+        let mut ids = self.take_spare();
+        copy_tokens(tokens, self.index.vocab_size(), width, miss, &mut ids)?;
         let segments = segments.map(|ids| input::<i64>(ids, "segments")).transpose()?;
         let ends = cu_seqlens.map(|ends| input::<u64>(ends, "cu_seqlens")).transpose()?;
         let bounds = Bounds {
@@ -90,7 +113,9 @@ impl PyIndex {
         let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let options = Options { threads: thread_count(threads).map_err(to_py)?, ..Options::default() };
         // Tokens were checked while they were copied; what is left outside the vocabulary shall miss.
-        py.detach(|| self.0.lookup(&tokens, &bounds, Unknown::Miss, rows, orders, options)).map_err(to_py)
+        py.detach(|| self.index.lookup(&ids, &bounds, Unknown::Miss, rows, orders, options)).map_err(to_py)?;
+        self.keep_spare(ids);
+        Ok(())
     }
 
     #[pyo3(signature = (states, tokens, rows, orders, *, miss=false))]
@@ -103,7 +128,8 @@ impl PyIndex {
         orders: &Bound<'_, PyAny>,
         miss: bool,
     ) -> PyResult<()> {
-        let tokens = copy_tokens(tokens, self.0.vocab_size(), None, miss)?;
+        let mut copied = Vec::new();
+        copy_tokens(tokens, self.index.vocab_size(), None, miss, &mut copied)?;
         let mut states = output::<u32>(states, "states")?;
         let mut rows = output::<i32>(rows, "rows")?;
         let mut orders = output::<u8>(orders, "orders")?;
@@ -111,7 +137,7 @@ impl PyIndex {
         let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let mut ids: Vec<StateId> = states.iter().map(|&state| StateId(state)).collect();
-        py.detach(|| self.0.advance(&mut ids, &tokens, unknown(true), rows, orders)).map_err(to_py)?;
+        py.detach(|| self.index.advance(&mut ids, &copied, Unknown::Miss, rows, orders)).map_err(to_py)?;
         for (state, id) in states.iter_mut().zip(&ids) {
             *state = id.0;
         }
@@ -119,23 +145,23 @@ impl PyIndex {
     }
 
     fn key<'py>(&self, py: Python<'py>, row: u32) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.0.key(RowId(row)).map_err(to_py)?)
+        PyTuple::new(py, self.index.key(RowId(row)).map_err(to_py)?)
     }
 
     fn count(&self, row: u32) -> PyResult<u64> {
-        self.0.count(RowId(row)).map_err(to_py)
+        self.index.count(RowId(row)).map_err(to_py)
     }
 
     fn documents(&self, row: u32) -> PyResult<u64> {
-        self.0.documents(RowId(row)).map_err(to_py)
+        self.index.documents(RowId(row)).map_err(to_py)
     }
 
     fn find(&self, tokens: Vec<u32>) -> PyResult<Option<u32>> {
-        Ok(self.0.find(&tokens).map_err(to_py)?.map(|row| row.0))
+        Ok(self.index.find(&tokens).map_err(to_py)?.map(|row| row.0))
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.0.stats();
+        let stats = self.index.stats();
         let out = PyDict::new(py);
         out.set_item("num_keys", stats.num_keys)?;
         out.set_item("bytes", stats.bytes)?;
@@ -146,36 +172,36 @@ impl PyIndex {
     }
 
     fn __len__(&self) -> usize {
-        self.0.num_keys()
+        self.index.num_keys()
     }
 
     #[getter]
     fn vocab_size(&self) -> u32 {
-        self.0.vocab_size()
+        self.index.vocab_size()
     }
 
     #[getter]
     fn keys_by_order(&self) -> [u64; 16] {
-        *self.0.keys_by_order()
+        *self.index.keys_by_order()
     }
 
     #[getter]
     fn fingerprint(&self) -> String {
-        self.0.fingerprint().to_string()
+        self.index.fingerprint().to_string()
     }
 
     #[getter]
     fn keyset_fingerprint(&self) -> String {
-        self.0.keyset_fingerprint().to_string()
+        self.index.keyset_fingerprint().to_string()
     }
 
     #[getter]
     fn is_archive(&self) -> bool {
-        self.0.is_archive()
+        self.index.is_archive()
     }
 
     #[getter]
     fn path(&self) -> Option<PathBuf> {
-        self.0.path().map(PathBuf::from)
+        self.index.path().map(PathBuf::from)
     }
 }
