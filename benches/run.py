@@ -25,7 +25,7 @@ import prepare
 import report
 
 GROUPS = ("index", "lookup", "gather", "loader", "cold", "decode", "graft", "mining", "harvest")
-MOST_KEYS_OF_PEERS = {"daachorse": 4_000_000, "map": 4_000_000, "backward": 1 << 31}
+MOST_KEYS_OF_PEERS = {"daachorse": 4_000_000, "map": 4_000_000, "backward": 40_000_000}
 """Beyond this many keys a peer takes too much memory or too long to build to take part."""
 
 

@@ -93,7 +93,10 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
     let keys = KeySet::open(&keys)?;
     let index = Index::open(&index, load)?;
     let stream = Stream::tail(&corpus, num_tokens)?;
-    let mut backward = BackwardWalk::new(&keys)?;
+    let mut backward = match takes_part("backward") {
+        true => BackwardWalk::new(&keys)?,
+        false => BackwardWalk::for_text(&keys, &stream.tokens)?,
+    };
     let mut reference = vec![-2; stream.tokens.len()];
     backward.lookup::<true>(&stream.tokens, &mut reference);
     let course = Course { segments: stream.segment_ids(), index, keys, stream, reference };
@@ -137,9 +140,9 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
         Ok(())
     }));
 
-    let mut rows = course.reference.clone();
-    let mut plain = BackwardWalk::new(&course.keys)?;
     if takes_part("backward") {
+        let mut rows = course.reference.clone();
+        let mut plain = BackwardWalk::new(&course.keys)?;
         sizes.insert("backward walk".into(), plain.bytes().into());
         plain.lookup::<false>(tokens, &mut rows);
         check_equal("backward walk", &course.reference, &rows)?;

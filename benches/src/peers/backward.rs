@@ -14,6 +14,9 @@ const SPACE: f64 = 1.5;
 /// Positions whose entries are asked for ahead.
 const AHEAD: usize = 12;
 
+/// `log2` of the bits that remember which n-grams occur in a text: some sixty for each of 2 M tokens' n-grams.
+const SEEN_BITS: u32 = 30;
+
 /// The tables, one per order.
 #[derive(Debug)]
 pub struct BackwardWalk {
@@ -44,13 +47,43 @@ impl BackwardWalk {
     /// # Errors
     /// The system refuses the memory.
     pub fn new(keys: &KeySet) -> Fallible<Self> {
+        Self::of(keys, |_| true)
+    }
+
+    /// Only the keys that occur in `tokens`, which gives the same answers there in far less memory; a few others may
+    /// be among them.
+    ///
+    /// # Errors
+    /// The system refuses the memory.
+    pub fn for_text(keys: &KeySet, tokens: &[u32]) -> Fallible<Self> {
+        let mut seen = vec![0u64; 1 << (SEEN_BITS - 6)];
+        for end in 1..=tokens.len() {
+            let mut hash = 0;
+            for &token in tokens[..end].iter().rev().take(keys.max_order()) {
+                hash = extend(hash, token);
+                let bit = mix(hash) >> (64 - SEEN_BITS);
+                seen[(bit / 64) as usize] |= 1 << (bit % 64);
+            }
+        }
+        Self::of(keys, |hash| {
+            let bit = mix(hash) >> (64 - SEEN_BITS);
+            seen[(bit / 64) as usize] >> (bit % 64) & 1 == 1
+        })
+    }
+
+    /// The keys whose hash `takes` part, and their suffixes.
+    fn of(keys: &KeySet, takes: impl Fn(u64) -> bool) -> Fallible<Self> {
+        let takes = |key: &[u32]| takes(key.iter().rev().fold(0, |hash, &token| extend(hash, token)));
+        let mut at_least = vec![0usize; keys.max_order()];
+        for key in keys.iter().filter(|key| takes(key)) {
+            at_least[..key.len()].iter_mut().for_each(|num| *num += 1);
+        }
         let mut levels = Vec::with_capacity(keys.max_order());
-        for order in 1..=keys.max_order() {
-            let num = keys.lengths().iter().filter(|&&n| usize::from(n) >= order).count();
+        for num in at_least {
             let slots = ((num as f64 * SPACE) as u64).max(4);
             levels.push(Level { buffer: HugeBuffer::zeroed(slots as usize * ENTRY * 4)?, slots });
         }
-        for (row, key) in keys.iter().enumerate() {
+        for (row, key) in keys.iter().enumerate().filter(|(_, key)| takes(key)) {
             let mut hash = 0;
             for (n, &token) in key.iter().rev().enumerate() {
                 hash = extend(hash, token);
