@@ -48,7 +48,7 @@ pub(crate) fn slice<'a, T: Element>(array: &'a PyReadonlyArray1<'_, T>) -> PyRes
     array.as_slice().map_err(|e| ArgumentError::new_err(e.to_string()))
 }
 
-/// Copies token ids of any usual integer dtype to `out`, checking them on the way.
+/// Copies token ids of any usual integer dtype, checking them on the way.
 ///
 /// An id outside the vocabulary is an error, or `u32::MAX`, which matches nothing, with `miss`.
 pub(crate) fn tokens(
@@ -56,13 +56,12 @@ pub(crate) fn tokens(
     vocab_size: u32,
     width: Option<usize>,
     miss: bool,
-    out: &mut Vec<u32>,
-) -> PyResult<()> {
+) -> PyResult<Vec<u32>> {
     macro_rules! try_dtype {
         ($($kind:ty),*) => {$(
             if value.cast::<PyArray1<$kind>>().is_ok() {
                 let array = input::<$kind>(value, "tokens")?;
-                return convert(slice(&array)?, vocab_size, width, miss, out).map_err(to_py);
+                return convert(slice(&array)?, vocab_size, width, miss).map_err(to_py);
             }
         )*};
     }
@@ -76,26 +75,19 @@ pub(crate) fn tokens(
     )))
 }
 
-fn convert<T>(ids: &[T], vocab_size: u32, width: Option<usize>, miss: bool, out: &mut Vec<u32>) -> Result<()>
+fn convert<T>(ids: &[T], vocab_size: u32, width: Option<usize>, miss: bool) -> Result<Vec<u32>>
 where
     T: Copy + TryInto<u32> + TryInto<i64>,
 {
     let clamp = |id: T| id.try_into().unwrap_or(u32::MAX);
-    out.clear();
-    out.reserve(ids.len());
-    let mut largest = 0;
-    // A part at a time, so that the largest is looked for where the copy still lies in cache.
-    for part in ids.chunks(1 << 12) {
-        let copied = out.len();
-        out.extend(part.iter().map(|&id| clamp(id)));
-        largest = out[copied..].iter().fold(largest, |a, &b| a.max(b));
-    }
+    let out: Vec<u32> = ids.iter().map(|&id| clamp(id)).collect();
+    let largest = out.iter().fold(0, |a, &b| a.max(b));
     if miss || largest < vocab_size {
-        return Ok(());
+        return Ok(out);
     }
     match out.iter().position(|&id| id >= vocab_size) {
         Some(at) => Err(token_error(at, ids[at].try_into().unwrap_or(i64::MAX), vocab_size, width)),
-        None => Ok(()),
+        None => Ok(out),
     }
 }
 

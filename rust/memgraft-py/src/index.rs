@@ -1,7 +1,6 @@
 //! `Index`, wrapped by `memgraft.NgramIndex`.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use memgraft_core::batch::{Bounds, Options, Unknown};
 use memgraft_core::format::Load;
@@ -14,40 +13,19 @@ use crate::arrays::{input, output, slice, threads as thread_count, tokens as cop
 use crate::errors::{ArgumentError, to_py};
 use crate::keyset::PyKeySet;
 
-/// A larger copy is given back to the system at once.
-const SPARE_TOKENS: usize = 4 << 20;
-
 /// Tokens to (row, order).
 #[pyclass(name = "Index", module = "memgraft._core", frozen)]
-pub(crate) struct PyIndex {
-    index: Index,
-    /// Where the last batch's tokens were copied to: fresh memory would be paid for page by page, call by call.
-    spare: Mutex<Vec<u32>>,
-}
+pub(crate) struct PyIndex(pub(crate) Index);
 
-impl PyIndex {
-    fn new(index: Index) -> Self {
-        Self { index, spare: Mutex::default() }
-    }
-
-    fn take_spare(&self) -> Vec<u32> {
-        std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Keeps the larger of two buffers that ran side by side.
-    fn keep_spare(&self, tokens: Vec<u32>) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if tokens.capacity() > spare.capacity() && tokens.capacity() <= SPARE_TOKENS {
-            *spare = tokens;
-        }
-    }
+fn unknown(miss: bool) -> Unknown {
+    if miss { Unknown::Miss } else { Unknown::Error }
 }
 
 #[pymethods]
 impl PyIndex {
     #[staticmethod]
     fn build(py: Python<'_>, keys: &PyKeySet) -> PyResult<Self> {
-        py.detach(|| Index::build(&keys.0)).map(Self::new).map_err(to_py)
+        py.detach(|| Index::build(&keys.0)).map(Self).map_err(to_py)
     }
 
     #[staticmethod]
@@ -57,7 +35,7 @@ impl PyIndex {
             "ram" => Load::Ram,
             other => return Err(ArgumentError::new_err(format!("load: expected \"map\" or \"ram\", got {other:?}"))),
         };
-        py.detach(|| Index::open(path, load)).map(Self::new).map_err(to_py)
+        py.detach(|| Index::open(path, load)).map(Self).map_err(to_py)
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf, form: &str) -> PyResult<()> {
@@ -69,17 +47,17 @@ impl PyIndex {
                 return Err(ArgumentError::new_err(message));
             }
         };
-        py.detach(|| self.index.save(path, form)).map_err(to_py)
+        py.detach(|| self.0.save(path, form)).map_err(to_py)
     }
 
     fn key_set(&self, py: Python<'_>) -> PyResult<PyKeySet> {
-        py.detach(|| self.index.key_set()).map(PyKeySet).map_err(to_py)
+        py.detach(|| self.0.key_set()).map(PyKeySet).map_err(to_py)
     }
 
     #[pyo3(signature = (threads=None))]
     fn verify(&self, py: Python<'_>, threads: Option<usize>) -> PyResult<()> {
         let threads = thread_count(threads).map_err(to_py)?;
-        py.detach(|| self.index.verify(threads)).map_err(to_py)
+        py.detach(|| self.0.verify(threads)).map_err(to_py)
     }
 
     #[pyo3(signature = (tokens, rows, orders, *, width=None, segments=None, eos_id=None, cu_seqlens=None, threads=None, miss=false))]
@@ -97,8 +75,7 @@ impl PyIndex {
         threads: Option<usize>,
         miss: bool,
     ) -> PyResult<()> {
-        let mut ids = self.take_spare();
-        copy_tokens(tokens, self.index.vocab_size(), width, miss, &mut ids)?;
+        let tokens = copy_tokens(tokens, self.0.vocab_size(), width, miss)?;
         let segments = segments.map(|ids| input::<i64>(ids, "segments")).transpose()?;
         let ends = cu_seqlens.map(|ends| input::<u64>(ends, "cu_seqlens")).transpose()?;
         let bounds = Bounds {
@@ -113,9 +90,7 @@ impl PyIndex {
         let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let options = Options { threads: thread_count(threads).map_err(to_py)?, ..Options::default() };
         // Tokens were checked while they were copied; what is left outside the vocabulary shall miss.
-        py.detach(|| self.index.lookup(&ids, &bounds, Unknown::Miss, rows, orders, options)).map_err(to_py)?;
-        self.keep_spare(ids);
-        Ok(())
+        py.detach(|| self.0.lookup(&tokens, &bounds, Unknown::Miss, rows, orders, options)).map_err(to_py)
     }
 
     #[pyo3(signature = (states, tokens, rows, orders, *, miss=false))]
@@ -128,8 +103,7 @@ impl PyIndex {
         orders: &Bound<'_, PyAny>,
         miss: bool,
     ) -> PyResult<()> {
-        let mut copied = Vec::new();
-        copy_tokens(tokens, self.index.vocab_size(), None, miss, &mut copied)?;
+        let tokens = copy_tokens(tokens, self.0.vocab_size(), None, miss)?;
         let mut states = output::<u32>(states, "states")?;
         let mut rows = output::<i32>(rows, "rows")?;
         let mut orders = output::<u8>(orders, "orders")?;
@@ -137,7 +111,7 @@ impl PyIndex {
         let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let mut ids: Vec<StateId> = states.iter().map(|&state| StateId(state)).collect();
-        py.detach(|| self.index.advance(&mut ids, &copied, Unknown::Miss, rows, orders)).map_err(to_py)?;
+        py.detach(|| self.0.advance(&mut ids, &tokens, unknown(true), rows, orders)).map_err(to_py)?;
         for (state, id) in states.iter_mut().zip(&ids) {
             *state = id.0;
         }
@@ -145,23 +119,23 @@ impl PyIndex {
     }
 
     fn key<'py>(&self, py: Python<'py>, row: u32) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.index.key(RowId(row)).map_err(to_py)?)
+        PyTuple::new(py, self.0.key(RowId(row)).map_err(to_py)?)
     }
 
     fn count(&self, row: u32) -> PyResult<u64> {
-        self.index.count(RowId(row)).map_err(to_py)
+        self.0.count(RowId(row)).map_err(to_py)
     }
 
     fn documents(&self, row: u32) -> PyResult<u64> {
-        self.index.documents(RowId(row)).map_err(to_py)
+        self.0.documents(RowId(row)).map_err(to_py)
     }
 
     fn find(&self, tokens: Vec<u32>) -> PyResult<Option<u32>> {
-        Ok(self.index.find(&tokens).map_err(to_py)?.map(|row| row.0))
+        Ok(self.0.find(&tokens).map_err(to_py)?.map(|row| row.0))
     }
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.index.stats();
+        let stats = self.0.stats();
         let out = PyDict::new(py);
         out.set_item("num_keys", stats.num_keys)?;
         out.set_item("bytes", stats.bytes)?;
@@ -172,36 +146,36 @@ impl PyIndex {
     }
 
     fn __len__(&self) -> usize {
-        self.index.num_keys()
+        self.0.num_keys()
     }
 
     #[getter]
     fn vocab_size(&self) -> u32 {
-        self.index.vocab_size()
+        self.0.vocab_size()
     }
 
     #[getter]
     fn keys_by_order(&self) -> [u64; 16] {
-        *self.index.keys_by_order()
+        *self.0.keys_by_order()
     }
 
     #[getter]
     fn fingerprint(&self) -> String {
-        self.index.fingerprint().to_string()
+        self.0.fingerprint().to_string()
     }
 
     #[getter]
     fn keyset_fingerprint(&self) -> String {
-        self.index.keyset_fingerprint().to_string()
+        self.0.keyset_fingerprint().to_string()
     }
 
     #[getter]
     fn is_archive(&self) -> bool {
-        self.index.is_archive()
+        self.0.is_archive()
     }
 
     #[getter]
     fn path(&self) -> Option<PathBuf> {
-        self.index.path().map(PathBuf::from)
+        self.0.path().map(PathBuf::from)
     }
 }
