@@ -1,5 +1,8 @@
 """Damaged files: an error or the same answers, never a crash, a hang or a row that does not exist."""
 
+import struct
+from contextlib import suppress
+
 import numpy as np
 import pytest
 
@@ -92,6 +95,49 @@ def test_every_flipped_byte_of_a_key_set_is_found(tmp_path, stride):
         path.write_bytes(bad)
         with pytest.raises(FormatError):
             KeySet.open(path).verify()
+
+
+@EVERY
+def test_a_damaged_key_set_builds_or_is_refused(tmp_path, stride):
+    path = tmp_path / "keys.mgk"
+    small_index().key_set().save(path)
+    good = path.read_bytes()
+    built = 0
+    for at in range(0, len(good), stride):
+        bad = bytearray(good)
+        bad[at] ^= 1 << (at % 8)
+        path.write_bytes(bad)
+        # Opening reads the header alone, so most of these are built unverified; a panic would be no FormatError.
+        with suppress(FormatError):
+            index = NgramIndex.build(KeySet.open(path))
+            index.lookup(TOKENS % 10)
+            built += 1
+    assert built < len(good) / stride
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("lengths", lambda values: values + 1, "lengths"),
+        ("lengths", lambda values: values * 0, "lengths"),
+        ("tokens", lambda values: values + 10, "outside the vocabulary"),
+        ("tokens", lambda values: values * 0 + 5, "two rows"),
+        ("counts", lambda values: values[::-1], "higher count"),
+    ],
+)
+def test_a_build_says_what_is_wrong_with_the_key_set(tmp_path, section, change, message):
+    path = tmp_path / "keys.mgk"
+    keys = KeySet.from_keys([(1, 2), (3, 4), (5, 6)], counts=[9, 8, 7], vocab_size=10)
+    keys.save(path)
+    bad = bytearray(path.read_bytes())
+    tag, dtype, size = {"tokens": (1, "<u4", 4), "lengths": (2, "u1", 1), "counts": (4, "<u8", 8)}[section]
+    table = [struct.unpack_from("<IIQQ", bad, 512 + 64 * place) for place in range(7)]
+    ((offset, length),) = [(offset, length) for found, _, offset, length in table if found == tag]
+    values = np.frombuffer(bytes(bad), dtype, length // size, offset)
+    bad[offset : offset + length] = change(values).astype(dtype).tobytes()
+    path.write_bytes(bad)
+    with pytest.raises(FormatError, match=message):
+        NgramIndex.build(KeySet.open(path))
 
 
 def test_other_kinds_of_files_are_named(tmp_path):

@@ -78,7 +78,8 @@ impl Trie {
         let tokens = keys.tokens();
         let key = |i: u32| &tokens[offsets[usize_of(i)]..offsets[usize_of(i) + 1]];
         let mut levels = vec![Level::default(); keys.max_order()];
-        let (mut last, mut twice, mut longest): (&[u32], _, _) = (&[], false, 0);
+        let mut last: &[u32] = &[];
+        let mut twice = false;
         lexicographic(saturating_u32(keys.len()), keys.vocab_size(), key, |row, key| {
             let shared = last.iter().zip(key).take_while(|(a, b)| a == b).count();
             twice |= shared == key.len();
@@ -104,11 +105,10 @@ impl Trie {
             return Err(keys.damaged("a key has two rows"));
         }
         for level in &mut levels {
-            longest = longest.max(level.len());
+            fit_u32(level.len(), "prefixes of one length")?;
             level.words.shrink_to_fit();
             level.row.shrink_to_fit();
         }
-        fit_u32(longest, "prefixes of one length")?;
         Ok(Self { levels })
     }
 

@@ -159,7 +159,7 @@ impl KeySet {
     /// Where each key starts in [`Self::tokens`], and the end.
     ///
     /// # Errors
-    /// [`Error::Format`] for lengths or tokens that no key has, as a damaged file can hold.
+    /// [`Error::Format`] for lengths, tokens or counts that no key set has, as a damaged file can hold.
     pub(crate) fn checked_offsets(&self) -> Result<Vec<usize>> {
         let mut at = 0;
         let ends = self.lengths.iter().map(|&len| {
@@ -173,6 +173,9 @@ impl KeySet {
         }
         if self.tokens.iter().fold(0, |a, &b| a.max(b)) >= self.vocab_size && !self.tokens.is_empty() {
             return Err(self.damaged("a token lies outside the vocabulary"));
+        }
+        if !self.counts.is_sorted_by(|a, b| a >= b) {
+            return Err(self.damaged("a row has a higher count than the one before"));
         }
         Ok(offsets)
     }

@@ -130,3 +130,33 @@ pub(crate) fn by_descending_count(order: &mut Vec<u32>, count: impl Fn(u32) -> u
     order.clear();
     order.extend(items.iter().map(|&item| low_u32(item)));
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Vocabularies around what a word holds: 64 tokens of one, 4 of 2^15, 3 of 2^16 and of 2^20.
+        #[test]
+        fn lexicographic_order_is_that_of_a_plain_sort(
+            vocab_size in prop::sample::select(vec![1u32, 2, 3, 100, 1 << 15, (1 << 16) - 1, 1 << 16, 1 << 20]),
+            few in any::<bool>(),
+            seeds in prop::collection::vec(prop::collection::vec(any::<u32>(), 1..17), 0..200),
+        ) {
+            // The highest ids, of a whole vocabulary or of three: then long prefixes are shared, and keys repeat.
+            let token = |seed: u32| vocab_size - 1 - seed % if few { vocab_size.min(3) } else { vocab_size };
+            let keys: Vec<Vec<u32>> = seeds.into_iter().map(|key| key.into_iter().map(token).collect()).collect();
+            let mut found = Vec::new();
+            lexicographic(saturating_u32(keys.len()), vocab_size, |i| &keys[usize_of(i)], |i, key| found.push((i, key)));
+            let mut want: Vec<&[u32]> = keys.iter().map(Vec::as_slice).collect();
+            want.sort_unstable();
+            prop_assert!(found.iter().map(|&(_, key)| key).eq(want));
+            prop_assert!(found.iter().all(|&(i, key)| keys[usize_of(i)] == key));
+            let mut rows: Vec<u32> = found.iter().map(|&(i, _)| i).collect();
+            rows.sort_unstable();
+            prop_assert!(rows.into_iter().eq(0..saturating_u32(keys.len())));
+        }
+    }
+}
