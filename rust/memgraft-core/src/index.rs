@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::automaton::{NO_ROW, Region, Table, Trie, build};
-use crate::batch::{self, Bounds, Limits, Options, Unknown, check_tokens};
+use crate::batch::{self, Bounds, Limits, Options, Tokens, Unknown};
 use crate::canon::{self, Canon};
 use crate::fingerprint::{Fingerprint, default_threads};
 use crate::format::{Container, Header, Kind, Load, Section, Store, bytes_of, write_container};
@@ -287,9 +287,23 @@ impl Index {
         orders: &mut [u8],
         options: Options,
     ) -> Result<()> {
-        if unknown == Unknown::Error {
-            check_tokens(tokens, self.vocab_size(), bounds.width)?;
-        }
+        let tokens = Tokens::check(tokens, self.vocab_size(), bounds.width, unknown)?;
+        self.lookup_tokens(&tokens, bounds, rows, orders, options)
+    }
+
+    /// [`Index::lookup`] of ids that were checked when they were copied.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where lengths differ or the ids were checked against another vocabulary;
+    /// [`Error::Format`] in a damaged file.
+    pub fn lookup_tokens(
+        &self,
+        tokens: &Tokens<'_>,
+        bounds: &Bounds<'_>,
+        rows: &mut [i32],
+        orders: &mut [u8],
+        options: Options,
+    ) -> Result<()> {
         let limits = Limits { num_keys: saturating_u32(self.num_keys()), max_order: saturating_u32(self.max_order()) };
         if batch::lookup(&self.table, limits, tokens, bounds, rows, orders, options)? {
             return Ok(());
@@ -318,9 +332,7 @@ impl Index {
                 return Err(Error::argument(format!("{name}: expected {want} elements, one a token, got {len}")));
             }
         }
-        if unknown == Unknown::Error {
-            check_tokens(tokens, self.vocab_size(), None)?;
-        }
+        let tokens = &*Tokens::check(tokens, self.vocab_size(), None, unknown)?.into_ids();
         let view = self.table.view();
         if let Some(at) = states.iter().position(|&state| !view.owns(state)) {
             let message = format!(

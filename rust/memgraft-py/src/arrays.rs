@@ -1,6 +1,6 @@
 //! numpy arrays in and out, with errors that name the argument.
 
-use memgraft_core::batch::token_error;
+use memgraft_core::batch::{Tokens, Unknown};
 use memgraft_core::{Error, Result};
 use numpy::{
     Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1, PyUntypedArray, PyUntypedArrayMethods,
@@ -48,20 +48,19 @@ pub(crate) fn slice<'a, T: Element>(array: &'a PyReadonlyArray1<'_, T>) -> PyRes
     array.as_slice().map_err(|e| ArgumentError::new_err(e.to_string()))
 }
 
-/// Copies token ids of any usual integer dtype, checking them on the way.
-///
-/// An id outside the vocabulary is an error, or `u32::MAX`, which matches nothing, with `miss`.
+/// Copies token ids of any usual integer dtype, checking them on the way; with `miss`, those outside match nothing.
 pub(crate) fn tokens(
     value: &Bound<'_, PyAny>,
     vocab_size: u32,
     width: Option<usize>,
     miss: bool,
-) -> PyResult<Vec<u32>> {
+) -> PyResult<Tokens<'static>> {
+    let unknown = if miss { Unknown::Miss } else { Unknown::Error };
     macro_rules! try_dtype {
         ($($kind:ty),*) => {$(
             if value.cast::<PyArray1<$kind>>().is_ok() {
                 let array = input::<$kind>(value, "tokens")?;
-                return convert(slice(&array)?, vocab_size, width, miss).map_err(to_py);
+                return Tokens::copy(slice(&array)?, vocab_size, width, unknown).map_err(to_py);
             }
         )*};
     }
@@ -73,22 +72,6 @@ pub(crate) fn tokens(
             Err(_) => value.get_type().to_string(),
         }
     )))
-}
-
-fn convert<T>(ids: &[T], vocab_size: u32, width: Option<usize>, miss: bool) -> Result<Vec<u32>>
-where
-    T: Copy + TryInto<u32> + TryInto<i64>,
-{
-    let clamp = |id: T| id.try_into().unwrap_or(u32::MAX);
-    let out: Vec<u32> = ids.iter().map(|&id| clamp(id)).collect();
-    let largest = out.iter().fold(0, |a, &b| a.max(b));
-    if miss || largest < vocab_size {
-        return Ok(out);
-    }
-    match out.iter().position(|&id| id >= vocab_size) {
-        Some(at) => Err(token_error(at, ids[at].try_into().unwrap_or(i64::MAX), vocab_size, width)),
-        None => Ok(out),
-    }
 }
 
 /// The thread count to use: at least 1.

@@ -17,10 +17,6 @@ use crate::keyset::PyKeySet;
 #[pyclass(name = "Index", module = "memgraft._core", frozen)]
 pub(crate) struct PyIndex(pub(crate) Index);
 
-fn unknown(miss: bool) -> Unknown {
-    if miss { Unknown::Miss } else { Unknown::Error }
-}
-
 #[pymethods]
 impl PyIndex {
     #[staticmethod]
@@ -89,8 +85,7 @@ impl PyIndex {
         let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let options = Options { threads: thread_count(threads).map_err(to_py)?, ..Options::default() };
-        // Tokens were checked while they were copied; what is left outside the vocabulary shall miss.
-        py.detach(|| self.0.lookup(&tokens, &bounds, Unknown::Miss, rows, orders, options)).map_err(to_py)
+        py.detach(|| self.0.lookup_tokens(&tokens, &bounds, rows, orders, options)).map_err(to_py)
     }
 
     #[pyo3(signature = (states, tokens, rows, orders, *, miss=false))]
@@ -111,7 +106,7 @@ impl PyIndex {
         let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let mut ids: Vec<StateId> = states.iter().map(|&state| StateId(state)).collect();
-        py.detach(|| self.0.advance(&mut ids, &tokens, unknown(true), rows, orders)).map_err(to_py)?;
+        py.detach(|| self.0.advance(&mut ids, tokens.ids(), Unknown::Miss, rows, orders)).map_err(to_py)?;
         for (state, id) in states.iter_mut().zip(&ids) {
             *state = id.0;
         }

@@ -2,7 +2,9 @@
 //! that its next turn reads.
 
 use std::hint::select_unpredictable;
+use std::slice::from_raw_parts;
 
+use super::Limits;
 use super::segments::Feeder;
 use crate::automaton::{Prober, Table, View, prefetch, prefetch_at};
 use crate::ids::{low_u8, row_as_i32, u64_of, usize_of};
@@ -28,7 +30,7 @@ struct Lane {
 /// The part of a batch that one thread answers.
 pub(super) struct Walk<'a, 'o> {
     pub table: &'a Table,
-    pub max_order: u32,
+    pub limits: Limits,
     /// None larger than the vocabulary size, which matches nothing.
     pub tokens: &'a [u32],
     /// Position of `rows[0]`.
@@ -39,25 +41,28 @@ pub(super) struct Walk<'a, 'o> {
 }
 
 impl Walk<'_, '_> {
-    /// Answers everything the feeder gives; false if links run in circles, as only damaged ones do.
+    /// Answers everything the feeder gives; false if links run in circles or answers are impossible, as only damage does.
     #[inline(always)]
     pub fn run<P: Prober, const LANES: usize, const PREFETCH: bool>(&mut self, prober: P) -> bool {
         let view = self.table.view();
         let lines = view.lines();
-        let mut entrance = Entrance {
-            view,
-            feeder: &mut self.feeder,
-            tokens: self.tokens,
-            max_order: self.max_order,
-            max_spill: self.table.max_spill(),
-            budget: 0,
-        };
         // Locals, so that no store through them makes the compiler read their pointers again.
         let (tokens, first) = (self.tokens, self.first);
         debug_assert!(self.rows.len() == self.orders.len());
         let (end, rows, orders) = (first + self.rows.len(), self.rows.as_mut_ptr(), self.orders.as_mut_ptr());
         // Where position 0 would be answered: one addition less in every step.
         let (rows, orders) = (rows.wrapping_sub(first), orders.wrapping_sub(first));
+        let mut entrance = Entrance {
+            view,
+            feeder: &mut self.feeder,
+            tokens,
+            limits: self.limits,
+            max_spill: self.table.max_spill(),
+            rows,
+            orders,
+            budget: 0,
+            sound: true,
+        };
         let mut lanes = [Lane::default(); LANES];
         let mut active = 0;
         while active < LANES
@@ -90,7 +95,7 @@ impl Walk<'_, '_> {
                 }
                 lane.at += usize::from(probe.hit);
                 if lane.at == lane.end {
-                    match entrance.next() {
+                    match entrance.swap(lane.start, lane.end) {
                         Some(fresh) => *lane = fresh,
                         None => {
                             active -= 1;
@@ -117,7 +122,7 @@ impl Walk<'_, '_> {
                 i += 1;
             }
         }
-        true
+        entrance.sound
     }
 }
 
@@ -126,13 +131,31 @@ struct Entrance<'a, 'f> {
     view: View<'a>,
     feeder: &'f mut Feeder<'a>,
     tokens: &'a [u32],
-    max_order: u32,
+    limits: Limits,
     max_spill: u32,
+    /// Where position 0 would be answered.
+    rows: *const i32,
+    orders: *const u8,
     /// Rounds that the work handed out so far can take.
     budget: u64,
+    /// Whether every answer so far is a possible one.
+    sound: bool,
 }
 
 impl Entrance<'_, '_> {
+    /// Looks over the answers to `start..end`, all written, while they are in the cache; then as [`Entrance::next`].
+    #[cold]
+    #[inline(never)]
+    fn swap(&mut self, start: usize, end: usize) -> Option<Lane> {
+        // SAFETY: the run lies in what `rows` and `orders` answer (see `Walk::run`), and no lane writes to it again.
+        let (rows, orders) = unsafe {
+            let rows = from_raw_parts(self.rows.wrapping_add(start), end - start);
+            (rows, from_raw_parts(self.orders.wrapping_add(start), end - start))
+        };
+        self.sound &= self.limits.hold(rows, orders);
+        self.next()
+    }
+
     /// A lane at the start of the next run, its first line asked for; kept out of the inner loop.
     #[cold]
     #[inline(never)]
@@ -140,7 +163,7 @@ impl Entrance<'_, '_> {
         let run = self.feeder.next()?;
         // A walk of n tokens makes at most 2n + max_order steps down and along links, each within the
         // spill limit; more, and the links of a damaged file run in circles.
-        let steps = 2 * u64_of(run.end - run.warm) + u64::from(self.max_order) + 1;
+        let steps = 2 * u64_of(run.end - run.warm) + u64::from(self.limits.max_order) + 1;
         self.budget = self.budget.saturating_add(steps.saturating_mul(u64::from(self.max_spill) + 1));
         let token = self.tokens[run.warm];
         let unit = self.view.locate(0, token);

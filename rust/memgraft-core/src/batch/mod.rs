@@ -3,11 +3,12 @@
 
 mod lanes;
 mod segments;
+mod tokens;
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use segments::Bounds;
+pub use tokens::{Id, Tokens};
 
 #[cfg(target_arch = "x86_64")]
 use crate::automaton::{Avx2, Avx512};
@@ -71,12 +72,19 @@ pub enum Unknown {
 pub(crate) fn lookup(
     table: &Table,
     limits: Limits,
-    tokens: &[u32],
+    tokens: &Tokens<'_>,
     bounds: &Bounds<'_>,
     rows: &mut [i32],
     orders: &mut [u8],
     options: Options,
 ) -> Result<bool> {
+    if tokens.vocab_size() != table.vocab_size() {
+        let (want, found) = (table.vocab_size(), tokens.vocab_size());
+        return Err(Error::argument(format!(
+            "tokens: expected ids checked against the vocabulary of {want}, got {found}"
+        )));
+    }
+    let tokens = tokens.ids();
     for (name, len) in [("rows", rows.len()), ("orders", orders.len())] {
         if len != tokens.len() {
             return Err(Error::argument(format!("{name}: expected {} elements, one a token, got {len}", tokens.len())));
@@ -87,18 +95,11 @@ pub(crate) fn lookup(
     let part = tokens.len().div_ceil(threads).max(1);
     // Every lane gets work, and no lane more than a chunk at a time.
     let chunk = part.div_ceil(options.lanes.max(1)).clamp(64, CHUNK);
-    // What lies outside the vocabulary becomes the one token past it, which matches nothing.
-    let past = table.vocab_size();
-    let tokens = match tokens.iter().fold(0, |a, &b| a.max(b)) > past {
-        true => Cow::Owned(tokens.iter().map(|&token| token.min(past)).collect::<Vec<_>>()),
-        false => Cow::Borrowed(tokens),
-    };
-    let tokens = &*tokens;
     let damaged = AtomicBool::new(false);
     let run = |start: usize, rows: &mut [i32], orders: &mut [u8]| {
         let feeder = Feeder::new(tokens, bounds, start, start + rows.len(), chunk, limits.max_order);
-        let mut walk = Walk { table, max_order: limits.max_order, tokens, first: start, rows, orders, feeder };
-        if !walk_all(&mut walk, options) || !limits.hold(walk.rows, walk.orders) {
+        let mut walk = Walk { table, limits, tokens, first: start, rows, orders, feeder };
+        if !walk_all(&mut walk, options) {
             damaged.store(true, Ordering::Relaxed);
         }
     };
@@ -171,40 +172,16 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Whether all answers are possible ones; one pass that the compiler vectorises.
+    /// Whether all answers are possible ones.
+    ///
+    /// Without a comparison, which vectors of unsigned numbers lack on plain x86-64: both `row + 1` and `num_keys` are
+    /// below 2^31, so the top bit of either or of their difference tells.
     fn hold(self, rows: &[i32], orders: &[u8]) -> bool {
-        let row = rows.iter().fold(0, |a, &row| a.max(row.cast_unsigned().wrapping_add(1)));
+        let bits = rows.iter().fold(0, |bits, &row| {
+            let from_one = row.cast_unsigned().wrapping_add(1);
+            bits | from_one | self.num_keys.wrapping_sub(from_one)
+        });
         let order = orders.iter().fold(0, |a, &order| a.max(order));
-        row <= self.num_keys && u32::from(order) <= self.max_order
+        bits >> 31 == 0 && u32::from(order) <= self.max_order
     }
-}
-
-/// Checks that every token lies inside the vocabulary.
-///
-/// # Errors
-/// [`Error::Token`] that names the first position (row and column with a `width`).
-pub fn check_tokens(tokens: &[u32], vocab_size: u32, width: Option<usize>) -> Result<()> {
-    // One branch-free pass that the compiler vectorises; the position only where it is needed.
-    let largest = tokens.iter().fold(0, |a, &b| a.max(b));
-    if largest < vocab_size {
-        return Ok(());
-    }
-    match tokens.iter().position(|&token| token >= vocab_size) {
-        Some(at) => Err(token_error(at, i64::from(tokens[at]), vocab_size, width)),
-        None => Ok(()),
-    }
-}
-
-/// The error for `token` at flat position `at`.
-#[must_use]
-pub fn token_error(at: usize, token: i64, vocab_size: u32, width: Option<usize>) -> Error {
-    let place = match width.filter(|&width| width > 0) {
-        Some(width) => format!("[{}, {}]", at / width, at % width),
-        None => format!("[{at}]"),
-    };
-    let message = format!(
-        "tokens{place}: {token} lies outside the vocabulary of {vocab_size}; \
-         use the tokenizer the keys were mined with, or unknown=\"miss\" to let such tokens match nothing"
-    );
-    Error::Token { message }
 }
