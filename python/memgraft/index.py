@@ -113,7 +113,8 @@ class NgramIndex:
         """The longest key that ends at each position and lies inside one segment.
 
         Args:
-            tokens: (T,) or (B, T) ids, uint16, int32, uint32 or int64. Each row of a 2-D batch is a segment of its own.
+            tokens: (T,) or (B, T) ids, uint16, int32, uint32 or int64, read where they are and not to be changed during
+                the call. Each row of a 2-D batch is a segment of its own.
             segments: Integers of the same shape; look-back stops where the id changes.
             eos_id: This token ends its segment; the next position starts a new one.
             cu_seqlens: Ascending offsets from 0 to T (of the flattened batch) at which segments start.

@@ -291,7 +291,7 @@ impl Index {
         self.lookup_tokens(&tokens, bounds, rows, orders, options)
     }
 
-    /// [`Index::lookup`] of ids that were checked when they were copied.
+    /// [`Index::lookup`] of checked ids of any integer type.
     ///
     /// # Errors
     /// [`Error::Argument`] where lengths differ or the ids were checked against another vocabulary;
@@ -332,7 +332,7 @@ impl Index {
                 return Err(Error::argument(format!("{name}: expected {want} elements, one a token, got {len}")));
             }
         }
-        let tokens = &*Tokens::check(tokens, self.vocab_size(), None, unknown)?.into_ids();
+        let tokens = Tokens::check(tokens, self.vocab_size(), None, unknown)?.to_vec();
         let view = self.table.view();
         if let Some(at) = states.iter().position(|&state| !view.owns(state)) {
             let message = format!(

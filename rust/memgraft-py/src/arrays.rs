@@ -48,19 +48,20 @@ pub(crate) fn slice<'a, T: Element>(array: &'a PyReadonlyArray1<'_, T>) -> PyRes
     array.as_slice().map_err(|e| ArgumentError::new_err(e.to_string()))
 }
 
-/// Copies token ids of any usual integer dtype, checking them on the way; with `miss`, those outside match nothing.
-pub(crate) fn tokens(
+/// Runs `run` on token ids of any usual integer dtype, checked where they are; with `miss`, those outside match nothing.
+pub(crate) fn with_tokens<R>(
     value: &Bound<'_, PyAny>,
     vocab_size: u32,
     width: Option<usize>,
     miss: bool,
-) -> PyResult<Tokens<'static>> {
+    run: impl FnOnce(Tokens<'_>) -> PyResult<R>,
+) -> PyResult<R> {
     let unknown = if miss { Unknown::Miss } else { Unknown::Error };
     macro_rules! try_dtype {
         ($($kind:ty),*) => {$(
             if value.cast::<PyArray1<$kind>>().is_ok() {
                 let array = input::<$kind>(value, "tokens")?;
-                return Tokens::copy(slice(&array)?, vocab_size, width, unknown).map_err(to_py);
+                return run(Tokens::check(slice(&array)?, vocab_size, width, unknown).map_err(to_py)?);
             }
         )*};
     }

@@ -9,7 +9,7 @@ use memgraft_core::index::{Form, Index};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::arrays::{input, output, slice, threads as thread_count, tokens as copy_tokens};
+use crate::arrays::{input, output, slice, threads as thread_count, with_tokens};
 use crate::errors::{ArgumentError, to_py};
 use crate::keyset::PyKeySet;
 
@@ -71,7 +71,6 @@ impl PyIndex {
         threads: Option<usize>,
         miss: bool,
     ) -> PyResult<()> {
-        let tokens = copy_tokens(tokens, self.0.vocab_size(), width, miss)?;
         let segments = segments.map(|ids| input::<i64>(ids, "segments")).transpose()?;
         let ends = cu_seqlens.map(|ends| input::<u64>(ends, "cu_seqlens")).transpose()?;
         let bounds = Bounds {
@@ -85,7 +84,9 @@ impl PyIndex {
         let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let options = Options { threads: thread_count(threads).map_err(to_py)?, ..Options::default() };
-        py.detach(|| self.0.lookup_tokens(&tokens, &bounds, rows, orders, options)).map_err(to_py)
+        with_tokens(tokens, self.0.vocab_size(), width, miss, |tokens| {
+            py.detach(|| self.0.lookup_tokens(&tokens, &bounds, rows, orders, options)).map_err(to_py)
+        })
     }
 
     #[pyo3(signature = (states, tokens, rows, orders, *, miss=false))]
@@ -98,7 +99,7 @@ impl PyIndex {
         orders: &Bound<'_, PyAny>,
         miss: bool,
     ) -> PyResult<()> {
-        let tokens = copy_tokens(tokens, self.0.vocab_size(), None, miss)?;
+        let tokens = with_tokens(tokens, self.0.vocab_size(), None, miss, |tokens| Ok(tokens.to_vec()))?;
         let mut states = output::<u32>(states, "states")?;
         let mut rows = output::<i32>(rows, "rows")?;
         let mut orders = output::<u8>(orders, "orders")?;
@@ -106,7 +107,7 @@ impl PyIndex {
         let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let mut ids: Vec<StateId> = states.iter().map(|&state| StateId(state)).collect();
-        py.detach(|| self.0.advance(&mut ids, tokens.ids(), Unknown::Miss, rows, orders)).map_err(to_py)?;
+        py.detach(|| self.0.advance(&mut ids, &tokens, Unknown::Miss, rows, orders)).map_err(to_py)?;
         for (state, id) in states.iter_mut().zip(&ids) {
             *state = id.0;
         }

@@ -17,6 +17,6 @@ mod trie;
 pub(crate) use builder::build;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use probe::{Avx2, Avx512};
-pub(crate) use probe::{Portable, Prober, prefetch, prefetch_at};
+pub(crate) use probe::{Portable, Prober, prefetch};
 pub use table::{Found, NO_ROW, Region, Table, View};
 pub(crate) use trie::Trie;

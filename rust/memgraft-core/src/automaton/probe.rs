@@ -126,12 +126,7 @@ impl Prober for Avx512 {
 /// Asks the processor to bring in the line that holds `target`; never changes a result.
 #[inline(always)]
 pub(crate) fn prefetch<T>(target: &T) {
-    prefetch_at(std::ptr::from_ref(target));
-}
-
-/// As [`prefetch`], for an address that may lie outside everything: the hint never faults.
-#[inline(always)]
-pub(crate) fn prefetch_at<T>(target: *const T) {
+    let target = std::ptr::from_ref(target);
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint that never faults; SSE is part of x86-64.
     unsafe {

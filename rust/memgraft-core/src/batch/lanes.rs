@@ -2,42 +2,52 @@
 //! that its next turn reads.
 
 use std::hint::select_unpredictable;
-use std::slice::from_raw_parts;
 
-use super::Limits;
 use super::segments::Feeder;
-use crate::automaton::{Prober, Table, View, prefetch, prefetch_at};
-use crate::ids::{low_u8, row_as_i32, u64_of, usize_of};
+use super::{Limits, Tokens};
+use crate::automaton::{Prober, Table, View, prefetch};
+use crate::ids::{low_u8, row_as_i32, saturating_u32, u64_of, usize_of};
 
-/// Tokens ahead of each lane that are asked for.
-const STREAM_AHEAD: usize = 32;
-
-/// One walk in progress.
+/// One walk in progress, in a part of the lanes' buffers that is its own.
 #[derive(Debug, Clone, Copy, Default)]
 struct Lane {
     /// The unit to probe next.
     unit: u32,
     /// The token at `at`.
     token: u32,
-    /// Position of the token being read.
-    at: usize,
-    /// First position to answer.
-    start: usize,
-    /// One past the last.
-    end: usize,
+    /// Place in the buffers of the token being read.
+    at: u32,
+    /// One past the last place.
+    end: u32,
+    /// Place of the first position to answer; what lies before it was read for its context.
+    start: u32,
+    /// First place of this lane's part.
+    part: u32,
+    /// Position in the batch of `start`.
+    position: usize,
 }
 
 /// The part of a batch that one thread answers.
 pub(super) struct Walk<'a, 'o> {
     pub table: &'a Table,
     pub limits: Limits,
-    /// None larger than the vocabulary size, which matches nothing.
-    pub tokens: &'a [u32],
+    pub tokens: &'a Tokens<'a>,
     /// Position of `rows[0]`.
     pub first: usize,
     pub rows: &'o mut [i32],
     pub orders: &'o mut [u8],
     pub feeder: Feeder<'a>,
+}
+
+/// Tokens that lanes read, and what they answer.
+///
+/// A lane's run is copied in when it begins and its answers are copied out when it ends. Two dozen runs read and
+/// written where the caller has them would be more streams than a processor foresees, each store to a line that has
+/// yet to come from memory; these buffers stay in the first caches.
+struct Buffers {
+    /// At each place the token, until it is answered; then the row.
+    words: Vec<u32>,
+    orders: Vec<u8>,
 }
 
 impl Walk<'_, '_> {
@@ -46,27 +56,13 @@ impl Walk<'_, '_> {
     pub fn run<P: Prober, const LANES: usize, const PREFETCH: bool>(&mut self, prober: P) -> bool {
         let view = self.table.view();
         let lines = view.lines();
-        // Locals, so that no store through them makes the compiler read their pointers again.
-        let (tokens, first) = (self.tokens, self.first);
-        debug_assert!(self.rows.len() == self.orders.len());
-        let (end, rows, orders) = (first + self.rows.len(), self.rows.as_mut_ptr(), self.orders.as_mut_ptr());
-        // Where position 0 would be answered: one addition less in every step.
-        let (rows, orders) = (rows.wrapping_sub(first), orders.wrapping_sub(first));
-        let mut entrance = Entrance {
-            view,
-            feeder: &mut self.feeder,
-            tokens,
-            limits: self.limits,
-            max_spill: self.table.max_spill(),
-            rows,
-            orders,
-            budget: 0,
-            sound: true,
-        };
+        let room = self.feeder.longest();
+        let mut buffers = Buffers { words: vec![0; LANES * room], orders: vec![0; LANES * room] };
+        let mut entrance = Entrance { view, walk: self, budget: 0, sound: true };
         let mut lanes = [Lane::default(); LANES];
         let mut active = 0;
         while active < LANES
-            && let Some(lane) = entrance.next()
+            && let Some(lane) = entrance.next(saturating_u32(active * room), &mut buffers)
         {
             lanes[active] = lane;
             active += 1;
@@ -76,6 +72,7 @@ impl Walk<'_, '_> {
                 return false;
             }
             entrance.budget -= 1;
+            let (mut words, mut orders) = (buffers.words.as_mut_ptr(), buffers.orders.as_mut_ptr());
             let mut i = 0;
             while i < active {
                 // SAFETY: `i < active`, and `active` never grows past LANES.
@@ -83,19 +80,18 @@ impl Walk<'_, '_> {
                 // SAFETY: `unit` came out of `View::locate` or `View::next_line`, which cap it at the last unit.
                 let line = unsafe { lines.get_unchecked(usize_of(lane.unit >> 2)) };
                 let probe = prober.probe(line, lane.unit, lane.token);
-                if lane.at >= lane.start {
-                    // Written on a miss too, and then again: cheaper than a branch that cannot be predicted.
-                    debug_assert!(first <= lane.at && lane.at < end);
-                    // SAFETY: the feeder's runs lie in `first..end`, which is what both outputs answer
-                    // (`batch::lookup` cuts them alike), and `start <= at < end` holds for a lane in its run.
-                    unsafe {
-                        *rows.wrapping_add(lane.at) = row_as_i32(probe.row);
-                        *orders.wrapping_add(lane.at) = low_u8(probe.order);
-                    }
+                // Written on a miss too, and then again: cheaper than a branch that cannot be predicted.
+                debug_assert!(lane.part <= lane.at && lane.at < lane.end);
+                // SAFETY: `at < end`, and `Entrance::next` checked that `end` lies in the buffers.
+                unsafe {
+                    *words.add(usize_of(lane.at)) = probe.row;
+                    *orders.add(usize_of(lane.at)) = low_u8(probe.order);
                 }
-                lane.at += usize::from(probe.hit);
+                lane.at += u32::from(probe.hit);
                 if lane.at == lane.end {
-                    match entrance.swap(lane.start, lane.end) {
+                    let fresh = entrance.swap(*lane, &mut buffers);
+                    (words, orders) = (buffers.words.as_mut_ptr(), buffers.orders.as_mut_ptr());
+                    match fresh {
                         Some(fresh) => *lane = fresh,
                         None => {
                             active -= 1;
@@ -104,13 +100,10 @@ impl Walk<'_, '_> {
                         }
                     }
                 } else {
-                    debug_assert!(lane.at < tokens.len());
-                    // SAFETY: `at < end`, and the feeder's runs end inside the tokens.
-                    lane.token = unsafe { *tokens.get_unchecked(lane.at) };
-                    if PREFETCH {
-                        // One instruction a step; the lanes' streams are too many for the processor to foresee.
-                        prefetch_at(tokens.as_ptr().wrapping_add(lane.at + STREAM_AHEAD));
-                    }
+                    // SAFETY: as above.
+                    let word = unsafe { *words.add(usize_of(lane.at)) };
+                    // After a miss the row is there already.
+                    lane.token = select_unpredictable(probe.hit, word, lane.token);
                     let next = view.locate(probe.state, lane.token);
                     let spilt = view.next_line(lane.unit);
                     lane.unit = select_unpredictable(probe.spill & !probe.hit, spilt, next);
@@ -126,48 +119,47 @@ impl Walk<'_, '_> {
     }
 }
 
-/// Where lanes get new work.
-struct Entrance<'a, 'f> {
+/// Where lanes get new work and leave what is done.
+struct Entrance<'w, 'a, 'o> {
     view: View<'a>,
-    feeder: &'f mut Feeder<'a>,
-    tokens: &'a [u32],
-    limits: Limits,
-    max_spill: u32,
-    /// Where position 0 would be answered.
-    rows: *const i32,
-    orders: *const u8,
+    walk: &'w mut Walk<'a, 'o>,
     /// Rounds that the work handed out so far can take.
     budget: u64,
     /// Whether every answer so far is a possible one.
     sound: bool,
 }
 
-impl Entrance<'_, '_> {
-    /// Looks over the answers to `start..end`, all written, while they are in the cache; then as [`Entrance::next`].
+impl Entrance<'_, '_, '_> {
+    /// Hands over the answers of `done`, and gives its lane the next run.
     #[cold]
     #[inline(never)]
-    fn swap(&mut self, start: usize, end: usize) -> Option<Lane> {
-        // SAFETY: the run lies in what `rows` and `orders` answer (see `Walk::run`), and no lane writes to it again.
-        let (rows, orders) = unsafe {
-            let rows = from_raw_parts(self.rows.wrapping_add(start), end - start);
-            (rows, from_raw_parts(self.orders.wrapping_add(start), end - start))
-        };
-        self.sound &= self.limits.hold(rows, orders);
-        self.next()
+    fn swap(&mut self, done: Lane, buffers: &mut Buffers) -> Option<Lane> {
+        let (places, first) = (usize_of(done.start)..usize_of(done.end), done.position - self.walk.first);
+        let answers = first..first + places.len();
+        let (words, orders) = (&buffers.words[places.clone()], &buffers.orders[places]);
+        self.sound &= self.walk.limits.hold(words, orders);
+        self.walk.rows[answers.clone()].iter_mut().zip(words).for_each(|(row, &word)| *row = row_as_i32(word));
+        self.walk.orders[answers].copy_from_slice(orders);
+        self.next(done.part, buffers)
     }
 
-    /// A lane at the start of the next run, its first line asked for; kept out of the inner loop.
+    /// A lane at the start of the next run, its tokens in the buffers from `part` on and its first line asked for.
     #[cold]
     #[inline(never)]
-    fn next(&mut self) -> Option<Lane> {
-        let run = self.feeder.next()?;
+    fn next(&mut self, part: u32, buffers: &mut Buffers) -> Option<Lane> {
+        let run = self.walk.feeder.next()?;
         // A walk of n tokens makes at most 2n + max_order steps down and along links, each within the
         // spill limit; more, and the links of a damaged file run in circles.
-        let steps = 2 * u64_of(run.end - run.warm) + u64::from(self.limits.max_order) + 1;
-        self.budget = self.budget.saturating_add(steps.saturating_mul(u64::from(self.max_spill) + 1));
-        let token = self.tokens[run.warm];
+        let steps = 2 * u64_of(run.end - run.warm) + u64::from(self.walk.limits.max_order) + 1;
+        self.budget = self.budget.saturating_add(steps.saturating_mul(u64::from(self.walk.table.max_spill()) + 1));
+        let end = part + saturating_u32(run.end - run.warm);
+        let words = &mut buffers.words[usize_of(part)..usize_of(end)];
+        assert!(words.len() <= buffers.orders.len() - usize_of(part), "as many places for orders");
+        self.walk.tokens.read(run.warm..run.end, words);
+        let token = words[0];
         let unit = self.view.locate(0, token);
         prefetch(self.view.line(unit));
-        Some(Lane { unit, token, at: run.warm, start: run.start, end: run.end })
+        let start = part + saturating_u32(run.start - run.warm);
+        Some(Lane { unit, token, at: part, end, start, part, position: run.start })
     }
 }

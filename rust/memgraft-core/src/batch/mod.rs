@@ -8,7 +8,7 @@ mod tokens;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use segments::Bounds;
-pub use tokens::{Id, Tokens};
+pub use tokens::{Given, Tokens};
 
 #[cfg(target_arch = "x86_64")]
 use crate::automaton::{Avx2, Avx512};
@@ -19,7 +19,8 @@ use segments::Feeder;
 
 /// Below this many tokens a thread costs more than it saves.
 const TOKENS_PER_THREAD: usize = 1 << 14;
-/// Longest run that one lane walks before it takes new work; shorter ones keep the lanes' streams on fewer pages.
+/// Longest run that one lane walks before it takes new work: half as long costs more tokens read again for their
+/// context than the smaller buffers save, twice as long leaves the first caches.
 const CHUNK: usize = 512;
 
 /// How to run a lookup.
@@ -84,7 +85,6 @@ pub(crate) fn lookup(
             "tokens: expected ids checked against the vocabulary of {want}, got {found}"
         )));
     }
-    let tokens = tokens.ids();
     for (name, len) in [("rows", rows.len()), ("orders", orders.len())] {
         if len != tokens.len() {
             return Err(Error::argument(format!("{name}: expected {} elements, one a token, got {len}", tokens.len())));
@@ -176,9 +176,9 @@ impl Limits {
     ///
     /// Without a comparison, which vectors of unsigned numbers lack on plain x86-64: both `row + 1` and `num_keys` are
     /// below 2^31, so the top bit of either or of their difference tells.
-    fn hold(self, rows: &[i32], orders: &[u8]) -> bool {
+    fn hold(self, rows: &[u32], orders: &[u8]) -> bool {
         let bits = rows.iter().fold(0, |bits, &row| {
-            let from_one = row.cast_unsigned().wrapping_add(1);
+            let from_one = row.wrapping_add(1);
             bits | from_one | self.num_keys.wrapping_sub(from_one)
         });
         let order = orders.iter().fold(0, |a, &order| a.max(order));

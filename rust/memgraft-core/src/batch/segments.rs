@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::tokens::Tokens;
 use crate::ids::{u64_of, usize_of, usize_of_u64};
 use crate::{Error, Result};
 
@@ -40,15 +41,15 @@ impl Bounds<'_> {
     }
 
     /// Whether a segment starts at `at > 0`.
-    fn starts(&self, tokens: &[u32], at: usize) -> bool {
+    fn starts(&self, tokens: &Tokens<'_>, at: usize) -> bool {
         self.width.is_some_and(|width| at.is_multiple_of(width))
             || self.ids.is_some_and(|ids| ids[at] != ids[at - 1])
-            || self.eos.is_some_and(|eos| tokens[at - 1] == eos)
+            || self.eos.is_some_and(|eos| tokens.find(eos, at - 1..at).is_some())
             || self.cu_seqlens.is_some_and(|ends| ends.binary_search(&u64_of(at)).is_ok())
     }
 
     /// The first segment start in `from + 1..limit`, or `limit`.
-    fn next_start(&self, tokens: &[u32], from: usize, limit: usize) -> usize {
+    fn next_start(&self, tokens: &Tokens<'_>, from: usize, limit: usize) -> usize {
         let mut end = limit;
         if let Some(width) = self.width {
             end = end.min((from / width + 1) * width);
@@ -62,7 +63,7 @@ impl Bounds<'_> {
             end = ids[from..end].iter().position(|&id| id != here).map_or(end, |n| from + n);
         }
         if let Some(eos) = self.eos {
-            end = tokens[from..end].iter().position(|&token| token == eos).map_or(end, |n| from + n + 1);
+            end = tokens.find(eos, from..end).map_or(end, |at| at + 1);
         }
         end.min(limit)
     }
@@ -87,7 +88,7 @@ pub(super) struct Run {
 /// Cuts `start..end` of a batch into runs that no segment start crosses.
 #[derive(Debug)]
 pub(super) struct Feeder<'a> {
-    tokens: &'a [u32],
+    tokens: &'a Tokens<'a>,
     bounds: Bounds<'a>,
     at: usize,
     end: usize,
@@ -99,12 +100,24 @@ pub(super) struct Feeder<'a> {
 }
 
 impl<'a> Feeder<'a> {
-    pub fn new(tokens: &'a [u32], bounds: &Bounds<'a>, start: usize, end: usize, chunk: usize, max_order: u32) -> Self {
+    pub fn new(
+        tokens: &'a Tokens<'a>,
+        bounds: &Bounds<'a>,
+        start: usize,
+        end: usize,
+        chunk: usize,
+        max_order: u32,
+    ) -> Self {
         let warmth = usize_of(max_order).saturating_sub(1);
         let earliest = start.saturating_sub(warmth);
         let reach = (earliest + 1..=start).rev().find(|&at| at < tokens.len() && bounds.starts(tokens, at));
         let reach = reach.unwrap_or(earliest);
         Self { tokens, bounds: *bounds, at: start, end, chunk, reach, segment_end: start, warmth }
+    }
+
+    /// Positions of the longest run.
+    pub fn longest(&self) -> usize {
+        self.warmth + self.chunk
     }
 }
 

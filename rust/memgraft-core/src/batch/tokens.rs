@@ -2,85 +2,98 @@
 
 #![forbid(unsafe_code)]
 
-use std::borrow::Cow;
-use std::ops::BitOr;
+use std::ops::{BitOr, Range};
 
 use super::Unknown;
 use crate::{Error, Result};
 
-/// Ids that are checked while they are still in the cache.
-const BLOCK: usize = 2048;
 const TOP: u32 = 1 << 31;
 
 /// An integer that callers hold token ids in.
-pub trait Id: Copy + Default + BitOr<Output = Self> + TryInto<u32> + TryInto<i64> {
+trait Id: Copy + Default + PartialEq + BitOr<Output = Self> + TryFrom<u32> + TryInto<u32> + TryInto<i64> {
     /// The low 32 bits.
     fn low(self) -> u32;
 }
 
 macro_rules! ids {
-    ($($kind:ty),*) => {$(
-        impl Id for $kind {
-            #[inline(always)]
-            #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, trivial_numeric_casts)]
-            fn low(self) -> u32 {
-                self as u32
-            }
+    ($($variant:ident $kind:ty),*) => {
+        /// Token ids as callers hold them.
+        #[derive(Debug, Clone, Copy)]
+        enum Ids<'a> {
+            $($variant(&'a [$kind])),*
         }
-    )*};
-}
-ids!(i64, i32, u32, u16, u8, i16, u64);
 
-/// Checked ids: each inside the vocabulary, or the one token past it, which matches nothing.
-#[derive(Debug, Clone)]
+        $(
+            impl Id for $kind {
+                #[inline(always)]
+                #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, trivial_numeric_casts)]
+                fn low(self) -> u32 {
+                    self as u32
+                }
+            }
+
+            impl<'a> From<&'a [$kind]> for Given<'a> {
+                fn from(ids: &'a [$kind]) -> Self {
+                    Self(Ids::$variant(ids))
+                }
+            }
+        )*
+
+        /// Runs a generic expression on whichever slice it is.
+        macro_rules! each {
+            ($ids:expr, $slice:ident => $body:expr) => {
+                match $ids {
+                    $(Ids::$variant($slice) => $body),*
+                }
+            };
+        }
+    };
+}
+
+/// A slice of ids in any usual integer type, for [`Tokens::check`].
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a>(Ids<'a>);
+
+ids!(I64 i64, I32 i32, U32 u32, U16 u16, U8 u8, I16 i16, U64 u64);
+
+/// Checked ids, where the caller has them: each inside the vocabulary, or to be read as the one token past it, which
+/// matches nothing.
+#[derive(Debug, Clone, Copy)]
 pub struct Tokens<'a> {
-    ids: Cow<'a, [u32]>,
+    ids: Ids<'a>,
     vocab_size: u32,
+    /// Whether some lie outside.
+    wild: bool,
 }
 
 impl<'a> Tokens<'a> {
-    /// Checks `ids` where they are; a copy is made only where [`Unknown::Miss`] changes one.
+    /// Checks `ids` in one pass.
     ///
     /// # Errors
-    /// [`Error::Token`] for an id outside the vocabulary, with its position (row and column with a `width`).
-    pub fn check(ids: &'a [u32], vocab_size: u32, width: Option<usize>, unknown: Unknown) -> Result<Self> {
-        let ids = match outside(ids, vocab_size) {
-            true => Cow::Owned(mended(ids, vocab_size, width, unknown)?),
-            false => Cow::Borrowed(ids),
-        };
-        Ok(Self { ids, vocab_size })
+    /// [`Error::Token`] for an id outside the vocabulary, with its position (row and column with a `width`), unless
+    /// `unknown` lets it miss.
+    pub fn check(ids: impl Into<Given<'a>>, vocab_size: u32, width: Option<usize>, unknown: Unknown) -> Result<Self> {
+        let Given(ids) = ids.into();
+        let wild = each!(ids, ids => outside(ids, vocab_size));
+        if wild
+            && unknown == Unknown::Error
+            && let Some((at, id)) = each!(ids, ids => first_outside(ids, vocab_size))
+        {
+            return Err(error(at, id, vocab_size, width));
+        }
+        Ok(Self { ids, vocab_size, wild })
     }
 
-    /// Copies ids of another integer type, checking them on the way.
-    ///
-    /// # Errors
-    /// As [`Tokens::check`].
-    pub fn copy<T: Id>(ids: &[T], vocab_size: u32, width: Option<usize>, unknown: Unknown) -> Result<Self> {
-        let mut low = Vec::with_capacity(ids.len());
-        let mut wrong = false;
-        for block in ids.chunks(BLOCK) {
-            let at = low.len();
-            low.extend(block.iter().map(|id| id.low()));
-            // An id that is negative or wider than 31 bits shows in the or of all; what the low bits alone say is
-            // then of no interest.
-            let every: Option<u32> = block.iter().fold(T::default(), |all, &id| all | id).try_into().ok();
-            wrong |= every.is_none_or(|every| every >= TOP) || outside(&low[at..], vocab_size);
-        }
-        if wrong {
-            low = mended(ids, vocab_size, width, unknown)?;
-        }
-        Ok(Self { ids: Cow::Owned(low), vocab_size })
-    }
-
-    /// Each smaller than [`Tokens::vocab_size`], or equal to it.
+    /// Number of positions.
     #[must_use]
-    pub fn ids(&self) -> &[u32] {
-        &self.ids
+    pub fn len(&self) -> usize {
+        each!(self.ids, ids => ids.len())
     }
 
-    /// [`Tokens::ids`], borrowed from where they were checked, or copied.
-    pub(crate) fn into_ids(self) -> Cow<'a, [u32]> {
-        self.ids
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The vocabulary that they were checked against.
@@ -88,26 +101,61 @@ impl<'a> Tokens<'a> {
     pub fn vocab_size(&self) -> u32 {
         self.vocab_size
     }
+
+    /// The tokens of `at`, each at most the vocabulary size, to `out` of the same length.
+    pub(super) fn read(&self, at: Range<usize>, out: &mut [u32]) {
+        each!(self.ids, ids => {
+            let ids = &ids[at];
+            if self.wild {
+                out.iter_mut().zip(ids).for_each(|(out, &id)| *out = inside(id, self.vocab_size).unwrap_or(self.vocab_size));
+            } else {
+                out.iter_mut().zip(ids).for_each(|(out, id)| *out = id.low());
+            }
+        });
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u32> {
+        let mut tokens = vec![0; self.len()];
+        self.read(0..self.len(), &mut tokens);
+        tokens
+    }
+
+    /// Where `token` first occurs in `at`.
+    pub(super) fn find(&self, token: u32, at: Range<usize>) -> Option<usize> {
+        let start = at.start;
+        each!(self.ids, ids => position(&ids[at], token)).map(|n| start + n)
+    }
+}
+
+fn position<T: Id>(ids: &[T], token: u32) -> Option<usize> {
+    let token = T::try_from(token).ok()?;
+    ids.iter().position(|&id| id == token)
+}
+
+/// `id` as a token of the vocabulary.
+#[inline(always)]
+fn inside<T: Id>(id: T, vocab_size: u32) -> Option<u32> {
+    id.try_into().ok().filter(|&id: &u32| id < vocab_size)
 }
 
 /// Whether an id lies outside the vocabulary (of at most 2^31 ids).
 ///
 /// Without a comparison, which vectors of unsigned numbers lack on plain x86-64: the top bit of `last - id` or of `id`
-/// itself is set where `id > last`.
-fn outside(ids: &[u32], vocab_size: u32) -> bool {
+/// itself is set where `id > last`; and an id that is negative or wider than 31 bits shows in the or of all.
+fn outside<T: Id>(ids: &[T], vocab_size: u32) -> bool {
     let last = vocab_size.wrapping_sub(1);
-    ids.iter().fold(0, |bits, &id| bits | id | last.wrapping_sub(id)) >= TOP
+    let (every, bits) =
+        ids.iter().fold((T::default(), 0), |(every, bits), &id| (every | id, bits | last.wrapping_sub(id.low())));
+    let every: Option<u32> = every.try_into().ok();
+    !ids.is_empty() && (every.is_none_or(|every| every >= TOP) || bits >= TOP)
 }
 
-/// What `unknown` makes of ids of which one lies outside.
-fn mended<T: Id>(ids: &[T], vocab_size: u32, width: Option<usize>, unknown: Unknown) -> Result<Vec<u32>> {
-    let inside = |id: T| id.try_into().ok().filter(|&id: &u32| id < vocab_size);
-    if unknown == Unknown::Error
-        && let Some(at) = ids.iter().position(|&id| inside(id).is_none())
-    {
-        return Err(error(at, ids[at].try_into().unwrap_or(i64::MAX), vocab_size, width));
-    }
-    Ok(ids.iter().map(|&id| inside(id).unwrap_or(vocab_size)).collect())
+/// The first id outside, as an error shows it.
+fn first_outside<T: Id>(ids: &[T], vocab_size: u32) -> Option<(usize, i64)> {
+    let at = ids.iter().position(|&id| inside(id, vocab_size).is_none())?;
+    Some((at, ids[at].try_into().unwrap_or(i64::MAX)))
 }
 
 /// The error for `token` at flat position `at`.
@@ -138,12 +186,23 @@ mod tests {
         }
     }
 
-    fn agree<T: Id + Into<i128>>(ids: &[T], vocab_size: u32) {
+    fn agree<'a, T: Id + Into<i128>>(ids: &'a [T], vocab_size: u32)
+    where
+        Given<'a>: From<&'a [T]>,
+    {
         let wide: Vec<i128> = ids.iter().map(|&id| id.into()).collect();
         for unknown in [Unknown::Error, Unknown::Miss] {
-            let found = Tokens::copy(ids, vocab_size, None, unknown);
+            let found = Tokens::check(ids, vocab_size, None, unknown);
             match plainly(&wide, vocab_size, unknown) {
-                Ok(want) => assert_eq!(found.unwrap().ids(), want),
+                Ok(want) => {
+                    let found = found.unwrap();
+                    assert_eq!(found.to_vec(), want);
+                    for token in [0, want.len() as u32 / 2, vocab_size - 1] {
+                        let start = want.len() / 3;
+                        let at = wide[start..].iter().position(|&id| id == token.into()).map(|n| start + n);
+                        assert_eq!(found.find(token, start..want.len()), at);
+                    }
+                }
                 Err(at) => {
                     let message = found.unwrap_err().to_string();
                     let shown = i64::try_from(wide[at]).unwrap_or(i64::MAX);
@@ -161,12 +220,12 @@ mod tests {
             1 => prop::sample::select(limits.to_vec()),
             1 => Just(i64::from(vocab_size)),
         ];
-        prop::collection::vec(id, 0..BLOCK + 99)
+        prop::collection::vec(id, 0..2000)
     }
 
     proptest! {
         #[test]
-        fn copies_equal_a_plain_loop(
+        fn checks_equal_a_plain_loop(
             (vocab_size, ids) in prop_oneof![Just(1u32), 2..70_000u32, Just(1 << 20)].prop_flat_map(|v| (Just(v), ids(v)))
         ) {
             agree(&ids, vocab_size);
@@ -174,18 +233,8 @@ mod tests {
             agree(&ids.iter().map(|&id| id as i32).collect::<Vec<_>>(), vocab_size);
             agree(&ids.iter().map(|&id| id as u32).collect::<Vec<_>>(), vocab_size);
             agree(&ids.iter().map(|&id| id as u16).collect::<Vec<_>>(), vocab_size);
-            let narrow: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
-            for unknown in [Unknown::Error, Unknown::Miss] {
-                let (there, copied) =
-                    (Tokens::check(&narrow, vocab_size, Some(7), unknown), Tokens::copy(&narrow, vocab_size, Some(7), unknown));
-                match (there, copied) {
-                    (Ok(there), Ok(copied)) => prop_assert_eq!(there.ids(), copied.ids()),
-                    (there, copied) => prop_assert_eq!(
-                        there.err().map(|error| error.to_string()),
-                        copied.err().map(|error| error.to_string())
-                    ),
-                }
-            }
+            agree(&ids.iter().map(|&id| id as u8).collect::<Vec<_>>(), vocab_size);
+            agree(&ids.iter().map(|&id| id as i16).collect::<Vec<_>>(), vocab_size);
         }
     }
 }
