@@ -24,11 +24,13 @@ STEP_SECONDS = 0.1
 
 
 class Text(Dataset):
-    """Windows of the corpus."""
+    """Windows of the corpus in random order, as a trainer's sampler gives them: neighbours would share their rows."""
 
     def __init__(self, corpus: str, num_windows: int) -> None:
-        tokens = np.fromfile(f"{corpus}.bin", dtype=np.uint16)[-num_windows * LENGTH :]
-        self.windows = torch.from_numpy(tokens.astype(np.int64)).view(num_windows, LENGTH)
+        tokens = np.fromfile(f"{corpus}.bin", dtype=np.uint16)
+        windows = tokens[: len(tokens) // LENGTH * LENGTH].reshape(-1, LENGTH)
+        chosen = np.random.default_rng(0).permutation(len(windows))[:num_windows]
+        self.windows = torch.from_numpy(windows[chosen].astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -63,7 +65,7 @@ class ShipRows:
 def group(settings: Settings) -> dict[str, Any]:
     torch.set_num_threads(1)
     # Many batches: a pass starts with an empty pipeline, a training run does so once.
-    row_bytes, num_rows, num_batches = (1024, 20_000, 4) if settings.quick else (4096, 250_000, 96)
+    row_bytes, num_rows, num_batches = (1024, 20_000, 4) if settings.quick else (4096, 1_000_000, 96)
     keys = KeySet.open(settings.keys)
     bank = make_bank(settings.scratch_path / "loader", keys.select(np.arange(min(num_rows, len(keys)))), row_bytes)
     text = Text(settings.corpus, num_batches * BATCH)
