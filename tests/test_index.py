@@ -186,6 +186,17 @@ def test_bad_out_is_refused(out, message):
         make(10, [(1,)], [1]).lookup([1, 2, 3], out=out)
 
 
+def test_out_over_the_tokens_is_refused():
+    index = make(10, [(1,)], [1])
+    memory = bytearray(np.array([1, 2, 1], np.int32).tobytes())
+    # Two arrays with nothing in common but the bytes.
+    tokens, rows = np.frombuffer(memory, np.int32), np.frombuffer(memory, np.int32)
+    for out in ((rows, np.empty(3, np.uint8)), (np.empty(3, np.int32), tokens.view(np.uint8)[4:7])):
+        with pytest.raises(ArgumentError, match="its memory is that of the tokens"):
+            index.lookup(tokens, out=out)
+    assert tokens.tolist() == [1, 2, 1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

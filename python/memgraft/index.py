@@ -137,6 +137,9 @@ class NgramIndex:
         rows, orders = _outputs(out, ids.shape)
         if ids.size == 0:
             return rows, orders
+        # Tokens are read while answers are written.
+        if out is not None and (np.may_share_memory(ids, rows) or np.may_share_memory(ids, orders)):
+            raise ArgumentError("out: its memory is that of the tokens, read meanwhile; give it memory of its own")
         self._core.lookup(
             ids.reshape(-1),
             rows.reshape(-1),

@@ -326,13 +326,27 @@ impl Index {
         rows: &mut [i32],
         orders: &mut [u8],
     ) -> Result<()> {
+        self.advance_tokens(states, &Tokens::check(tokens, self.vocab_size(), None, unknown)?, rows, orders)
+    }
+
+    /// [`Index::advance`] by checked ids of any integer type.
+    ///
+    /// # Errors
+    /// As [`Index::advance`], and [`Error::Argument`] where the ids were checked against another vocabulary.
+    pub fn advance_tokens(
+        &self,
+        states: &mut [StateId],
+        checked: &Tokens<'_>,
+        rows: &mut [i32],
+        orders: &mut [u8],
+    ) -> Result<()> {
+        checked.check_vocab_size(self.vocab_size())?;
         for (name, len) in [("states", states.len()), ("rows", rows.len()), ("orders", orders.len())] {
-            if len != tokens.len() {
-                let want = tokens.len();
+            if len != checked.len() {
+                let want = checked.len();
                 return Err(Error::argument(format!("{name}: expected {want} elements, one a token, got {len}")));
             }
         }
-        let tokens = Tokens::check(tokens, self.vocab_size(), None, unknown)?.to_vec();
         let view = self.table.view();
         if let Some(at) = states.iter().position(|&state| !view.owns(state)) {
             let message = format!(
@@ -342,8 +356,11 @@ impl Index {
             );
             return Err(Error::argument(message));
         }
-        let mut found = Vec::with_capacity(tokens.len());
-        for (states, tokens) in states.chunks(ADVANCE_AHEAD).zip(tokens.chunks(ADVANCE_AHEAD)) {
+        let mut found = Vec::with_capacity(checked.len());
+        let mut ahead = [0; ADVANCE_AHEAD];
+        for states in states.chunks(ADVANCE_AHEAD) {
+            checked.read(found.len()..found.len() + states.len(), &mut ahead[..states.len()]);
+            let tokens = &ahead[..states.len()];
             states.iter().zip(tokens).for_each(|(&state, &token)| view.expect(state, token));
             for (&state, &token) in states.iter().zip(tokens) {
                 found.push(self.table.step(state, token).ok_or_else(|| self.damaged())?);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use memgraft_core::batch::{Bounds, Options, Unknown};
+use memgraft_core::batch::{Bounds, Options};
 use memgraft_core::format::Load;
 use memgraft_core::ids::{RowId, StateId};
 use memgraft_core::index::{Form, Index};
@@ -99,7 +99,6 @@ impl PyIndex {
         orders: &Bound<'_, PyAny>,
         miss: bool,
     ) -> PyResult<()> {
-        let tokens = with_tokens(tokens, self.0.vocab_size(), None, miss, |tokens| Ok(tokens.to_vec()))?;
         let mut states = output::<u32>(states, "states")?;
         let mut rows = output::<i32>(rows, "rows")?;
         let mut orders = output::<u8>(orders, "orders")?;
@@ -107,7 +106,9 @@ impl PyIndex {
         let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let mut ids: Vec<StateId> = states.iter().map(|&state| StateId(state)).collect();
-        py.detach(|| self.0.advance(&mut ids, &tokens, Unknown::Miss, rows, orders)).map_err(to_py)?;
+        with_tokens(tokens, self.0.vocab_size(), None, miss, |tokens| {
+            py.detach(|| self.0.advance_tokens(&mut ids, &tokens, rows, orders)).map_err(to_py)
+        })?;
         for (state, id) in states.iter_mut().zip(&ids) {
             *state = id.0;
         }

@@ -8,7 +8,7 @@ mod tokens;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use segments::Bounds;
-pub use tokens::{Given, Tokens};
+pub use tokens::{Ids, Tokens};
 
 #[cfg(target_arch = "x86_64")]
 use crate::automaton::{Avx2, Avx512};
@@ -19,8 +19,7 @@ use segments::Feeder;
 
 /// Below this many tokens a thread costs more than it saves.
 const TOKENS_PER_THREAD: usize = 1 << 14;
-/// Longest run that one lane walks before it takes new work: half as long costs more tokens read again for their
-/// context than the smaller buffers save, twice as long leaves the first caches.
+/// Longest run that one lane walks before it takes new work; half and twice as long measure alike.
 const CHUNK: usize = 512;
 
 /// How to run a lookup.
@@ -79,12 +78,7 @@ pub(crate) fn lookup(
     orders: &mut [u8],
     options: Options,
 ) -> Result<bool> {
-    if tokens.vocab_size() != table.vocab_size() {
-        let (want, found) = (table.vocab_size(), tokens.vocab_size());
-        return Err(Error::argument(format!(
-            "tokens: expected ids checked against the vocabulary of {want}, got {found}"
-        )));
-    }
+    tokens.check_vocab_size(table.vocab_size())?;
     for (name, len) in [("rows", rows.len()), ("orders", orders.len())] {
         if len != tokens.len() {
             return Err(Error::argument(format!("{name}: expected {} elements, one a token, got {len}", tokens.len())));

@@ -17,10 +17,10 @@ trait Id: Copy + Default + PartialEq + BitOr<Output = Self> + TryFrom<u32> + Try
 
 macro_rules! ids {
     ($($variant:ident $kind:ty),*) => {
-        /// Token ids as callers hold them.
+        /// Token ids as callers hold them, for [`Tokens::check`].
         #[derive(Debug, Clone, Copy)]
-        enum Ids<'a> {
-            $($variant(&'a [$kind])),*
+        pub enum Ids<'a> {
+            $(#[doc = concat!("`", stringify!($kind), "`")] $variant(&'a [$kind])),*
         }
 
         $(
@@ -32,9 +32,9 @@ macro_rules! ids {
                 }
             }
 
-            impl<'a> From<&'a [$kind]> for Given<'a> {
+            impl<'a> From<&'a [$kind]> for Ids<'a> {
                 fn from(ids: &'a [$kind]) -> Self {
-                    Self(Ids::$variant(ids))
+                    Self::$variant(ids)
                 }
             }
         )*
@@ -49,10 +49,6 @@ macro_rules! ids {
         }
     };
 }
-
-/// A slice of ids in any usual integer type, for [`Tokens::check`].
-#[derive(Debug, Clone, Copy)]
-pub struct Given<'a>(Ids<'a>);
 
 ids!(I64 i64, I32 i32, U32 u32, U16 u16, U8 u8, I16 i16, U64 u64);
 
@@ -72,8 +68,8 @@ impl<'a> Tokens<'a> {
     /// # Errors
     /// [`Error::Token`] for an id outside the vocabulary, with its position (row and column with a `width`), unless
     /// `unknown` lets it miss.
-    pub fn check(ids: impl Into<Given<'a>>, vocab_size: u32, width: Option<usize>, unknown: Unknown) -> Result<Self> {
-        let Given(ids) = ids.into();
+    pub fn check(ids: impl Into<Ids<'a>>, vocab_size: u32, width: Option<usize>, unknown: Unknown) -> Result<Self> {
+        let ids = ids.into();
         let wild = each!(ids, ids => outside(ids, vocab_size));
         if wild
             && unknown == Unknown::Error
@@ -85,25 +81,24 @@ impl<'a> Tokens<'a> {
     }
 
     /// Number of positions.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         each!(self.ids, ids => ids.len())
     }
 
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The vocabulary that they were checked against.
-    #[must_use]
-    pub fn vocab_size(&self) -> u32 {
-        self.vocab_size
+    /// Refuses tokens that were checked against another vocabulary.
+    ///
+    /// # Errors
+    /// [`Error::Argument`].
+    pub(crate) fn check_vocab_size(&self, want: u32) -> Result<()> {
+        if self.vocab_size == want {
+            return Ok(());
+        }
+        let found = self.vocab_size;
+        Err(Error::argument(format!("tokens: expected ids checked against the vocabulary of {want}, got {found}")))
     }
 
     /// The tokens of `at`, each at most the vocabulary size, to `out` of the same length.
-    pub(super) fn read(&self, at: Range<usize>, out: &mut [u32]) {
+    pub(crate) fn read(&self, at: Range<usize>, out: &mut [u32]) {
         each!(self.ids, ids => {
             let ids = &ids[at];
             if self.wild {
@@ -112,14 +107,6 @@ impl<'a> Tokens<'a> {
                 out.iter_mut().zip(ids).for_each(|(out, id)| *out = id.low());
             }
         });
-    }
-
-    /// All of them.
-    #[must_use]
-    pub fn to_vec(&self) -> Vec<u32> {
-        let mut tokens = vec![0; self.len()];
-        self.read(0..self.len(), &mut tokens);
-        tokens
     }
 
     /// Where `token` first occurs in `at`.
@@ -188,7 +175,7 @@ mod tests {
 
     fn agree<'a, T: Id + Into<i128>>(ids: &'a [T], vocab_size: u32)
     where
-        Given<'a>: From<&'a [T]>,
+        Ids<'a>: From<&'a [T]>,
     {
         let wide: Vec<i128> = ids.iter().map(|&id| id.into()).collect();
         for unknown in [Unknown::Error, Unknown::Miss] {
@@ -196,7 +183,9 @@ mod tests {
             match plainly(&wide, vocab_size, unknown) {
                 Ok(want) => {
                     let found = found.unwrap();
-                    assert_eq!(found.to_vec(), want);
+                    let mut read = vec![0; found.len()];
+                    found.read(0..want.len(), &mut read);
+                    assert_eq!(read, want);
                     for token in [0, want.len() as u32 / 2, vocab_size - 1] {
                         let start = want.len() / 3;
                         let at = wide[start..].iter().position(|&id| id == token.into()).map(|n| start + n);
