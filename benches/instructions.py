@@ -19,7 +19,7 @@ import prepare
 
 WAYS = {
     "16 lanes": ["--lanes", "16"],
-    "24 lanes": ["--lanes", "24"],
+    "32 lanes": ["--lanes", "32"],
     "8 lanes": ["--lanes", "8"],
     "scalar": ["--lanes", "1", "--prefetch", "false"],
 }

@@ -8,7 +8,7 @@ use memgraft_core::format::HugeBuffer;
 use crate::Fallible;
 
 /// Walks that wait for memory at the same time on one core.
-pub const IN_FLIGHT: usize = 24;
+pub const IN_FLIGHT: usize = 32;
 const WORDS: usize = 16;
 
 /// A buffer of random words on huge pages where the system grants them.

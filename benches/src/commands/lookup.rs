@@ -87,7 +87,7 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
     let rounds: usize = arguments.take("rounds", 7)?;
     let load = if arguments.take("ram", true)? { Load::Ram } else { Load::Map };
     let peers = arguments.list("peers", "backward,daachorse,map");
-    let lanes = arguments.list("lanes", "4,8,12,24");
+    let lanes = arguments.list("lanes", "8,16,32");
     let takes_part = |name: &str| peers.iter().any(|peer| peer == name);
 
     let keys = KeySet::open(&keys)?;
@@ -115,10 +115,8 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
         let options = Options { lanes: lanes.parse()?, ..fast };
         contenders.push(course.contender(&format!("lookup, {lanes} lanes"), whole, options)?);
     }
-    for (name, instructions) in [("AVX2", Instructions::Avx2), ("portable", Instructions::Portable)] {
-        let options = Options { instructions, ..fast };
-        contenders.push(course.contender(&format!("lookup, {name} at most"), whole, options)?);
-    }
+    let portable = Options { instructions: Instructions::Portable, ..fast };
+    contenders.push(course.contender("lookup, portable", whole, portable)?);
     contenders.push(course.contender("lookup, lanes without prefetch", whole, Options { prefetch: false, ..fast })?);
     let by_document = Bounds { ids: Some(&course.segments), ..Bounds::default() };
     contenders.push(course.contender("lookup, documents apart", by_document, fast)?);

@@ -19,13 +19,12 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
     let repeat: usize = arguments.take("repeat", 1)?;
     let options = Options {
         threads: arguments.take("threads", 1)?,
-        lanes: arguments.take("lanes", 16)?,
+        lanes: arguments.take("lanes", 32)?,
         prefetch: arguments.take("prefetch", true)?,
         instructions: match arguments.take("instructions", String::from("best"))?.as_str() {
             "best" => Instructions::Best,
-            "avx2" => Instructions::Avx2,
             "portable" => Instructions::Portable,
-            other => return Err(format!("--instructions: expected best, avx2 or portable, got {other}").into()),
+            other => return Err(format!("--instructions: expected best or portable, got {other}").into()),
         },
     };
     let load = if arguments.take("ram", false)? { Load::Ram } else { Load::Map };

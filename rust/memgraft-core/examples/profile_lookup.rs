@@ -45,11 +45,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("scalar", &index, variant(1, 1, false, Instructions::Best)),
         ("8 lanes", &index, variant(1, 8, true, Instructions::Best)),
         ("16 lanes", &index, variant(1, 16, true, Instructions::Best)),
-        ("24 lanes", &index, variant(1, 24, true, Instructions::Best)),
-        ("24 portable", &index, variant(1, 24, true, Instructions::Portable)),
+        ("32 lanes", &index, variant(1, 32, true, Instructions::Best)),
+        ("32 portable", &index, variant(1, 32, true, Instructions::Portable)),
         ("16 no prefetch", &index, variant(1, 16, false, Instructions::Best)),
-        ("24 mapped", &mapped, variant(1, 24, true, Instructions::Best)),
-        ("24, 2 threads", &index, variant(2, 24, true, Instructions::Best)),
+        ("32 mapped", &mapped, variant(1, 32, true, Instructions::Best)),
+        ("32, 2 threads", &index, variant(2, 32, true, Instructions::Best)),
     ];
     let mut times = vec![Vec::new(); variants.len()];
     let (mut rows, mut orders) = (vec![0i32; tokens.len()], vec![0u8; tokens.len()]);

@@ -361,7 +361,7 @@ impl Index {
         for states in states.chunks(ADVANCE_AHEAD) {
             checked.read(found.len()..found.len() + states.len(), &mut ahead[..states.len()]);
             let tokens = &ahead[..states.len()];
-            states.iter().zip(tokens).for_each(|(&state, &token)| view.expect(state, token));
+            states.iter().zip(tokens).for_each(|(&state, &token)| view.expect(view.locate(state.0, token)));
             for (&state, &token) in states.iter().zip(tokens) {
                 found.push(self.table.step(state, token).ok_or_else(|| self.damaged())?);
             }

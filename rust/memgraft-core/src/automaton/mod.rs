@@ -13,10 +13,13 @@ mod layout;
 mod probe;
 mod table;
 mod trie;
+mod view;
 
 pub(crate) use builder::build;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use probe::{Avx2, Avx512};
-pub(crate) use probe::{Portable, Prober, prefetch};
-pub use table::{Found, NO_ROW, Region, Table, View};
+pub(crate) use probe::Avx2;
+pub(crate) use probe::{Portable, Prober, order};
+pub use table::{Found, NO_ROW, Region, Table};
 pub(crate) use trie::Trie;
+pub use view::View;
+pub(crate) use view::Place;

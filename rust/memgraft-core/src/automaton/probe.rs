@@ -1,44 +1,58 @@
-//! One look at one line: the portable way and those for AVX2 and AVX-512, held equal by the tests; and the prefetch
+//! One look at one part of a block: the portable way and the one for AVX2, held equal by the tests; and the prefetch
 //! hint.
 //!
-//! With `n` entries from word `w`: tokens at `w..w+n`, states at `w+n..w+2n`, rows at `w+2n..w+3n`, the suffix
-//! link at `w+3n`. Word indices are masked, so that no content of a line leads outside it.
+//! With `n` entries: tokens at words `0..n`, states at `n..2n`, rows at `2n..3n`, the suffix link at `3n`. The loop
+//! that does this does little else, and what bounds it is the number of instructions that compute; so the place of a
+//! miss is made to be `n`, which needs no case of its own: the row's word is then the link.
 
 use std::hint::select_unpredictable;
 
-use super::table::{LEN_SHIFT, LINE, ORDER_SHIFT, SPILL, TOKEN_MASK, UNIT};
-use crate::ids::usize_of;
+use super::table::{ENTRIES, LEN_SHIFT, ORDER_SHIFT, SPILL, TOKEN_MASK};
+use crate::ids::{low_u8, usize_of};
 
-/// What a line said.
+/// Words from the start of a part that a probe may read, whatever they hold: three times up to seven, rounded up so
+/// that the compiler sees it too.
+pub(crate) const REACH: usize = 32;
+
+/// A part of a block and what follows it.
+pub(crate) type Part = [u32; REACH];
+
+/// What a part said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Probe {
     pub hit: bool,
     /// Not here, but the block goes on in the next line.
-    pub spill: bool,
+    pub go_on: bool,
     /// After a hit: the next state. After a miss: the suffix link.
     pub state: u32,
+    /// After a miss: anything.
     pub row: u32,
-    pub order: u32,
+    /// The token word with the order, for [`order`]. After a miss: anything.
+    pub entry: u32,
 }
 
-/// A way to look at a line.
-pub(crate) trait Prober: Copy {
-    /// The words of `line` whose token is `token`, as bits.
-    fn matches(self, line: &[u32; LINE], token: u32) -> u32;
+/// The order in a token word.
+#[inline(always)]
+pub(crate) fn order(entry: u32) -> u8 {
+    low_u8(entry >> ORDER_SHIFT) & 31
+}
 
-    /// Looks for `token` in the block part that starts at `unit`, which lies in `line`.
+/// A way to compare tokens.
+pub(crate) trait Prober: Copy {
+    /// Which of the first five words of `part` hold `token`, as bits; the other bits say nothing.
+    fn matches(self, part: &Part, token: u32) -> u32;
+
+    /// Looks for `token` in `part`.
     #[inline(always)]
-    fn probe(self, line: &[u32; LINE], unit: u32, token: u32) -> Probe {
-        let base = (unit & 3) * 4;
-        let first = line[usize_of(base)];
-        let n = (first >> LEN_SHIFT) & 7;
-        let matches = (self.matches(line, token) >> base) & ((1 << n) - 1);
-        let hit = matches != 0;
-        let entry = base + matches.trailing_zeros();
-        let at = |word: u32| line[usize_of(word) & (LINE - 1)];
-        let state = at(select_unpredictable(hit, entry + n, base + 3 * n));
-        let order = (at(entry) >> ORDER_SHIFT) & 31;
-        Probe { hit, spill: first & SPILL != 0, state, row: at(entry + 2 * n), order }
+    fn probe(self, part: &Part, token: u32) -> Probe {
+        let first = part[0] >> LEN_SHIFT;
+        let n = first & 7;
+        let place = (self.matches(part, token) | (u32::MAX << n)).trailing_zeros();
+        let word = |at: u32| part[usize_of(at)];
+        let (state, row, entry) = (word(place + n), word(place + n + n), word(place));
+        let hit = place < n;
+        let go_on = first == place + (SPILL >> LEN_SHIFT);
+        Probe { hit, go_on, state: select_unpredictable(hit, state, row), row, entry }
     }
 }
 
@@ -48,9 +62,9 @@ pub(crate) struct Portable;
 
 impl Prober for Portable {
     #[inline(always)]
-    fn matches(self, line: &[u32; LINE], token: u32) -> u32 {
+    fn matches(self, part: &Part, token: u32) -> u32 {
         let mut bits = 0;
-        for (i, &word) in line.iter().enumerate() {
+        for (i, &word) in part[..ENTRIES].iter().enumerate() {
             bits |= u32::from(word & TOKEN_MASK == token) << i;
         }
         bits
@@ -77,56 +91,29 @@ impl Avx2 {
 #[cfg(target_arch = "x86_64")]
 impl Prober for Avx2 {
     #[inline(always)]
-    fn matches(self, line: &[u32; LINE], token: u32) -> u32 {
+    fn matches(self, part: &Part, token: u32) -> u32 {
         use std::arch::x86_64::{
-            __m256i, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cmpeq_epi32, _mm256_loadu_si256, _mm256_movemask_ps,
-            _mm256_set1_epi32,
+            _mm_loadu_si128, _mm256_and_si256, _mm256_castsi128_si256, _mm256_castsi256_ps, _mm256_cmpeq_epi32,
+            _mm256_inserti128_si256, _mm256_movemask_ps, _mm256_set1_epi32,
         };
-        // SAFETY: `self` exists, so `detect` found AVX2; both loads lie inside the 64 bytes of `line`.
+        let low = part.as_ptr();
+        // Parts begin at units. An even one is followed by a unit of the same line. After an odd one comes the next
+        // line, which nobody asked for; a part of five entries, whose fifth is wanted here, begins its line.
+        let high = low.map_addr(|address| address | 16);
+        // SAFETY: `self` exists, so `detect` found AVX2; both loads end at most eight words after the start of `part`.
         unsafe {
-            let wanted = _mm256_set1_epi32(token.cast_signed());
-            let mask = _mm256_set1_epi32(TOKEN_MASK.cast_signed());
-            let half = |i: usize| {
-                let words = _mm256_loadu_si256(line.as_ptr().add(8 * i).cast::<__m256i>());
-                let same = _mm256_cmpeq_epi32(_mm256_and_si256(words, mask), wanted);
-                _mm256_movemask_ps(_mm256_castsi256_ps(same)).cast_unsigned()
-            };
-            half(0) | half(1) << 8
+            let (low, high) = (_mm_loadu_si128(low.cast()), _mm_loadu_si128(high.cast()));
+            let words = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high);
+            let tokens = _mm256_and_si256(words, _mm256_set1_epi32(TOKEN_MASK.cast_signed()));
+            let same = _mm256_cmpeq_epi32(tokens, _mm256_set1_epi32(token.cast_signed()));
+            _mm256_movemask_ps(_mm256_castsi256_ps(same)).cast_unsigned()
         }
     }
 }
 
-/// For processors with AVX-512; made by [`Avx512::detect`] alone.
-#[cfg(target_arch = "x86_64")]
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Avx512(());
-
-#[cfg(target_arch = "x86_64")]
-impl Avx512 {
-    /// The token that proves the processor has AVX-512F and what [`Avx2`] asks for.
-    pub fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx512f") && Avx2::detect().is_some()).then_some(Self(()))
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Prober for Avx512 {
-    #[inline(always)]
-    fn matches(self, line: &[u32; LINE], token: u32) -> u32 {
-        use std::arch::x86_64::{_mm512_loadu_si512, _mm512_set1_epi32, _mm512_testn_epi32_mask, _mm512_xor_si512};
-        // SAFETY: `self` exists, so `detect` found AVX-512F; the load lies inside the 64 bytes of `line`.
-        unsafe {
-            let words = _mm512_loadu_si512(line.as_ptr().cast());
-            let differences = _mm512_xor_si512(words, _mm512_set1_epi32(token.cast_signed()));
-            u32::from(_mm512_testn_epi32_mask(differences, _mm512_set1_epi32(TOKEN_MASK.cast_signed())))
-        }
-    }
-}
-
-/// Asks the processor to bring in the line that holds `target`; never changes a result.
+/// Asks the processor to bring in the line that holds `target`, which may be any address; never changes a result.
 #[inline(always)]
-pub(crate) fn prefetch<T>(target: &T) {
-    let target = std::ptr::from_ref(target);
+pub(crate) fn prefetch<T>(target: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint that never faults; SSE is part of x86-64.
     unsafe {
@@ -142,29 +129,60 @@ pub(crate) fn prefetch<T>(target: &T) {
     let _ = target;
 }
 
-const _: () = assert!(UNIT * 4 == LINE, "units of a line");
-
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
+    use super::super::table::LINE;
     use super::*;
+
+    #[repr(align(64))]
+    struct Lines([u32; 4 * LINE]);
 
     #[test]
     fn all_ways_say_the_same() {
         let Some(avx2) = Avx2::detect() else { return };
         let mut seed = 1u64;
+        let mut next = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            crate::ids::low_u32(seed >> 33)
+        };
+        let mut hits = 0;
         for _ in 0..20_000 {
-            let line: [u32; LINE] = std::array::from_fn(|_| {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                crate::ids::low_u32(seed >> 33) & 0x3C00_0003
-            });
             for unit in 0..4 {
+                // What fits the line from this unit on, as in a table.
+                let n = 1 + next() % [5, 3, 2, 1][unit];
+                let mut lines = Lines(std::array::from_fn(|_| next() & 0x03E0_0003));
+                lines.0[unit * 4] |= n << LEN_SHIFT | (next() & SPILL);
+                let part: &Part = lines.0[unit * 4..].first_chunk().unwrap();
                 for token in 0..4 {
-                    let portable = Portable.probe(&line, unit, token);
-                    assert_eq!(avx2.probe(&line, unit, token), portable);
-                    if let Some(avx512) = Avx512::detect() {
-                        assert_eq!(avx512.probe(&line, unit, token), portable);
+                    let portable = Portable.probe(part, token);
+                    assert_eq!(avx2.probe(part, token), portable);
+                    let n = usize_of(n);
+                    let expected = part[..n].iter().position(|&word| word & TOKEN_MASK == token);
+                    hits += u32::from(expected.is_some());
+                    assert_eq!(portable.hit, expected.is_some());
+                    assert_eq!(portable.go_on, expected.is_none() && part[0] & SPILL != 0);
+                    assert_eq!(portable.state, part[expected.map_or(3 * n, |i| n + i)]);
+                    if let Some(i) = expected {
+                        assert_eq!((portable.row, order(portable.entry)), (part[2 * n + i], (part[i] >> 21 & 31) as u8));
                     }
                 }
+            }
+        }
+        assert!(hits > 10_000);
+    }
+
+    #[test]
+    fn no_words_lead_outside() {
+        let mut seed = 1u64;
+        for _ in 0..20_000 {
+            let part: Part = std::array::from_fn(|_| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                crate::ids::low_u32(seed >> 32)
+            });
+            // Checked by the assertion in `probe`.
+            Portable.probe(&part, part[1] & TOKEN_MASK);
+            if let Some(avx2) = Avx2::detect() {
+                avx2.probe(&part, part[1] & TOKEN_MASK);
             }
         }
     }

@@ -2,11 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::hint::select_unpredictable;
-
-use super::probe::{Portable, Prober};
+use super::probe::{Portable, Prober, order};
+use super::view::{Edge, View};
 use crate::format::Store;
-use crate::ids::{MAX_ORDER, StateId, low_u8, low_u32, saturating_u32, usize_of};
+use crate::ids::{MAX_ORDER, StateId, low_u32, saturating_u32, usize_of};
 use crate::{Error, Result};
 
 /// The row word of a transition without output; -1 as an `i32`.
@@ -51,20 +50,10 @@ pub struct Table {
     words: Store<u32>,
     regions: Vec<Region>,
     fan: Box<[u32; FAN]>,
+    edge: Box<Edge>,
     fan_shift: u32,
     vocab_size: u32,
     max_spill: u32,
-}
-
-/// Borrowed parts of a [`Table`], for inner loops.
-#[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
-    lines: &'a [[u32; LINE]],
-    fan: &'a [u32; FAN],
-    /// `log2` of the units per slot of the region map.
-    unit_shift: u32,
-    last_unit: u32,
-    vocab_size: u32,
 }
 
 /// The home line of `token` among `lines`; fixed by the format.
@@ -95,6 +84,9 @@ impl Table {
         if !words.len().is_multiple_of(LINE) || num_lines < usize_of(root_lines(vocab_size)) || num_lines > 1 << 30 {
             return bad("its length is not that of a root row and whole lines");
         }
+        if !words.as_ptr().addr().is_multiple_of(LINE * 4) {
+            return bad("its lines are not those of the memory");
+        }
         let num_lines = saturating_u32(num_lines);
         // A spill limit beyond the table would only let a damaged file run in circles for longer.
         if fan_shift > 20 || max_spill > 1 << 18 || max_spill >= num_lines {
@@ -113,7 +105,8 @@ impl Table {
         for region in &regions {
             fan[usize_of(region.start >> fan_shift)..].fill(region.lines);
         }
-        Ok(Self { words, regions, fan, fan_shift, vocab_size, max_spill })
+        let edge = Box::new(Edge::of(&words));
+        Ok(Self { words, regions, fan, edge, fan_shift, vocab_size, max_spill })
     }
 
     /// The words, for writing.
@@ -149,7 +142,7 @@ impl Table {
     /// One past the largest state id.
     #[must_use]
     pub fn state_limit(&self) -> u64 {
-        u64::from(self.view().last_unit) + 1
+        self.view().state_limit()
     }
 
     /// More probes than this for one token mean a damaged file.
@@ -161,14 +154,8 @@ impl Table {
     /// The parts an inner loop needs.
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        let lines = self.words.as_chunks::<LINE>().0;
-        View {
-            lines,
-            fan: &self.fan,
-            unit_shift: self.fan_shift + 2,
-            last_unit: saturating_u32(lines.len() * UNIT - 1),
-            vocab_size: self.vocab_size,
-        }
+        let last_unit = saturating_u32(self.words.len() / UNIT - 1);
+        View::new(&self.words, &self.fan, &self.edge, self.fan_shift + 2, last_unit, self.vocab_size)
     }
 
     /// Reads one token in `state`; `None` if the table is damaged and probes do not end.
@@ -176,63 +163,14 @@ impl Table {
     pub fn step(&self, state: StateId, token: u32) -> Option<Found> {
         let view = self.view();
         let token = view.admit(token);
-        let mut unit = view.locate(state.0, token);
+        let mut place = view.locate(state.0, token);
         for _ in 0..self.probe_limit() {
-            let probe = Portable.probe(view.line(unit), unit, token);
+            let probe = Portable.probe(view.part(place), token);
             if probe.hit {
-                return Some(Found { state: StateId(probe.state), row: probe.row, order: low_u8(probe.order) });
+                return Some(Found { state: StateId(probe.state), row: probe.row, order: order(probe.entry) });
             }
-            unit = if probe.spill { view.next_line(unit) } else { view.locate(probe.state, token) };
+            place = view.go_on(probe.go_on, place, view.locate(probe.state, token));
         }
         None
-    }
-}
-
-impl<'a> View<'a> {
-    /// The token itself, or the one past the vocabulary, which matches nothing.
-    #[inline(always)]
-    pub(crate) fn admit(&self, token: u32) -> u32 {
-        token.min(self.vocab_size)
-    }
-
-    /// Whether `state` can belong to this table.
-    #[must_use]
-    #[inline(always)]
-    pub fn owns(&self, state: StateId) -> bool {
-        state.0 == 0 || (state.0 > self.vocab_size && state.0 <= self.last_unit)
-    }
-
-    /// Asks for the line that `token` in `state` will be looked for in.
-    pub(crate) fn expect(&self, state: StateId, token: u32) {
-        super::probe::prefetch(self.line(self.locate(state.0, self.admit(token))));
-    }
-
-    /// The unit to probe for `token` in `state`; within the table for any arguments.
-    #[inline(always)]
-    pub(crate) fn locate(&self, state: u32, token: u32) -> u32 {
-        let lines = self.fan[usize_of(state >> self.unit_shift) & (FAN - 1)];
-        let unit = state.wrapping_add(home(token, lines) << 2);
-        let unit = select_unpredictable(state == 0, token, unit);
-        // Bounded for states read from an unverified file.
-        unit.min(self.last_unit)
-    }
-
-    /// The unit one line on.
-    #[inline(always)]
-    pub(crate) fn next_line(&self, unit: u32) -> u32 {
-        unit.wrapping_add(4).min(self.last_unit)
-    }
-
-    /// The line that holds `unit`.
-    #[inline(always)]
-    pub(crate) fn line(&self, unit: u32) -> &'a [u32; LINE] {
-        &self.lines[usize_of(unit >> 2)]
-    }
-
-    /// All lines, for an inner loop that has its own license to skip the check: a unit from
-    /// [`View::locate`] or [`View::next_line`] is at most the last one.
-    #[inline(always)]
-    pub(crate) fn lines(&self) -> &'a [[u32; LINE]] {
-        self.lines
     }
 }

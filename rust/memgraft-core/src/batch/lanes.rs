@@ -5,14 +5,14 @@ use std::hint::select_unpredictable;
 
 use super::segments::Feeder;
 use super::{Limits, Tokens};
-use crate::automaton::{Prober, Table, View, prefetch};
-use crate::ids::{low_u8, row_as_i32, saturating_u32, u64_of, usize_of};
+use crate::automaton::{Place, Prober, Table, View, order};
+use crate::ids::{row_as_i32, saturating_u32, u64_of, usize_of};
 
 /// One walk in progress, in a part of the lanes' buffers that is its own.
 #[derive(Debug, Clone, Copy, Default)]
 struct Lane {
-    /// The unit to probe next.
-    unit: u32,
+    /// Where to look for `token`.
+    place: Place,
     /// The token at `at`.
     token: u32,
     /// Place in the buffers of the token being read.
@@ -47,7 +47,8 @@ pub(super) struct Walk<'a, 'o> {
 struct Buffers {
     /// At each place the token, until it is answered; then the row.
     words: Vec<u32>,
-    orders: Vec<u8>,
+    /// The token words that answered, which hold the orders.
+    entries: Vec<u32>,
 }
 
 impl Walk<'_, '_> {
@@ -55,9 +56,9 @@ impl Walk<'_, '_> {
     #[inline(always)]
     pub fn run<P: Prober, const LANES: usize, const PREFETCH: bool>(&mut self, prober: P) -> bool {
         let view = self.table.view();
-        let lines = view.lines();
         let room = self.feeder.longest();
-        let mut buffers = Buffers { words: vec![0; LANES * room], orders: vec![0; LANES * room] };
+        // One more: the token after a run's last is read too, for nothing.
+        let mut buffers = Buffers { words: vec![0; LANES * room + 1], entries: vec![0; LANES * room + 1] };
         let mut entrance = Entrance { view, walk: self, budget: 0, sound: true };
         let mut lanes = [Lane::default(); LANES];
         let mut active = 0;
@@ -72,47 +73,44 @@ impl Walk<'_, '_> {
                 return false;
             }
             entrance.budget -= 1;
-            let (mut words, mut orders) = (buffers.words.as_mut_ptr(), buffers.orders.as_mut_ptr());
-            let mut i = 0;
-            while i < active {
-                // SAFETY: `i < active`, and `active` never grows past LANES.
-                let lane = unsafe { lanes.get_unchecked_mut(i) };
-                // SAFETY: `unit` came out of `View::locate` or `View::next_line`, which cap it at the last unit.
-                let line = unsafe { lines.get_unchecked(usize_of(lane.unit >> 2)) };
-                let probe = prober.probe(line, lane.unit, lane.token);
+            let mut ended = false;
+            let (mut words, mut entries) = (buffers.words.as_mut_ptr(), buffers.entries.as_mut_ptr());
+            for lane in &mut lanes[..active] {
+                let probe = prober.probe(view.part(lane.place), lane.token);
                 // Written on a miss too, and then again: cheaper than a branch that cannot be predicted.
                 debug_assert!(lane.part <= lane.at && lane.at < lane.end);
                 // SAFETY: `at < end`, and `Entrance::next` checked that `end` lies in the buffers.
-                unsafe {
+                let following = unsafe {
                     *words.add(usize_of(lane.at)) = probe.row;
-                    *orders.add(usize_of(lane.at)) = low_u8(probe.order);
-                }
+                    *entries.add(usize_of(lane.at)) = probe.entry;
+                    *words.add(usize_of(lane.at) + 1)
+                };
+                lane.token = select_unpredictable(probe.hit, following, lane.token);
                 lane.at += u32::from(probe.hit);
                 if lane.at == lane.end {
-                    let fresh = entrance.swap(*lane, &mut buffers);
-                    (words, orders) = (buffers.words.as_mut_ptr(), buffers.orders.as_mut_ptr());
-                    match fresh {
+                    match entrance.swap(*lane, &mut buffers) {
                         Some(fresh) => *lane = fresh,
-                        None => {
-                            active -= 1;
-                            lanes[i] = lanes[active];
-                            continue;
-                        }
+                        None => ended = true,
                     }
-                } else {
-                    // SAFETY: as above.
-                    let word = unsafe { *words.add(usize_of(lane.at)) };
-                    // After a miss the row is there already.
-                    lane.token = select_unpredictable(probe.hit, word, lane.token);
-                    let next = view.locate(probe.state, lane.token);
-                    let spilt = view.next_line(lane.unit);
-                    lane.unit = select_unpredictable(probe.spill & !probe.hit, spilt, next);
-                    if PREFETCH {
-                        // SAFETY: as for the probe.
-                        prefetch(unsafe { lines.get_unchecked(usize_of(lane.unit >> 2)) });
+                    (words, entries) = (buffers.words.as_mut_ptr(), buffers.entries.as_mut_ptr());
+                    continue;
+                }
+                lane.place = view.go_on(probe.go_on, lane.place, view.locate(probe.state, lane.token));
+                if PREFETCH {
+                    view.expect(lane.place);
+                }
+            }
+            if ended {
+                let (mut left, mut i) = (active, 0);
+                while i < left {
+                    if lanes[i].at == lanes[i].end {
+                        left -= 1;
+                        lanes[i] = lanes[left];
+                    } else {
+                        i += 1;
                     }
                 }
-                i += 1;
+                active = left;
             }
         }
         entrance.sound
@@ -136,10 +134,11 @@ impl Entrance<'_, '_, '_> {
     fn swap(&mut self, done: Lane, buffers: &mut Buffers) -> Option<Lane> {
         let (places, first) = (usize_of(done.start)..usize_of(done.end), done.position - self.walk.first);
         let answers = first..first + places.len();
-        let (words, orders) = (&buffers.words[places.clone()], &buffers.orders[places]);
+        let (words, entries) = (&buffers.words[places.clone()], &buffers.entries[places]);
+        let (rows, orders) = (&mut self.walk.rows[answers.clone()], &mut self.walk.orders[answers]);
+        rows.iter_mut().zip(words).for_each(|(row, &word)| *row = row_as_i32(word));
+        orders.iter_mut().zip(entries).for_each(|(found, &entry)| *found = order(entry));
         self.sound &= self.walk.limits.hold(words, orders);
-        self.walk.rows[answers.clone()].iter_mut().zip(words).for_each(|(row, &word)| *row = row_as_i32(word));
-        self.walk.orders[answers].copy_from_slice(orders);
         self.next(done.part, buffers)
     }
 
@@ -153,13 +152,13 @@ impl Entrance<'_, '_, '_> {
         let steps = 2 * u64_of(run.end - run.warm) + u64::from(self.walk.limits.max_order) + 1;
         self.budget = self.budget.saturating_add(steps.saturating_mul(u64::from(self.walk.table.max_spill()) + 1));
         let end = part + saturating_u32(run.end - run.warm);
+        assert!(usize_of(end) < buffers.words.len().min(buffers.entries.len()), "expected a place after each run");
         let words = &mut buffers.words[usize_of(part)..usize_of(end)];
-        assert!(words.len() <= buffers.orders.len() - usize_of(part), "as many places for orders");
         self.walk.tokens.read(run.warm..run.end, words);
         let token = words[0];
-        let unit = self.view.locate(0, token);
-        prefetch(self.view.line(unit));
+        let place = self.view.locate(0, token);
+        self.view.expect(place);
         let start = part + saturating_u32(run.start - run.warm);
-        Some(Lane { unit, token, at: part, end, start, part, position: run.start })
+        Some(Lane { place, token, at: part, end, start, part, position: run.start })
     }
 }

@@ -11,7 +11,7 @@ pub use segments::Bounds;
 pub use tokens::{Ids, Tokens};
 
 #[cfg(target_arch = "x86_64")]
-use crate::automaton::{Avx2, Avx512};
+use crate::automaton::Avx2;
 use crate::automaton::{Portable, Prober, Table};
 use crate::{Error, Result};
 use lanes::Walk;
@@ -27,7 +27,7 @@ const CHUNK: usize = 512;
 pub struct Options {
     /// Threads at most; small batches run on the calling thread alone.
     pub threads: usize,
-    /// Lanes per thread: 1, 8, 16 or 24; other numbers are rounded up.
+    /// Lanes per thread: 1, 8, 16 or 32; other numbers are rounded up.
     pub lanes: usize,
     /// Whether lanes prefetch.
     pub prefetch: bool,
@@ -37,18 +37,16 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threads: 1, lanes: 24, prefetch: true, instructions: Instructions::Best }
+        Self { threads: 1, lanes: 32, prefetch: true, instructions: Instructions::Best }
     }
 }
 
 /// Instruction sets; the answers are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Instructions {
     /// Those of every processor of the architecture.
     Portable,
     /// AVX2 where there is one.
-    Avx2,
-    /// The best there is.
     #[default]
     Best,
 }
@@ -117,15 +115,9 @@ pub(crate) fn lookup(
 /// Runs the lanes the best way this processor and `options` allow.
 fn walk_all(walk: &mut Walk<'_, '_>, options: Options) -> bool {
     #[cfg(target_arch = "x86_64")]
-    {
-        if let Some(avx512) = Avx512::detect().filter(|_| options.instructions == Instructions::Best) {
-            // SAFETY: `avx512` exists, so the processor has the features the function is compiled for.
-            return unsafe { walk_avx512(walk, options, avx512) };
-        }
-        if let Some(avx2) = Avx2::detect().filter(|_| options.instructions >= Instructions::Avx2) {
-            // SAFETY: as above, with `avx2`.
-            return unsafe { walk_avx2(walk, options, avx2) };
-        }
+    if let Some(avx2) = Avx2::detect().filter(|_| options.instructions == Instructions::Best) {
+        // SAFETY: `avx2` exists, so the processor has the features the function is compiled for.
+        return unsafe { walk_avx2(walk, options, avx2) };
     }
     walk_with(walk, options, Portable)
 }
@@ -137,13 +129,6 @@ fn walk_avx2(walk: &mut Walk<'_, '_>, options: Options, avx2: Avx2) -> bool {
     walk_with(walk, options, avx2)
 }
 
-/// [`walk_with`] compiled for AVX-512.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,bmi1,bmi2,lzcnt")]
-fn walk_avx512(walk: &mut Walk<'_, '_>, options: Options, avx512: Avx512) -> bool {
-    walk_with(walk, options, avx512)
-}
-
 #[inline(always)]
 fn walk_with<P: Prober>(walk: &mut Walk<'_, '_>, options: Options, prober: P) -> bool {
     match (options.lanes, options.prefetch) {
@@ -151,7 +136,7 @@ fn walk_with<P: Prober>(walk: &mut Walk<'_, '_>, options: Options, prober: P) ->
         (0 | 1, false) => walk.run::<P, 1, false>(prober),
         (2..=8, true) => walk.run::<P, 8, true>(prober),
         (9..=16, true) => walk.run::<P, 16, true>(prober),
-        (_, true) => walk.run::<P, 24, true>(prober),
+        (_, true) => walk.run::<P, 32, true>(prober),
         (_, false) => walk.run::<P, 16, false>(prober),
     }
 }

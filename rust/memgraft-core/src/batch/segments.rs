@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::tokens::Tokens;
+use super::tokens::{Tokens, first};
 use crate::ids::{u64_of, usize_of, usize_of_u64};
 use crate::{Error, Result};
 
@@ -60,7 +60,7 @@ impl Bounds<'_> {
         }
         if let Some(ids) = self.ids {
             let here = ids[from];
-            end = ids[from..end].iter().position(|&id| id != here).map_or(end, |n| from + n);
+            end = first(&ids[from..end], |id| id != here).map_or(end, |n| from + n);
         }
         if let Some(eos) = self.eos {
             end = tokens.find(eos, from..end).map_or(end, |at| at + 1);

@@ -118,7 +118,15 @@ impl<'a> Tokens<'a> {
 
 fn position<T: Id>(ids: &[T], token: u32) -> Option<usize> {
     let token = T::try_from(token).ok()?;
-    ids.iter().position(|&id| id == token)
+    first(ids, |id| id == token)
+}
+
+/// Where `is` first holds; looks at many items at a time, since few do.
+pub(super) fn first<T: Copy>(items: &[T], is: impl Fn(T) -> bool) -> Option<usize> {
+    const MANY: usize = 64;
+    let any = |items: &[T]| items.iter().fold(false, |any, &item| any | is(item));
+    let start = items.chunks(MANY).position(any)? * MANY;
+    Some(start + items[start..].iter().position(|&item| is(item))?)
 }
 
 /// `id` as a token of the vocabulary.

@@ -1,0 +1,122 @@
+//! What an inner loop sees of a table: where to look for a token, and the words there.
+
+use std::hint::select_unpredictable;
+
+use super::probe::{Part, REACH, prefetch};
+use super::table::{FAN, LINE, UNIT, home};
+use crate::ids::{StateId, usize_of};
+
+/// Lines at the end of a table that a probe could read past, if what they hold were wrong.
+const EDGE_LINES: usize = 2;
+const UNIT_BYTES: usize = UNIT * 4;
+const LINE_BYTES: usize = LINE * 4;
+
+/// A copy of a table's last lines with room after them.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+pub(super) struct Edge([u32; EDGE_LINES * LINE + REACH.next_multiple_of(LINE)]);
+
+impl Edge {
+    pub fn of(words: &[u32]) -> Self {
+        let mut copy = Self([0; _]);
+        let words = &words[start_of_edge(words) / 4..];
+        copy.0[..words.len()].copy_from_slice(words);
+        copy
+    }
+}
+
+/// Byte offset of the first of the last lines.
+fn start_of_edge(words: &[u32]) -> usize {
+    (words.len() / LINE).saturating_sub(EDGE_LINES) * LINE_BYTES
+}
+
+/// Where a part of a block may lie: the byte offset of a unit.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Place(usize);
+
+/// Borrowed parts of a [`Table`](super::Table).
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    words: &'a [u32],
+    fan: &'a [u32; FAN],
+    edge: &'a Edge,
+    /// [`start_of_edge`].
+    edge_start: usize,
+    /// `log2` of the units per slot of the region map.
+    unit_shift: u32,
+    last_unit: u32,
+    vocab_size: u32,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(
+        words: &'a [u32],
+        fan: &'a [u32; FAN],
+        edge: &'a Edge,
+        unit_shift: u32,
+        last_unit: u32,
+        vocab_size: u32,
+    ) -> Self {
+        Self { words, fan, edge, edge_start: start_of_edge(words), unit_shift, last_unit, vocab_size }
+    }
+
+    /// The token itself, or the one past the vocabulary, which matches nothing.
+    #[inline(always)]
+    pub(crate) fn admit(&self, token: u32) -> u32 {
+        token.min(self.vocab_size)
+    }
+
+    /// Whether `state` can belong to this table.
+    #[must_use]
+    #[inline(always)]
+    pub fn owns(&self, state: StateId) -> bool {
+        state.0 == 0 || (state.0 > self.vocab_size && state.0 <= self.last_unit)
+    }
+
+    /// One past the largest state id.
+    pub(super) fn state_limit(&self) -> u64 {
+        u64::from(self.last_unit) + 1
+    }
+
+    /// Where to look for `token` in `state`.
+    #[inline(always)]
+    pub(crate) fn locate(&self, state: u32, token: u32) -> Place {
+        let lines = self.fan[usize_of(state >> self.unit_shift) & (FAN - 1)];
+        let unit = state.wrapping_add(home(token, lines) << 2);
+        Place(usize_of(select_unpredictable(state == 0, token, unit)) * UNIT_BYTES)
+    }
+
+    /// `next`, or the line after `place` if the block goes on there.
+    #[inline(always)]
+    pub(crate) fn go_on(&self, go_on: bool, place: Place, next: Place) -> Place {
+        Place(select_unpredictable(go_on, place.0.wrapping_add(LINE_BYTES), next.0))
+    }
+
+    /// Asks for the line at `place`.
+    #[inline(always)]
+    pub(crate) fn expect(&self, place: Place) {
+        prefetch(self.words.as_ptr().wrapping_byte_add(place.0));
+    }
+
+    /// The words at `place`; of the last unit if that lies past the end, where only a damaged table leads.
+    #[inline(always)]
+    pub(crate) fn part(&self, place: Place) -> &'a Part {
+        if place.0 < self.edge_start {
+            debug_assert!(place.0.is_multiple_of(UNIT_BYTES), "places are made of units");
+            // SAFETY: places are multiples of 16, and `REACH` words are less than the two lines from the edge on.
+            unsafe { &*self.words.as_ptr().byte_add(place.0).cast::<Part>() }
+        } else {
+            self.part_of_edge(place)
+        }
+    }
+
+    #[cold]
+    fn part_of_edge(&self, place: Place) -> &'a Part {
+        let place = place.0.min(usize_of(self.last_unit) * UNIT_BYTES);
+        let first = (place - self.edge_start) / 4;
+        self.edge.0[first..].first_chunk().expect("expected room after the last unit")
+    }
+}
+
+const _: () = assert!(REACH <= UNIT + EDGE_LINES * LINE, "parts before the edge end inside the table");
+const _: () = assert!(UNIT * 4 == LINE, "units of a line");
