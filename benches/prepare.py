@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,55 +79,71 @@ def mined(ground: Ground, sizes: list[int], memory: str) -> dict[int, Path]:
             break
     assert keys is not None
     for size in missing:
-        chosen = keys.select(np.arange(size)) if size <= len(keys) else complete(keys, size)
         paths[size].parent.mkdir(parents=True, exist_ok=True)
-        chosen.save(paths[size])
+        if size <= len(keys):
+            keys.select(np.arange(size)).save(paths[size])
+            continue
+        with tempfile.TemporaryDirectory(dir=paths[size].parent) as scratch:
+            complete(keys, size, Path(scratch)).save(paths[size])
     return paths
 
 
-def complete(keys: KeySet, size: int) -> KeySet:
-    """``keys`` and as many synthetic ones as it takes: real keys with the last token replaced, counted once each."""
-    rng = np.random.default_rng(7)
+def complete(keys: KeySet, size: int, scratch: Path) -> KeySet:
+    """``keys`` and as many synthetic ones as it takes: a real key and one more token, counted once each.
+
+    What is sorted lies in files in ``scratch``, so that memory holds the finished set alone.
+    """
     tokens, offsets, counts, _ = keys.arrays()
-    lengths = np.diff(offsets).astype(np.int64)
-    wanted = size - len(keys)
-    sources = rng.integers(0, len(keys), 2 * wanted)
-    sources = sources[lengths[sources] >= 3][: wanted + wanted // 4]
-    flat = np.concatenate([[0], np.cumsum(lengths[sources])])
-    places = np.repeat(offsets[sources].astype(np.int64), lengths[sources]) + (
-        np.arange(flat[-1]) - np.repeat(flat[:-1], lengths[sources])
-    )
-    made = tokens[places]
-    made[flat[1:] - 1] = rng.integers(1, keys.vocab_size, len(sources))
-    # Distinct by a 64-bit hash of the whole key, among themselves and from the real ones.
-    hashes = np.concatenate([_hashes(tokens, offsets.astype(np.int64)), _hashes(made, flat)])
-    _, firsts = np.unique(hashes, return_index=True)
-    fresh = np.sort(firsts[firsts >= len(keys)])[:wanted] - len(keys)
-    if len(fresh) < wanted:
-        raise SystemExit(f"only {len(fresh):,} of {wanted:,} synthetic keys are distinct; ask for fewer keys")
-    picked = np.concatenate([[0], np.cumsum(lengths[sources[fresh]])])
-    places = np.repeat(flat[fresh], lengths[sources[fresh]]) + (
-        np.arange(picked[-1]) - np.repeat(picked[:-1], lengths[sources[fresh]])
-    )
-    return KeySet.from_arrays(
-        np.concatenate([tokens, made[places]]),
-        np.concatenate([offsets, offsets[-1] + picked[1:].astype(np.uint64)]),
-        np.concatenate([counts, np.ones(wanted, np.uint64)]),
-        None,
-        vocab_size=keys.vocab_size,
-        metadata={"real": len(keys), "synthetic": wanted},
-    )
+    offsets = offsets.astype(np.int64)
+    lengths = np.diff(offsets)
+    hashes = _hashes(tokens, offsets)
+    real = np.sort(hashes)
+    sources = np.flatnonzero((lengths >= 2) & (lengths < 16))
+    longest = len(tokens) + int((lengths[sources].sum() + len(sources)) * (1 + (size - len(keys)) / len(sources)))
+    all_tokens = np.memmap(scratch / "tokens", np.uint32, "w+", shape=(longest,))
+    all_offsets = np.memmap(scratch / "offsets", np.uint64, "w+", shape=(size + 1,))
+    all_tokens[: len(tokens)], all_offsets[: len(offsets)] = tokens, offsets
+    num_keys, end, turn = len(keys), len(tokens), 0
+    while num_keys < size:
+        if turn == keys.vocab_size - 1:
+            raise SystemExit(f"only {num_keys:,} of {size:,} keys can be made of this text; ask for fewer")
+        for part in np.array_split(sources, -(-len(sources) // (1 << 22))):
+            # One token a turn, another for each key and turn: real keys are distinct, so these are.
+            last = (1 + (hashes[part] + np.uint64(turn)) % np.uint64(keys.vocab_size - 1)).astype(np.uint32)
+            mixed = _mix(hashes[part], last)
+            found = real[np.minimum(np.searchsorted(real, mixed), len(real) - 1)] == mixed
+            part, last = part[~found][: size - num_keys], last[~found][: size - num_keys]
+            made_lengths = lengths[part] + 1
+            ends = np.cumsum(made_lengths)
+            made = np.empty(ends[-1] if len(part) else 0, np.uint32)
+            kept = np.ones(len(made), bool)
+            kept[ends - 1] = False
+            within = np.arange(len(made)) - np.repeat(ends - made_lengths, made_lengths)
+            made[kept] = tokens[(np.repeat(offsets[part], made_lengths) + within)[kept]]
+            made[ends - 1] = last
+            all_tokens[end : end + len(made)] = made
+            all_offsets[num_keys + 1 : num_keys + 1 + len(part)] = end + ends
+            num_keys, end = num_keys + len(part), end + len(made)
+        turn += 1
+    all_counts = np.concatenate([counts, np.ones(size - len(keys), np.uint64)])
+    metadata = {"real": len(keys), "synthetic": size - len(keys)}
+    vocab_size = keys.vocab_size
+    del tokens, offsets, lengths, hashes, real, sources, counts
+    return KeySet.from_arrays(all_tokens[:end], all_offsets, all_counts, None, vocab_size=vocab_size, metadata=metadata)
+
+
+def _mix(hashes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    mixed = (hashes ^ (tokens.astype(np.uint64) + np.uint64(1))) * np.uint64(0x9E3779B97F4A7C15)
+    return mixed ^ (mixed >> np.uint64(29))
 
 
 def _hashes(tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of each key, from its first token to its last."""
     lengths = np.diff(offsets)
-    hashes = lengths.astype(np.uint64)
+    hashes = np.full(len(lengths), 0x51_7C_C1_B7_27_22_0A_95, np.uint64)
     for depth in range(int(lengths.max())):
         alive = np.flatnonzero(lengths > depth)
-        mixed = (hashes[alive] ^ (tokens[offsets[alive] + depth].astype(np.uint64) + np.uint64(1))) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        hashes[alive] = mixed ^ (mixed >> np.uint64(29))
+        hashes[alive] = _mix(hashes[alive], tokens[offsets[alive] + depth])
     return hashes
 
 

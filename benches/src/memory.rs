@@ -1,9 +1,10 @@
 //! The machine's own limit: dependent reads of random 64-byte lines, many in flight.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use memgraft_core::format::HugeBuffer;
+use memgraft_core::format::{HugeBuffer, Store};
 
 use crate::Fallible;
 
@@ -14,7 +15,7 @@ const WORDS: usize = 16;
 /// A buffer of random words on huge pages where the system grants them.
 #[derive(Debug)]
 pub struct RandomLines {
-    buffer: HugeBuffer,
+    words: Store<u32>,
     lines: u64,
 }
 
@@ -39,18 +40,13 @@ impl RandomLines {
         for (i, word) in buffer.words_mut().iter_mut().enumerate() {
             *word = (mix(i as u64) >> 32) as u32;
         }
-        Ok(Self { buffer, lines: lines as u64 })
-    }
-
-    /// Its words; exclusive, so that two threads take turns in asking and then share.
-    fn words(&mut self) -> &[u32] {
-        self.buffer.words_mut()
+        let words = Store::mapped(Arc::new(buffer.freeze()?), 0..lines * 64);
+        Ok(Self { words: words.ok_or("expected the buffer to hold whole words")?, lines: lines as u64 })
     }
 
     /// Reads `reads` lines on each of `threads` threads; every read's place depends on the one before in its walk.
-    pub fn read(&mut self, reads: usize, threads: usize) -> u64 {
-        let lines = self.lines;
-        let words = self.words();
+    pub fn read(&self, reads: usize, threads: usize) -> u64 {
+        let (words, lines) = (&*self.words, self.lines);
         if threads <= 1 {
             return walks(words, lines, reads, 1);
         }

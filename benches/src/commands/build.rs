@@ -1,6 +1,7 @@
 //! `build`: key set to index file; keys per second, bytes per key, peak memory.
 //! A process of its own, so that nothing else counts in the peak; the keys are mapped.
 
+use std::path::Path;
 use std::time::Instant;
 
 use memgraft_core::format::Load;
@@ -12,7 +13,8 @@ use crate::Fallible;
 use crate::arguments::Arguments;
 use crate::memory::peak_private_bytes;
 
-/// Builds the index of `--keys` and writes it to `--index`, and its archive form beside it, which is expanded again.
+/// Builds the index of `--keys` and writes it to `--index`; unless `--archive false`, its archive form beside it, which
+/// is expanded again.
 ///
 /// # Errors
 /// Those of the core.
@@ -26,19 +28,12 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
     let began = Instant::now();
     index.save(&index_path, Form::Fast)?;
     let save_seconds = began.elapsed().as_secs_f64();
-    let archive_path = index_path.with_extension("archive.mgi");
-    index.save(&archive_path, Form::Archive)?;
-    let archive_bytes = std::fs::metadata(&archive_path)?.len();
-    let (stats, fingerprint) = (index.stats(), index.fingerprint());
-    drop(index);
-    let began = Instant::now();
-    let expanded = Index::open(&archive_path, Load::Map)?;
-    let expand_seconds = began.elapsed().as_secs_f64();
-    if (expanded.fingerprint(), expanded.stats().table_bytes) != (fingerprint, stats.table_bytes) {
-        return Err("the expanded archive is another index: nothing is reported".into());
-    }
-    let (file_bytes, num_keys) = (std::fs::metadata(&index_path)?.len(), keys.len());
+    let num_keys = keys.len();
     let per_key = |bytes: u64| bytes as f64 / num_keys.max(1) as f64;
+    let stats = index.stats();
+    let fingerprint = index.fingerprint();
+    let archive = if arguments.take("archive", true)? { Some(archive(index, &index_path)?) } else { None };
+    let file_bytes = std::fs::metadata(&index_path)?.len();
     Ok(json!({
         "num_keys": num_keys,
         "keys_by_order": &keys.keys_by_order()[..keys.max_order()],
@@ -48,10 +43,25 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
         "file_bytes": file_bytes,
         "file_bytes_per_key": per_key(file_bytes),
         "table_bytes_per_key": per_key(stats.table_bytes),
-        "archive_bytes_per_key": per_key(archive_bytes),
-        "expand_seconds": expand_seconds,
+        "archive_bytes_per_key": archive.map(|(bytes, _)| per_key(bytes)),
+        "expand_seconds": archive.map(|(_, seconds)| seconds),
         "peak_private_bytes": peak_bytes,
         "peak_over_file": peak_bytes as f64 / file_bytes as f64,
         "fingerprint": fingerprint.to_string(),
     }))
+}
+
+/// Writes the archive form of `index` beside it and expands it: bytes of the file, seconds.
+fn archive(index: Index, index_path: &Path) -> Fallible<(u64, f64)> {
+    let path = index_path.with_extension("archive.mgi");
+    index.save(&path, Form::Archive)?;
+    let (stats, fingerprint) = (index.stats(), index.fingerprint());
+    drop(index);
+    let began = Instant::now();
+    let expanded = Index::open(&path, Load::Map)?;
+    let seconds = began.elapsed().as_secs_f64();
+    if (expanded.fingerprint(), expanded.stats().table_bytes) != (fingerprint, stats.table_bytes) {
+        return Err("the expanded archive is another index: nothing is reported".into());
+    }
+    Ok((std::fs::metadata(&path)?.len(), seconds))
 }

@@ -107,6 +107,7 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
     let earlier = Stream::tail(&corpus, 2 * num_tokens)?.tokens;
     let earlier = char_automaton::text_of(&earlier[..earlier.len() - tokens.len()])?;
 
+    let lines = RandomLines::new(usize::try_from(course.index.stats().table_bytes)?)?;
     let whole = Bounds::default();
     let fast = Options::default();
     let mut contenders = vec![course.contender("lookup, 1 thread", whole, fast)?];
@@ -127,16 +128,13 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
 
     let mut sizes = serde_json::Map::new();
     sizes.insert("index, table".into(), course.index.stats().table_bytes.into());
-    let mut lines = RandomLines::new(usize::try_from(course.index.stats().table_bytes)?)?;
-    let mut lines_of_two = RandomLines::new(usize::try_from(course.index.stats().table_bytes)?)?;
-    contenders.push(Contender::new("random lines, 1 core", tokens.len(), move || {
-        std::hint::black_box(lines.read(tokens.len(), 1));
-        Ok(())
-    }));
-    contenders.push(Contender::new("random lines, 2 cores", tokens.len() * 2, move || {
-        std::hint::black_box(lines_of_two.read(tokens.len(), 2));
-        Ok(())
-    }));
+    for (threads, name) in [(1, "random lines, 1 core"), (2, "random lines, 2 cores")] {
+        let lines = &lines;
+        contenders.push(Contender::new(name, tokens.len() * threads, move || {
+            std::hint::black_box(lines.read(tokens.len(), threads));
+            Ok(())
+        }));
+    }
 
     if takes_part("backward") {
         let mut rows = course.reference.clone();
