@@ -143,6 +143,7 @@ def main() -> int:
             "corpus": str(ground.held_out),
             "keys": str(smallest),
             "index": str(index),
+            "binary": str(prepare.binary()),
             "rounds": options.rounds,
             "quick": options.quick,
         }

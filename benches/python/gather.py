@@ -3,10 +3,13 @@
 Two comparisons. *Distinct rows*: everyone copies the same list of different rows; uniform ones are the worst case,
 those of a batch of real text the usual one. *A batch*: everyone gets the rows of all positions of a batch of real text,
 as a trainer has them, and leaves what the forward pass needs: `stage` removes duplicates and reuses its memory, a
-plain memmap or tensor does neither unless its user does.
+plain memmap or tensor does neither unless its user does. The bench binary adds what one core could do at most: rows
+read with nothing written, and written with nothing read.
 """
 
+import json
 import shutil
+import subprocess
 from contextlib import suppress
 from typing import Any
 
@@ -133,6 +136,18 @@ def group(settings: Settings) -> dict[str, Any]:
         rows = rng.permutation(num_rows)[: batch_bytes // row_bytes].astype(np.int32)
         timings = gather_contest(settings, bank, rows)
         report["rows"][str(row_bytes)] = {"uniform": timings, "num_rows": num_rows, "num_asked": len(rows)}
+        command = [
+            settings.binary,
+            "rows",
+            "--shard",
+            *shard_files(bank),
+            "--asked",
+            len(rows),
+            "--rounds",
+            settings.rounds,
+        ]
+        alone = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+        report["rows"][str(row_bytes)]["read or written alone"] = json.loads(alone.stdout)["timings"]
         if row_bytes == 4096:
             found, _ = bank.lookup(text, threads=1)
             unique = np.unique(found[found >= 0]).astype(np.int32)

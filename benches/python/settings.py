@@ -20,6 +20,8 @@ class Settings:
     """Index file of those keys."""
     scratch: str
     """Directory for banks; emptied by the caller."""
+    binary: str
+    """The bench binary."""
     rounds: int = 5
     quick: bool = False
 

@@ -3,4 +3,5 @@
 pub mod build;
 pub mod lookup;
 pub mod open;
+pub mod rows;
 pub mod walk;

@@ -21,5 +21,5 @@ pub(crate) use probe::Avx2;
 pub(crate) use probe::{Portable, Prober, order};
 pub use table::{Found, NO_ROW, Region, Table};
 pub(crate) use trie::Trie;
-pub use view::View;
 pub(crate) use view::Place;
+pub use view::View;

@@ -163,7 +163,10 @@ mod tests {
                     assert_eq!(portable.go_on, expected.is_none() && part[0] & SPILL != 0);
                     assert_eq!(portable.state, part[expected.map_or(3 * n, |i| n + i)]);
                     if let Some(i) = expected {
-                        assert_eq!((portable.row, order(portable.entry)), (part[2 * n + i], (part[i] >> 21 & 31) as u8));
+                        assert_eq!(
+                            (portable.row, order(portable.entry)),
+                            (part[2 * n + i], (part[i] >> 21 & 31) as u8)
+                        );
                     }
                 }
             }
