@@ -84,12 +84,15 @@ def mined(ground: Ground, sizes: list[int], memory: str) -> dict[int, Path]:
             keys.select(np.arange(size)).save(paths[size])
             continue
         with tempfile.TemporaryDirectory(dir=paths[size].parent) as scratch:
+            mapped = Path(scratch) / "real.mgk"
+            keys.save(mapped)
+            keys = KeySet.open(mapped)
             complete(keys, size, Path(scratch)).save(paths[size])
     return paths
 
 
 def complete(keys: KeySet, size: int, scratch: Path) -> KeySet:
-    """``keys`` and as many synthetic ones as it takes: a real key and one more token, counted once each.
+    """``keys`` and as many synthetic ones as it takes: a real key of order 2 to 4 and one more token, counted once each.
 
     What is sorted lies in files in ``scratch``, so that memory holds the finished set alone.
     """
@@ -98,7 +101,7 @@ def complete(keys: KeySet, size: int, scratch: Path) -> KeySet:
     lengths = np.diff(offsets)
     hashes = _hashes(tokens, offsets)
     real = np.sort(hashes)
-    sources = np.flatnonzero((lengths >= 2) & (lengths < 16))
+    sources = np.flatnonzero((lengths >= 2) & (lengths <= 4))
     longest = len(tokens) + int((lengths[sources].sum() + len(sources)) * (1 + (size - len(keys)) / len(sources)))
     all_tokens = np.memmap(scratch / "tokens", np.uint32, "w+", shape=(longest,))
     all_offsets = np.memmap(scratch / "offsets", np.uint64, "w+", shape=(size + 1,))
@@ -125,7 +128,8 @@ def complete(keys: KeySet, size: int, scratch: Path) -> KeySet:
             all_offsets[num_keys + 1 : num_keys + 1 + len(part)] = end + ends
             num_keys, end = num_keys + len(part), end + len(made)
         turn += 1
-    all_counts = np.concatenate([counts, np.ones(size - len(keys), np.uint64)])
+    all_counts = np.memmap(scratch / "counts", np.uint64, "w+", shape=(size,))
+    all_counts[: len(keys)], all_counts[len(keys) :] = counts, 1
     metadata = {"real": len(keys), "synthetic": size - len(keys)}
     vocab_size = keys.vocab_size
     del tokens, offsets, lengths, hashes, real, sources, counts

@@ -1,6 +1,5 @@
 """docs/DATAPATH.md: its Python runs as it stands, in a folder that holds the files it names."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bank_cases import bank_maker  # noqa: E402
+from pages import Page  # noqa: E402
 
-PAGE = (Path(__file__).parents[1] / "docs" / "DATAPATH.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"<!-- test: (\w+) -->\n```python\n(.*?)```", PAGE, re.DOTALL))
+PAGE = Page("docs/DATAPATH.md")
 
 
 @pytest.fixture
@@ -19,16 +18,11 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bank_maker(tmp_path)(1000, path=tmp_path / "bank")
 
-    def run(name):
-        namespace = {}
-        exec(compile(BLOCKS[name], f"docs/DATAPATH.md [{name}]", "exec"), namespace)
-        return namespace
-
-    return run
+    return PAGE.run
 
 
 def test_every_python_block_is_run():
-    assert PAGE.count("```python") == len(BLOCKS) == 3
+    PAGE.check_all_run("loop", "trainer", "annotate")
 
 
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
-GUIDE = (Path(__file__).parents[1] / "docs" / "GRAFTING.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"<!-- test -->\n```python\n(.*?)```", GUIDE, re.DOTALL)
+from pages import Page
+
+GUIDE = Page("docs/GRAFTING.md")
 
 
 def test_every_block_is_run() -> None:
-    assert GUIDE.count("```python") == len(BLOCKS) == 6
+    GUIDE.check_all_run(*"012345")
 
 
 def test_families_are_those_that_are_tested() -> None:
     from memgraft.integrations.transformers.families import TESTED_FAMILIES
 
-    paragraph = re.search(r"^apertus, .*?\.$", GUIDE, re.DOTALL | re.MULTILINE)
+    paragraph = re.search(r"^apertus, .*?\.$", GUIDE.text, re.DOTALL | re.MULTILINE)
     assert paragraph is not None
     assert tuple(re.findall(r"\w+", paragraph[0])) == TESTED_FAMILIES
 
@@ -40,8 +41,8 @@ def test_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memgraft.harvest(keys, recipient_tokenizer="recipient/", donor="donor/", taps=(2,), out="bank/")
 
     namespace: dict[str, object] = {}
-    for number, block in enumerate(BLOCKS):
-        exec(compile(block, f"GRAFTING.md [{number}]", "exec"), namespace)
+    for name in GUIDE.blocks:
+        GUIDE.run(name, namespace)
     # The recipient was frozen, so the saved graft is the whole difference.
     model, again, ids = (namespace[name] for name in ("model", "again", "ids"))
     for one in (model, again):

@@ -157,11 +157,10 @@ class BankWriter:
             found = json.loads(state.read_text())
         except json.JSONDecodeError as error:
             raise FormatError(f"{state}: not JSON: {error}; remove {self.partial} and start again") from None
-        differing = [name for name in self._settings if found.get(name) != self._settings[name]]
-        if differing:
-            differences = "; ".join(
-                f"{name}: {found.get(name)!r} there, {self._settings[name]!r} now" for name in differing
-            )
+        there, now = dict(_leaves(found)), dict(_leaves(self._settings))
+        names = [name for name in {**now, **there} if there.get(name) != now.get(name)]
+        if names:
+            differences = "; ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
             raise FingerprintError(
                 f"{self.partial}: holds an unfinished harvest with other settings ({differences}); "
                 "repeat it with its settings, or remove that directory, or name another path"
@@ -358,3 +357,12 @@ class BankWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What ``settings`` (JSON) say, down to single facts: ``donor.fingerprint``, not the whole of ``donor``."""
+    if not isinstance(settings, dict) or not settings:
+        yield name, settings
+        return
+    for key, value in settings.items():
+        yield from _leaves(value, f"{name}.{key}" if name else str(key))
