@@ -92,7 +92,7 @@ def mined(ground: Ground, sizes: list[int], memory: str) -> dict[int, Path]:
 
 
 def complete(keys: KeySet, size: int, scratch: Path) -> KeySet:
-    """``keys`` and as many synthetic ones as it takes: a real key of order 2 to 4 and one more token, counted once each.
+    """``keys`` and as many synthetic ones as it takes: real ones of orders 2 to 4 and a token more, counted once each.
 
     What is sorted lies in files in ``scratch``, so that memory holds the finished set alone.
     """

@@ -83,7 +83,7 @@ def index_group(ground: prepare.Ground, size: int, keys: Path, options: argparse
     tokens = str(1 << 18 if options.quick else 2 << 20)
     lookup = ["--keys", str(keys), "--corpus", str(ground.held_out), "--tokens", tokens, "--peers", ",".join(peers)]
     # An archive is expanded with its keys in memory beside the index.
-    archive = str(size * 80 < machine()["memory_gib"] * 2**30).lower()
+    archive = str(size * 120 < machine()["memory_gib"] * 2**30).lower()
     return {
         "build": run_json([program, "build", "--keys", str(keys), "--index", str(index), "--archive", archive]),
         "open": run_json([program, "open", *common]),

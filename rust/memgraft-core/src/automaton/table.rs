@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::probe::{Portable, Prober, order};
-use super::view::{Edge, View};
+use super::view::{Edge, View, start_of_edge};
 use crate::format::Store;
 use crate::ids::{MAX_ORDER, StateId, low_u32, saturating_u32, usize_of};
 use crate::{Error, Result};
@@ -142,7 +142,7 @@ impl Table {
     /// One past the largest state id.
     #[must_use]
     pub fn state_limit(&self) -> u64 {
-        self.view().state_limit()
+        u64::from(self.view().last_unit) + 1
     }
 
     /// More probes than this for one token mean a damaged file.
@@ -154,8 +154,15 @@ impl Table {
     /// The parts an inner loop needs.
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        let last_unit = saturating_u32(self.words.len() / UNIT - 1);
-        View::new(&self.words, &self.fan, &self.edge, self.fan_shift + 2, last_unit, self.vocab_size)
+        View {
+            words: &self.words,
+            fan: &self.fan,
+            edge: &self.edge,
+            edge_start: start_of_edge(&self.words),
+            unit_shift: self.fan_shift + 2,
+            last_unit: saturating_u32(self.words.len() / UNIT - 1),
+            vocab_size: self.vocab_size,
+        }
     }
 
     /// Reads one token in `state`; `None` if the table is damaged and probes do not end.

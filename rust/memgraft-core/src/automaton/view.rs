@@ -26,7 +26,7 @@ impl Edge {
 }
 
 /// Byte offset of the first of the last lines.
-fn start_of_edge(words: &[u32]) -> usize {
+pub(super) fn start_of_edge(words: &[u32]) -> usize {
     (words.len() / LINE).saturating_sub(EDGE_LINES) * LINE_BYTES
 }
 
@@ -37,29 +37,18 @@ pub(crate) struct Place(usize);
 /// Borrowed parts of a [`Table`](super::Table).
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    words: &'a [u32],
-    fan: &'a [u32; FAN],
-    edge: &'a Edge,
+    pub(super) words: &'a [u32],
+    pub(super) fan: &'a [u32; FAN],
+    pub(super) edge: &'a Edge,
     /// [`start_of_edge`].
-    edge_start: usize,
+    pub(super) edge_start: usize,
     /// `log2` of the units per slot of the region map.
-    unit_shift: u32,
-    last_unit: u32,
-    vocab_size: u32,
+    pub(super) unit_shift: u32,
+    pub(super) last_unit: u32,
+    pub(super) vocab_size: u32,
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(
-        words: &'a [u32],
-        fan: &'a [u32; FAN],
-        edge: &'a Edge,
-        unit_shift: u32,
-        last_unit: u32,
-        vocab_size: u32,
-    ) -> Self {
-        Self { words, fan, edge, edge_start: start_of_edge(words), unit_shift, last_unit, vocab_size }
-    }
-
     /// The token itself, or the one past the vocabulary, which matches nothing.
     #[inline(always)]
     pub(crate) fn admit(&self, token: u32) -> u32 {
@@ -71,11 +60,6 @@ impl<'a> View<'a> {
     #[inline(always)]
     pub fn owns(&self, state: StateId) -> bool {
         state.0 == 0 || (state.0 > self.vocab_size && state.0 <= self.last_unit)
-    }
-
-    /// One past the largest state id.
-    pub(super) fn state_limit(&self) -> u64 {
-        u64::from(self.last_unit) + 1
     }
 
     /// Where to look for `token` in `state`.
