@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::values::ValueTable;
 use crate::values::cold::{MAX_RUN_BYTES, Run};
-use crate::values::kernel::{AHEAD, Copier};
+use crate::values::kernel::Copier;
 use crate::values::sys::major_faults;
 use crate::{Error, Result};
 
@@ -80,10 +80,11 @@ fn split<T: Send>(
 fn copy_all(table: &ValueTable, rows: &[i32], out: &mut [u8], threads: usize) -> u64 {
     let row_bytes = table.row_bytes();
     let copier = Copier::choose(out.len(), row_bytes);
+    let ahead = Copier::ahead(row_bytes);
     let faults = split(rows, out, row_bytes, threads, |_, rows, out| {
         let before = major_faults();
         for (place, (&row, out)) in rows.iter().zip(out.chunks_exact_mut(row_bytes)).enumerate() {
-            if let Some(&next) = rows.get(place + AHEAD) {
+            if let Some(&next) = rows.get(place + ahead) {
                 Copier::prefetch(table.row(next));
             }
             copier.copy(table.row(row), out);
