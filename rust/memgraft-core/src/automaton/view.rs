@@ -104,3 +104,31 @@ impl<'a> View<'a> {
 
 const _: () = assert!(REACH <= UNIT + EDGE_LINES * LINE, "parts before the edge end inside the table");
 const _: () = assert!(UNIT * 4 == LINE, "units of a line");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_the_words_of_the_table_and_of_its_last_unit_past_the_end() {
+        for num_lines in 1..7 {
+            let words: Vec<u32> = (1..=num_lines * LINE as u32).collect();
+            let (fan, edge) = ([1; FAN], Edge::of(&words));
+            let view = View {
+                words: &words,
+                fan: &fan,
+                edge: &edge,
+                edge_start: start_of_edge(&words),
+                unit_shift: 2,
+                last_unit: num_lines * 4 - 1,
+                vocab_size: 3,
+            };
+            for unit in 0..num_lines as usize * 4 + 70 {
+                let first = unit.min(num_lines as usize * 4 - 1) * UNIT;
+                let inside = &words[first..words.len().min(first + REACH)];
+                assert_eq!(&view.part(Place(unit * UNIT_BYTES))[..inside.len()], inside);
+            }
+            assert_eq!(view.part(Place(usize::MAX - 15))[..UNIT], words[words.len() - UNIT..]);
+        }
+    }
+}
