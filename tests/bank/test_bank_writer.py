@@ -70,7 +70,7 @@ def test_what_was_written_survives_and_the_rest_is_named(tmp_path):
     [
         ("taps", {"taps": (8, 23)}),
         ("dtype", {"dtype": "fp16"}),
-        ("donor", {"donor": {"name": "other"}}),
+        ("donor.name", {"donor": {"name": "other"}}),
         ("tokenizer", {"tokenizer": {"name": "other"}}),
         ("keyset", {"num_rows": 99}),
         ("shard_starts", {"shard_bytes": 1000}),
