@@ -49,11 +49,17 @@ fuzz_target!(|data: &[u8]| {
     }
     let mut states = [StateId::START];
     for &token in &tokens[..50] {
-        let _ = index.advance(&mut states, &[token], Unknown::Miss, &mut [0], &mut [0]);
+        let (mut row, mut order) = ([0], [0]);
+        if index.advance(&mut states, &[token], Unknown::Miss, &mut row, &mut order).is_ok() {
+            assert!(row[0] >= -1 && i64::from(row[0]) < index.num_keys() as i64);
+            assert!(usize::from(order[0]) <= index.max_order());
+        }
     }
     for row in 0..(index.num_keys() as u32).min(40) {
         let _ = (index.key(RowId(row)), index.count(RowId(row)), index.documents(RowId(row)));
     }
-    let _ = index.find(&tokens[..3]);
+    if let Ok(Some(row)) = index.find(&tokens[..3]) {
+        assert!((row.0 as usize) < index.num_keys());
+    }
     let _ = index.key_set();
 });

@@ -269,6 +269,9 @@ impl Index {
             state = found.state;
             last = Some(found);
         }
+        if last.is_some_and(|found| !self.limits().allow(found)) {
+            return Err(self.damaged());
+        }
         let whole = last.filter(|found| usize::from(found.order) == tokens.len() && found.row != NO_ROW);
         Ok(whole.map(|found| RowId(found.row)))
     }
@@ -304,8 +307,7 @@ impl Index {
         orders: &mut [u8],
         options: Options,
     ) -> Result<()> {
-        let limits = Limits { num_keys: saturating_u32(self.num_keys()), max_order: saturating_u32(self.max_order()) };
-        if batch::lookup(&self.table, limits, tokens, bounds, rows, orders, options)? {
+        if batch::lookup(&self.table, self.limits(), tokens, bounds, rows, orders, options)? {
             return Ok(());
         }
         Err(self.damaged())
@@ -356,6 +358,7 @@ impl Index {
             );
             return Err(Error::argument(message));
         }
+        let limits = self.limits();
         let mut found = Vec::with_capacity(checked.len());
         let mut ahead = [0; ADVANCE_AHEAD];
         for states in states.chunks(ADVANCE_AHEAD) {
@@ -363,7 +366,8 @@ impl Index {
             let tokens = &ahead[..states.len()];
             states.iter().zip(tokens).for_each(|(&state, &token)| view.expect(view.locate(state.0, token)));
             for (&state, &token) in states.iter().zip(tokens) {
-                found.push(self.table.step(state, token).ok_or_else(|| self.damaged())?);
+                let one = self.table.step(state, token).filter(|&one| limits.allow(one));
+                found.push(one.ok_or_else(|| self.damaged())?);
             }
         }
         for (i, found) in found.iter().enumerate() {
@@ -386,6 +390,10 @@ impl Index {
             bytes: canonical_bytes + table_bytes + u64_of(size_of_val(&*self.nodes)),
             max_spill: self.table.max_spill(),
         }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { num_keys: saturating_u32(self.num_keys()), max_order: saturating_u32(self.max_order()) }
     }
 
     fn damaged(&self) -> Error {

@@ -39,7 +39,8 @@ pub(crate) fn order(entry: u32) -> u8 {
 
 /// A way to compare tokens.
 pub(crate) trait Prober: Copy {
-    /// Which of the first five words of `part` hold `token`, as bits; the other bits say nothing.
+    /// Which of the words of `part` that can be tokens hold `token`, as bits: the first five of a part that begins its
+    /// line, the first three of others. The bits above say nothing.
     fn matches(self, part: &Part, token: u32) -> u32;
 
     /// Looks for `token` in `part`.
@@ -78,7 +79,7 @@ pub(crate) struct Avx2(());
 
 #[cfg(target_arch = "x86_64")]
 impl Avx2 {
-    /// The token that proves the processor has AVX2, BMI1 and BMI2.
+    /// The token that proves the processor has AVX2, BMI1, BMI2 and LZCNT.
     pub fn detect() -> Option<Self> {
         let found = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("bmi1")
@@ -97,8 +98,8 @@ impl Prober for Avx2 {
             _mm256_inserti128_si256, _mm256_movemask_ps, _mm256_set1_epi32,
         };
         let low = part.as_ptr();
-        // Parts begin at units. An even one is followed by a unit of the same line. After an odd one comes the next
-        // line, which nobody asked for; a part of five entries, whose fifth is wanted here, begins its line.
+        // The fifth word is wanted of a part that begins its line, the only one to have five entries. After the last unit
+        // comes the next line, which nobody asked for; so an odd unit is read twice instead of the one after it.
         let high = low.map_addr(|address| address | 16);
         // SAFETY: `self` exists, so `detect` found AVX2; both loads end at most eight words after the start of `part`.
         unsafe {
@@ -182,7 +183,7 @@ mod tests {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 crate::ids::low_u32(seed >> 32)
             });
-            // Checked by the assertion in `probe`.
+            // Indexing would panic.
             Portable.probe(&part, part[1] & TOKEN_MASK);
             if let Some(avx2) = Avx2::detect() {
                 avx2.probe(&part, part[1] & TOKEN_MASK);

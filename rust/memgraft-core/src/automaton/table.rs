@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::probe::{Portable, Prober, order};
-use super::view::{Edge, View, start_of_edge};
+use super::view::{Edge, View};
 use crate::format::Store;
 use crate::ids::{MAX_ORDER, StateId, low_u32, saturating_u32, usize_of};
 use crate::{Error, Result};
@@ -68,7 +68,7 @@ pub(super) fn root_lines(vocab_size: u32) -> u32 {
 }
 
 impl Table {
-    /// Checks the parts and derives what lookups need; O(regions).
+    /// Checks the parts, of which `words` start at a multiple of 64 bytes, and derives what lookups need; O(regions).
     ///
     /// # Errors
     /// [`Error::Argument`] that says which part is wrong.
@@ -85,7 +85,7 @@ impl Table {
             return bad("its length is not that of a root row and whole lines");
         }
         if !words.as_ptr().addr().is_multiple_of(LINE * 4) {
-            return bad("its lines are not those of the memory");
+            return bad("it does not start at a multiple of 64 bytes");
         }
         let num_lines = saturating_u32(num_lines);
         // A spill limit beyond the table would only let a damaged file run in circles for longer.
@@ -154,15 +154,7 @@ impl Table {
     /// The parts an inner loop needs.
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        View {
-            words: &self.words,
-            fan: &self.fan,
-            edge: &self.edge,
-            edge_start: start_of_edge(&self.words),
-            unit_shift: self.fan_shift + 2,
-            last_unit: saturating_u32(self.words.len() / UNIT - 1),
-            vocab_size: self.vocab_size,
-        }
+        View::new(&self.words, &self.fan, &self.edge, self.fan_shift + 2, self.vocab_size)
     }
 
     /// Reads one token in `state`; `None` if the table is damaged and probes do not end.

@@ -4,7 +4,7 @@ use std::hint::select_unpredictable;
 
 use super::probe::{Part, REACH, prefetch};
 use super::table::{FAN, LINE, UNIT, home};
-use crate::ids::{StateId, usize_of};
+use crate::ids::{StateId, saturating_u32, usize_of};
 
 /// Lines at the end of a table that a probe could read past, if what they hold were wrong.
 const EDGE_LINES: usize = 2;
@@ -14,7 +14,7 @@ const LINE_BYTES: usize = LINE * 4;
 /// A copy of a table's last lines with room after them.
 #[derive(Debug, Clone)]
 #[repr(align(64))]
-pub(super) struct Edge([u32; EDGE_LINES * LINE + REACH.next_multiple_of(LINE)]);
+pub(super) struct Edge([u32; EDGE_LINES * LINE + REACH]);
 
 impl Edge {
     pub fn of(words: &[u32]) -> Self {
@@ -26,7 +26,7 @@ impl Edge {
 }
 
 /// Byte offset of the first of the last lines.
-pub(super) fn start_of_edge(words: &[u32]) -> usize {
+fn start_of_edge(words: &[u32]) -> usize {
     (words.len() / LINE).saturating_sub(EDGE_LINES) * LINE_BYTES
 }
 
@@ -37,18 +37,24 @@ pub(crate) struct Place(usize);
 /// Borrowed parts of a [`Table`](super::Table).
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    pub(super) words: &'a [u32],
-    pub(super) fan: &'a [u32; FAN],
-    pub(super) edge: &'a Edge,
+    words: &'a [u32],
+    fan: &'a [u32; FAN],
+    edge: &'a Edge,
     /// [`start_of_edge`].
-    pub(super) edge_start: usize,
+    edge_start: usize,
     /// `log2` of the units per slot of the region map.
-    pub(super) unit_shift: u32,
+    unit_shift: u32,
     pub(super) last_unit: u32,
-    pub(super) vocab_size: u32,
+    vocab_size: u32,
 }
 
 impl<'a> View<'a> {
+    /// The only way to a view: `part` relies on `edge_start` being that of `words`.
+    pub(super) fn new(words: &'a [u32], fan: &'a [u32; FAN], edge: &'a Edge, unit_shift: u32, vocab_size: u32) -> Self {
+        let last_unit = saturating_u32((words.len() / UNIT).saturating_sub(1));
+        Self { words, fan, edge, edge_start: start_of_edge(words), unit_shift, last_unit, vocab_size }
+    }
+
     /// The token itself, or the one past the vocabulary, which matches nothing.
     #[inline(always)]
     pub(crate) fn admit(&self, token: u32) -> u32 {
@@ -82,12 +88,13 @@ impl<'a> View<'a> {
         prefetch(self.words.as_ptr().wrapping_byte_add(place.0));
     }
 
-    /// The words at `place`; of the last unit if that lies past the end, where only a damaged table leads.
+    /// The words at `place`; of the last unit if that lies past the end, where only a damaged table or no state leads.
     #[inline(always)]
     pub(crate) fn part(&self, place: Place) -> &'a Part {
         if place.0 < self.edge_start {
             debug_assert!(place.0.is_multiple_of(UNIT_BYTES), "places are made of units");
-            // SAFETY: places are multiples of 16, and `REACH` words are less than the two lines from the edge on.
+            // SAFETY: places are multiples of 16 and this one lies before the edge, from which on two whole lines follow:
+            // as many words as `REACH`.
             unsafe { &*self.words.as_ptr().byte_add(place.0).cast::<Part>() }
         } else {
             self.part_of_edge(place)
@@ -114,15 +121,7 @@ mod tests {
         for num_lines in 1..7 {
             let words: Vec<u32> = (1..=num_lines * LINE as u32).collect();
             let (fan, edge) = ([1; FAN], Edge::of(&words));
-            let view = View {
-                words: &words,
-                fan: &fan,
-                edge: &edge,
-                edge_start: start_of_edge(&words),
-                unit_shift: 2,
-                last_unit: num_lines * 4 - 1,
-                vocab_size: 3,
-            };
+            let view = View::new(&words, &fan, &edge, 2, 3);
             for unit in 0..num_lines as usize * 4 + 70 {
                 let first = unit.min(num_lines as usize * 4 - 1) * UNIT;
                 let inside = &words[first..words.len().min(first + REACH)];

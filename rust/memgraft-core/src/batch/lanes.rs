@@ -6,7 +6,7 @@ use std::hint::select_unpredictable;
 use super::segments::Feeder;
 use super::{Limits, Tokens};
 use crate::automaton::{Place, Prober, Table, View, order};
-use crate::ids::{row_as_i32, saturating_u32, u64_of, usize_of};
+use crate::ids::{row_as_i32, saturating_u32, usize_of};
 
 /// One walk in progress, in a part of the lanes' buffers that is its own.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +23,8 @@ struct Lane {
     start: u32,
     /// First place of this lane's part.
     part: u32,
+    /// `at` when progress was last looked for in this run; past all places if it was not.
+    seen: u32,
     /// Position in the batch of `start`.
     position: usize,
 }
@@ -41,11 +43,11 @@ pub(super) struct Walk<'a, 'o> {
 
 /// Tokens that lanes read, and what they answer.
 ///
-/// A lane's run is copied in when it begins and its answers are copied out when it ends. Two dozen runs read and
+/// A lane's run is copied in when it begins and its answers are copied out when it ends. Dozens of runs read and
 /// written where the caller has them would be more streams than a processor foresees, each store to a line that has
 /// yet to come from memory; these buffers stay in the first caches.
 struct Buffers {
-    /// At each place the token, until it is answered; then the row.
+    /// At each place the token, until a lane reads it; then what its probes said, at last the row.
     words: Vec<u32>,
     /// The token words that answered, which hold the orders.
     entries: Vec<u32>,
@@ -57,9 +59,11 @@ impl Walk<'_, '_> {
     pub fn run<P: Prober, const LANES: usize, const PREFETCH: bool>(&mut self, prober: P) -> bool {
         let view = self.table.view();
         let room = self.feeder.longest();
+        // A lane probes once a round, and no token takes more probes than this.
+        let patience = self.table.probe_limit();
         // One more: the token after a run's last is read too, for nothing.
         let mut buffers = Buffers { words: vec![0; LANES * room + 1], entries: vec![0; LANES * room + 1] };
-        let mut entrance = Entrance { view, walk: self, budget: 0, sound: true };
+        let mut entrance = Entrance { view, walk: self, sound: true };
         let mut lanes = [Lane::default(); LANES];
         let mut active = 0;
         while active < LANES
@@ -68,11 +72,17 @@ impl Walk<'_, '_> {
             lanes[active] = lane;
             active += 1;
         }
+        let mut rounds = patience;
         while active > 0 {
-            if entrance.budget == 0 {
-                return false;
+            if rounds == 0 {
+                for lane in &mut lanes[..active] {
+                    if std::mem::replace(&mut lane.seen, lane.at) == lane.at {
+                        return false;
+                    }
+                }
+                rounds = patience;
             }
-            entrance.budget -= 1;
+            rounds -= 1;
             let mut ended = false;
             let (mut words, mut entries) = (buffers.words.as_mut_ptr(), buffers.entries.as_mut_ptr());
             for lane in &mut lanes[..active] {
@@ -121,8 +131,6 @@ impl Walk<'_, '_> {
 struct Entrance<'w, 'a, 'o> {
     view: View<'a>,
     walk: &'w mut Walk<'a, 'o>,
-    /// Rounds that the work handed out so far can take.
-    budget: u64,
     /// Whether every answer so far is a possible one.
     sound: bool,
 }
@@ -147,10 +155,6 @@ impl Entrance<'_, '_, '_> {
     #[inline(never)]
     fn next(&mut self, part: u32, buffers: &mut Buffers) -> Option<Lane> {
         let run = self.walk.feeder.next()?;
-        // A walk of n tokens makes at most 2n + max_order steps down and along links, each within the
-        // spill limit; more, and the links of a damaged file run in circles.
-        let steps = 2 * u64_of(run.end - run.warm) + u64::from(self.walk.limits.max_order) + 1;
-        self.budget = self.budget.saturating_add(steps.saturating_mul(u64::from(self.walk.table.max_spill()) + 1));
         let end = part + saturating_u32(run.end - run.warm);
         assert!(usize_of(end) < buffers.words.len().min(buffers.entries.len()), "expected a place after each run");
         let words = &mut buffers.words[usize_of(part)..usize_of(end)];
@@ -159,6 +163,33 @@ impl Entrance<'_, '_, '_> {
         let place = self.view.locate(0, token);
         self.view.expect(place);
         let start = part + saturating_u32(run.start - run.warm);
-        Some(Lane { place, token, at: part, end, start, part, position: run.start })
+        Some(Lane { place, token, at: part, end, start, part, seen: u32::MAX, position: run.start })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::automaton::{Region, Table};
+    use crate::batch::{Bounds, Limits, Options, Tokens, Unknown, lookup};
+    use crate::format::{HugeBuffer, Store};
+
+    /// All links lead to the start, which has no tokens: no walk gets on, however many lines a search may go past its
+    /// home line.
+    #[test]
+    fn walks_that_do_not_get_on_end() {
+        let lines = 2000;
+        let map = HugeBuffer::zeroed(lines * 64).unwrap().freeze().unwrap();
+        let words = Store::mapped(map.into(), 0..lines * 64).unwrap();
+        let table = Table::new(words, vec![Region { start: 0, lines: 1 }], 0, 100, 1000).unwrap();
+        let tokens: Vec<u32> = (0..100_000).map(|i| i % 100).collect();
+        let checked = Tokens::check(&tokens[..], 100, None, Unknown::Error).unwrap();
+        let limits = Limits { num_keys: 5, max_order: 4 };
+        let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
+        for lanes in [1, 32] {
+            let options = Options { lanes, threads: 2, ..Options::default() };
+            let sound = lookup(&table, limits, &checked, &Bounds::default(), &mut rows, &mut orders, options).unwrap();
+            assert!(!sound);
+        }
+        assert!(table.step(crate::ids::StateId::START, 7).is_none());
     }
 }

@@ -12,7 +12,7 @@ pub use tokens::{Ids, Tokens};
 
 #[cfg(target_arch = "x86_64")]
 use crate::automaton::Avx2;
-use crate::automaton::{Portable, Prober, Table};
+use crate::automaton::{Found, NO_ROW, Portable, Prober, Table};
 use crate::{Error, Result};
 use lanes::Walk;
 use segments::Feeder;
@@ -27,7 +27,7 @@ const CHUNK: usize = 512;
 pub struct Options {
     /// Threads at most; small batches run on the calling thread alone.
     pub threads: usize,
-    /// Lanes per thread: 1, 8, 16 or 32; other numbers are rounded up.
+    /// Lanes per thread: 1, 8, 16 or 32; other numbers are rounded up, more than 32 are 32. Without `prefetch` 1 or 16.
     pub lanes: usize,
     /// Whether lanes prefetch.
     pub prefetch: bool,
@@ -41,7 +41,7 @@ impl Default for Options {
     }
 }
 
-/// Instruction sets; the answers are the same.
+/// Instruction sets; the answers are the same, but for a damaged table's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Instructions {
     /// Those of every processor of the architecture.
@@ -151,6 +151,11 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
+    /// Whether one answer is a possible one.
+    pub fn allow(self, found: Found) -> bool {
+        (found.row == NO_ROW || found.row < self.num_keys) && u32::from(found.order) <= self.max_order
+    }
+
     /// Whether all answers are possible ones.
     ///
     /// Without a comparison, which vectors of unsigned numbers lack on plain x86-64: both `row + 1` and `num_keys` are

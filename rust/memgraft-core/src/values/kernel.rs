@@ -5,11 +5,11 @@
 //! and read later by a device or another thread: keeping either side in the
 //! cache gains nothing. What bounds the copy is how many lines a core waits for
 //! at a time: its first cache waits for two dozen, its second for more. So rows
-//! of 2 KiB and more are asked for whole, two ahead and into the second cache;
+//! of 2 KiB and more are asked for whole, up to 4 KiB, two ahead and into the second cache;
 //! for shorter ones the first half KiB, four ahead and into the first, does better.
 #![allow(unsafe_code)]
 
-/// Rows from here on are asked for whole.
+/// Rows from here on are asked for whole, up to [`MOST_AHEAD`].
 const LONG_ROW: usize = 2 << 10;
 /// Most of a row that is asked for ahead.
 const MOST_AHEAD: usize = 4 << 10;
