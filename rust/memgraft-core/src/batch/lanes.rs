@@ -23,8 +23,6 @@ struct Lane {
     start: u32,
     /// First place of this lane's part.
     part: u32,
-    /// `at` when progress was last looked for in this run; past all places if it was not.
-    seen: u32,
     /// Position in the batch of `start`.
     position: usize,
 }
@@ -72,31 +70,32 @@ impl Walk<'_, '_> {
             lanes[active] = lane;
             active += 1;
         }
-        let mut rounds = patience;
+        let (mut rounds, mut seen) = (patience, [(usize::MAX, 0); LANES]);
         while active > 0 {
             if rounds == 0 {
-                for lane in &mut lanes[..active] {
-                    if std::mem::replace(&mut lane.seen, lane.at) == lane.at {
-                        return false;
-                    }
+                if lanes[..active].iter().zip(&seen).any(|(lane, &seen)| seen == (lane.position, lane.at)) {
+                    return false;
                 }
+                seen = lanes.map(|lane| (lane.position, lane.at));
                 rounds = patience;
             }
             rounds -= 1;
             let mut ended = false;
             let (mut words, mut entries) = (buffers.words.as_mut_ptr(), buffers.entries.as_mut_ptr());
             for lane in &mut lanes[..active] {
-                let probe = prober.probe(view.part(lane.place), lane.token);
+                let (at, token) = (lane.at, lane.token);
+                debug_assert!(lane.part <= at && at < lane.end);
+                let probe = prober.probe(view.part(lane.place), token);
                 // Written on a miss too, and then again: cheaper than a branch that cannot be predicted.
-                debug_assert!(lane.part <= lane.at && lane.at < lane.end);
                 // SAFETY: `at < end`, and `Entrance::next` checked that `end` lies in the buffers.
                 let following = unsafe {
-                    *words.add(usize_of(lane.at)) = probe.row;
-                    *entries.add(usize_of(lane.at)) = probe.entry;
-                    *words.add(usize_of(lane.at) + 1)
+                    let following = *words.add(usize_of(at) + 1);
+                    *words.add(usize_of(at)) = probe.row;
+                    *entries.add(usize_of(at)) = probe.entry;
+                    following
                 };
-                lane.token = select_unpredictable(probe.hit, following, lane.token);
-                lane.at += u32::from(probe.hit);
+                lane.token = select_unpredictable(probe.hit, following, token);
+                lane.at = at + u32::from(probe.hit);
                 if lane.at == lane.end {
                     match entrance.swap(*lane, &mut buffers) {
                         Some(fresh) => *lane = fresh,
@@ -163,7 +162,7 @@ impl Entrance<'_, '_, '_> {
         let place = self.view.locate(0, token);
         self.view.expect(place);
         let start = part + saturating_u32(run.start - run.warm);
-        Some(Lane { place, token, at: part, end, start, part, seen: u32::MAX, position: run.start })
+        Some(Lane { place, token, at: part, end, start, part, position: run.start })
     }
 }
 
