@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 QUICKSTART ?=
 PYTEST ?=
+# Test processes; each runs torch on one thread, since small tensors gain nothing from more.
+JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md \
@@ -31,10 +33,10 @@ test-rust: tools
 	cargo test --workspace --release --quiet
 
 test-python: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST)
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) -m slow $(PYTEST)
 
 check: $(VENV)/.installed-dev
 	cargo fmt --all --check

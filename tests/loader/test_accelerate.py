@@ -86,7 +86,9 @@ def test_accelerate_dispatches_between_processes(make_bank, tmp_path):
     assert "GraftCollator(mode='ids')" in (tmp_path / "error0").read_text()
 
 
-@pytest.mark.parametrize(("workers", "method"), [(0, None), (1, "fork"), (1, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "method"), [(0, None), (1, "fork"), pytest.param(1, "spawn", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("dispatch", [True, None])
 @pytest.mark.filterwarnings("ignore")
 def test_dispatched_handles_are_refused_wherever_they_are_made(make_bank, workers, method, dispatch):

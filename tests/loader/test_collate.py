@@ -45,7 +45,9 @@ def test_adds_memory_and_keeps_the_rest(make_bank):
 
 
 @pytest.mark.parametrize("mode", ["handle", "ids"])
-@pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (1, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "method"), [(0, None), (2, "fork"), pytest.param(1, "spawn", marks=pytest.mark.slow)]
+)
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_workers_give_what_the_main_process_gives(make_bank, mode, workers, method):
     bank = make_bank(300)

@@ -106,7 +106,7 @@ def test_abandoned_iterators_leave_no_thread_and_no_slot(make_bank):
         next(iterator)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_abandoned_iterators_leave_no_worker_process(make_bank, method):
     bank = make_bank(300)
