@@ -27,7 +27,7 @@ from memgraft.integrations.transformers import disabled, graft
 TOLERANCE = {"atol": 1e-6, "rtol": 0}
 
 
-# Llama is the plain case, Gemma 3 has a sliding window, DeepSeek-V3 another attention; the others run with the slow tests.
+# Llama is the plain case, Gemma 3 has a sliding window, DeepSeek-V3 another attention; the others run as slow tests.
 QUICK_FAMILIES = {"llama", "gemma3_text", "deepseek_v3"}
 
 
