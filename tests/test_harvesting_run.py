@@ -50,6 +50,7 @@ def run(place, out, **changes):
         "donor": place / "donor",
         "taps": (0, 2),
         "chunk_rows": 64,
+        "prefix": "none",
     }
     keys = changes.pop("keys", None) or KeySet.open(place / "keys.mgk")
     return harvest(keys, **{**options, "compute_dtype": "float32", "dtype": "fp32", **changes}, out=out)
@@ -154,7 +155,7 @@ def report(stage, done, total):
         print("ready", flush=True)
         time.sleep(60)
 harvest(KeySet.open(f"{place}/keys.mgk"), recipient_tokenizer=f"{place}/tokenizer.json", donor=f"{place}/donor",
-        taps=(0, 2), chunk_rows=64, compute_dtype="float32", dtype="fp32", out=out, progress=report)
+        taps=(0, 2), chunk_rows=64, prefix="none", compute_dtype="float32", dtype="fp32", out=out, progress=report)
 """
 
 
@@ -176,7 +177,9 @@ def test_a_killed_harvest_goes_on_and_makes_the_same_bytes(place, tmp_path):
     assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("change", [{"taps": (1, 2)}, {"batch_tokens": 7}, {"prepend_bos": True}, {"dtype": "bf16"}])
+@pytest.mark.parametrize(
+    "change", [{"taps": (1, 2)}, {"batch_tokens": 7}, {"prefix": " the"}, {"prepend_bos": True}, {"dtype": "bf16"}]
+)
 def test_other_settings_are_refused(place, tmp_path, change):
     def stop(stage, done, total):
         if stage == "donor" and done >= 64:

@@ -1,5 +1,6 @@
 """``memgraft harvest``: run the donor over a key set and write the bank."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,10 @@ def run(
     out: Annotated[Path, typer.Option("--out", "-o", help="The bank directory to be.")],
     dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16 or fp32.")] = "bf16",
     compute_dtype: Annotated[str, typer.Option(help="The donor's run: auto, float32, bfloat16 or float16.")] = "auto",
+    prefix: Annotated[
+        str,
+        typer.Option(help=r"What stands before every key in the donor: auto, none, bos, or text (\n is a newline)."),
+    ] = "auto",
     prepend_bos: Annotated[bool, typer.Option("--prepend-bos", help="Put the donor's BOS before each key.")] = False,
     round_trip: Annotated[
         str, typer.Option(help="Keep keys whose 'text' is stable, or also whose 'ids' are.")
@@ -50,6 +55,7 @@ def run(
         "taps": depths,
         "dtype": dtype,
         "compute_dtype": compute_dtype,
+        "prefix": prefix.replace("\\n", "\n"),
         "prepend_bos": prepend_bos,
         "round_trip": round_trip,
         "batch_tokens": batch_tokens,
@@ -62,6 +68,7 @@ def run(
             "num_keys": plan.num_keys,
             "num_rows": plan.num_rows,
             "dropped": plan.dropped,
+            "prefix": prefix_facts(plan.prefix.facts()) if plan.prefix else None,
             "value_bytes": plan.num_bytes,
             "keys_per_second": round(plan.keys_per_second, 1),
             "seconds": round(plan.seconds, 1),
@@ -89,5 +96,14 @@ def run(
         "value_bytes": bank.num_rows * bank.bytes_per_row,
         "dropped": dict(manifest.dropped),
         "donor": manifest.donor["name"],
+        "prefix": prefix_facts(manifest.donor),
     }
     emit(facts, json=json, title="bank")
+
+
+def prefix_facts(donor: Mapping[str, Any]) -> str:
+    """What stands before every key, in a few words, from the facts of a donor."""
+    name, ids = donor["prefix_name"], donor["prefix"]
+    probe = donor.get("prefix_probe") or {}
+    measured = ", ".join(f"{other} {cosine:.3f}" for other, cosine in sorted(probe.items(), key=lambda item: item[1]))
+    return f"{name} {list(ids)}" + (f", by mean cosine of single words: {measured}" if measured else "")

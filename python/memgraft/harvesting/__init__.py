@@ -4,6 +4,7 @@ The package is called ``harvesting`` because ``memgraft.harvest`` is the functio
 """
 
 from memgraft.harvesting.donor import Donor, donor_folder, folder_fingerprint, native_compute_dtype, open_donor
+from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
 from memgraft.harvesting.run import HarvestPlan, harvest, plan_harvest
 from memgraft.harvesting.text import KeyTexts, TextCodec, key_texts, open_tokenizer
 
@@ -11,8 +12,11 @@ __all__ = [
     "Donor",
     "HarvestPlan",
     "KeyTexts",
+    "Prefix",
+    "PrefixChoice",
     "TextCodec",
     "donor_folder",
+    "find_prefix",
     "folder_fingerprint",
     "harvest",
     "key_texts",

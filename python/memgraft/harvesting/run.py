@@ -4,9 +4,10 @@ The chunk is the unit of resumption. Its batches depend on the settings alone, s
 again writes the same bytes as one that was not.
 """
 
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from memgraft.bank import Bank, BankWriter
 from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenError
 from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.forward import check_taps, donor_values
+from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
 from memgraft.harvesting.text import DROP_REASONS, RoundTrip, TextCodec, key_texts, open_tokenizer
 from memgraft.keyset import KeySet
 
@@ -43,6 +45,8 @@ class HarvestPlan:
     """Bytes of the values."""
     keys_per_second: float
     """Measured on a sample from the middle of the key set."""
+    prefix: Prefix | None = None
+    """What would stand before every key."""
 
     @property
     def seconds(self) -> float:
@@ -56,7 +60,7 @@ class _Setup:
     donor: Donor
     taps: tuple[int, ...]
     round_trip: RoundTrip
-    prepend_bos: bool
+    prefix: Prefix
 
 
 def harvest(
@@ -68,6 +72,7 @@ def harvest(
     out: str | Path,
     dtype: str = "bf16",
     compute_dtype: str = "auto",
+    prefix: PrefixChoice = "auto",
     prepend_bos: bool = False,
     round_trip: RoundTrip = "text",
     batch_tokens: int = 1024,
@@ -86,7 +91,9 @@ def harvest(
         out: the bank directory to be. While it grows it is called ``<out>.partial``.
         dtype: storage type: ``"bf16"``, ``"fp16"`` or ``"fp32"``.
         compute_dtype: type of the donor's run, see `open_donor`; an open `Donor` keeps its own.
-        prepend_bos: put the donor's BOS before each key.
+        prefix: donor tokens before every key. ``"auto"`` measures behind which of a few words of one token differ most
+            at these taps; ``"none"`` (or None) is the isolated n-gram, ``"bos"`` the donor's BOS; else text or ids.
+        prepend_bos: put the donor's BOS first; with the default prefix the same as ``prefix="bos"``.
         round_trip: ``"text"`` keeps a key whose text is stable, ``"ids"`` also demands that it encodes to the key.
         batch_tokens: padded donor tokens per batch.
         chunk_rows: rows written, and kept at a kill, at a time.
@@ -105,11 +112,22 @@ def harvest(
         raise ArgumentError(f"dtype: expected one of {sorted(_STORAGE)}, found {dtype!r}")
     if batch_tokens < 1 or chunk_rows < 1:
         raise ArgumentError(f"batch_tokens {batch_tokens}, chunk_rows {chunk_rows}: expected at least 1")
-    setup = _set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prepend_bos, round_trip)
-    kept, dropped = _select(keys, setup, progress)
     out = Path(out)
+    setup = _set_up(
+        keys,
+        recipient_tokenizer,
+        donor,
+        taps,
+        compute_dtype,
+        device,
+        prefix,
+        prepend_bos,
+        round_trip,
+        recorded=_recorded(out),
+    )
+    kept, dropped = _select(keys, setup, progress)
     how = {
-        "prepend_bos": prepend_bos,
+        **setup.prefix.facts(),
         "round_trip": round_trip,
         "batch_tokens": batch_tokens,
         "chunk_rows": chunk_rows,
@@ -123,7 +141,7 @@ def harvest(
     if not resume and (out.exists() or out.with_name(out.name + ".partial").exists()):
         raise ArgumentError(f"{out}: exists, or its .partial does; remove it, or harvest with resume=True")
     if out.exists():
-        return _finished(out, kept, setup.taps, dtype, facts, tokenizer)
+        return _finished(out, kept, setup.taps, dtype, facts, tokenizer, bos=setup.donor.bos)
     with BankWriter(
         out, keys=kept, taps=setup.taps, value_dim=setup.donor.value_dim, dtype=dtype, donor=facts, tokenizer=tokenizer
     ) as writer:
@@ -147,6 +165,7 @@ def plan_harvest(
     taps: Sequence[int],
     dtype: str = "bf16",
     compute_dtype: str = "auto",
+    prefix: PrefixChoice = "auto",
     prepend_bos: bool = False,
     round_trip: RoundTrip = "text",
     batch_tokens: int = 1024,
@@ -156,7 +175,7 @@ def plan_harvest(
     """Judge every key and time the donor on a sample; write nothing. Arguments and errors as for `harvest`."""
     if dtype not in _STORAGE:
         raise ArgumentError(f"dtype: expected one of {sorted(_STORAGE)}, found {dtype!r}")
-    setup = _set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prepend_bos, round_trip)
+    setup = _set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prefix, prepend_bos, round_trip)
     kept, dropped = _select(keys, setup, progress)
     middle = max(0, len(kept) // 2 - 256)
     sample = min(512, len(kept) - middle)
@@ -173,6 +192,7 @@ def plan_harvest(
         value_dim=setup.donor.value_dim,
         num_bytes=len(kept) * row_bytes,
         keys_per_second=rate,
+        prefix=setup.prefix,
     )
 
 
@@ -183,8 +203,10 @@ def _set_up(
     taps: Sequence[int],
     compute_dtype: str,
     device: str | None,
+    prefix: PrefixChoice,
     prepend_bos: bool,
     round_trip: RoundTrip,
+    recorded: Mapping[str, Any] | None = None,
 ) -> _Setup:
     recipient = open_tokenizer(recipient_tokenizer)
     if recipient.vocab_size > keys.vocab_size:
@@ -200,11 +222,25 @@ def _set_up(
             f"found {recipient.file_fingerprint}; name the tokenizer.json that tokenised the corpus"
         )
     opened = open_donor(donor, compute_dtype=compute_dtype, device=device)
-    if prepend_bos and opened.bos is None:
-        raise ArgumentError(f"prepend_bos: the tokenizer of donor {opened.name} has no BOS token; leave it off")
+    depths = check_taps(opened, taps)
     return _Setup(
-        recipient=recipient, donor=opened, taps=check_taps(opened, taps), round_trip=round_trip, prepend_bos=prepend_bos
+        recipient=recipient,
+        donor=opened,
+        taps=depths,
+        round_trip=round_trip,
+        prefix=find_prefix(opened, prefix, taps=depths, prepend_bos=prepend_bos, recorded=recorded),
     )
+
+
+def _recorded(out: Path) -> Mapping[str, Any]:
+    """Donor facts of the finished or unfinished bank at ``out``; empty where there is none or it cannot be read."""
+    for path in (out / "bank.json", out.with_name(out.name + ".partial") / "state.json"):
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))["donor"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # who opens or resumes it says what is wrong
+        return facts if isinstance(facts, dict) else {}
+    return {}
 
 
 def _lists(keys: KeySet, start: int, stop: int) -> list[list[int]]:
@@ -253,21 +289,32 @@ def _check_known(keys: KeySet, start: int, stop: int, recipient: TextCodec) -> N
 def _values(kept: KeySet, start: int, stop: int, setup: _Setup, batch_tokens: int) -> torch.Tensor:
     """Donor states of rows ``start .. stop``: (stop - start, K, V)."""
     judged = key_texts(_lists(kept, start, stop), setup.recipient, setup.donor.tokenizer, round_trip=setup.round_trip)
-    head = [setup.donor.bos] if setup.prepend_bos and setup.donor.bos is not None else []
-    tokens = [head + list(key) for key in judged.donor_tokens]
+    tokens = [[*setup.prefix.ids, *key] for key in judged.donor_tokens]
     return donor_values(setup.donor, setup.taps, tokens, max_tokens=batch_tokens)
 
 
 def _finished(
-    out: Path, kept: KeySet, taps: tuple[int, ...], dtype: str, donor: dict[str, Any], tokenizer: dict[str, Any]
+    out: Path,
+    kept: KeySet,
+    taps: tuple[int, ...],
+    dtype: str,
+    donor: dict[str, Any],
+    tokenizer: dict[str, Any],
+    *,
+    bos: int | None,
 ) -> Bank:
     """The bank at ``out`` if it is the one these settings make."""
     bank = Bank.open(out)
     manifest = bank.manifest
+    recorded = dict(manifest.donor)
+    if "prefix" not in recorded:  # written before there were prefixes
+        recorded["prefix"] = [bos] if recorded.get("prepend_bos") else []
+    # The same tokens make the same values, whoever chose them.
+    donor = {name: value for name, value in donor.items() if not name.startswith("prefix_")}
     expected = {"keyset": kept.fingerprint, "taps": taps, "dtype": dtype, "donor": donor, "tokenizer": tokenizer}
     differing = []
     for name, value in expected.items():
-        found = getattr(manifest, name)
+        found = recorded if name == "donor" else getattr(manifest, name)
         if isinstance(value, dict):
             pairs = [(f"{name} {entry}", item, found.get(entry)) for entry, item in value.items()]
         else:

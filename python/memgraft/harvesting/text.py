@@ -53,6 +53,9 @@ class TextCodec(Protocol):
     def decode(self, keys: Sequence[Sequence[int]]) -> list[str]:
         """Text of each key; special tokens kept, spaces as they are."""
 
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its spelling in the vocabulary, special tokens included; None where there is none."""
+
 
 class FastCodec:
     """A codec over a ``tokenizers.Tokenizer``; it works on a copy, so that the caller's padding and truncation stay."""
@@ -83,6 +86,11 @@ class FastCodec:
         texts: list[str] = self._tokenizer.decode_batch([list(key) for key in keys], skip_special_tokens=False)
         return texts
 
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its spelling."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
 
 class SlowCodec:
     """A codec over a transformers tokenizer that has no ``tokenizers`` backend."""
@@ -90,7 +98,8 @@ class SlowCodec:
     def __init__(self, tokenizer: Any) -> None:
         self.file_fingerprint: str | None = None
         self._tokenizer = tokenizer
-        vocabulary = tokenizer.get_vocab()
+        self._vocabulary: dict[str, int] = dict(tokenizer.get_vocab())
+        vocabulary = self._vocabulary
         self.known = _known(vocabulary.values())
         self.vocab_size = len(self.known)
         listing = "\n".join(
@@ -107,6 +116,10 @@ class SlowCodec:
         """Text of each key."""
         options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
         return [self._tokenizer.decode(list(key), **options) for key in keys]
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its spelling."""
+        return self._vocabulary.get(token)
 
 
 def _known(ids: Collection[int]) -> npt.NDArray[np.bool_]:

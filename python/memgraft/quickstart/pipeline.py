@@ -38,6 +38,8 @@ class Options:
     budget: int = 90_000
     tap: int | None = None
     """Donor depth; None: block 8, or the middle of a shallower donor."""
+    prefix: str = "auto"
+    """What stands before every key in the donor, see `memgraft.harvest`."""
     held_out: float = 0.05
     recipe: dict[str, Any] | None = None
     """Fields of `memgraft.experiments.Recipe` that differ from its defaults."""
@@ -180,12 +182,18 @@ def _bank(
             donor=opened,
             taps=(options.tap if options.tap is not None else min(8, (opened.num_blocks + 1) // 2),),
             out=out / "bank",
+            prefix=options.prefix,
             progress=watch,
         )
         bank.verify()
         return {"fingerprint": bank.fingerprint, "num_rows": bank.num_rows, "keys_per_second": watch.rate}
 
-    inputs = {"keys": mined["fingerprint"], "donor": folder_fingerprint(donor_files), "tap": options.tap}
+    inputs = {
+        "keys": mined["fingerprint"],
+        "donor": folder_fingerprint(donor_files),
+        "tap": options.tap,
+        "prefix": options.prefix,
+    }
     return {**stages.run("harvest", inputs, ["bank"], harvest, partial=["bank.partial"]), "donor": Path(donor).name}
 
 
