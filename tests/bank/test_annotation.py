@@ -144,5 +144,11 @@ def test_datasets_get_columns(make_bank):
         parts = [np.array(example["input_ids"][at : at + 4]) for at in range(0, len(example["input_ids"]), 4)]
         rows = np.concatenate([bank.index.lookup(part)[0] for part in parts]) if parts else np.empty(0)
         assert example["memgraft_rows"] == rows.tolist()
+    padded = {"input_ids": [[-100, *part] for part in ids], "attention_mask": [[0] + [1] * len(part) for part in ids]}
+    for example in annotate_dataset(datasets.Dataset.from_dict(padded), bank):
+        rows, _ = bank.index.lookup(np.array(example["input_ids"][1:], np.int64))
+        assert example["memgraft_rows"] == [-1, *rows.tolist()]
+    with pytest.raises(ArgumentError, match="packed_lens"):
+        annotate_dataset(datasets.Dataset.from_dict({"input_ids": ids, "packed_lens": [[1]] * 4}), bank)
     with pytest.raises(ArgumentError, match="expected one of input_ids"):
         annotate_dataset(plain, bank, column="tokens")

@@ -94,6 +94,31 @@ def test_padding_is_left_out_and_packed_rows_are_cut(tmp_path):
     assert [corpus.document(i).tolist() for i in range(corpus.num_documents)] == [[5, 7], [9], [4], [6, 8]]
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("position_ids", [[0, 1, 0, 1, 2], [0, 1]]),
+        ("attention_mask", [[1, 1, 2, 2, 2], [1, 1]]),
+        ("seq_lengths", [[2, 3], [2]]),
+        ("cu_seqlens", [[0, 2, 5], [0, 2]]),
+        ("seq_start_id", [[0, 2], [0]]),
+        ("seq_idx", [[0, 0, 1, 1, 1], [0, 0]]),
+        ("segment_ids", [[7, 7, 3, 3, 3], [3, 3]]),
+    ],
+)
+def test_every_column_that_cuts_rows(tmp_path, name, values):
+    path = write_parquet(tmp_path / "c.parquet", [[5, 7, 9, 3, 4], [6, 8]], **{name: column(values)})
+    corpus = Corpus.open(path)
+    assert [corpus.document(i).tolist() for i in range(corpus.num_documents)] == [[5, 7], [9, 3, 4], [6, 8]]
+
+
+def test_lengths_lie_where_the_mask_is_set(tmp_path):
+    rows, masks = [[5, 7, 9, 0], [0, 4, 6, 8]], [[1, 1, 1, 0], [0, 1, 1, 1]]
+    more = {"attention_mask": column(masks), "seq_lengths": column([[1, 2], [2, 1]])}
+    corpus = Corpus.open(write_parquet(tmp_path / "c.parquet", rows, **more))
+    assert [corpus.document(i).tolist() for i in range(corpus.num_documents)] == [[5], [7, 9], [4, 6], [8]]
+
+
 def test_eos_cuts_rows(tmp_path):
     path = write_parquet(tmp_path / "c.parquet", [[5, 7, 0, 8], [9, 0]])
     corpus = Corpus.open(path, eos_id=0)
@@ -144,6 +169,14 @@ BAD = {
     "mask of another length": (
         lambda p: write_parquet(p / "c.parquet", [[1, 2]], attention_mask=column([[1]])),
         "as long as",
+    ),
+    "lengths of other rows": (
+        lambda p: write_parquet(p / "c.parquet", [[1, 2]], seq_lengths=column([[1, 2]])),
+        "sum to its 2 tokens, found 3",
+    ),
+    "a column that may cut rows": (
+        lambda p: write_parquet(p / "c.parquet", [[1, 2]], packed_doc_lens=column([[1, 1]])),
+        "packed_doc_lens may say where documents start",
     ),
     "no tokens": (lambda p: write_parquet(p / "c.parquet", [[], []]), "at least one token"),
     "no rows": (lambda p: write_parquet(p / "c.parquet", []), "at least one token"),

@@ -134,3 +134,38 @@ def test_what_cannot_work_is_refused(make_bank):
         GraftCollator(bank)([{"input_ids": torch.tensor([1, -9])}])
     # A token that the keys do not know is in none of them.
     assert GraftCollator(bank)([{"input_ids": torch.tensor([1, 99])}])["memgraft"].rows[0, 1] == -1
+
+
+def test_lengths_of_packed_examples_are_used(make_bank):
+    bank = make_bank(2000)
+    ids = np.random.default_rng(0).integers(0, 50, 30)
+    expected = np.concatenate([bank.index.lookup(part)[0] for part in (ids[:11], ids[11:13], ids[13:])])
+    assert (bank.index.lookup(ids)[0] != expected).any()
+    packed = {"input_ids": torch.from_numpy(ids), "seq_lengths": [11, 2, 17]}
+    for collator in (GraftCollator(bank), GraftCollator(bank, pad)):
+        found = collator([packed, packed])["memgraft"]
+        np.testing.assert_array_equal(found.rows, [expected, expected])
+    shorter = {"input_ids": torch.from_numpy(ids[:11]), "seq_lengths": [11]}
+    found = GraftCollator(bank, pad)([shorter, packed])["memgraft"]
+    np.testing.assert_array_equal(found.rows[1], expected)
+    assert (found.rows[0, :19] == -1).all()
+    with pytest.raises(ArgumentError, match="sum to its 30 tokens, found 29"):
+        GraftCollator(bank)([{**packed, "seq_lengths": [11, 18]}])
+
+    def cut(features):
+        return {"input_ids": torch.stack([feature["input_ids"][:20] for feature in features])}
+
+    with pytest.raises(ArgumentError, match="must not cut or merge"):
+        GraftCollator(bank, cut)([packed])
+
+
+def test_columns_of_examples_that_were_padded_before(make_bank):
+    bank = make_bank(2000)
+    ids = np.random.default_rng(0).integers(0, 50, 12)
+    mask = np.array([0] * 3 + [1] * 9)
+    example = {"input_ids": torch.from_numpy(np.where(mask, ids, -100)), "attention_mask": torch.from_numpy(mask)}
+    expected = np.concatenate([np.full(3, -1), bank.index.lookup(ids[3:7])[0], bank.index.lookup(ids[7:])[0]])
+    found = GraftCollator(bank, column="documents")([{**example, "documents": [0] * 7 + [1] * 5}])["memgraft"]
+    np.testing.assert_array_equal(found.rows[0], expected)
+    annotated = {**example, "memgraft_rows": np.where(mask, 5, -1), "memgraft_orders": mask}
+    assert GraftCollator(bank)([annotated])["memgraft"].rows.tolist() == [[-1] * 3 + [5] * 9]

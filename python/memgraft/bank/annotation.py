@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from memgraft.bank.bank import Bank
 from memgraft.bank.files import fsync_directory, reserve, write_text
+from memgraft.boundaries import MARKS, read_rows, refuse_unread
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 
 ROWS_COLUMN = "memgraft_rows"
@@ -218,10 +219,11 @@ def annotate_dataset(
 ) -> Any:
     """``dataset`` (of the ``datasets`` library) with the columns ``memgraft_rows`` and ``memgraft_orders``.
 
-    Each example is a segment of its own; a ``position_ids`` column splits packed ones, and so does ``eos_id``.
+    Each example is a segment of its own; the columns that `memgraft.boundaries` lists split packed ones and say what is
+    padding, and so does ``eos_id``.
 
     Raises:
-        ArgumentError: no such column.
+        ArgumentError: no such column, or one that looks as if it spoke about boundaries and is not in the list.
         TokenError: a token outside the bank's vocabulary.
     """
     names = dataset.column_names
@@ -239,17 +241,23 @@ def annotate_dataset(
 def _annotate_examples(
     examples: Mapping[str, list[Any]], bank: Bank, column: str, eos_id: int | None
 ) -> dict[str, list[Any]]:
-    lengths = np.array([len(ids) for ids in examples[column]])
+    lengths = np.array([len(ids) for ids in examples[column]], np.int64)
     tokens = np.fromiter((token for ids in examples[column] for token in ids), np.int64, int(lengths.sum()))
-    starts = np.zeros(len(tokens), bool)
-    edges = np.cumsum(lengths)
-    starts[np.append(0, edges)[:-1][lengths > 0]] = True
-    if "position_ids" in examples:
-        positions = np.fromiter((p for ids in examples["position_ids"] for p in ids), np.int64, len(tokens))
-        starts[1:] |= positions[1:] != positions[:-1] + 1
+    marks = {}
+    for name, values in examples.items():
+        # One number or word for an example says nothing about the inside of it.
+        if name != column and values and all(isinstance(value, (list, np.ndarray)) for value in values):
+            refuse_unread([name], "dataset")
+            if name in MARKS:
+                sizes = np.array([len(value) for value in values], np.int64)
+                marks[name] = np.fromiter((n for value in values for n in value), np.int64, int(sizes.sum())), sizes
+    starts, kept = read_rows(lengths, marks)
     if eos_id is not None:
         starts[1:] |= tokens[:-1] == eos_id
-    rows, orders = bank.lookup(tokens, segments=np.cumsum(starts) - 1, threads=1)
+    segments = np.where(kept, np.cumsum(starts) - 1, -1)
+    # Padding may hold any id, even one that no vocabulary has (-100).
+    rows, orders = bank.lookup(np.where(kept, tokens, 0), segments=segments, threads=1)
+    edges = np.cumsum(lengths)
     return {
         ROWS_COLUMN: np.split(rows, edges[:-1]),
         ORDERS_COLUMN: np.split(orders, edges[:-1]),

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memgraft.boundaries import MARKS, read_rows, refuse_unread
 from memgraft.corpus.text import Progress
 from memgraft.corpus.writer import CorpusWriter, storage_errors
-from memgraft.errors import ConfigError, CorpusError
+from memgraft.errors import ArgumentError, ConfigError, CorpusError
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 COLUMN = "input_ids"
@@ -83,9 +84,8 @@ def write_tables(
 ) -> Path:
     """Writes the rows of tables into a token corpus ``<out>.bin/.idx/.json`` and returns the ``.bin``.
 
-    A row is a document. Where there is a column ``attention_mask``, positions with a zero are padding and left out;
-    where there is one of ``position_ids``, a position that does not follow the one before it begins a document
-    (packed rows).
+    A row is a document, unless a column of those that `memgraft.boundaries` lists says that it holds several (packed
+    rows); padding is left out.
 
     Args:
         paths: Parquet or Arrow files, or folders of them.
@@ -153,31 +153,41 @@ def _columns(file: Path, schema: Any, column: str) -> list[str]:
             f"{file}: expected a column {column!r} of token ids, found {', '.join(schema.names) or 'none'}{hint}; name "
             "another with column="
         )
-    wanted = [name for name in (column, "attention_mask", "position_ids") if name in schema.names]
+    lists = {name for name in schema.names if _is_list(schema.field(name).type)}
+    try:
+        # One number or word for a row says nothing about the inside of it.
+        refuse_unread((name for name in lists if name != column), str(file))
+    except ArgumentError as error:
+        raise CorpusError(str(error)) from None
+    wanted = [column, *(name for name in MARKS if name in lists and name != column)]
     for name in wanted:
         kind = schema.field(name).type
-        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        if not lists or not (pa.types.is_integer(kind.value_type) or pa.types.is_boolean(kind.value_type)):
+        if name not in lists or not (pa.types.is_integer(kind.value_type) or pa.types.is_boolean(kind.value_type)):
             raise CorpusError(f"{file}: expected lists of whole numbers in column {name!r}, found {kind}")
     return wanted
 
 
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return any(is_kind(kind) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
 def _documents(file: Path, batch: Any, column: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Tokens of a record batch, and the lengths of its documents."""
-    names = batch.schema.names
     tokens, lengths = _flat(file, batch, column)
-    others = {name: _flat(file, batch, name) for name in names if name != column}
-    for name, (_, sizes) in others.items():
-        if not np.array_equal(sizes, lengths):
-            raise CorpusError(f"{file}: expected rows of {name!r} as long as those of {column!r}, found other lengths")
-    ends = np.cumsum(lengths)
-    kept = others["attention_mask"][0] != 0 if "attention_mask" in others else np.ones(len(tokens), np.bool_)
+    marks = {name: _flat(file, batch, name) for name in batch.schema.names if name != column}
+    if not marks:
+        return tokens, lengths
+    try:
+        starts, kept = read_rows(lengths, marks)
+    except ArgumentError as error:
+        raise CorpusError(f"{file}: {error}") from None
     kept_before = np.concatenate([[0], np.cumsum(kept)])
-    if "position_ids" not in others:
+    ends = np.cumsum(lengths)
+    if np.count_nonzero(starts) == np.count_nonzero(lengths):
         return tokens[kept], np.diff(kept_before[ends], prepend=0)
-    positions = others["position_ids"][0].astype(np.int64)
-    bounds = np.union1d(ends, 1 + np.flatnonzero(positions[1:] != positions[:-1] + 1))
-    documents = np.diff(kept_before[bounds], prepend=0)
+    documents = np.diff(kept_before[np.append(np.flatnonzero(starts), len(tokens))])
     return tokens[kept], documents[documents > 0]
 
 

@@ -8,9 +8,11 @@ from torch.utils.data import default_collate, get_worker_info
 
 from memgraft.bank import Bank
 from memgraft.bank.annotation import ORDERS_COLUMN, ROWS_COLUMN
+from memgraft.boundaries import MARKS, RAGGED
 from memgraft.data.dispatch import refuse_if_dispatching
 from memgraft.data.handle import KEY, MemoryBatch, ShippedIds
-from memgraft.data.segments import combine, from_batch, from_columns, lay_out, positions_in
+from memgraft.data.masks import UnreadableMask
+from memgraft.data.segments import PADDING, combine, from_batch, from_columns, from_examples, lay_out, positions_in
 from memgraft.errors import ArgumentError, ConfigError
 
 
@@ -20,14 +22,15 @@ class GraftCollator:
     Rows cross to the trainer's process as ids (9 to 12 bytes a token); `prefetch`, or the grafted model itself,
     gathers the values there.
 
-    Examples that `memgraft.bank.annotation` has annotated bring their rows along, and none are looked up.
+    Look-back stops where the batch, or an example of it, says that a document starts: `memgraft.boundaries` lists what
+    is understood. Examples that `memgraft.bank.annotation` has annotated bring their rows along.
 
     Args:
         bank: the bank; pickles by path, so spawned workers open it themselves.
         inner: makes the batch, with ``input_ids (B, T)``; torch's ``default_collate`` if None.
         mode: ``handle`` gives a `MemoryBatch`; ``ids`` one int32 tensor ``(B, T, 3)``, which also survives
             accelerate's ``dispatch_batches=True``.
-        eos_id: also end a segment at each EOS.
+        eos_id: also end a segment at each EOS (one token or several).
         column: a column of the examples with one segment id per token (taken out before ``inner`` runs).
         threads: lookup threads; 1 suits loader workers.
 
@@ -41,7 +44,7 @@ class GraftCollator:
         inner: Callable[[list[Any]], Any] | None = None,
         *,
         mode: Literal["handle", "ids"] = "handle",
-        eos_id: int | None = None,
+        eos_id: int | Sequence[int] | None = None,
         column: str | None = None,
         threads: int = 1,
     ) -> None:
@@ -74,7 +77,7 @@ class GraftCollator:
             raise ArgumentError(
                 f"the inner collator gave {_describe(batch)}: expected a mapping with a tensor input_ids (B, T)"
             )
-        memory = self._memory(batch, columns)
+        memory = self._memory(batch, features, columns)
         if self.mode == "handle":
             refuse_if_dispatching(self)
             batch[KEY] = memory  # type: ignore[index]
@@ -83,26 +86,48 @@ class GraftCollator:
             batch[KEY] = ShippedIds.of(memory) if in_worker else memory.to_ids()  # type: ignore[index]
         return batch
 
-    def _memory(self, batch: Mapping[str, Any], columns: Mapping[str, list[Any] | None]) -> MemoryBatch:
-        input_ids, mask = batch["input_ids"], batch.get("attention_mask")
-        segments = from_batch(batch, eos_id=self.eos_id)
+    def _memory(
+        self, batch: Mapping[str, Any], features: list[Any], columns: Mapping[str, list[Any] | None]
+    ) -> MemoryBatch:
+        input_ids = batch["input_ids"]
         shape = (int(input_ids.shape[0]), int(input_ids.shape[1]))
-        if self.column is not None and (given := columns[self.column]) is not None:
-            segments = combine(segments, from_columns(given, mask, shape))
+        mask = _where_tokens_lie(batch, features)
+        given = from_examples(features, batch, mask, shape)
+        if self.column is not None and (column := columns[self.column]) is not None:
+            segments = from_columns(column, mask, shape)
+            given = segments if given is None else combine(given, segments)
+        said = [name for name in batch if MARKS.get(name) in RAGGED and any(name in feature for feature in features)]
+        left = {name: value for name, value in batch.items() if name not in said}
+        segments = from_batch(left, eos_id=self.eos_id, given=given)
         rows, orders = columns[ROWS_COLUMN], columns[ORDERS_COLUMN]
         if rows is None or orders is None:
             return MemoryBatch.look_up(self.bank, input_ids, segments, threads=self.threads)
         laid_orders = lay_out(orders, mask, shape, fill=0, name=ORDERS_COLUMN)
-        if bool((laid_orders > positions_in(segments)).any()):
+        if bool((laid_orders > positions_in(segments).cpu())[segments.cpu() >= 0].any()):
             raise ArgumentError(
                 f"{ORDERS_COLUMN}: a key reaches back over the start of its segment: the examples were cut or merged "
                 "after they were annotated; annotate them as they are trained on, or use Annotation.example"
             )
+        laid_rows = lay_out(rows, mask, shape, fill=-1, name=ROWS_COLUMN)
+        padding = segments.cpu() < 0
         return MemoryBatch(
-            rows=lay_out(rows, mask, shape, fill=-1, name=ROWS_COLUMN),
-            orders=laid_orders.to(torch.uint8),
+            rows=torch.where(padding, -1, laid_rows),
+            orders=torch.where(padding, 0, laid_orders).to(torch.uint8),
             segments=segments,
         )
+
+
+def _where_tokens_lie(batch: Mapping[str, Any], features: list[Any]) -> torch.Tensor | None:
+    """The mask that columns of the examples are laid by; None where nothing was padded, or no mask says so."""
+    try:
+        segments = from_batch({name: batch[name] for name in ("input_ids", "attention_mask") if name in batch})
+    except UnreadableMask:
+        return None
+    lie = segments != PADDING
+    for place, feature in enumerate(features if len(features) == len(lie) else []):
+        if isinstance(feature, Mapping) and "input_ids" in feature and len(feature["input_ids"]) == lie.shape[1]:
+            lie[place] = True  # padded before it was collated: its columns have a number for each place
+    return lie
 
 
 def _take(features: list[Any], names: list[str]) -> tuple[list[Any], dict[str, list[Any] | None]]:

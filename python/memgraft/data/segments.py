@@ -1,14 +1,31 @@
-"""Segment ids ``(B, T)`` int32 from what training batches carry: look-back stops where they change; -1 is padding."""
+"""Segment ids ``(B, T)`` int32 from what training batches carry: look-back stops where they change; -1 is padding.
+
+`memgraft.boundaries` lists what is understood; this is its half for batches of tensors.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from memgraft.boundaries import LONGEST, MARKS, RAGGED, example_numbers, unread_names
+from memgraft.data.masks import PADDING, UnreadableMask, count, from_attention_mask, read_mask
 from memgraft.errors import ArgumentError
 
-PADDING = -1
-_CU_SEQLENS_NAMES = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens")
+__all__ = [
+    "PADDING",
+    "combine",
+    "from_attention_mask",
+    "from_batch",
+    "from_columns",
+    "from_cu_seqlens",
+    "from_eos",
+    "from_examples",
+    "from_position_ids",
+    "lay_out",
+    "positions_in",
+    "whole_rows",
+]
 
 
 def whole_rows(input_ids: torch.Tensor) -> torch.Tensor:
@@ -26,7 +43,7 @@ def from_position_ids(position_ids: torch.Tensor) -> torch.Tensor:
     _check_2d(position_ids, "position_ids")
     starts = torch.ones_like(position_ids, dtype=torch.bool)
     starts[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
-    return _count(starts)
+    return count(starts)
 
 
 def from_cu_seqlens(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
@@ -48,30 +65,19 @@ def from_cu_seqlens(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
     return segments[None]
 
 
-def from_eos(input_ids: torch.Tensor, eos_id: int) -> torch.Tensor:
+def from_eos(input_ids: torch.Tensor, eos_id: int | Sequence[int]) -> torch.Tensor:
     """An EOS belongs to the segment it ends; the next position starts a new one.
 
     Args:
         input_ids: ints ``(B, T)``.
-        eos_id: the end-of-segment token.
+        eos_id: the end-of-segment token, or several.
     """
     _check_2d(input_ids, "input_ids")
     starts = torch.ones_like(input_ids, dtype=torch.bool)
-    starts[:, 1:] = input_ids[:, :-1] == eos_id
-    return _count(starts)
-
-
-def from_attention_mask(attention_mask: torch.Tensor) -> torch.Tensor:
-    """0 is padding, anything else names a segment (1 throughout in a padded batch, 1, 2, … in a packed one).
-
-    Raises:
-        ArgumentError: not a ``(B, T)`` mask.
-    """
-    _check_2d(attention_mask, "attention_mask")
-    mask = attention_mask.to(torch.int32)
-    starts = torch.ones_like(mask, dtype=torch.bool)
-    starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
-    return torch.where(mask == 0, PADDING, _count(starts))
+    starts[:, 1:] = False
+    for ending in (eos_id,) if isinstance(eos_id, int) else eos_id:
+        starts[:, 1:] |= input_ids[:, :-1] == ending
+    return count(starts)
 
 
 def from_columns(columns: Sequence[Any], attention_mask: torch.Tensor | None, shape: tuple[int, int]) -> torch.Tensor:
@@ -96,7 +102,7 @@ def lay_out(
     Raises:
         ArgumentError: a sequence is not as long as its row has tokens.
     """
-    mask = torch.ones(shape, dtype=torch.bool) if attention_mask is None else attention_mask != 0
+    mask = torch.ones(shape, dtype=torch.bool) if attention_mask is None else attention_mask.cpu() != 0
     if len(columns) != shape[0]:
         if shape[0] != 1:
             raise ArgumentError(f"{name}: {len(columns)} examples, but the inner collator made {shape[0]} rows of them")
@@ -126,52 +132,209 @@ def combine(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Segments that change where either does; padding where either is."""
     starts = torch.ones_like(first, dtype=torch.bool)
     starts[:, 1:] = (first[:, 1:] != first[:, :-1]) | (second[:, 1:] != second[:, :-1])
-    return torch.where((first < 0) | (second < 0), PADDING, _count(starts))
+    return torch.where((first < 0) | (second < 0), PADDING, count(starts))
 
 
-def from_batch(batch: Mapping[str, Any], *, eos_id: int | None = None) -> torch.Tensor:
-    """Segments of a batch from all that it says: cu_seqlens, position_ids, attention_mask, and EOS where asked.
+def from_examples(
+    examples: Sequence[Any], batch: Mapping[str, Any], attention_mask: torch.Tensor | None, shape: tuple[int, int]
+) -> torch.Tensor | None:
+    """Segments from what the examples say and the batch made of them does not (TRL's ``seq_lengths``).
+
+    Args:
+        examples: mappings with ``input_ids``, or anything else, which says nothing.
+        batch: what the inner collator made; a name that it has is left to `from_batch`, but for lists of as many
+            numbers as an example has documents, which default collators transpose.
+        attention_mask: ``(B, T)``, where the examples' tokens lie.
+        shape: (B, T).
+
+    Returns:
+        Int32 ``(B, T)``, or None where no example says more than that it is one document.
+
+    Raises:
+        ArgumentError: a value contradicts its example, or examples were cut after they were packed.
+    """
+    segments = None
+    if not examples or not all(isinstance(example, Mapping) and "input_ids" in example for example in examples):
+        return None
+    lengths = [len(example["input_ids"]) for example in examples]
+    for name in MARKS:
+        if (name in batch and MARKS[name] not in RAGGED) or not all(
+            example.get(name) is not None for example in examples
+        ):
+            continue
+        said = [example_numbers(name, example[name], length) for example, length in zip(examples, lengths, strict=True)]
+        if all(numbers is None for numbers in said):
+            continue
+        first = 0
+        columns = []
+        for numbers, length in zip(said, lengths, strict=True):
+            own = torch.zeros(length, dtype=torch.int32) if numbers is None else torch.from_numpy(numbers)
+            # Examples that one row is made of stay apart.
+            columns.append(torch.where(own < 0, PADDING, own + first))
+            first += length
+        laid = lay_out(columns, attention_mask, shape, fill=PADDING, name=name)
+        segments = laid if segments is None else combine(segments, laid)
+    return segments
+
+
+def from_batch(
+    batch: Mapping[str, Any],
+    *,
+    eos_id: int | Sequence[int] | None = None,
+    given: torch.Tensor | None = None,
+    past: "int | torch.Tensor" = 0,
+) -> torch.Tensor:
+    """Segments of a batch from all that it says; `memgraft.boundaries` has the list, `read_mask` the masks.
 
     Args:
         batch: holds ``input_ids (B, T)``.
         eos_id: also end a segment at each EOS.
+        given: segments ``(B, T)`` that the caller knows, of a column for instance.
+        past: positions before these (in a cache), which an attention mask also covers. The mask may go on past the
+            new positions, as a static cache's does.
+
+    Returns:
+        Int32 ``(B, T)``.
 
     Raises:
-        ArgumentError: shapes disagree, or the attention mask is not ``(B, T)``.
+        ArgumentError: shapes disagree, a value cannot be read, or a name looks as if it spoke about boundaries and is
+            not in the list. A mask of more than two dimensions that cannot be read is an `UnreadableMask` (an
+            ArgumentError) unless ``given`` or another entry of the batch says where documents start.
     """
     input_ids = batch["input_ids"]
     _check_2d(input_ids, "input_ids")
-    segments = whole_rows(input_ids)
-    found: list[torch.Tensor] = []
-    for name in _CU_SEQLENS_NAMES:
-        if batch.get(name) is not None:
-            if input_ids.shape[0] != 1:
-                raise ArgumentError(f"{name}: expected one packed row, found input_ids {tuple(input_ids.shape)}")
-            found.append(from_cu_seqlens(batch[name], input_ids.shape[1]))
-            break
-    if batch.get("position_ids") is not None:
-        found.append(from_position_ids(_expand(batch["position_ids"], input_ids)))
+    shape = (int(input_ids.shape[0]), int(input_ids.shape[1]))
+    _refuse_unread(batch, shape)
+    found = [] if given is None else [given]
+    edges: torch.Tensor | None = None
+    for name, kind in MARKS.items():
+        value = batch.get(name)
+        if value is None or kind == "mask":
+            continue
+        if kind == "edges":
+            value = torch.as_tensor(value).reshape(-1).to(input_ids.device)
+            if edges is not None and not torch.equal(edges.long(), value.long()):
+                raise ArgumentError(
+                    f"{name}: expected the edges that the batch gives under another name too, {edges.tolist()}, found "
+                    f"{value.tolist()}: queries and keys are not of the same documents; drop one"
+                )
+            edges = value
+            found.append(_read_edges(name, value, batch, shape))
+        elif (segments := _read(name, kind, value, input_ids)) is not None:
+            found.append(segments)
+    says_documents = bool(found)
     if batch.get("attention_mask") is not None:
-        found.append(from_attention_mask(batch["attention_mask"]))
+        try:
+            mask = read_mask(batch["attention_mask"], shape, past=past)
+        except UnreadableMask:
+            if not says_documents:
+                raise
+            mask = None
+        if mask is not None:
+            found.append(mask)
     if eos_id is not None:
         found.append(from_eos(input_ids, eos_id))
+    segments = whole_rows(input_ids)
     for other in found:
         if other.shape != input_ids.shape:
             raise ArgumentError(f"segments: expected shape {tuple(input_ids.shape)}, found {tuple(other.shape)}")
-        segments = combine(segments, other)
+        segments = combine(segments, other.to(segments.device))
     return segments
 
 
-def _expand(position_ids: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-    """Positions given once for all rows, per row."""
-    if position_ids.dim() == 1:
-        position_ids = position_ids[None]
-    return position_ids.expand(input_ids.shape) if position_ids.shape[0] == 1 else position_ids
+def _read(name: str, kind: str, value: Any, input_ids: torch.Tensor) -> torch.Tensor | None:
+    """Segments that one entry other than masks and edges gives, or None where it says nothing."""
+    if kind == "positions":
+        return _read_positions(name, value, input_ids)
+    if kind == "numbers" and _one_for_each_row(value, input_ids.shape[0]):
+        return None
+    shape = (int(input_ids.shape[0]), int(input_ids.shape[1]))
+    if kind == "numbers":
+        numbers = torch.as_tensor(value, device=input_ids.device)
+        if numbers.is_floating_point():
+            raise ArgumentError(f"{name}: expected whole numbers {shape}, found {numbers.dtype}")
+        numbers = _expand(numbers, input_ids)
+        if numbers.shape != input_ids.shape:
+            raise ArgumentError(f"{name}: expected shape {shape}, found {tuple(numbers.shape)}")
+        return combine(numbers, numbers)
+    rows = [value] if shape[0] == 1 and not _nested(value) else value
+    if len(rows) != shape[0]:
+        raise ArgumentError(f"{name}: expected {kind} for each of {shape[0]} rows, found {len(rows)}")
+    laid = []
+    for row in rows:
+        said = example_numbers(name, torch.as_tensor(row).tolist(), shape[1])
+        laid.append(torch.zeros(shape[1], dtype=torch.int64) if said is None else torch.from_numpy(said))
+    stacked = torch.stack(laid).to(input_ids.device)
+    return combine(stacked, stacked)
 
 
-def _count(starts: torch.Tensor) -> torch.Tensor:
-    """Segment numbers, unique over the batch, from where segments start (always at column 0)."""
-    return (starts.reshape(-1).cumsum(0) - 1).to(torch.int32).reshape(starts.shape)
+def _read_positions(name: str, value: Any, input_ids: torch.Tensor) -> torch.Tensor | None:
+    positions = torch.as_tensor(value, device=input_ids.device)
+    if positions.is_floating_point():
+        raise ArgumentError(f"{name}: expected whole numbers, found {positions.dtype}")
+    if positions.dim() == 3:
+        # Positions of images in three axes say nothing about documents. transformers puts the text's own in front of
+        # them where rows are packed: then there are four.
+        if positions.shape[0] == 3:
+            return None
+        if positions.shape[0] != 4:
+            raise ArgumentError(
+                f"{name}: expected (batch, tokens), or 3 or 4 axes in front of that, found {tuple(positions.shape)}"
+            )
+        positions = positions[0]
+    return from_position_ids(_expand(positions, input_ids))
+
+
+def _read_edges(name: str, edges: torch.Tensor, batch: Mapping[str, Any], shape: tuple[int, int]) -> torch.Tensor:
+    if shape[0] != 1:
+        raise ArgumentError(f"{name}: expected one packed row, found input_ids {shape}")
+    segments = from_cu_seqlens(edges, shape[1])
+    for longest in LONGEST:
+        if batch.get(longest) is not None and edges.numel() > 1 and int(edges.diff().max()) > int(batch[longest]):
+            raise ArgumentError(
+                f"{longest}: expected at least the {int(edges.diff().max())} tokens of the longest document in {name}, "
+                f"found {int(batch[longest])}"
+            )
+    return segments
+
+
+def _refuse_unread(batch: Mapping[str, Any], shape: tuple[int, int]) -> None:
+    """Refuses what looks as if it spoke about boundaries, is not in the list, and has more than a number for each row.
+
+    Raises:
+        ArgumentError: there is such an entry.
+    """
+    for name in unread_names(name for name in batch if isinstance(name, str)):
+        if batch[name] is None or _one_for_each_row(batch[name], shape[0]):
+            continue
+        raise ArgumentError(
+            f"{name}: may say where documents start, and is none of {', '.join(MARKS)}; rename it to the one that it "
+            "means, or drop it in the inner collator"
+        )
+
+
+def _one_for_each_row(value: Any, num_rows: int) -> bool:
+    """Whether there is one number or word for each row, or for the whole batch: rows are documents anyway."""
+    if isinstance(value, torch.Tensor):
+        return value.dim() == 0 or (value.shape in ((num_rows,), (num_rows, 1)) and not value.is_floating_point())
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(item, (str, int)) for item in value) and len(value) == num_rows
+    return isinstance(value, (str, int, bool))
+
+
+def _nested(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.dim() > 1
+    return any(isinstance(item, (list, tuple, torch.Tensor)) for item in value)
+
+
+def _expand(values: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    """Numbers given once for all rows, per row."""
+    if values.dim() == 1:
+        values = values[None]
+    if values.dim() == 2 and values.shape[0] == 1 and values.shape[1] == input_ids.shape[1]:
+        return values.expand(input_ids.shape)
+    return values
 
 
 def _check_2d(tensor: torch.Tensor, name: str) -> None:
