@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft import _core
+from memgraft.corpus.foreign import refuse_foreign, refuse_index, refuse_splits, token_files
 from memgraft.corpus.tables import COLUMN, TABLE_SUFFIXES, is_table, write_tables
 from memgraft.corpus.text import (
     TEXT_SUFFIXES,
@@ -115,6 +116,16 @@ class Corpus:
             return cls._open_tables(paths, tokenizer, eos_id, column, progress)
         if format is None and tokenizer is not None:
             _refuse_mixed(paths)
+        for item in paths:
+            named = token_files(item, TOKEN_SUFFIXES) if item.is_dir() else []
+            if item.is_dir():
+                refuse_splits(item, named)
+            if format is None:
+                refuse_foreign(item, token_files=named, typed=dtype is not None)
+            elif item.is_dir():
+                refuse_index(item)
+            else:
+                refuse_index(item.parent, item.name)
         if documents not in (None, "file"):
             raise ArgumentError(f'documents: expected None or "file", got {documents!r}')
         if delimiter not in (None, "end", "start"):

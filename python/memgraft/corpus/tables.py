@@ -1,9 +1,10 @@
 """Rows of token ids in Parquet files and in datasets that the ``datasets`` library saved."""
 
+import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.boundaries import MARKS, read_rows, refuse_unread
+from memgraft.corpus.foreign import refuse_splits
 from memgraft.corpus.text import Progress
 from memgraft.corpus.writer import CorpusWriter, storage_errors
 from memgraft.errors import ArgumentError, ConfigError, CorpusError
@@ -20,8 +22,8 @@ COLUMN = "input_ids"
 
 #: Rows of a Parquet file decoded at a time.
 _ROWS = 4096
-#: ``train-00000-of-00008.parquet``: the hub's way of naming the shards of a split.
-_SPLIT_NAME = re.compile(r"(.+?)-\d+-of-\d+(?:-[0-9a-f]+)?")
+#: What the ``datasets`` library calls the result of a map.
+_CACHE_NAME = re.compile(r"(cache|tmp)-?[0-9a-z_]{8,}(_\d+_of_\d+)?")
 
 
 def is_table(path: Path) -> bool:
@@ -59,14 +61,36 @@ def table_files(path: Path) -> list[Path]:
         if found:
             return found
     files = _listed(path)
-    splits = sorted({match[1] for file in files if (match := _SPLIT_NAME.fullmatch(file.stem))})
-    if len(splits) > 1:
+    refuse_splits(path, files)
+    caches = [file.name for file in files if _CACHE_NAME.fullmatch(file.stem)]
+    if caches and len(caches) < len(files):
         raise CorpusError(
-            f"{path}: expected the files of one split, found {', '.join(splits)}; name the files of the one you mean"
+            f"{path}: expected the files of one dataset, found what datasets.map left in its cache ({caches[0]}) "
+            "beside them; save the one you mean with save_to_disk, or name its files"
         )
     if not files:
         raise CorpusError(f"{path}: expected Parquet or Arrow files, found none")
     return files
+
+
+def row_mapping(path: Path) -> list[Path] | None:
+    """The files that say which rows of a saved dataset are in it, and in which order; None where all of them are.
+
+    Raises:
+        CorpusError: a file of the mapping is missing.
+    """
+    if not (path / "state.json").is_file():
+        return None
+    entries = _read_json(path / "state.json").get("_indices_data_files")
+    if not entries:
+        return None
+    found = [path / str(entry.get("filename", "")) for entry in entries if isinstance(entry, dict)]
+    for file in found:
+        if not file.is_file():
+            raise CorpusError(
+                f"{file}: expected the mapping of rows of the saved dataset {path}, found none; copy it whole"
+            )
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -98,22 +122,60 @@ def write_tables(
         ConfigError: pyarrow is missing.
         CorpusError: a file is damaged, or has no such column of whole numbers.
     """
-    files = [file for path in paths for file in table_files(path)]
-    total = sum(file.stat().st_size for file in files)
+    tables = [(table_files(path), row_mapping(path)) for path in paths]
+    total = sum(file.stat().st_size for files, _ in tables for file in files)
     done = 0
     with CorpusWriter(out, **facts) as writer:
-        for file in files:
-            for batch in _batches(file, column):
-                tokens, lengths = _documents(file, batch, column)
-                writer.add_many(tokens, lengths)
-            done += file.stat().st_size
-            if progress is not None:
-                progress("read tables", done, total)
+        for files, mapping in tables:
+            for file, batches in _readers(files, mapping, column):
+                for batch in batches:
+                    tokens, lengths = _documents(file, batch, column)
+                    writer.add_many(tokens, lengths)
+                done += file.stat().st_size if mapping is None else sum(each.stat().st_size for each in files)
+                if progress is not None:
+                    progress("read tables", done, total)
         return writer.finish()
 
 
-def _batches(file: Path, column: str) -> Iterator[Any]:
-    """Record batches with the wanted columns."""
+def _readers(
+    files: Sequence[Path], mapping: Sequence[Path] | None, column: str
+) -> Iterator[tuple[Path, Iterable[Any]]]:
+    """Each file with its record batches; of a dataset with a mapping of rows, one stream in the mapping's order."""
+    if mapping is None:
+        yield from ((file, _batches(file, column)) for file in files)
+    else:
+        yield files[0], _mapped_batches(files, mapping, column)
+
+
+def _mapped_batches(files: Sequence[Path], mapping: Sequence[Path], column: str) -> Iterator[Any]:
+    """The rows that a saved dataset's mapping names, in its order."""
+    import pyarrow as pa
+
+    batches = [batch for file in files for batch in _batches(file, column)]
+    firsts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+    for file in mapping:
+        for indices in _batches(file, "indices", of_lists=False):
+            places = indices.column(0).to_numpy(zero_copy_only=False)
+            if places.dtype.kind not in "iu" or (places.size and not 0 <= places.min() <= places.max() < firsts[-1]):
+                raise CorpusError(
+                    f"{file}: expected numbers of the {firsts[-1]} rows of the saved dataset, found "
+                    "others; save it again"
+                )
+            for start in range(0, len(places), _ROWS):
+                rows = places[start : start + _ROWS].astype(np.int64)
+                owners = np.searchsorted(firsts, rows, side="right") - 1
+                parts, order = [], []
+                for owner in np.unique(owners):
+                    chosen = np.flatnonzero(owners == owner)
+                    parts.append(batches[owner].take(pa.array(rows[chosen] - firsts[owner])))
+                    order.append(chosen)
+                taken = pa.Table.from_batches(parts).combine_chunks().take(pa.array(np.argsort(np.concatenate(order))))
+                yield from taken.combine_chunks().to_batches()
+
+
+def _batches(file: Path, column: str, of_lists: bool = True) -> Iterator[Any]:
+    """Record batches with the wanted columns, or with ``column`` alone where it is no column of lists."""
+    choose = _columns if of_lists else _single
     try:
         import pyarrow as pa
         import pyarrow.parquet
@@ -124,23 +186,43 @@ def _batches(file: Path, column: str) -> Iterator[Any]:
     try:
         if file.suffix == ".parquet":
             with pyarrow.parquet.ParquetFile(file) as parquet:
-                wanted = _columns(file, parquet.schema_arrow, column)
+                wanted = choose(file, parquet.schema_arrow, column)
                 yield from parquet.iter_batches(batch_size=_ROWS, columns=wanted)
             return
-        with pa.memory_map(os.fspath(file)) as source:
+        with _open_arrow(file) as source:
             # datasets writes streams; feather and others write files with a footer.
             if source.read(6) == b"ARROW1":
                 with pa.ipc.open_file(source) as reader:
-                    wanted = _columns(file, reader.schema, column)
+                    wanted = choose(file, reader.schema, column)
                     yield from (reader.get_batch(place).select(wanted) for place in range(reader.num_record_batches))
                 return
             source.seek(0)
             with pa.ipc.open_stream(source) as reader:
-                wanted = _columns(file, reader.schema, column)
+                wanted = choose(file, reader.schema, column)
                 yield from (batch.select(wanted) for batch in reader)
     except (pa.ArrowException, OSError) as error:
         kind = "a Parquet" if file.suffix == ".parquet" else "an Arrow"
         raise CorpusError(f"{file}: expected {kind} file, found: {error}; copy or write it again") from None
+
+
+def _open_arrow(file: Path) -> Any:
+    """``file`` mapped, or read where its file system cannot map."""
+    import pyarrow as pa
+
+    try:
+        return pa.memory_map(os.fspath(file))
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        return pa.OSFile(os.fspath(file))
+
+
+def _single(file: Path, schema: Any, column: str) -> list[str]:
+    if column not in schema.names:
+        raise CorpusError(
+            f"{file}: expected a column {column!r}, found {', '.join(schema.names) or 'none'}; save it again"
+        )
+    return [column]
 
 
 def _columns(file: Path, schema: Any, column: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from memgraft import _core
+from memgraft.corpus.foreign import refuse_text_splits
 from memgraft.corpus.writer import CorpusWriter, storage_errors
 from memgraft.errors import ArgumentError, ConfigError, CorpusError, TokenError
 
@@ -74,6 +75,7 @@ def read_documents(path: str | os.PathLike[str]) -> Iterator[str]:
     Raises:
         CorpusError: no text file; bytes that are not UTF-8 (with their offset); a line without a ``text`` string.
     """
+    refuse_text_splits(Path(path), text_files(Path(path)))
     for document, _ in _read_sized(Path(path)):
         yield document
 
@@ -215,6 +217,7 @@ def tokenize_folder(
         ArgumentError: the tokenizer does not know ``eos``.
     """
     source = Path(path)
+    refuse_text_splits(source, text_files(source))
     loaded = load_tokenizer(tokenizer)
     size = tokenizer_size(loaded)
     if vocab_size is not None and size > vocab_size:

@@ -95,6 +95,21 @@ pub(super) fn open_megatron(path: &Path, dtype: Option<TokenType>) -> Result<(Sh
     let width = u64_of(stored.size());
 
     let mut layout = Layout::default();
+    let push = |layout: &mut Layout, s: usize| {
+        let (len, pointer) = (i32_at(bytes, MEGATRON_HEADER + s * 4), i64_at(bytes, pointers_at + s * 8));
+        let span = u64::try_from(len).ok().zip(u64::try_from(pointer).ok()).filter(|&(len, pointer)| {
+            pointer.is_multiple_of(width) && pointer.checked_add(len * width).is_some_and(|end| end <= size)
+        });
+        let Some((len, pointer)) = span else {
+            return Err(bad(format!(
+                "expected sequence {s} to lie inside the {size} bytes of {}, found byte offset {pointer} and {len} \
+                 {stored} tokens; the two files do not belong together, or one is truncated",
+                path.display()
+            )));
+        };
+        layout.push(pointer / width, len);
+        Ok(())
+    };
     let mut sequence = 0;
     for entry in 0..entries {
         let value = i64_at(bytes, documents_at + entry * 8);
@@ -109,26 +124,16 @@ pub(super) fn open_megatron(path: &Path, dtype: Option<TokenType>) -> Result<(Sh
             continue;
         }
         for s in sequence..next {
-            let (len, pointer) = (i32_at(bytes, MEGATRON_HEADER + s * 4), i64_at(bytes, pointers_at + s * 8));
-            let span = u64::try_from(len).ok().zip(u64::try_from(pointer).ok()).filter(|&(len, pointer)| {
-                pointer.is_multiple_of(width) && pointer.checked_add(len * width).is_some_and(|end| end <= size)
-            });
-            let Some((len, pointer)) = span else {
-                return Err(bad(format!(
-                    "expected sequence {s} to lie inside the {size} bytes of {}, found byte offset {pointer} and {len} \
-                     {stored} tokens; the two files do not belong together, or one is truncated",
-                    path.display()
-                )));
-            };
-            layout.push(pointer / width, len);
+            push(&mut layout, s)?;
         }
         layout.end_document();
         sequence = next;
     }
-    if sequence != sequences {
-        return Err(bad(format!(
-            "expected the documents to cover {sequences} sequences, found {sequence} covered; the index is damaged"
-        )));
+    // Tools that merge files leave the document index as it was. A sequence past its end is taken as a document of its
+    // own, because no key may cross into another document.
+    for s in sequence..sequences {
+        push(&mut layout, s)?;
+        layout.end_document();
     }
     if layout.num_tokens() * width != size {
         return Err(Error::corpus(
