@@ -151,8 +151,8 @@ def test_02_is_noticed(where: str, shift: int, tmp_path: Path, monkeypatch: pyte
     if where == "rows":
         lookup = side_input._look_up
 
-        def off_by_one(runtime: Any, tokens: Any, segments: Any, num_new: int) -> MemoryBatch:
-            memory = lookup(runtime, tokens, segments, num_new)
+        def off_by_one(runtime: Any, tokens: Any, segments: Any, num_new: int, *rest: Any) -> MemoryBatch:
+            memory = lookup(runtime, tokens, segments, num_new, *rest)
             return MemoryBatch(
                 rows=memory.rows.roll(shift, 1), orders=memory.orders.roll(shift, 1), segments=memory.segments
             )
@@ -256,8 +256,8 @@ def test_05_memory_off_is_not_the_fallback(bank: Bank) -> None:
 def test_05_is_noticed(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     lookup = side_input._look_up
 
-    def all_misses(runtime: Any, tokens: Any, segments: Any, num_new: int) -> MemoryBatch:
-        memory = lookup(runtime, tokens, segments, num_new)
+    def all_misses(runtime: Any, tokens: Any, segments: Any, num_new: int, *rest: Any) -> MemoryBatch:
+        memory = lookup(runtime, tokens, segments, num_new, *rest)
         return MemoryBatch(rows=torch.full_like(memory.rows, -1), orders=memory.orders * 0, segments=memory.segments)
 
     monkeypatch.setattr(side_input, "_look_up", all_misses)
@@ -343,7 +343,9 @@ def test_07_is_noticed(mistake: str, bank: Bank, monkeypatch: pytest.MonkeyPatch
     if mistake == "no_history":
         real = side_input._look_up
         monkeypatch.setattr(
-            side_input, "_look_up", lambda r, tokens, segments, n: real(r, tokens[:, -n:], segments[:, -n:], n)
+            side_input,
+            "_look_up",
+            lambda r, tokens, segments, n, *rest: real(r, tokens[:, -n:], segments[:, -n:], n, *rest),
         )
     elif mistake == "no_conv_state":
         extend = decode_state.DecodeState.extend

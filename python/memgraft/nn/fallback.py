@@ -73,7 +73,7 @@ class HashFallback(nn.Module):
         """
         total = tokens_BH.shape[1]
         start = max(0, total - num_new - (self.max_order - 1))
-        tokens = self.compressed_ids[tokens_BH[:, start:].long()].long()
+        tokens = self._compressed(tokens_BH[:, start:].long())
         segments = segments_BH[:, start:]
         first = tokens.shape[1] - num_new
         here = segments[:, first:]
@@ -95,6 +95,12 @@ class HashFallback(nn.Module):
         per_order = torch.stack([mixes[order - 1] for order in self.orders], dim=-1)
         per_head = per_order.repeat_interleave(self.num_heads, dim=-1)
         return per_head % self.sizes + self.offsets
+
+    def _compressed(self, tokens_BH: Tensor) -> Tensor:
+        """Compressed ids; raw ids past the map (embeddings added since) share id 0, as those past a tokenizer's end."""
+        num_known = self.compressed_ids.shape[0]
+        known = self.compressed_ids[tokens_BH.clamp_max(num_known - 1)].long()
+        return torch.where(tokens_BH < num_known, known, 0)
 
     def forward(
         self, tokens_BH: Tensor, segments_BH: Tensor, num_new: int, positions_M: Tensor | None = None

@@ -14,7 +14,14 @@ from memgraft.config import GraftConfig
 from memgraft.errors import ConfigError, FingerprintError, GraftError
 from memgraft.integrations.transformers import generation
 from memgraft.integrations.transformers.controls import controlled_rows
-from memgraft.integrations.transformers.families import Recipient, find_decoder, inspect_recipient, text_config, unwrap
+from memgraft.integrations.transformers.families import (
+    Recipient,
+    find_decoder,
+    inspect_recipient,
+    text_config,
+    unwrap,
+    vocab_size_of,
+)
 from memgraft.integrations.transformers.hooks import CHILD, DecoderHook, LayerHook, switch_off
 from memgraft.integrations.transformers.runtime import ATTRIBUTE, GraftRuntime, runtimes_of
 from memgraft.nn.compression import CompressedVocabulary
@@ -25,6 +32,7 @@ from memgraft.nn.init import initialize
 
 Model = TypeVar("Model", bound=nn.Module)
 _SITE_SEED_STRIDE = 1_000_003
+_KEYS_AT_ONCE = 1 << 18
 
 
 def graft(
@@ -66,11 +74,7 @@ def graft(
             f"the recipient's hidden state has {parts.streams} residual stream(s), the config {config.streams}: give "
             f"GraftConfig(streams={parts.streams})"
         )
-    if bank.index.vocab_size > parts.vocab_size:
-        raise ConfigError(
-            f"the bank's keys are over {bank.index.vocab_size} tokens, the recipient has {parts.vocab_size}: "
-            "they do not share a tokenizer"
-        )
+    _check_vocabulary(bank, parts.vocab_size)
     if tokenizer is not None:
         check_tokenizer(bank, tokenizer)
     runtime = GraftRuntime(
@@ -80,12 +84,13 @@ def graft(
         tap_of_site=taps,
         eos_ids=_eos_ids(config, parts.model),
         max_order=bank.index.max_order,
-        vocab_size=parts.vocab_size,
         hidden_dim=parts.hidden_dim,
+        shapes={},
         controlled=controlled_rows(bank, config),
     )
     layers = {} if runtime.off else _build_layers(parts, runtime, tokenizer, vocabulary)
     for site, layer in layers.items():
+        runtime.shapes |= {f"sites.{site}.{key}": tuple(tensor.shape) for key, tensor in layer.state_dict().items()}
         _add_child(parts.layers[site], name, layer)
     if not runtimes_of(parts.decoder):
         parts.decoder.__dict__[ATTRIBUTE] = {}
@@ -144,8 +149,12 @@ def disabled(recipient: nn.Module) -> Iterator[None]:
 
 
 def graft_layers(recipient: nn.Module, name: str | None = None) -> dict[str, dict[int, GraftLayer]]:
-    """Graft layers by graft name and site."""
-    _, layers = find_decoder(unwrap(recipient))
+    """Graft layers by graft name and site; empty for a model without a graft.
+
+    Raises:
+        GraftError: a wrapper hides a layer that the graft has.
+    """
+    decoder, layers = find_decoder(unwrap(recipient))
     found: dict[str, dict[int, GraftLayer]] = {}
     for site, block in enumerate(layers):
         grafts = block._modules.get(CHILD)
@@ -154,7 +163,28 @@ def graft_layers(recipient: nn.Module, name: str | None = None) -> dict[str, dic
         for key, layer in grafts.named_children():
             if isinstance(layer, GraftLayer) and name in (None, key):
                 found.setdefault(key, {})[site] = layer
+    for key, runtime in runtimes_of(decoder).items():
+        if name in (None, key) and not runtime.off and set(found.get(key, {})) != set(runtime.config.sites):
+            kinds = sorted({type(layers[site]).__name__ for site in runtime.config.sites})
+            raise GraftError(
+                f"graft {key!r}: expected layers at blocks {sorted(runtime.config.sites)}, found them at "
+                f"{sorted(found.get(key, {}))}: something wraps the blocks ({', '.join(kinds)}) in a way that hides "
+                "what is inside. Call this on the model before it is wrapped"
+            )
     return found
+
+
+def _check_vocabulary(bank: Bank, vocab_size: int) -> None:
+    """Refuse a bank with keys that the recipient cannot read; ids that stand in no key may lie past its embedding."""
+    if bank.index.vocab_size <= vocab_size:
+        return
+    for start in range(0, len(bank.keys), _KEYS_AT_ONCE):
+        tokens = bank.keys.arrays(start, min(start + _KEYS_AT_ONCE, len(bank.keys))).tokens
+        if len(tokens) and int(tokens.max()) >= vocab_size:
+            raise ConfigError(
+                f"a key of the bank holds token {int(tokens.max())}, the recipient's embedding has {vocab_size} rows: "
+                "they do not share a tokenizer. Mine with the recipient's tokenizer"
+            )
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -238,20 +268,16 @@ def _vocabulary(
     parts: Recipient, config: GraftConfig, tokenizer: Any, vocabulary: CompressedVocabulary | None
 ) -> CompressedVocabulary:
     assert config.fallback is not None
+    if vocabulary is not None:
+        return vocabulary
     if not config.fallback.compress:
         return CompressedVocabulary.identity(parts.vocab_size)
-    if vocabulary is None:
-        if tokenizer is None:
-            raise ConfigError(
-                "the fallback hashes compressed tokens, for which it needs the recipient's tokenizer: pass "
-                "graft(..., tokenizer=...), or FallbackConfig(compress=False)"
-            )
-        vocabulary = CompressedVocabulary.from_tokenizer(tokenizer, vocab_size=parts.vocab_size)
-    if len(vocabulary) != parts.vocab_size:
+    if tokenizer is None:
         raise ConfigError(
-            f"the compressed vocabulary covers {len(vocabulary)} tokens, the recipient has {parts.vocab_size}"
+            "the fallback hashes compressed tokens, for which it needs the recipient's tokenizer: pass "
+            "graft(..., tokenizer=...), or FallbackConfig(compress=False)"
         )
-    return vocabulary
+    return CompressedVocabulary.from_tokenizer(tokenizer, vocab_size=parts.vocab_size)
 
 
 def _tap_of_site(bank: Bank, config: GraftConfig, num_layers: int) -> dict[int, int]:
@@ -288,7 +314,9 @@ def _pad_id(config: GraftConfig, model: nn.Module) -> int:
     pad = config.fallback.pad_token_id
     if pad is None:
         pad = text_config(model).pad_token_id
-    return 0 if pad is None else int(pad)
+        # Some configs name a pad id that has no embedding, as -1.
+        pad = pad if pad is not None and 0 <= pad < vocab_size_of(model) else 0
+    return int(pad)
 
 
 def _add_child(block: nn.Module, name: str, layer: GraftLayer) -> None:

@@ -36,7 +36,7 @@ class Recipient:
     Attributes:
         model: the innermost model with a head (adapter wrappers stripped).
         decoder: the module that owns the layers and receives ``input_ids``.
-        layers: its decoder layers.
+        layers: its decoder layers, without the wrappers around each.
         hidden_dim: width D.
         vocab_size: rows of the embedding.
         streams: residual streams of its hidden state, (B, T, S, D) if more than one.
@@ -45,30 +45,54 @@ class Recipient:
 
     model: nn.Module
     decoder: nn.Module
-    layers: nn.ModuleList
+    layers: list[nn.Module]
     hidden_dim: int
     vocab_size: int
     streams: int
     forward_names: tuple[str, ...]
 
 
+# Where wrappers keep what they wrap: torch.compile, activation checkpointing and offloading, FSDP 1; and whose one
+# child is called ``module``: DDP, DataParallel, DeepSpeed's engine, FSDP 1 again.
+_WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module")
+
+
+def look_through(module: nn.Module) -> nn.Module:
+    """The module inside any wrappers: known ones, and those that have one child and no weights of their own."""
+    while True:
+        children = dict(module.named_children())
+        wrapped = next((children[name] for name in _WRAPPED if name in children), None)
+        if wrapped is None and len(children) == 1 and _is_bare(module):
+            (wrapped,) = children.values()
+        if wrapped is None:
+            return module
+        module = wrapped
+
+
+def _is_bare(module: nn.Module) -> bool:
+    containers = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+    has_weights = any(True for _ in module.parameters(recurse=False))
+    return not (has_weights or isinstance(module, containers) or hasattr(type(module), "config_class"))
+
+
 def unwrap(model: nn.Module) -> nn.Module:
-    """Strip PEFT, DDP and ``torch.compile`` wrappers."""
+    """Strip wrappers around the whole model: PEFT, DDP, FSDP, DeepSpeed, ``torch.compile``, one's own."""
     inner: Any = model
     while True:
         if hasattr(inner, "get_base_model"):
-            inner = inner.get_base_model()
-        elif hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod
-        elif type(inner).__name__ in ("DistributedDataParallel", "DataParallel"):
-            inner = inner.module
+            further = inner.get_base_model()
+        elif getattr(type(inner), "config_class", None) is not None:
+            further = inner
         else:
+            further = look_through(inner)
+        if further is inner:
             unwrapped: nn.Module = inner
             return unwrapped
+        inner = further
 
 
-def find_decoder(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
-    """The module that owns the decoder layers, and those layers.
+def find_decoder(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
+    """The module that owns the decoder layers, and those layers without the wrappers around each.
 
     Raises:
         GraftError: none found, or more than one candidate.
@@ -88,7 +112,19 @@ def find_decoder(model: nn.Module) -> tuple[nn.Module, nn.ModuleList]:
             f"{type(model).__name__}: expected one ModuleList of {num_layers} decoder layers, found {len(found)}. "
             f"{RULE}"
         )
-    return found[0]
+    decoder, layers = found[0]
+    return decoder, [look_through(layer) for layer in layers]
+
+
+def vocab_size_of(decoder: nn.Module) -> int:
+    """Rows of the embedding as it is now: ``resize_token_embeddings`` may have changed it since the graft."""
+    get: Any = getattr(decoder, "get_input_embeddings", None)
+    try:
+        embedding = None if get is None else get()
+    except NotImplementedError:
+        embedding = None
+    rows = getattr(embedding, "num_embeddings", None)
+    return int(text_config(decoder).vocab_size if rows is None else rows)
 
 
 def inspect_recipient(model: nn.Module) -> Recipient:
@@ -118,7 +154,7 @@ def inspect_recipient(model: nn.Module) -> Recipient:
         decoder=decoder,
         layers=layers,
         hidden_dim=int(config.hidden_size),
-        vocab_size=int(config.vocab_size),
+        vocab_size=vocab_size_of(decoder),
         # Hyper-connections, as DeepSeek-V4 names them.
         streams=int(getattr(config, "hc_mult", None) or 1),
         forward_names=names,

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from memgraft.errors import GraftError
+from memgraft.integrations.transformers.families import vocab_size_of
 from memgraft.integrations.transformers.hooks import (
     KWARG,
     NO_CONTINUOUS_BATCHING,
@@ -66,6 +67,7 @@ class PrepareInputs:
         inputs[KWARG] = prepare(
             runtimes_of(self.decoder),
             input_ids,
+            vocab_size=vocab_size_of(self.decoder),
             given=inputs.get(KWARG),
             attention_mask=mask,
             position_ids=None,

@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers.decode_state import GraftedCache, adopt
-from memgraft.integrations.transformers.families import RULE
+from memgraft.integrations.transformers.families import RULE, vocab_size_of
 from memgraft.integrations.transformers.runtime import runtimes_of
 from memgraft.integrations.transformers.side_input import OFF, Off, SideInput, SideInputs, prepare
 from memgraft.nn.graft_layer import GraftLayer
@@ -86,6 +86,7 @@ class DecoderHook:
         kwargs[KWARG] = prepare(
             runtimes_of(module),
             input_ids,
+            vocab_size=vocab_size_of(module),
             given=given,
             attention_mask=arguments.get("attention_mask"),
             position_ids=arguments.get("position_ids"),

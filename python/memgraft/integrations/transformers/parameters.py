@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from memgraft.errors import GraftError
 from memgraft.integrations.transformers.attach import graft_layers
 from memgraft.integrations.transformers.families import find_decoder, unwrap
 from memgraft.integrations.transformers.runtime import runtimes_of
@@ -21,19 +22,34 @@ def mark_trainable(recipient: nn.Module, *, freeze_recipient: bool = True, name:
         recipient: the grafted model, wrapped or not.
         freeze_recipient: freeze everything else, except what another adapter (a PEFT one) trains.
         name: one graft; all without it.
+
+    Raises:
+        GraftError: there is no graft, or a wrapper hides it.
     """
+    grafted = graft_layers(recipient, name)
+    if not runtimes_of(find_decoder(unwrap(recipient))[0]):
+        raise GraftError("the model has no graft to train; attach one with graft()")
     ours = {
-        id(parameter)
-        for layers in graft_layers(recipient, name).values()
-        for layer in layers.values()
-        for parameter in layer.parameters()
+        id(parameter) for layers in grafted.values() for layer in layers.values() for parameter in layer.parameters()
     }
-    wrapped = unwrap(recipient) is not recipient and hasattr(recipient, "peft_config")
+    adapted = has_adapter(recipient)
     for parameter in recipient.parameters():
         if id(parameter) in ours:
             parameter.requires_grad_(True)
-        elif freeze_recipient and not wrapped:
+        elif freeze_recipient and not adapted:
             parameter.requires_grad_(False)
+
+
+def has_adapter(recipient: nn.Module) -> bool:
+    """Whether PEFT has put an adapter into the model and so decided what else of it trains.
+
+    ``get_peft_model`` wraps the model, transformers' own ``add_adapter`` changes its layers in place; DDP and the like
+    hide both from ``hasattr``.
+    """
+    return any(
+        hasattr(module, "peft_config") or any(kind.__name__ == "BaseTunerLayer" for kind in type(module).__mro__)
+        for module in recipient.modules()
+    )
 
 
 def optimizer_groups(

@@ -28,8 +28,8 @@ class GraftRuntime:
         tap_of_site: index into the bank's taps, per site.
         eos_ids: tokens that end a segment.
         max_order: longest key.
-        vocab_size: rows of the recipient's embedding.
         hidden_dim: width of the recipient.
+        shapes: shape of every saved tensor by ``sites.<site>.<name in the layer>``, as they were made.
         controlled: replaces the bank's rows under a control, else ``None``.
         recorder: collects telemetry while somebody records, else ``None``.
     """
@@ -40,8 +40,8 @@ class GraftRuntime:
     tap_of_site: dict[int, int]
     eos_ids: tuple[int, ...]
     max_order: int
-    vocab_size: int
     hidden_dim: int
+    shapes: dict[str, tuple[int, ...]]
     controlled: ControlledRows | None
     recorder: Any = None
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,8 +19,9 @@ from memgraft.config import GraftConfig
 from memgraft.errors import FingerprintError, FormatError, GraftError, StorageError
 from memgraft.integrations.transformers.attach import check_tokenizer, detach, graft, graft_layers
 from memgraft.integrations.transformers.card import model_card
-from memgraft.integrations.transformers.families import find_decoder, text_config, unwrap
+from memgraft.integrations.transformers.families import find_decoder, text_config, unwrap, vocab_size_of
 from memgraft.integrations.transformers.runtime import GraftRuntime, the_runtime
+from memgraft.integrations.transformers.weights import copy_weights, whole_weights
 from memgraft.nn.compression import CompressedVocabulary
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -50,20 +50,12 @@ def save_graft(
         The folder.
 
     Raises:
-        GraftError: there is no such graft, or a parameter is sharded and ``gather`` is missing.
+        GraftError: there is no such graft, or a weight cannot be found whole.
         StorageError: the disk refused.
     """
     decoder, _ = find_decoder(unwrap(recipient))
     runtime = the_runtime(decoder, name)
-    weights: dict[str, Tensor] = {}
-    for key, tensor in _state(recipient, runtime.name).items():
-        if hasattr(tensor, "full_tensor"):
-            if gather is None:
-                raise GraftError(
-                    f"{key} is sharded: pass save_graft(..., gather=lambda p: p.full_tensor()), on every rank"
-                )
-            tensor = gather(tensor)
-        weights[key] = tensor.detach().cpu().contiguous()
+    weights = whole_weights(recipient, runtime, gather)
     manifest = _manifest(runtime, unwrap(recipient), bank_path)
     folder = Path(path)
     try:
@@ -117,9 +109,11 @@ def load_graft(
         check_tokenizer(bank, tokenizer)
     if tokenizer is not None and vocabulary is not None:
         ours = CompressedVocabulary.from_tokenizer(tokenizer, vocab_size=len(vocabulary))
-        if not (ours.ids == vocabulary.ids).all():
+        num_shared = min(len(ours), len(vocabulary))
+        differing = int((ours.ids[:num_shared] != vocabulary.ids[:num_shared]).sum())
+        if differing:
             raise FingerprintError(
-                f"{folder}: the tokenizer compresses {int((ours.ids != vocabulary.ids).sum())} of {len(ours)} tokens "
+                f"{folder}: the tokenizer compresses {differing} of {num_shared} tokens "
                 "differently from the graft's: load it with the tokenizer that it was trained with"
             )
     name = name or str(manifest["name"])
@@ -166,7 +160,7 @@ def _manifest(runtime: GraftRuntime, model: nn.Module, bank_path: str | None) ->
         "recipient": {
             "model_type": text_config(model).model_type,
             "hidden_dim": runtime.hidden_dim,
-            "vocab_size": runtime.vocab_size,
+            "vocab_size": vocab_size_of(model),
         },
     }
 
@@ -204,10 +198,10 @@ def _the_bank(folder: Path, manifest: Mapping[str, Any], bank: Bank | None) -> B
 
 
 def _check_recipient(folder: Path, manifest: Mapping[str, Any], model: nn.Module) -> None:
-    config, expected = text_config(model), manifest["recipient"]
-    for field, found in (("hidden_dim", config.hidden_size), ("vocab_size", config.vocab_size)):
-        if expected[field] != found:
-            raise GraftError(f"{folder}: expected a recipient of {field} {expected[field]}, found {found}")
+    # The embedding may have grown or shrunk since: ids that no key holds are misses, and graft() refuses keys past it.
+    found, expected = text_config(model).hidden_size, manifest["recipient"]["hidden_dim"]
+    if expected != found:
+        raise GraftError(f"{folder}: expected a recipient of hidden_dim {expected}, found {found}")
 
 
 def _vocabulary_of(folder: Path, config: GraftConfig, weights: Mapping[str, Tensor]) -> CompressedVocabulary | None:
@@ -233,9 +227,7 @@ def _load_weights(recipient: nn.Module, name: str, weights: Mapping[str, Tensor]
                 f"{folder / WEIGHTS_NAME}: {key}: expected shape {tuple(tensor.shape)}, found "
                 f"{tuple(weights[key].shape)}"
             )
-    with torch.no_grad():
-        for key, tensor in state.items():
-            tensor.copy_(weights[key])
+    copy_weights(recipient, the_runtime(find_decoder(unwrap(recipient))[0], name), weights)
 
 
 def _write(path: str, text: str) -> None:

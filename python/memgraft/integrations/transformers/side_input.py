@@ -76,6 +76,7 @@ def prepare(
     runtimes: Mapping[str, GraftRuntime],
     input_ids: Tensor,
     *,
+    vocab_size: int,
     given: Any,
     attention_mask: Any,
     position_ids: Tensor | None,
@@ -88,6 +89,7 @@ def prepare(
     Args:
         runtimes: the decoder's grafts.
         input_ids: (B, T) new tokens.
+        vocab_size: rows of the recipient's embedding.
         given: the caller's ``memgraft=``: ``None``, a :class:`MemoryBatch` or its ids, or a mapping of them by graft
             name.
         attention_mask: (B, past + T), or ``None``.
@@ -131,12 +133,17 @@ def prepare(
             if raw is None:
                 raw = _raw_segments(input_ids, attention_mask, position_ids, cu_seqlens)
             segments = raw
-        sides[name] = _side_input(runtime, input_ids, segments, memory, state)
+        sides[name] = _side_input(runtime, input_ids, segments, memory, state, vocab_size)
     return SideInputs(sides)
 
 
 def _side_input(
-    runtime: GraftRuntime, input_ids: Tensor, segments: Tensor, memory: MemoryBatch | None, state: DecodeState | None
+    runtime: GraftRuntime,
+    input_ids: Tensor,
+    segments: Tensor,
+    memory: MemoryBatch | None,
+    state: DecodeState | None,
+    vocab_size: int,
 ) -> SideInput:
     num_new, reach = input_ids.shape[1], runtime.reach
     tokens, running = input_ids.long(), segments.long()
@@ -147,7 +154,7 @@ def _side_input(
     else:
         running = running_segments(tokens, running, runtime.eos_ids)
     if memory is None:
-        memory = _look_up(runtime, tokens, running, num_new)
+        memory = _look_up(runtime, tokens, running, num_new, vocab_size)
     values, inverse, misses = read_values(runtime, memory, input_ids.device)
     if num_new == 1:
         # Steps of decoding have one shape whatever they hit, so that a compiled step is compiled once.
@@ -176,7 +183,9 @@ def _side_input(
 
 # Lookup and gather are native calls on host memory: a compiler must step over them, not trace them.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _look_up(runtime: GraftRuntime, tokens_BH: Tensor, segments_BH: Tensor, num_new: int) -> MemoryBatch:
+def _look_up(
+    runtime: GraftRuntime, tokens_BH: Tensor, segments_BH: Tensor, num_new: int, vocab_size: int
+) -> MemoryBatch:
     """Rows of the last ``num_new`` positions, on the CPU.
 
     Raises:
@@ -186,9 +195,9 @@ def _look_up(runtime: GraftRuntime, tokens_BH: Tensor, segments_BH: Tensor, num_
     padding = segments < 0
     # Padding may hold any id, even one that no vocabulary has.
     tokens = np.where(padding, 0, tokens_BH.cpu().numpy())
-    if tokens.size and not 0 <= tokens.min() <= tokens.max() < runtime.vocab_size:
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
         wrong = tokens.min() if tokens.min() < 0 else tokens.max()
-        raise TokenError(f"input_ids: expected tokens in 0..{runtime.vocab_size - 1}, found {wrong}")
+        raise TokenError(f"input_ids: expected tokens in 0..{vocab_size - 1}, found {wrong}")
     # Tokens that the recipient has and the bank's keys do not know (added ones) are in no key: misses.
     rows, orders = runtime.bank.index.lookup(tokens, segments=segments, unknown="miss")
     rows[padding], orders[padding] = -1, 0

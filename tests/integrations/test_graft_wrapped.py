@@ -1,0 +1,152 @@
+"""Wrappers around blocks and models, weights held in parts, and embeddings that change size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from safetensors.torch import load_file
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointImpl,
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+    offload_wrapper,
+)
+
+from grafted_models import VOCAB, config, grafted, prompts, recipient, wake
+from memgraft.data import GraftCollator
+from memgraft.errors import ConfigError, GraftError
+from memgraft.integrations.peft import EXCLUDE_MODULES
+from memgraft.torch import graft, graft_layers, load_graft, mark_trainable, optimizer_groups, save_graft
+
+
+class Bare(nn.Module):
+    """A wrapper of somebody's own."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.whatever = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.whatever(*args, **kwargs)
+
+
+WRAPPERS = {
+    "checkpoint": checkpoint_wrapper,
+    "reentrant": lambda block: checkpoint_wrapper(block, checkpoint_impl=CheckpointImpl.REENTRANT),
+    "offload": offload_wrapper,
+    "compile": lambda block: torch.compile(block, backend="eager"),
+    "own": Bare,
+    "two": lambda block: checkpoint_wrapper(Bare(block)),
+}
+
+
+def wrap_blocks(model: nn.Module, kind: str) -> None:
+    apply_activation_checkpointing(
+        model,
+        checkpoint_wrapper_fn=WRAPPERS[kind],
+        check_fn=lambda module: type(module).__name__ == "LlamaDecoderLayer",
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("kind", list(WRAPPERS))
+def test_blocks_are_found_through_wrappers(bank: Any, tmp_path: Path, kind: str) -> None:
+    plain = grafted(bank)
+    model, ids = grafted(bank), prompts()
+    whole = load_file(save_graft(plain, tmp_path / "plain") / "graft.safetensors")
+    wrap_blocks(model, kind)
+    assert torch.equal(model(ids).logits, plain(ids).logits)
+    mark_trainable(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all("memgraft" in name for name in trained)
+    assert sum(len(group["params"]) for group in optimizer_groups(model, lr=1e-3)) == len(trained)
+    saved = load_file(save_graft(model, tmp_path / "graft") / "graft.safetensors")
+    assert saved.keys() == whole.keys()
+    assert all(torch.equal(saved[key], whole[key]) for key in whole)
+    other = recipient()
+    wrap_blocks(other, kind)
+    assert torch.equal(load_graft(other, tmp_path / "graft", bank=bank)(ids).logits, plain(ids).logits)
+
+
+def test_a_layer_that_cannot_be_found_is_an_error(bank: Any, tmp_path: Path) -> None:
+    class Opaque(nn.Module):
+        def __init__(self, block: nn.Module) -> None:
+            super().__init__()
+            self.block, self.weight = block, nn.Parameter(torch.zeros(1))
+
+    model = grafted(bank)
+    site = next(iter(graft_layers(model)["default"]))
+    model.model.layers[site] = Opaque(model.model.layers[site])
+    for call in (
+        graft_layers,
+        mark_trainable,
+        lambda m: save_graft(m, tmp_path),
+        lambda m: optimizer_groups(m, lr=1.0),
+    ):
+        with pytest.raises(GraftError, match="Opaque"):
+            call(model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_whole_models_are_found_through_wrappers(bank: Any) -> None:
+    model = grafted(bank)
+    assert graft_layers(torch.compile(Bare(model), backend="eager")).keys() == {"default"}
+
+
+@pytest.mark.parametrize("how", ["empty", "meta", "flat"])
+def test_weights_in_parts_are_never_saved(bank: Any, tmp_path: Path, how: str) -> None:
+    model = grafted(bank)
+    for layers in graft_layers(model).values():
+        for layer in layers.values():
+            if how == "meta":
+                layer.to("meta")
+            for parameter in layer.parameters() if how != "meta" else ():
+                parameter.data = torch.empty(0) if how == "empty" else parameter.data.flatten()[:1]
+    with pytest.raises(GraftError, match="meta device" if how == "meta" else "expected shape"):
+        save_graft(model, tmp_path / "graft")
+    assert not (tmp_path / "graft" / "graft.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT reads transformers' old name
+@pytest.mark.parametrize("outside", [False, True], ids=["in_place", "wrapped"])
+def test_adapters_go_on_training_behind_a_wrapper(bank: Any, outside: bool) -> None:
+    model: Any = grafted(bank)
+    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], exclude_modules=EXCLUDE_MODULES)
+    if outside:
+        model = Bare(get_peft_model(model, lora))
+    else:
+        inject_adapter_in_model(lora, model)  # what transformers' own add_adapter does
+    mark_trainable(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("lora_" in name for name in trained)
+    assert any("memgraft" in name for name in trained)
+    assert all("lora_" in name or "memgraft" in name for name in trained)
+
+
+@pytest.mark.parametrize("rows", [VOCAB + 3, VOCAB + 24])
+def test_tokens_added_after_the_graft_are_misses_everywhere(bank: Any, tmp_path: Path, rows: int) -> None:
+    model = grafted(bank)
+    saved_before = save_graft(model, tmp_path / "before")
+    model.resize_token_embeddings(rows)
+    ids = torch.tensor([[5, rows - 1, 7, 8]])
+    looked_up = model(ids).logits
+    torch.testing.assert_close(looked_up, model(**GraftCollator(bank)([{"input_ids": ids[0]}])).logits)
+    assert (model.generate(ids, max_new_tokens=4, do_sample=False)[:, :4] == ids).all()
+    for saved in (saved_before, save_graft(model, tmp_path / "after")):
+        other = recipient()
+        other.resize_token_embeddings(rows)
+        other.load_state_dict(model.state_dict(), strict=False)
+        assert torch.equal(load_graft(other, saved, bank=bank)(ids).logits, looked_up)
+
+
+def test_a_bank_may_know_ids_that_the_recipient_lacks_if_no_key_holds_them(bank: Any) -> None:
+    largest = int(bank.keys.arrays().tokens.max())
+    wake(graft(recipient(vocab_size=largest + 1), bank, config()))(prompts().clamp_max(largest))
+    with pytest.raises(ConfigError, match=f"holds token {largest}"):
+        graft(recipient(vocab_size=largest), bank, config())
