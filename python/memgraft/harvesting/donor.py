@@ -1,16 +1,25 @@
 """Open a donor: a transformers folder, a GGUF file (converted once into the cache), or a hub id."""
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memgraft.assets.cache import cache_directory, directory_beside, sha256_file
-from memgraft.errors import ArgumentError, DonorError
-from memgraft.harvesting.text import TextCodec, open_tokenizer
+from memgraft.assets.cache import sha256_file
+from memgraft.errors import ArgumentError, DonorError, FormatError
+from memgraft.harvesting.gguf import STAGE, Progress, convert_gguf, quiet_transformers, tokenizer_losses
+from memgraft.tokenizer import TextCodec, open_tokenizer
+
+__all__ = [
+    "Donor",
+    "convert_gguf",
+    "donor_folder",
+    "folder_fingerprint",
+    "native_compute_dtype",
+    "open_donor",
+    "quiet_transformers",
+]
 
 _HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model", "*.txt")
 _WEIGHTS = "*.safetensors"
@@ -35,6 +44,8 @@ class Donor:
     architecture: str
     compute_dtype: str
     """The type its blocks run in."""
+    tokenizer_losses: tuple[str, ...] = ()
+    """What its tokenizer, rebuilt from a GGUF file, may read otherwise than the donor was trained."""
 
     def facts(self) -> dict[str, Any]:
         """What ``bank.json`` says about the donor."""
@@ -46,14 +57,22 @@ class Donor:
             "num_blocks": self.num_blocks,
             "value_dim": self.value_dim,
             "compute_dtype": self.compute_dtype,
+            **({"tokenizer_losses": list(self.tokenizer_losses)} if self.tokenizer_losses else {}),
         }
 
 
-def open_donor(source: str | Path | Donor, *, compute_dtype: str = "auto", device: str | None = None) -> Donor:
+def open_donor(
+    source: str | Path | Donor,
+    *,
+    compute_dtype: str = "auto",
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Donor:
     """Load a donor and its tokenizer from a folder, a ``.gguf`` file or a hub id (``HF_HUB_OFFLINE`` is respected).
 
     ``compute_dtype`` is the type its blocks run in: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``:
-    bfloat16 where the machine multiplies it natively, else float32.
+    bfloat16 where the machine multiplies it natively, else float32. Text is read as the folder's ``tokenizer.json``
+    says, which transformers may rebuild otherwise. ``progress`` is called as ``progress("open donor", done, total)``.
 
     Raises:
         ArgumentError: an unknown ``compute_dtype``.
@@ -62,12 +81,14 @@ def open_donor(source: str | Path | Donor, *, compute_dtype: str = "auto", devic
     if isinstance(source, Donor):
         return source
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     dtype = native_compute_dtype(device) if compute_dtype == "auto" else compute_dtype
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ArgumentError(f"compute_dtype: expected auto, float32, bfloat16 or float16, found {compute_dtype!r}")
-    folder = donor_folder(source)
+    if progress is not None:
+        progress(STAGE, 0, 1)
+    folder = donor_folder(source, progress)
     try:
         with quiet_transformers():
             # A folder's own code is never run, nor is the person at the terminal asked whether it may.
@@ -78,7 +99,6 @@ def open_donor(source: str | Path | Donor, *, compute_dtype: str = "auto", devic
                 output_loading_info=True,
                 trust_remote_code=False,
             )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # damaged weights, configs and tokenizers raise whatever their readers do
         raise DonorError(
             f"donor {source}: transformers cannot load {folder}: {type(error).__name__}: {error}"
@@ -93,18 +113,44 @@ def open_donor(source: str | Path | Donor, *, compute_dtype: str = "auto", devic
     if device is not None:
         model.to(device)
     config = model.config.get_text_config()
+    codec, bos = _donor_tokenizer(source, folder)
+    if progress is not None:
+        progress(STAGE, 1, 1)
     return Donor(
         name=Path(source).name if Path(source).exists() else str(source),
         model=model,
-        tokenizer=open_tokenizer(tokenizer),
-        bos=tokenizer.bos_token_id,
+        tokenizer=codec,
+        bos=bos,
         num_blocks=int(config.num_hidden_layers),
         value_dim=int(config.hidden_size),
         vocab_size=int(model.get_input_embeddings().weight.shape[0]),
         fingerprint=folder_fingerprint(folder),
         architecture=str(config.model_type),
         compute_dtype=dtype,
+        tokenizer_losses=tuple(tokenizer_losses(folder)),
     )
+
+
+def _donor_tokenizer(source: Any, folder: Path) -> tuple[TextCodec, int | None]:
+    """The tokenizer of the folder's file, else the one that transformers builds; and the BOS id."""
+    from transformers import AutoTokenizer
+
+    file = folder / "tokenizer.json"
+    try:
+        built = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever its readers raise
+        if not file.is_file():
+            raise DonorError(
+                f"donor {source}: expected a tokenizer in {folder}, transformers makes none: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        built = None
+    try:
+        codec = open_tokenizer(file if file.is_file() else built)
+    except FormatError as error:
+        raise DonorError(f"donor {source}: {error}") from error
+    bos = None if built is None else built.bos_token_id
+    return codec, None if bos is None else int(bos)
 
 
 def native_compute_dtype(device: str | None) -> str:
@@ -117,7 +163,7 @@ def native_compute_dtype(device: str | None) -> str:
     return "bfloat16" if probe is not None and probe() else "float32"
 
 
-def donor_folder(source: str | Path) -> Path:
+def donor_folder(source: str | Path, progress: Progress | None = None) -> Path:
     """The local transformers folder of a donor: itself, the converted GGUF in the cache, or the hub's snapshot.
 
     Raises:
@@ -129,12 +175,12 @@ def donor_folder(source: str | Path) -> Path:
             raise DonorError(
                 f"donor {path}: expected a folder, a .gguf file or a hub id, found a {path.suffix or 'plain'} file"
             )
-        return convert_gguf(path)
+        return convert_gguf(path, progress)
     if path.is_dir():
         if not (path / "config.json").is_file():
             ggufs = sorted(path.glob("*.gguf"))
             if len(ggufs) == 1:
-                return convert_gguf(ggufs[0])
+                return convert_gguf(ggufs[0], progress)
             raise DonorError(
                 f"donor {path}: expected config.json and *.safetensors, or one .gguf file, "
                 f"found {len(ggufs)} .gguf files and no config.json"
@@ -168,53 +214,6 @@ def _hub_snapshot(name: str) -> Path:
         raise DonorError(
             f"donor {name}: no such file or folder, and {state}; pass the path of a transformers folder or a .gguf file"
         ) from error
-
-
-def convert_gguf(path: Path) -> Path:
-    """Convert a GGUF file, once, into a transformers folder in the cache; loading that takes seconds, not twenty.
-
-    Weights are dequantised to float32, so that nothing is rounded twice.
-
-    Raises:
-        DonorError: transformers cannot read the file.
-    """
-    folder = cache_directory() / "converted" / sha256_file(path)[:32]
-    if (folder / "config.json").is_file():
-        return folder
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    location = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    try:
-        with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(**location)
-    except Exception as error:  # the GGUF reader raises whatever the damage leads it to
-        raise DonorError(
-            f"donor {path}: transformers cannot read this GGUF file: {type(error).__name__}: {error}"
-        ) from error
-    # transformers refuses to save what was quantised; after the dequantisation this is a plain model.
-    model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    with directory_beside(folder) as building, quiet_transformers():
-        model.save_pretrained(building)
-        tokenizer.save_pretrained(building)
-    return folder
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Switch off transformers' own progress bars, which would break ours."""
-    from transformers.utils import logging
-
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -21,8 +21,9 @@ from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenE
 from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.forward import check_taps, donor_values
 from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
-from memgraft.harvesting.text import DROP_REASONS, RoundTrip, TextCodec, key_texts, open_tokenizer
+from memgraft.harvesting.text import DROP_REASONS, RoundTrip, key_texts
 from memgraft.keyset import KeySet
+from memgraft.tokenizer import TextCodec, differs_from, open_tokenizer, tokenizer_facts
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)`` with stage ``"text"`` or ``"donor"`` and numbers of keys."""
@@ -124,6 +125,7 @@ def harvest(
         prepend_bos,
         round_trip,
         recorded=_recorded(out),
+        progress=progress,
     )
     kept, dropped = _select(keys, setup, progress)
     how = {
@@ -133,15 +135,12 @@ def harvest(
         "chunk_rows": chunk_rows,
     }
     facts = {**setup.donor.facts(), **how}
-    tokenizer = {
-        "fingerprint": setup.recipient.fingerprint,
-        "file_fingerprint": setup.recipient.file_fingerprint or keys.metadata.get("tokenizer"),
-        "vocab_size": setup.recipient.vocab_size,
-    }
+    tokenizer = tokenizer_facts(setup.recipient, keys.vocab_size)
+    tokenizer["file_fingerprint"] = tokenizer["file_fingerprint"] or keys.metadata.get("tokenizer")
     if not resume and (out.exists() or out.with_name(out.name + ".partial").exists()):
         raise ArgumentError(f"{out}: exists, or its .partial does; remove it, or harvest with resume=True")
     if out.exists():
-        return _finished(out, kept, setup.taps, dtype, facts, tokenizer, bos=setup.donor.bos)
+        return _finished(out, kept, setup, dtype, facts)
     with BankWriter(
         out, keys=kept, taps=setup.taps, value_dim=setup.donor.value_dim, dtype=dtype, donor=facts, tokenizer=tokenizer
     ) as writer:
@@ -175,7 +174,18 @@ def plan_harvest(
     """Judge every key and time the donor on a sample; write nothing. Arguments and errors as for `harvest`."""
     if dtype not in _STORAGE:
         raise ArgumentError(f"dtype: expected one of {sorted(_STORAGE)}, found {dtype!r}")
-    setup = _set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prefix, prepend_bos, round_trip)
+    setup = _set_up(
+        keys,
+        recipient_tokenizer,
+        donor,
+        taps,
+        compute_dtype,
+        device,
+        prefix,
+        prepend_bos,
+        round_trip,
+        progress=progress,
+    )
     kept, dropped = _select(keys, setup, progress)
     middle = max(0, len(kept) // 2 - 256)
     sample = min(512, len(kept) - middle)
@@ -207,11 +217,12 @@ def _set_up(
     prepend_bos: bool,
     round_trip: RoundTrip,
     recorded: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> _Setup:
     recipient = open_tokenizer(recipient_tokenizer)
-    if recipient.vocab_size > keys.vocab_size:
+    if recipient.own_size > keys.vocab_size:
         raise TokenError(
-            f"the recipient tokenizer has {recipient.vocab_size} tokens, "
+            f"the recipient tokenizer has {recipient.own_size} tokens, "
             f"the key set was mined for a vocabulary of {keys.vocab_size}; "
             "mine again with the tokenizer's size, or name the tokenizer that made these tokens"
         )
@@ -221,7 +232,7 @@ def _set_up(
             f"tokenizer {recipient_tokenizer}: expected the file {mined_with} that made the keys' tokens, "
             f"found {recipient.file_fingerprint}; name the tokenizer.json that tokenised the corpus"
         )
-    opened = open_donor(donor, compute_dtype=compute_dtype, device=device)
+    opened = open_donor(donor, compute_dtype=compute_dtype, device=device, progress=progress)
     depths = check_taps(opened, taps)
     return _Setup(
         recipient=recipient,
@@ -293,25 +304,18 @@ def _values(kept: KeySet, start: int, stop: int, setup: _Setup, batch_tokens: in
     return donor_values(setup.donor, setup.taps, tokens, max_tokens=batch_tokens)
 
 
-def _finished(
-    out: Path,
-    kept: KeySet,
-    taps: tuple[int, ...],
-    dtype: str,
-    donor: dict[str, Any],
-    tokenizer: dict[str, Any],
-    *,
-    bos: int | None,
-) -> Bank:
+def _finished(out: Path, kept: KeySet, setup: _Setup, dtype: str, donor: dict[str, Any]) -> Bank:
     """The bank at ``out`` if it is the one these settings make."""
     bank = Bank.open(out)
     manifest = bank.manifest
     recorded = dict(manifest.donor)
     if "prefix" not in recorded:  # written before there were prefixes
-        recorded["prefix"] = [bos] if recorded.get("prepend_bos") else []
+        recorded["prefix"] = [setup.donor.bos] if recorded.get("prepend_bos") else []
+    if recorded.get("tokenizer_fingerprint") == setup.donor.tokenizer.old_fingerprint:
+        recorded["tokenizer_fingerprint"] = setup.donor.tokenizer.fingerprint
     # The same tokens make the same values, whoever chose them.
     donor = {name: value for name, value in donor.items() if not name.startswith("prefix_")}
-    expected = {"keyset": kept.fingerprint, "taps": taps, "dtype": dtype, "donor": donor, "tokenizer": tokenizer}
+    expected = {"keyset": kept.fingerprint, "taps": setup.taps, "dtype": dtype, "donor": donor}
     differing = []
     for name, value in expected.items():
         found = recorded if name == "donor" else getattr(manifest, name)
@@ -322,6 +326,8 @@ def _finished(
         differing += [
             f"{label}: expected {wanted!r}, found {there!r}" for label, wanted, there in pairs if wanted != there
         ]
+    if difference := differs_from(setup.recipient, manifest.tokenizer):
+        differing.append(f"tokenizer: {difference}")
     if differing:
         raise FingerprintError(
             f"{out}: holds a finished bank of another harvest ({'; '.join(differing)}); remove it or name another path"

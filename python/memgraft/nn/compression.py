@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from memgraft.errors import ArgumentError
+from memgraft.assets.cache import cache_directory, write_beside
+from memgraft.errors import ArgumentError, StorageError
+from memgraft.tokenizer import TextCodec, open_tokenizer
 
 # A private-use character stands for a token that is one space, so that the strip does not empty it.
 SPACE_SENTINEL = "\ue000"
 UNDECODABLE = "\ufffd"
+_CACHE_VERSION = 1
+"""To be raised with the rules below, so that a vocabulary of other rules is not taken from the cache."""
 
 
 @cache
@@ -88,49 +95,63 @@ class CompressedVocabulary:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any, *, vocab_size: int | None = None) -> CompressedVocabulary:
-        """Decode every token of a transformers tokenizer (or a path to a ``tokenizer.json``).
+        """Decode every token of a tokenizer.
 
         Args:
-            tokenizer: a transformers tokenizer, a ``tokenizers.Tokenizer``, or a path.
+            tokenizer: what `memgraft.harvest` takes: a ``tokenizer.json`` or its folder, a ``tokenizers`` or a
+                transformers tokenizer.
             vocab_size: rows of the recipient's embedding. Ids past the tokenizer's end, which no text produces, share
-                compressed id 0.
+                compressed id 0; added tokens past the recipient's end are in no key and get none.
 
         Raises:
-            ArgumentError: the tokenizer holds more ids than ``vocab_size``.
+            ArgumentError: not a tokenizer, no such file, or its own vocabulary holds more ids than ``vocab_size``.
+            FormatError: the file is not a tokenizer.
         """
-        texts, pieces = _decode_all(tokenizer)
-        if vocab_size is not None and len(texts) > vocab_size:
+        codec = open_tokenizer(tokenizer)
+        size = codec.vocab_size if vocab_size is None else vocab_size
+        if codec.own_size > size:
             raise ArgumentError(
-                f"the tokenizer has {len(texts)} ids, the recipient's vocabulary {vocab_size}: "
+                f"the tokenizer has {codec.own_size} ids, the recipient's vocabulary {size}: "
                 "this is not the recipient's tokenizer"
             )
-        vocabulary = cls.from_strings(texts, pieces)
-        if vocab_size is not None and vocab_size > len(texts):
+        if size < 1:
+            raise ArgumentError(f"tokenizer: expected at least one token, found {size}")
+        key = f"{codec.content_key}-{size}"
+        ids = _read_cached(key)
+        if ids is None:
+            ids = cls.from_strings(*_decode_all(codec, min(size, codec.vocab_size))).ids
             # Rows that only pad the embedding: an id of their own would change the multipliers.
-            vocabulary.ids = np.pad(vocabulary.ids, (0, vocab_size - len(texts)))
-        return vocabulary
+            ids = np.pad(ids, (0, size - len(ids)))
+            _write_cached(key, ids)
+        return cls(ids)
 
 
-def _decode_all(tokenizer: Any) -> tuple[list[str], list[str]]:
-    if isinstance(tokenizer, str) or hasattr(tokenizer, "__fspath__"):
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(tokenizer))
-    if hasattr(tokenizer, "convert_ids_to_tokens"):
-        size = len(tokenizer)
-        texts = [str(tokenizer.decode([token], skip_special_tokens=False)) for token in range(size)]
-        pieces = [_piece(tokenizer.convert_ids_to_tokens(token), token) for token in range(size)]
-    elif hasattr(tokenizer, "id_to_token"):
-        size = tokenizer.get_vocab_size(with_added_tokens=True)
-        texts = [str(tokenizer.decode([token], skip_special_tokens=False)) for token in range(size)]
-        pieces = [_piece(tokenizer.id_to_token(token), token) for token in range(size)]
-    else:
-        raise ArgumentError(
-            "expected a transformers or tokenizers tokenizer or a path to tokenizer.json, "
-            f"found {type(tokenizer).__name__}"
-        )
-    return texts, pieces
+def _decode_all(codec: TextCodec, size: int) -> tuple[list[str], list[str]]:
+    texts = codec.decode([[token] for token in range(size)])
+    pieces = [_piece(codec.piece(token), token) for token in range(size)]
+    # A hole decodes to nothing, as an empty token would.
+    return [text if codec.known[token] else UNDECODABLE for token, text in enumerate(texts)], pieces
 
 
 def _piece(piece: str | None, token: int) -> str:
     return f"{UNDECODABLE}hole {token}" if piece is None else piece
+
+
+def _cached(key: str) -> Path:
+    return cache_directory() / "vocabularies" / f"{_CACHE_VERSION}-{key}.npy"
+
+
+def _read_cached(key: str) -> npt.NDArray[np.int64] | None:
+    try:
+        ids: npt.NDArray[np.int64] = np.load(_cached(key), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return ids if ids.ndim == 1 and ids.dtype == np.int64 and ids.size else None
+
+
+def _write_cached(key: str, ids: npt.NDArray[np.int64]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, ids)
+    # A cache that cannot be written costs time and nothing else.
+    with contextlib.suppress(OSError, StorageError):
+        write_beside(_cached(key), buffer.getvalue())

@@ -29,6 +29,7 @@ from memgraft.nn.fallback import HashFallback
 from memgraft.nn.graft_layer import GraftLayer
 from memgraft.nn.hashing import prime_sizes
 from memgraft.nn.init import initialize
+from memgraft.tokenizer import differs_from, open_tokenizer
 
 Model = TypeVar("Model", bound=nn.Module)
 _SITE_SEED_STRIDE = 1_000_003
@@ -189,9 +190,7 @@ def _check_vocabulary(bank: Bank, vocab_size: int) -> None:
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Fingerprint of a tokenizer's mapping between text and ids, as banks record it."""
-    from memgraft.harvesting.text import open_tokenizer
-
-    return str(open_tokenizer(tokenizer).fingerprint)
+    return open_tokenizer(tokenizer).fingerprint
 
 
 def check_tokenizer(bank: Bank, tokenizer: Any) -> None:
@@ -200,14 +199,11 @@ def check_tokenizer(bank: Bank, tokenizer: Any) -> None:
     Raises:
         FingerprintError: they differ.
     """
-    expected = bank.manifest.tokenizer.get("fingerprint")
-    if expected is None:
-        return
-    found = tokenizer_fingerprint(tokenizer)
-    if found != expected:
+    if difference := differs_from(open_tokenizer(tokenizer), bank.manifest.tokenizer):
         raise FingerprintError(
-            f"the bank's keys are of tokenizer {expected}, the one given is {found}: their ids mean other text. Graft "
-            "a bank that was mined with this tokenizer, or give the tokenizer that the bank names"
+            f"the bank's keys are of tokenizer {bank.manifest.tokenizer.get('fingerprint')}, not of the one given: "
+            f"{difference}; their ids mean other text. Graft a bank that was mined with this tokenizer, or give the "
+            "tokenizer that the bank names"
         )
 
 

@@ -1,0 +1,52 @@
+"""Text as it stands inside a document, without what tokenizers add or take away at the edges of a text.
+
+SentencePiece's put a space before every text and drop the first space of every decoding, WordPiece's take every text
+for the start of a word. A key is cut out of the middle of a document, where none of this happens.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+ANCHORS = ("a", "A", "0", ".")
+"""Texts that may stand before a key while it is decoded; the first that a tokenizer reads and gives back is taken."""
+
+
+def without_edges(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A serialised tokenizer that adds no space before a text.
+
+    A Metaspace behind another pre-tokenizer stays: there it marks the start of every word, not of the text.
+    """
+    pre_tokenizer = facts.get("pre_tokenizer")
+    if pre_tokenizer is not None and pre_tokenizer["type"] == "Sequence":
+        parts = [_bare(part, first=place == 0) for place, part in enumerate(pre_tokenizer["pretokenizers"])]
+        pre_tokenizer = {**pre_tokenizer, "pretokenizers": parts}
+    else:
+        pre_tokenizer = _bare(pre_tokenizer, first=True)
+    return {**facts, "normalizer": _without_prepend(facts.get("normalizer")), "pre_tokenizer": pre_tokenizer}
+
+
+def _without_prepend(part: Any) -> Any:
+    if part is None or part["type"] == "Prepend":
+        return None
+    if part["type"] == "Sequence":
+        return {**part, "normalizers": [kept for item in part["normalizers"] if (kept := _without_prepend(item))]}
+    return part
+
+
+def _bare(part: Any, *, first: bool) -> Any:
+    if part is not None and part["type"] == "Metaspace" and first:
+        return {**part, "prepend_scheme": "never"}
+    if part is not None and part["type"] == "ByteLevel" and first:
+        return {**part, "add_prefix_space": False}
+    return part
+
+
+def closest(text: str, readings: list[tuple[list[int], str]]) -> list[int]:
+    """The ids whose text is ``text``, else the first that begins with a space where it does, else the first."""
+    for ids, found in readings:
+        if found == text:
+            return ids
+    for ids, found in readings:
+        if found[:1].isspace() == text[:1].isspace():
+            return ids
+    return readings[0][0]
