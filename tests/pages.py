@@ -32,5 +32,6 @@ class Page:
     def run(self, name: str, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run a block in the current folder, after others if it gets their ``namespace``."""
         namespace = {} if namespace is None else namespace
+        namespace.setdefault("__name__", "__main__")
         exec(compile(self.blocks[name], f"{self.path} [{name}]", "exec"), namespace)
         return namespace

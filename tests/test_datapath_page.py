@@ -1,5 +1,7 @@
 """docs/DATAPATH.md: its Python runs as it stands, in a folder that holds the files it names."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bank_cases import bank_maker  # noqa: E402
+from bank_cases import bank_maker, child_environment  # noqa: E402
 from pages import Page  # noqa: E402
 
 PAGE = Page("docs/DATAPATH.md")
@@ -35,11 +37,25 @@ def test_loop(run):
     assert memory.hit.any()
 
 
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(m, marks=pytest.mark.slow) for m in ("spawn", "forkserver"))]
+)
+def test_loop_as_a_script(run, tmp_path, method):
+    start = f'import multiprocessing; multiprocessing.set_start_method("{method}")'
+    guard, rest = PAGE.blocks["loop"].split('if __name__ == "__main__":')
+    (tmp_path / "script.py").write_text(
+        f'{guard}if __name__ == "__main__":\n    {start}{rest.partition("up to here")[2]}'
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, timeout=120, env=child_environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("8 "), "batches"
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_trainer(run, tmp_path):
     pytest.importorskip("transformers")
-    import sys
-
     sys.path.append(str(Path(__file__).parent / "loader"))
     from test_trainers import make_trainer, pad
 

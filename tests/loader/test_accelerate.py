@@ -1,5 +1,6 @@
 """The collator and the prefetcher under accelerate's loaders."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,41 @@ def test_accelerate_sees_the_end_of_an_epoch_when_it_comes(make_bank, mode):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_prepared_after_prefetch_is_refused(make_bank):
+    bank = make_bank(1000)
+    loader = torch.utils.data.DataLoader(Tokens(), batch_size=4, collate_fn=GraftCollator(bank, pad))
+    accelerator = accelerate.Accelerator(cpu=True)
+    with pytest.raises(ConfigError, match=r"prefetch\(accelerator.prepare\(loader\), bank\)"):
+        accelerator.prepare(prefetch(loader, bank))
+    prepared = prefetch(accelerator.prepare(loader), bank)
+    assert accelerator.prepare(prepared) is prepared
+    assert isinstance(prepared, torch.utils.data.DataLoader)
+    assert isinstance(prepared.loader, torch.utils.data.DataLoader), "with staging underneath"
+    assert sum(len(batch["input_ids"]) for batch in prepared) == 16
+
+
+def _read_in_two_processes(bank, folder):
+    accelerator = accelerate.Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    loader = torch.utils.data.DataLoader(Tokens(), batch_size=4, collate_fn=GraftCollator(bank, pad))
+    ids = [
+        row[mask.bool()].tolist()
+        for batch in prefetch(accelerator.prepare(loader), bank)
+        for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    (folder / f"read{accelerator.process_index}").write_text(json.dumps(ids))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_rank_reads_its_part(make_bank, tmp_path):
+    launch("_read_in_two_processes", make_bank(1000), tmp_path)
+    read = [json.loads((tmp_path / f"read{rank}").read_text()) for rank in (0, 1)]
+    assert len(read[0]) == len(read[1]) == 8
+    assert sorted(read[0] + read[1]) == sorted(example["input_ids"] for example in Tokens().examples)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_accelerate_dispatching_needs_ids(make_bank):
     bank = make_bank(1000)
     model = Recipient(bank)
@@ -54,6 +90,17 @@ def test_accelerate_dispatching_needs_ids(make_bank):
     assert all(model.staged)
     with pytest.raises(ConfigError, match=r"GraftCollator\(mode='ids'\)"):
         prefetch(make_prepared(bank, "handle", dispatch=True)[1], bank)
+
+
+def launch(function, bank, folder):
+    """Runs a function of this file in two processes of gloo."""
+    launcher = (
+        "import sys; from pathlib import Path; import accelerate; from memgraft import Bank; import test_accelerate;"
+        f"accelerate.debug_launcher(test_accelerate.{function}, (Bank.open(sys.argv[1]), Path(sys.argv[2])), 2)"
+    )
+    environment = child_environment(Path(__file__).parent, Path(__file__).parents[1])
+    command = [sys.executable, "-c", launcher, str(bank.path), str(folder)]
+    subprocess.run(command, check=True, timeout=120, env=environment)
 
 
 def _dispatch_in_two_processes(bank, folder):
@@ -74,14 +121,7 @@ def _dispatch_in_two_processes(bank, folder):
 @pytest.mark.filterwarnings("ignore")
 def test_accelerate_dispatches_between_processes(make_bank, tmp_path):
     bank = make_bank(1000)
-    launcher = (
-        "import sys; from pathlib import Path; import accelerate; from memgraft import Bank; import test_accelerate;"
-        "accelerate.debug_launcher(test_accelerate._dispatch_in_two_processes, "
-        "(Bank.open(sys.argv[1]), Path(sys.argv[2])), 2)"
-    )
-    environment = child_environment(Path(__file__).parent, Path(__file__).parents[1])
-    command = [sys.executable, "-c", launcher, str(bank.path), str(tmp_path)]
-    subprocess.run(command, check=True, timeout=120, env=environment)
+    launch("_dispatch_in_two_processes", bank, tmp_path)
     assert [(tmp_path / f"seen{rank}").read_text() for rank in (0, 1)] == ["8", "8"]
     assert "GraftCollator(mode='ids')" in (tmp_path / "error0").read_text()
 

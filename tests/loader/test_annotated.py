@@ -11,7 +11,7 @@ sys.path.append(str(Path(__file__).parents[1] / "bank"))
 from test_annotation import make_corpus, naive  # noqa: E402
 from test_collate import pad  # noqa: E402
 
-from memgraft.bank.annotation import annotate  # noqa: E402
+from memgraft.bank.annotation import annotate, annotate_dataset  # noqa: E402
 from memgraft.data import GraftCollator  # noqa: E402
 from memgraft.errors import ArgumentError  # noqa: E402
 
@@ -39,3 +39,23 @@ def test_examples_cut_after_annotation_are_refused(make_bank):
     feature = {"input_ids": ids[cut:], "memgraft_rows": rows[cut:], "memgraft_orders": orders[cut:]}
     with pytest.raises(ArgumentError, match="cut or merged after they were annotated"):
         GraftCollator(bank, pad)([feature])
+
+
+def test_columns_that_were_dropped_are_missed(make_bank):
+    datasets = pytest.importorskip("datasets")
+    bank = make_bank(2000)
+    ids = np.random.default_rng(0).integers(0, 50, 30).tolist()
+    dataset = datasets.Dataset.from_dict({"input_ids": [ids]})
+    looked_up = GraftCollator(bank, pad)([dataset[0]])["memgraft"]
+    annotated = annotate_dataset(dataset, bank)
+    kept = GraftCollator(bank, pad, annotated=True)([annotated[0]])["memgraft"]
+    np.testing.assert_array_equal(kept.rows, looked_up.rows)
+    dropped = annotated.remove_columns(["memgraft_rows", "memgraft_orders"])[0]
+    with pytest.raises(ArgumentError, match="remove_unused_columns=False"):
+        GraftCollator(bank, pad, annotated=True)([dropped])
+    collator = GraftCollator(bank, pad)
+    with pytest.warns(UserWarning, match="remove_unused_columns=False; until then rows are looked up"):
+        found = collator([dropped])["memgraft"]
+    np.testing.assert_array_equal(found.rows, looked_up.rows)
+    collator([dropped])  # said once
+    GraftCollator(bank, pad, annotated=False)([dropped])

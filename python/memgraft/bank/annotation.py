@@ -6,6 +6,7 @@ Of a ``datasets`` dataset: the columns ``memgraft_rows`` and ``memgraft_orders``
 
 import json
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -209,6 +210,15 @@ class Annotation:
         return {"input_ids": tokens.astype(np.int64), ROWS_COLUMN: rows, ORDERS_COLUMN: orders, "segments": segments}
 
 
+#: Open banks that datasets were annotated with.
+_annotated: "weakref.WeakSet[Bank]" = weakref.WeakSet()
+
+
+def has_annotated(bank: Bank) -> bool:
+    """Whether `annotate_dataset` was called with this object, in this process or the one that it was forked from."""
+    return bank in _annotated
+
+
 def annotate_dataset(
     dataset: Any,
     bank: Bank,
@@ -219,6 +229,9 @@ def annotate_dataset(
 ) -> Any:
     """``dataset`` (of the ``datasets`` library) with the columns ``memgraft_rows`` and ``memgraft_orders``.
 
+    The Trainer drops columns that the model's forward does not name: train on it with ``remove_unused_columns=False``.
+    `GraftCollator` warns where the columns have gone.
+
     Each example is a segment of its own; the columns that `memgraft.boundaries` lists split packed ones and say what is
     padding, and so does ``eos_id``.
 
@@ -226,6 +239,7 @@ def annotate_dataset(
         ArgumentError: no such column, or one that looks as if it spoke about boundaries and is not in the list.
         TokenError: a token outside the bank's vocabulary.
     """
+    _annotated.add(bank)
     names = dataset.column_names
     if column not in names:
         raise ArgumentError(f"column {column!r}: expected one of {', '.join(names)}")

@@ -1,5 +1,6 @@
 """A collator that adds each batch's memory to what the inner collator makes."""
 
+import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Literal
 
@@ -7,7 +8,7 @@ import torch
 from torch.utils.data import default_collate, get_worker_info
 
 from memgraft.bank import Bank
-from memgraft.bank.annotation import ORDERS_COLUMN, ROWS_COLUMN
+from memgraft.bank.annotation import ORDERS_COLUMN, ROWS_COLUMN, has_annotated
 from memgraft.boundaries import MARKS, RAGGED
 from memgraft.data.dispatch import refuse_if_dispatching
 from memgraft.data.handle import KEY, MemoryBatch, ShippedIds
@@ -33,6 +34,8 @@ class GraftCollator:
         eos_id: also end a segment at each EOS (one token or several).
         column: a column of the examples with one segment id per token (taken out before ``inner`` runs).
         threads: lookup threads; 1 suits loader workers.
+        annotated: whether the examples bring rows along. True refuses examples that do not, False looks up without a
+            word; None warns once where this open bank has annotated a dataset and the columns have gone.
 
     Raises:
         ConfigError: unknown ``mode``.
@@ -47,6 +50,7 @@ class GraftCollator:
         eos_id: int | Sequence[int] | None = None,
         column: str | None = None,
         threads: int = 1,
+        annotated: bool | None = None,
     ) -> None:
         if mode not in ("handle", "ids"):
             raise ConfigError(f"mode {mode!r}: expected 'handle' or 'ids'")
@@ -56,6 +60,7 @@ class GraftCollator:
         self.eos_id = eos_id
         self.column = column
         self.threads = threads
+        self.annotated = annotated
 
     def __call__(self, features: Sequence[Any]) -> Any:
         """Collates ``features`` and adds their memory.
@@ -101,6 +106,7 @@ class GraftCollator:
         segments = from_batch(left, eos_id=self.eos_id, given=given)
         rows, orders = columns[ROWS_COLUMN], columns[ORDERS_COLUMN]
         if rows is None or orders is None:
+            self._miss_annotation()
             return MemoryBatch.look_up(self.bank, input_ids, segments, threads=self.threads)
         laid_orders = lay_out(orders, mask, shape, fill=0, name=ORDERS_COLUMN)
         if bool((laid_orders > positions_in(segments).cpu())[segments.cpu() >= 0].any()):
@@ -115,6 +121,19 @@ class GraftCollator:
             orders=torch.where(padding, 0, laid_orders).to(torch.uint8),
             segments=segments,
         )
+
+    def _miss_annotation(self) -> None:
+        """Says that examples come without rows where some were found for them."""
+        if self.annotated is False or (self.annotated is None and not has_annotated(self.bank)):
+            return
+        message = (
+            f"examples without the columns {ROWS_COLUMN} and {ORDERS_COLUMN} that annotate_dataset gave them: the "
+            "Trainer drops columns that the model's forward does not name, set remove_unused_columns=False"
+        )
+        if self.annotated:
+            raise ArgumentError(message)
+        self.annotated = False
+        warnings.warn(f"{message}; until then rows are looked up again", stacklevel=3)
 
 
 def _where_tokens_lie(batch: Mapping[str, Any], features: list[Any]) -> torch.Tensor | None:

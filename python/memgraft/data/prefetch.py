@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import torch
+from torch.utils.data import DataLoader
 
 from memgraft.bank import Bank
 from memgraft.data.dispatch import DISPATCHER, SHARD, prepared_by_accelerate, refuse_dispatched_handles
@@ -17,6 +18,9 @@ from memgraft.data.ring import StagingRing
 from memgraft.errors import ConfigError
 
 BatchT = TypeVar("BatchT")
+
+#: What accelerate's ``prepare`` asks a loader before it makes one of its own out of the loader's parts.
+_ASKED_BY_PREPARE = "_is_accelerate_prepared"
 
 
 @dataclass(kw_only=True)
@@ -88,7 +92,8 @@ def prefetch(
         ring: staging memory to share; by default one of this loader.
 
     Raises:
-        ConfigError: ``depth`` below 1, or ``dispatch_batches=True`` around a collator in handle mode.
+        ConfigError: ``depth`` below 1, or ``dispatch_batches=True`` around a collator in handle mode; later, where the
+            loader that this returns is prepared by accelerate: prepare first, then prefetch.
     """
     return PrefetchLoader(loader, bank, depth=depth, device=device, threads=threads, ring=ring)
 
@@ -124,6 +129,12 @@ class PrefetchLoader(Generic[BatchT]):
         refuse_dispatched_handles(loader)
         if self._prepared == SHARD:
             self._stage_underneath(cast(Any, loader))
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """The loader's class: accelerate asks it whether this is a loader, and lets others pass unsharded."""
+        loader = self.__dict__.get("loader")
+        return loader.__class__ if isinstance(loader, DataLoader) else PrefetchLoader
 
     def _stage_underneath(self, prepared: Any) -> None:
         """Puts staging between a prepared loader and the torch loader that it reads; once, however often called."""
@@ -162,6 +173,11 @@ class PrefetchLoader(Generic[BatchT]):
     def __getattr__(self, name: str) -> Any:
         if name in ("loader", "_prepared"):
             raise AttributeError(name)
+        if name == _ASKED_BY_PREPARE and self._prepared is None and isinstance(self.loader, DataLoader):
+            raise ConfigError(
+                "accelerator.prepare(prefetch(loader, bank)) would lose the prefetching, or every process would read "
+                "everything: turn it round, prefetch(accelerator.prepare(loader), bank)"
+            )
         found = getattr(self.loader, name)
         if self._prepared is None and name in ("state_dict", "load_state_dict"):
             return self._state_dict if name == "state_dict" else self._load_state_dict
