@@ -37,6 +37,22 @@ def test_lookup_equals_brute_force_under_every_segmentation(case, seed, length, 
         np.testing.assert_array_equal(found[1], want[1], err_msg=str(options))
 
 
+@given(key_sets(), st.integers(0, 2**32), st.lists(st.integers(-2, 1), min_size=1, max_size=60))
+@settings(max_examples=40)
+def test_negative_segments_are_padding(case, seed, segments):
+    vocab_size, keys, counts = case
+    index, by_key = make(vocab_size, keys, counts), rows_of(keys, counts)
+    segments = np.repeat(segments, 3)
+    tokens = texts(vocab_size, keys, seed, len(segments))
+    starts = set((np.flatnonzero(np.diff(segments)) + 1).tolist())
+    want_rows, want_orders = longest_match(by_key, tokens, starts)
+    want_rows[segments < 0], want_orders[segments < 0] = -1, 0
+    tokens[segments < 0] = -100
+    rows, orders = index.lookup(tokens, segments=segments)
+    np.testing.assert_array_equal(rows, want_rows)
+    np.testing.assert_array_equal(orders, want_orders)
+
+
 @given(key_sets(), st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 40))
 @settings(max_examples=40)
 def test_rows_of_a_batch_are_segments_and_advance_equals_lookup(case, seed, batch, length):

@@ -126,6 +126,43 @@ class Index:
     def path(self) -> Path | None: ...
 
 @final
+class IndexStack:
+    def __new__(cls, layers: list[Index]) -> IndexStack: ...
+    def lookup(
+        self,
+        tokens: NDArray[Any],
+        rows: NDArray[np.int32],
+        orders: NDArray[np.uint8],
+        *,
+        width: int | None = None,
+        segments: NDArray[np.int64] | None = None,
+        eos_id: int | None = None,
+        cu_seqlens: NDArray[np.uint64] | None = None,
+        threads: int | None = None,
+        miss: bool = False,
+    ) -> None: ...
+    def advance(
+        self,
+        states: NDArray[np.uint32],
+        tokens: NDArray[Any],
+        rows: NDArray[np.int32],
+        orders: NDArray[np.uint8],
+        *,
+        miss: bool = False,
+    ) -> None: ...
+    def locate(self, row: int) -> tuple[int, int]: ...
+    def find(self, tokens: list[int]) -> int | None: ...
+    def __len__(self) -> int: ...
+    @property
+    def first_rows(self) -> list[int]: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def keys_by_order(self) -> list[int]: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+@final
 class ValueTable:
     @staticmethod
     def open(

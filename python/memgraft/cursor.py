@@ -47,7 +47,7 @@ class Cursor:
 
     @property
     def states(self) -> NDArray[np.uint32]:
-        """(B,) states; a copy."""
+        """(B,) states, (B, banks) for a stack; a copy."""
         return self._states.copy()
 
     @property
@@ -139,9 +139,10 @@ class Cursor:
             self._states = np.zeros_like(self._states)
             return
         mask = np.asarray(which)
-        if mask.dtype != np.bool_ or mask.shape != self._states.shape:
-            raise ArgumentError(f"which: expected a boolean mask of shape {self._states.shape}, got {mask.dtype}")
-        self._states = np.where(mask, np.uint32(0), self._states)
+        if mask.dtype != np.bool_ or mask.shape != (len(self),):
+            raise ArgumentError(f"which: expected a boolean mask of shape ({len(self)},), got {mask.dtype}")
+        self._states = self._states.copy()
+        self._states[mask] = 0
 
     def copy(self) -> Cursor:
         """An independent cursor at the same place."""

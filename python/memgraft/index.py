@@ -115,7 +115,8 @@ class NgramIndex:
         Args:
             tokens: (T,) or (B, T) ids, uint16, int32, uint32 or int64, read where they are and not to be changed during
                 the call. Each row of a 2-D batch is a segment of its own.
-            segments: Integers of the same shape; look-back stops where the id changes.
+            segments: Integers of the same shape; look-back stops where the id changes. Positions of a negative id are
+                padding: they miss, nothing matches across them, and their tokens may be anything.
             eos_id: This token ends its segment; the next position starts a new one.
             cu_seqlens: Ascending offsets from 0 to T (of the flattened batch) at which segments start.
             out: (rows int32, orders uint8) of the same shape, C-contiguous and writeable, filled in place; nobody else
@@ -127,7 +128,7 @@ class NgramIndex:
             rows int32 (-1 at a miss) and orders uint8 (0 at a miss), shaped like ``tokens``.
 
         Raises:
-            TokenError: A token outside the vocabulary, with its position.
+            TokenError: A token outside the vocabulary that is not padding, with its position.
             ArgumentError: A wrong shape or dtype, ``out`` that cannot be filled.
             FormatError: The file turned out to be damaged.
         """
@@ -161,7 +162,7 @@ class NgramIndex:
         """
         if batch < 0:
             raise ArgumentError(f"batch: expected at least 0, got {batch}")
-        return np.zeros(batch, dtype=np.uint32)
+        return np.zeros(self._state_shape(batch), dtype=np.uint32)
 
     def advance(
         self,
@@ -184,13 +185,19 @@ class NgramIndex:
             ArgumentError: A wrong shape or dtype, or a state that is not of this index.
         """
         ids = _ids(tokens)
-        if not isinstance(states, np.ndarray) or states.dtype != np.uint32 or states.ndim != 1:
+        ndim = len(self._state_shape(0))
+        if not isinstance(states, np.ndarray) or states.dtype != np.uint32 or states.ndim != ndim:
             found = f"{states.ndim}-D {states.dtype}" if isinstance(states, np.ndarray) else type(states).__name__
-            raise ArgumentError(f"states: expected a 1-D uint32 array from start(), got {found}")
-        if ids.shape != states.shape:
-            raise ArgumentError(f"tokens: expected shape {states.shape}, one a state, got {ids.shape}")
+            raise ArgumentError(f"states: expected a {ndim}-D uint32 array from start(), got {found}")
+        if ids.shape != states.shape[:1]:
+            raise ArgumentError(f"tokens: expected shape {states.shape[:1]}, one a state, got {ids.shape}")
+        if states.shape != self._state_shape(len(ids)) or not states.flags.c_contiguous:
+            raise ArgumentError(
+                f"states: expected a C-contiguous array of shape {self._state_shape(len(ids))} from start(), got "
+                f"{states.shape}, strides {states.strides}"
+            )
         rows, orders = _outputs(out, ids.shape)
-        self._core.advance(states, ids, rows, orders, miss=_miss(unknown))
+        self._core.advance(states.reshape(-1), ids, rows, orders, miss=_miss(unknown))
         return rows, orders
 
     def key(self, row: int) -> tuple[int, ...]:
@@ -282,6 +289,9 @@ class NgramIndex:
     def stats(self) -> dict[str, int]:
         """Sizes: num_keys, bytes, canonical_bytes, table_bytes, max_spill (lines a probe may go past its home)."""
         return self._core.stats()
+
+    def _state_shape(self, batch: int) -> tuple[int, ...]:
+        return (batch,)
 
     def _token(self, token: int, name: str) -> int:
         if not 0 <= token < self.vocab_size:

@@ -269,8 +269,7 @@ def _annotate_examples(
     if eos_id is not None:
         starts[1:] |= tokens[:-1] == eos_id
     segments = np.where(kept, np.cumsum(starts) - 1, -1)
-    # Padding may hold any id, even one that no vocabulary has (-100).
-    rows, orders = bank.lookup(np.where(kept, tokens, 0), segments=segments, threads=1)
+    rows, orders = bank.lookup(tokens, segments=segments, threads=1)
     edges = np.cumsum(lengths)
     return {
         ROWS_COLUMN: np.split(rows, edges[:-1]),

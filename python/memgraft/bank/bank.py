@@ -1,5 +1,6 @@
 """A bank: one directory with keys, index, values and manifest."""
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft._core import ValueTable, fingerprint_content
-from memgraft.bank.checks import check_table, expect_same
+from memgraft.bank.checks import check_scales, check_table, expect_same
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest
+from memgraft.bank.overlay import Layer, Where, bank_paths, check_layers, stacked_manifest
+from memgraft.bank.stacked import StackedIndex, StackedKeys
 from memgraft.bank.staging import Staged, StageFacts, as_rows, output_bytes
 from memgraft.bank.values import AnyArray, FloatArray, channel_scales, decode, value_dtype
 from memgraft.bank.writer import BankWriter
@@ -23,13 +26,29 @@ _WRITE_BYTES = 64 << 20
 
 
 class Bank:
-    """An open bank; see `Bank.open` and `Bank.create`. Pickles by path and fingerprint, without resident rows."""
+    """An open bank, or a stack of them; see `Bank.open` and `Bank.create`.
 
-    def __init__(self, path: Path, manifest: Manifest, keys: KeySet, index: NgramIndex, table: ValueTable) -> None:
+    Pickles by path and fingerprint, without resident rows.
+
+    Attributes:
+        path: the directory; of a stack that of its base.
+        layers: the banks, from the base up, with their paths, facts and rows; one where it is no stack.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        keys: KeySet,
+        index: NgramIndex,
+        table: ValueTable,
+        layers: Sequence[Layer] = (),
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.keys = keys
         self.index = index
+        self.layers = tuple(layers) or (Layer(path=path, manifest=manifest, first_row=0),)
         self._table = table
         self._dtype = value_dtype(manifest.dtype)
         self._channel_scales: FloatArray | None = None
@@ -95,7 +114,7 @@ class Bank:
     @classmethod
     def open(
         cls,
-        path: str | os.PathLike[str],
+        path: Where,
         *,
         resident: bool | int = False,
         threads: int | None = None,
@@ -103,55 +122,73 @@ class Bank:
     ) -> "Bank":
         """Opens the bank at ``path``, reading headers only, and checks that its parts belong together.
 
+        Several banks of one donor are one memory, from the base up: the longest match of all wins, at equal length the
+        later bank's. Their rows are numbered through (`layers`); nothing is copied or rewritten.
+
         Args:
-            path: the bank directory.
+            path: the bank directory, or a list of them; one text may name several with commas, ``base/,law/``.
             resident: copy the values into memory of this process: True for all, a number of rows for the most
-                frequent ones. Processes share mapped values, not resident ones.
+                frequent ones (of a stack the base's come first). Processes share mapped values, not resident ones.
             threads: threads of that copy.
             cold_reader: how rows that are not in memory are read. Where the system refuses ``io_uring``, ``pread``
                 takes its place, and `cold_reader` and the facts of each staging say so.
 
         Raises:
-            ArgumentError: no such ``cold_reader``.
+            ArgumentError: no such ``cold_reader``; no bank, or one twice.
             StorageError: a file is missing or cannot be read.
             FormatError: a file is damaged, truncated or of another version.
-            FingerprintError: a file belongs to another bank.
+            FingerprintError: a file belongs to another bank, or banks of a stack do not fit together.
         """
-        folder = Path(path).absolute()
-        manifest = Manifest.read(folder / MANIFEST_NAME)
-        for name in (KEYS_NAME, INDEX_NAME, *(shard.file for shard in manifest.shards)):
-            if Path(name).name != name:
-                raise FormatError(f"{folder / MANIFEST_NAME}: {name!r} is not a plain file name; restore the file")
-            if not (folder / name).is_file():
-                raise StorageError(f"{folder / name}: not found; the bank is incomplete: restore the file")
-        keys = KeySet.open(folder / KEYS_NAME)
-        expect_same(folder / KEYS_NAME, "key set", manifest.keyset, keys.fingerprint)
-        index = NgramIndex.open(folder / INDEX_NAME)
-        expect_same(folder / INDEX_NAME, "index of key set", manifest.keyset, index.keyset_fingerprint)
-        expect_same(folder / INDEX_NAME, "index", manifest.index, index.fingerprint)
         if not isinstance(resident, bool) and resident < 0:
             raise ArgumentError(f"resident: expected True, False or a number of rows, found {resident}")
-        resident_rows = int(resident) if not isinstance(resident, bool) else manifest.num_rows * resident
+        parts = [_open_parts(folder) for folder in bank_paths(path)]
+        layers: list[Layer] = []
+        for folder, manifest, _, _ in parts:
+            first_row = layers[-1].rows.stop if layers else 0
+            layers.append(Layer(path=folder, manifest=manifest, first_row=first_row))
+        check_layers(layers)
+        num_rows = layers[-1].rows.stop
         table = ValueTable.open(
-            [folder / shard.file for shard in manifest.shards],
-            resident_rows,
+            [layer.path / shard.file for layer in layers for shard in layer.manifest.shards],
+            int(resident) if not isinstance(resident, bool) else num_rows * resident,
             threads or default_threads(),
             cold_reader,
         )
-        check_table(folder, manifest, table)
-        if len(keys) != table.num_rows:
-            raise FormatError(f"{folder}: expected one row per key, found {table.num_rows} rows, {len(keys)} keys")
-        return cls(folder, manifest, keys, index, table)
+        shards = iter(table.shards())
+        for layer in layers:
+            check_table(layer.path, layer.manifest, table, list(itertools.islice(shards, len(layer.manifest.shards))))
+        check_scales(layers, table)
+        folder, manifest, keys, index = parts[0]
+        if len(parts) > 1:
+            index = stacked = StackedIndex([index for _, _, _, index in parts])
+            keys = StackedKeys([keys for _, _, keys, _ in parts], stacked)
+            manifest = stacked_manifest(layers, index.fingerprint)
+        return cls(folder, manifest, keys, index, table, layers)
 
-    def __reduce__(self) -> tuple[Callable[..., "Bank"], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[Callable[..., "Bank"], tuple[list[str], str, str]]:
         # Loader workers look up and do not gather: a copy of the values in each would only take memory.
-        return _reopen, (str(self.path), self.fingerprint, self._table.cold_reader[0])
+        return _reopen, ([str(path) for path in self.paths], self.fingerprint, self._table.cold_reader[0])
 
     def __repr__(self) -> str:
         return (
-            f"Bank({str(self.path)!r}, num_rows={self.num_rows}, taps={self.taps}, value_dim={self.value_dim}, "
-            f"dtype={self.dtype!r})"
+            f"Bank({' + '.join(map(str, self.paths))!r}, num_rows={self.num_rows}, taps={self.taps}, "
+            f"value_dim={self.value_dim}, dtype={self.dtype!r})"
         )
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The directories, from the base up; what `Bank.open` takes."""
+        return tuple(layer.path for layer in self.layers)
+
+    def layer_of(self, row: int) -> Layer:
+        """The bank that ``row`` is of: its corpus, its donor, and ``row - first_row``, the number the row has there.
+
+        Raises:
+            ArgumentError: no such row.
+        """
+        if not 0 <= row < self.num_rows:
+            raise ArgumentError(f"row: expected 0 to {self.num_rows - 1}, got {row}")
+        return next(layer for layer in self.layers if row in layer.rows)
 
     @property
     def fingerprint(self) -> str:
@@ -321,17 +358,13 @@ class Bank:
         threads: int | None = None,
         unknown: Literal["error", "miss"] = "error",
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-        """Rows (int32, -1 = miss) and orders (uint8, 0 = miss) of ``tokens``; negative segments are padding, a miss.
+        """Rows (int32, -1 = miss) and orders (uint8, 0 = miss) of ``tokens``.
 
-        ``unknown`` as in :meth:`memgraft.NgramIndex.lookup`.
+        Arguments as in :meth:`memgraft.NgramIndex.lookup`.
         """
-        rows, orders = self.index.lookup(
+        return self.index.lookup(
             tokens, segments=segments, eos_id=eos_id, cu_seqlens=cu_seqlens, threads=threads, unknown=unknown
         )
-        if segments is not None:
-            padding = np.asarray(segments) < 0
-            rows[padding], orders[padding] = -1, 0
-        return rows, orders
 
     def warm(self, num_rows: int | None = None, *, threads: int | None = None) -> int:
         """Reads the most frequent ``num_rows`` rows (all by default) so that the system holds them.
@@ -381,10 +414,29 @@ def default_threads() -> int:
     return min(4, available)
 
 
-def _reopen(path: str, fingerprint: str, cold_reader: Literal["pread", "io_uring"]) -> Bank:
-    bank = Bank.open(path, cold_reader=cold_reader)
+def _open_parts(folder: Path) -> tuple[Path, Manifest, KeySet, NgramIndex]:
+    """Manifest, keys and index of one bank directory, from their headers, checked to belong together."""
+    manifest = Manifest.read(folder / MANIFEST_NAME)
+    for name in (KEYS_NAME, INDEX_NAME, *(shard.file for shard in manifest.shards)):
+        if Path(name).name != name:
+            raise FormatError(f"{folder / MANIFEST_NAME}: {name!r} is not a plain file name; restore the file")
+        if not (folder / name).is_file():
+            raise StorageError(f"{folder / name}: not found; the bank is incomplete: restore the file")
+    keys = KeySet.open(folder / KEYS_NAME)
+    expect_same(folder / KEYS_NAME, "key set", manifest.keyset, keys.fingerprint)
+    index = NgramIndex.open(folder / INDEX_NAME)
+    expect_same(folder / INDEX_NAME, "index of key set", manifest.keyset, index.keyset_fingerprint)
+    expect_same(folder / INDEX_NAME, "index", manifest.index, index.fingerprint)
+    if len(keys) != manifest.num_rows:
+        raise FormatError(f"{folder}: expected one row per key, found {manifest.num_rows} rows, {len(keys)} keys")
+    return folder, manifest, keys, index
+
+
+def _reopen(paths: str | list[str], fingerprint: str, cold_reader: Literal["pread", "io_uring"]) -> Bank:
+    bank = Bank.open(paths, cold_reader=cold_reader)
     if bank.fingerprint != fingerprint:
         raise FingerprintError(
-            f"{path}: expected bank {fingerprint}, found {bank.fingerprint}: another bank has taken its place"
+            f"{' + '.join(map(str, bank.paths))}: expected bank {fingerprint}, found {bank.fingerprint}: another bank "
+            "has taken its place"
         )
     return bank

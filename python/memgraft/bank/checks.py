@@ -1,9 +1,12 @@
 """Whether the files of a bank belong together, from their headers alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from memgraft._core import ValueTable
 from memgraft.bank.manifest import MANIFEST_NAME, Manifest
+from memgraft.bank.overlay import Layer
 from memgraft.errors import FingerprintError, FormatError
 
 
@@ -17,8 +20,24 @@ def expect_same(path: Path, what: str, expected: str, found: str) -> None:
         raise FingerprintError(f"{path}: expected {what} {expected}, found {found}: the file is of another bank")
 
 
-def check_table(folder: Path, manifest: Manifest, table: ValueTable) -> None:
-    """Refuses shards that are not the ones the manifest names, in its order and of its shape.
+def check_scales(layers: Sequence[Layer], table: ValueTable) -> None:
+    """Refuses int8 banks on top of each other whose channel scales differ: one batch has one set of scales.
+
+    Raises:
+        FingerprintError: they differ.
+    """
+    if len(layers) > 1 and table.dtype == "int8":
+        try:
+            table.channel_scales()
+        except FormatError as error:
+            raise FingerprintError(
+                f"{error}; an int8 overlay takes the channel scales of its base: harvest it with `memgraft extend`, or "
+                "store both banks as fp8_e4m3 or bf16"
+            ) from None
+
+
+def check_table(folder: Path, manifest: Manifest, table: ValueTable, shards: Sequence[dict[str, Any]]) -> None:
+    """Refuses ``shards`` of ``table`` that are not the ones the manifest names, in its order and of its shape.
 
     Raises:
         FingerprintError: a shard is of another bank.
@@ -32,7 +51,7 @@ def check_table(folder: Path, manifest: Manifest, table: ValueTable) -> None:
             "the shards are of another bank"
         )
     first_row = 0
-    for entry, shard in zip(manifest.shards, table.shards(), strict=True):
+    for entry, shard in zip(manifest.shards, shards, strict=True):
         path, metadata = folder / entry.file, shard["metadata"]
         expect_same(path, "values of key set", manifest.keyset, metadata.get("keyset", "none"))
         expect_same(path, "content", entry.content, metadata.get("content", "none"))

@@ -113,8 +113,8 @@ def _measure_cold(
 ) -> dict[str, Any]:
     """The first batch, as the system's cache is found or after it was emptied of the values."""
     if evict:
-        for entry in bank.manifest.shards:
-            file = os.open(bank.path / entry.file, os.O_RDONLY)
+        for path in (layer.path / shard.file for layer in bank.layers for shard in layer.manifest.shards):
+            file = os.open(path, os.O_RDONLY)
             try:
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:

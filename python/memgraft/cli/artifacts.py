@@ -93,6 +93,9 @@ def kind_of(path: Path) -> str:
     Raises:
         StorageError: nothing is there.
     """
+    if "," in path.name and not path.exists():
+        # Several banks, one on top of the other.
+        return "bank"
     if path.suffix == ".mgk":
         return "keys"
     if path.suffix == ".mgi":

@@ -33,7 +33,8 @@ fuzz_target!(|data: &[u8]| {
         .iter()
         .scan(0, |id, &byte| {
             *id += i64::from(byte == 255);
-            Some(*id)
+            // Padding now and then.
+            Some(if *id % 4 == 3 { -1 } else { *id })
         })
         .collect();
     let flat: Vec<u32> = keys.iter().flat_map(|(key, _)| key.iter().copied()).collect();
@@ -47,7 +48,8 @@ fuzz_target!(|data: &[u8]| {
     let set = KeySet::from_arrays(arrays, vocab_size, &[], String::new()).expect("distinct keys in range");
     let index = Index::build(&set).expect("a small set fits");
     let starts: HashSet<usize> = (1..ids.len()).filter(|&at| ids[at] != ids[at - 1]).collect();
-    let want = Oracle::new(&keys).lookup(&tokens, &starts);
+    let mut want = Oracle::new(&keys).lookup(&tokens, &starts);
+    ids.iter().zip(&mut want).filter(|(id, _)| **id < 0).for_each(|(_, want)| *want = (-1, 0));
     let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
     let (best, portable) = (Instructions::Best, Instructions::Portable);
     for (lanes, instructions) in [(1, portable), (8, best), (16, portable), (32, portable), (32, best)] {
@@ -57,7 +59,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(rows.into_iter().zip(orders).eq(want.iter().copied()), "{lanes} lanes");
     }
     let mut states = [StateId::START];
-    for (at, &token) in tokens.iter().enumerate() {
+    for (at, &token) in tokens.iter().enumerate().filter(|&(at, _)| ids[at] >= 0) {
         if starts.contains(&at) {
             states = [StateId::START];
         }

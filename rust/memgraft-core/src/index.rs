@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::automaton::{NO_ROW, Region, Table, Trie, build};
-use crate::batch::{self, Bounds, Limits, Options, Tokens, Unknown};
+use crate::batch::{self, Bounds, Layer, Limits, Options, Tokens, Unknown};
 use crate::canon::{self, Canon};
 use crate::fingerprint::{Fingerprint, default_threads};
 use crate::format::{Container, Header, Kind, Load, Section, Store, bytes_of, write_container};
@@ -290,7 +290,7 @@ impl Index {
         orders: &mut [u8],
         options: Options,
     ) -> Result<()> {
-        let tokens = Tokens::check(tokens, self.vocab_size(), bounds.width, unknown)?;
+        let tokens = Tokens::check(tokens, self.vocab_size(), bounds, unknown)?;
         self.lookup_tokens(&tokens, bounds, rows, orders, options)
     }
 
@@ -307,10 +307,10 @@ impl Index {
         orders: &mut [u8],
         options: Options,
     ) -> Result<()> {
-        if batch::lookup(&self.table, self.limits(), tokens, bounds, rows, orders, options)? {
-            return Ok(());
+        match batch::lookup(&[self.layer(0)], tokens, bounds, rows, orders, options)? {
+            None => Ok(()),
+            Some(_) => Err(self.damaged()),
         }
-        Err(self.damaged())
     }
 
     /// Reads one token for each sequence: `states` move on in place, `rows` and `orders` are filled.
@@ -328,7 +328,12 @@ impl Index {
         rows: &mut [i32],
         orders: &mut [u8],
     ) -> Result<()> {
-        self.advance_tokens(states, &Tokens::check(tokens, self.vocab_size(), None, unknown)?, rows, orders)
+        self.advance_tokens(
+            states,
+            &Tokens::check(tokens, self.vocab_size(), &Bounds::default(), unknown)?,
+            rows,
+            orders,
+        )
     }
 
     /// [`Index::advance`] by checked ids of any integer type.
@@ -396,7 +401,12 @@ impl Index {
         Limits { num_keys: saturating_u32(self.num_keys()), max_order: saturating_u32(self.max_order()) }
     }
 
-    fn damaged(&self) -> Error {
+    /// What a lookup walks, with rows counted from `first_row`.
+    pub(crate) fn layer(&self, first_row: i32) -> Layer<'_> {
+        Layer { table: &self.table, limits: self.limits(), first_row }
+    }
+
+    pub(crate) fn damaged(&self) -> Error {
         let path = self.path().map_or_else(|| PathBuf::from("(memory)"), Path::to_path_buf);
         Error::format(path, "its sections contradict themselves: run verify() and build the index again")
     }

@@ -1,7 +1,7 @@
 //! The core of memgraft: key sets mined from token corpora, the exact
 //! longest-match index over them, and the gather of their value rows.
 //!
-//! Imports flow one way: `index batch > mining > values automaton > keyset
+//! Imports flow one way: `stack > index > batch > mining > values automaton > keyset
 //! corpus > format > fingerprint ids error`.
 
 pub mod automaton;
@@ -15,6 +15,7 @@ pub mod ids;
 pub mod index;
 pub mod keyset;
 pub mod mining;
+pub mod stack;
 mod threads;
 pub mod values;
 

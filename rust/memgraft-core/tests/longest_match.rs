@@ -37,6 +37,18 @@ fn key_sets() -> impl Strategy<Value = (u32, Vec<(Vec<u32>, u64)>)> {
     })
 }
 
+/// What brute force says of each stretch between paddings by itself.
+fn between_paddings(oracle: &Oracle, tokens: &[u32], bounds: &Bounds<'_>) -> Vec<(i32, u8)> {
+    let ids = bounds.ids.unwrap_or_default();
+    let starts = starts_of(bounds, tokens);
+    let mut want = vec![(-1, 0); tokens.len()];
+    for (at, want) in want.iter_mut().enumerate().filter(|&(at, _)| ids[at] >= 0) {
+        let begin = (1..=at).rev().find(|from| starts.contains(from)).unwrap_or(0);
+        *want = oracle.lookup(&tokens[begin..=at], &HashSet::new())[at - begin];
+    }
+    want
+}
+
 /// A text that is mostly made of the keys themselves.
 fn texts() -> impl Strategy<Value = Vec<(bool, u32)>> {
     prop::collection::vec((any::<bool>(), any::<u32>()), 0..400)
@@ -103,6 +115,37 @@ proptest! {
                     prop_assert_eq!(&found, &want, "{} lanes, {:?}", lanes, bounds);
                 }
             }
+        }
+    }
+
+    /// Negative segments miss whatever their tokens are, and nothing matches across them.
+    #[test]
+    fn padding_misses_and_separates(
+        (vocab_size, keys) in key_sets(),
+        seed in texts(),
+        runs in prop::collection::vec((-2i64..2, 1usize..40), 1..30),
+        wild in any::<bool>(),
+        wide in any::<bool>(),
+    ) {
+        let index = Index::build(&key_set(&keys, vocab_size).unwrap()).unwrap();
+        let mut tokens = text(&seed, &keys, vocab_size);
+        let ids: Vec<i64> = runs.iter().cycle().flat_map(|&(id, n)| vec![id; n]).take(tokens.len()).collect();
+        if wild {
+            tokens.iter_mut().zip(&ids).filter(|(_, id)| **id < 0).for_each(|(token, _)| *token = u32::MAX);
+        }
+        let width = Some(tokens.len()).filter(|&n| wide && n > 0 && n % 2 == 0).map(|n| n / 2);
+        let bounds = Bounds { ids: Some(&ids), eos: Some(1), width, ..Bounds::default() };
+        let want = between_paddings(&Oracle::new(&keys), &tokens, &bounds);
+        for (lanes, prefetch, threads) in [(1, true, 1), (16, false, 1), (32, true, 1), (32, true, 3)] {
+            let options = Options { threads, lanes, prefetch, ..Options::default() };
+            prop_assert_eq!(&lookup(&index, &tokens, &bounds, options), &want, "{:?}", options);
+        }
+        // Outside padding a wild token is still an error.
+        if let Some(at) = ids.iter().position(|&id| id >= 0) {
+            tokens[at] = vocab_size;
+            let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
+            let found = index.lookup(&tokens, &bounds, Unknown::Error, &mut rows, &mut orders, Options::default());
+            prop_assert!(found.unwrap_err().to_string().contains("lies outside the vocabulary"));
         }
     }
 

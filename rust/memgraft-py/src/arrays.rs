@@ -1,6 +1,6 @@
 //! numpy arrays in and out, with errors that name the argument.
 
-use memgraft_core::batch::{Tokens, Unknown};
+use memgraft_core::batch::{Bounds, Tokens, Unknown};
 use memgraft_core::{Error, Result};
 use numpy::{
     Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadwriteArray1, PyUntypedArray, PyUntypedArrayMethods,
@@ -52,7 +52,7 @@ pub(crate) fn slice<'a, T: Element>(array: &'a PyReadonlyArray1<'_, T>) -> PyRes
 pub(crate) fn with_tokens<R>(
     value: &Bound<'_, PyAny>,
     vocab_size: u32,
-    width: Option<usize>,
+    bounds: &Bounds<'_>,
     miss: bool,
     run: impl FnOnce(Tokens<'_>) -> PyResult<R>,
 ) -> PyResult<R> {
@@ -61,7 +61,7 @@ pub(crate) fn with_tokens<R>(
         ($($kind:ty),*) => {$(
             if value.cast::<PyArray1<$kind>>().is_ok() {
                 let array = input::<$kind>(value, "tokens")?;
-                return run(Tokens::check(slice(&array)?, vocab_size, width, unknown).map_err(to_py)?);
+                return run(Tokens::check(slice(&array)?, vocab_size, bounds, unknown).map_err(to_py)?);
             }
         )*};
     }

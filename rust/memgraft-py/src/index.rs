@@ -1,27 +1,28 @@
 //! `Index`, wrapped by `memgraft.NgramIndex`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use memgraft_core::batch::{Bounds, Options};
 use memgraft_core::format::Load;
-use memgraft_core::ids::{RowId, StateId};
+use memgraft_core::ids::RowId;
 use memgraft_core::index::{Form, Index};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::arrays::{input, output, slice, threads as thread_count, with_tokens};
+use crate::arrays::threads as thread_count;
+use crate::calls::{Advance, Lookup};
 use crate::errors::{ArgumentError, to_py};
 use crate::keyset::PyKeySet;
 
 /// Tokens to (row, order).
 #[pyclass(name = "Index", module = "memgraft._core", frozen)]
-pub(crate) struct PyIndex(pub(crate) Index);
+pub(crate) struct PyIndex(pub(crate) Arc<Index>);
 
 #[pymethods]
 impl PyIndex {
     #[staticmethod]
     fn build(py: Python<'_>, keys: &PyKeySet) -> PyResult<Self> {
-        py.detach(|| Index::build(&keys.0)).map(Self).map_err(to_py)
+        py.detach(|| Index::build(&keys.0)).map(|index| Self(Arc::new(index))).map_err(to_py)
     }
 
     #[staticmethod]
@@ -31,7 +32,7 @@ impl PyIndex {
             "ram" => Load::Ram,
             other => return Err(ArgumentError::new_err(format!("load: expected \"map\" or \"ram\", got {other:?}"))),
         };
-        py.detach(|| Index::open(path, load)).map(Self).map_err(to_py)
+        py.detach(|| Index::open(path, load)).map(|index| Self(Arc::new(index))).map_err(to_py)
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf, form: &str) -> PyResult<()> {
@@ -71,21 +72,9 @@ impl PyIndex {
         threads: Option<usize>,
         miss: bool,
     ) -> PyResult<()> {
-        let segments = segments.map(|ids| input::<i64>(ids, "segments")).transpose()?;
-        let ends = cu_seqlens.map(|ends| input::<u64>(ends, "cu_seqlens")).transpose()?;
-        let bounds = Bounds {
-            width,
-            ids: segments.as_ref().map(slice).transpose()?,
-            eos: eos_id,
-            cu_seqlens: ends.as_ref().map(slice).transpose()?,
-        };
-        let mut rows = output::<i32>(rows, "rows")?;
-        let mut orders = output::<u8>(orders, "orders")?;
-        let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
-        let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
-        let options = Options { threads: thread_count(threads).map_err(to_py)?, ..Options::default() };
-        with_tokens(tokens, self.0.vocab_size(), width, miss, |tokens| {
-            py.detach(|| self.0.lookup_tokens(&tokens, &bounds, rows, orders, options)).map_err(to_py)
+        let call = Lookup { tokens, rows, orders, width, segments, eos_id, cu_seqlens, threads, miss };
+        call.run(py, self.0.vocab_size(), |tokens, bounds, rows, orders, options| {
+            self.0.lookup_tokens(tokens, bounds, rows, orders, options)
         })
     }
 
@@ -99,20 +88,10 @@ impl PyIndex {
         orders: &Bound<'_, PyAny>,
         miss: bool,
     ) -> PyResult<()> {
-        let mut states = output::<u32>(states, "states")?;
-        let mut rows = output::<i32>(rows, "rows")?;
-        let mut orders = output::<u8>(orders, "orders")?;
-        let states = states.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
-        let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
-        let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
-        let mut ids: Vec<StateId> = states.iter().map(|&state| StateId(state)).collect();
-        with_tokens(tokens, self.0.vocab_size(), None, miss, |tokens| {
-            py.detach(|| self.0.advance_tokens(&mut ids, &tokens, rows, orders)).map_err(to_py)
-        })?;
-        for (state, id) in states.iter_mut().zip(&ids) {
-            *state = id.0;
-        }
-        Ok(())
+        let call = Advance { states, tokens, rows, orders, miss };
+        call.run(py, self.0.vocab_size(), |states, tokens, rows, orders| {
+            self.0.advance_tokens(states, tokens, rows, orders)
+        })
     }
 
     fn key<'py>(&self, py: Python<'py>, row: u32) -> PyResult<Bound<'py, PyTuple>> {

@@ -2,12 +2,14 @@
 //! interpreter released around the work. No logic lives here.
 
 mod arrays;
+mod calls;
 mod corpus;
 mod errors;
 mod index;
 mod keyset;
 mod mining;
 mod signals;
+mod stack;
 mod values;
 
 use pyo3::prelude::*;
@@ -18,6 +20,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<keyset::PyKeySet>()?;
     module.add_class::<index::PyIndex>()?;
+    module.add_class::<stack::PyStack>()?;
     module.add_function(wrap_pyfunction!(fingerprint_file, module)?)?;
     values::register(module)?;
     module.add_class::<corpus::PyCorpus>()?;

@@ -199,8 +199,7 @@ def _look_up(
         wrong = tokens.min() if tokens.min() < 0 else tokens.max()
         raise TokenError(f"input_ids: expected tokens in 0..{vocab_size - 1}, found {wrong}")
     # Tokens that the recipient has and the bank's keys do not know (added ones) are in no key: misses.
-    rows, orders = runtime.bank.index.lookup(tokens, segments=segments, unknown="miss")
-    rows[padding], orders[padding] = -1, 0
+    rows, orders = runtime.bank.lookup(tokens, segments=segments, unknown="miss")
     return MemoryBatch(
         rows=torch.from_numpy(rows[:, -num_new:].copy()),
         orders=torch.from_numpy(orders[:, -num_new:].copy()),

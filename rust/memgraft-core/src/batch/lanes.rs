@@ -5,7 +5,7 @@ use std::hint::select_unpredictable;
 
 use super::segments::Feeder;
 use super::{Limits, Tokens};
-use crate::automaton::{Place, Prober, Table, View, order};
+use crate::automaton::{NO_ROW, Place, Prober, Table, View, order};
 use crate::ids::{row_as_i32, saturating_u32, usize_of};
 
 /// One walk in progress, in a part of the lanes' buffers that is its own.
@@ -153,7 +153,15 @@ impl Entrance<'_, '_, '_> {
     #[cold]
     #[inline(never)]
     fn next(&mut self, part: u32, buffers: &mut Buffers) -> Option<Lane> {
-        let run = self.walk.feeder.next()?;
+        let run = loop {
+            let run = self.walk.feeder.next()?;
+            if !run.padding {
+                break run;
+            }
+            let answers = run.start - self.walk.first..run.end - self.walk.first;
+            self.walk.rows[answers.clone()].fill(row_as_i32(NO_ROW));
+            self.walk.orders[answers].fill(0);
+        };
         let end = part + saturating_u32(run.end - run.warm);
         assert!(usize_of(end) < buffers.words.len().min(buffers.entries.len()), "expected a place after each run");
         let words = &mut buffers.words[usize_of(part)..usize_of(end)];
@@ -169,7 +177,7 @@ impl Entrance<'_, '_, '_> {
 #[cfg(test)]
 mod tests {
     use crate::automaton::{Region, Table};
-    use crate::batch::{Bounds, Limits, Options, Tokens, Unknown, lookup};
+    use crate::batch::{Bounds, Layer, Limits, Options, Tokens, Unknown, lookup};
     use crate::format::{HugeBuffer, Store};
 
     /// All links lead to the start, which has no tokens: no walk gets on, however many lines a search may go past its
@@ -181,13 +189,14 @@ mod tests {
         let words = Store::mapped(map.into(), 0..lines * 64).unwrap();
         let table = Table::new(words, vec![Region { start: 0, lines: 1 }], 0, 100, 1000).unwrap();
         let tokens: Vec<u32> = (0..100_000).map(|i| i % 100).collect();
-        let checked = Tokens::check(&tokens[..], 100, None, Unknown::Error).unwrap();
+        let checked = Tokens::check(&tokens[..], 100, &Bounds::default(), Unknown::Error).unwrap();
         let limits = Limits { num_keys: 5, max_order: 4 };
         let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
         for lanes in [1, 32] {
             let options = Options { lanes, threads: 2, ..Options::default() };
-            let sound = lookup(&table, limits, &checked, &Bounds::default(), &mut rows, &mut orders, options).unwrap();
-            assert!(!sound);
+            let layers = [Layer { table: &table, limits, first_row: 0 }];
+            let damaged = lookup(&layers, &checked, &Bounds::default(), &mut rows, &mut orders, options).unwrap();
+            assert_eq!(damaged, Some(0));
         }
         assert!(table.step(crate::ids::StateId::START, 7).is_none());
     }

@@ -5,7 +5,7 @@ mod lanes;
 mod segments;
 mod tokens;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use segments::Bounds;
 pub use tokens::{Ids, Tokens};
@@ -21,6 +21,8 @@ use segments::Feeder;
 const TOKENS_PER_THREAD: usize = 1 << 14;
 /// Longest run that one lane walks before it takes new work; half and twice as long measure alike.
 const CHUNK: usize = 512;
+/// Positions of one step of a layer above the first: its answers stay in the cache until they are merged.
+const STEP: usize = 1 << 14;
 
 /// How to run a lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,22 +63,31 @@ pub enum Unknown {
     Miss,
 }
 
-/// Fills `rows` and `orders` (-1 and 0 at a miss) for every position of `tokens`.
+/// One index of a lookup.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layer<'a> {
+    pub table: &'a Table,
+    pub limits: Limits,
+    /// What is added to the rows of this index.
+    pub first_row: i32,
+}
+
+/// Fills `rows` and `orders` (-1 and 0 at a miss) for every position of `tokens` with the longest match of any layer; at
+/// equal length the later layer's.
 ///
-/// Returns false if the table turned out to be damaged: the output is then not to be used.
+/// Returns the number of a layer whose table turned out to be damaged: the output is then not to be used.
 ///
 /// # Errors
 /// [`Error::Argument`] where lengths or bounds do not fit the tokens.
 pub(crate) fn lookup(
-    table: &Table,
-    limits: Limits,
+    layers: &[Layer<'_>],
     tokens: &Tokens<'_>,
     bounds: &Bounds<'_>,
     rows: &mut [i32],
     orders: &mut [u8],
     options: Options,
-) -> Result<bool> {
-    tokens.check_vocab_size(table.vocab_size())?;
+) -> Result<Option<usize>> {
+    layers.iter().try_for_each(|layer| tokens.check_vocab_size(layer.table.vocab_size()))?;
     for (name, len) in [("rows", rows.len()), ("orders", orders.len())] {
         if len != tokens.len() {
             return Err(Error::argument(format!("{name}: expected {} elements, one a token, got {len}", tokens.len())));
@@ -85,14 +96,26 @@ pub(crate) fn lookup(
     bounds.check(tokens.len())?;
     let threads = options.threads.clamp(1, tokens.len().div_ceil(TOKENS_PER_THREAD).max(1));
     let part = tokens.len().div_ceil(threads).max(1);
-    // Every lane gets work, and no lane more than a chunk at a time.
-    let chunk = part.div_ceil(options.lanes.max(1)).clamp(64, CHUNK);
-    let damaged = AtomicBool::new(false);
+    let damaged = AtomicUsize::new(usize::MAX);
     let run = |start: usize, rows: &mut [i32], orders: &mut [u8]| {
-        let feeder = Feeder::new(tokens, bounds, start, start + rows.len(), chunk, limits.max_order);
-        let mut walk = Walk { table, limits, tokens, first: start, rows, orders, feeder };
-        if !walk_all(&mut walk, options) {
-            damaged.store(true, Ordering::Relaxed);
+        let (mut over_rows, mut over_orders) = (Vec::new(), Vec::new());
+        for (number, layer) in layers.iter().enumerate() {
+            let sound = if number == 0 {
+                layer.answer(tokens, bounds, start, rows, orders, options)
+            } else {
+                over_rows.resize(rows.len().min(STEP), 0);
+                over_orders.resize(rows.len().min(STEP), 0);
+                let steps = rows.chunks_mut(STEP).zip(orders.chunks_mut(STEP)).enumerate();
+                steps.fold(true, |sound, (step, (rows, orders))| {
+                    let over = (&mut over_rows[..rows.len()], &mut over_orders[..rows.len()]);
+                    let good = layer.answer(tokens, bounds, start + step * STEP, over.0, over.1, options);
+                    merge(rows, orders, over.0, over.1, layer.first_row);
+                    sound & good
+                })
+            };
+            if !sound {
+                damaged.store(number, Ordering::Relaxed);
+            }
         }
     };
     if threads == 1 {
@@ -109,7 +132,37 @@ pub(crate) fn lookup(
             }
         });
     }
-    Ok(!damaged.load(Ordering::Relaxed))
+    Ok(Some(damaged.into_inner()).filter(|&number| number < layers.len()))
+}
+
+impl Layer<'_> {
+    /// Fills `rows` and `orders` for the positions from `start` on; false where the table is damaged.
+    fn answer(
+        &self,
+        tokens: &Tokens<'_>,
+        bounds: &Bounds<'_>,
+        start: usize,
+        rows: &mut [i32],
+        orders: &mut [u8],
+        options: Options,
+    ) -> bool {
+        let Self { table, limits, .. } = *self;
+        // Every lane gets work, and no lane more than a chunk at a time.
+        let chunk = rows.len().div_ceil(options.lanes.max(1)).clamp(64, CHUNK);
+        let feeder = Feeder::new(tokens, bounds, start, start + rows.len(), chunk, limits.max_order);
+        walk_all(&mut Walk { table, limits, tokens, first: start, rows, orders, feeder }, options)
+    }
+}
+
+/// Takes the answers of `over`, rows counted from `first_row`, where they are hits and at least as long.
+pub(crate) fn merge(rows: &mut [i32], orders: &mut [u8], over_rows: &[i32], over_orders: &[u8], first_row: i32) {
+    let below = rows.iter_mut().zip(orders);
+    for ((row, order), (&over_row, &over_order)) in below.zip(over_rows.iter().zip(over_orders)) {
+        let takes = over_order >= (*order).max(1);
+        // Wraps at a miss alone, whose sum is not taken.
+        *row = if takes { over_row.wrapping_add(first_row) } else { *row };
+        *order = if takes { over_order } else { *order };
+    }
 }
 
 /// Runs the lanes the best way this processor and `options` allow.

@@ -11,7 +11,8 @@ use crate::{Error, Result};
 pub struct Bounds<'a> {
     /// Each run of this many positions (a row of a 2-D batch) starts a segment.
     pub width: Option<usize>,
-    /// A segment starts where the id differs from the one before.
+    /// A segment starts where the id differs from the one before. Positions of a negative id are padding: they miss,
+    /// nothing matches across them, and their tokens may be anything.
     pub ids: Option<&'a [i64]>,
     /// A segment starts after this token.
     pub eos: Option<u32>,
@@ -38,6 +39,11 @@ impl Bounds<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether position `at` is padding.
+    pub(super) fn is_padding(&self, at: usize) -> bool {
+        self.ids.and_then(|ids| ids.get(at)).is_some_and(|&id| id < 0)
     }
 
     /// Whether a segment starts at `at > 0`.
@@ -83,6 +89,8 @@ pub(super) struct Run {
     pub warm: usize,
     pub start: usize,
     pub end: usize,
+    /// Whether all of `start..end` is padding, which misses without being read.
+    pub padding: bool,
 }
 
 /// Cuts `start..end` of a batch into runs that no segment start crosses.
@@ -139,6 +147,6 @@ impl Iterator for Feeder<'_> {
         if end == self.segment_end {
             self.reach = end;
         }
-        Some(Run { warm, start, end })
+        Some(Run { warm, start, end, padding: self.bounds.is_padding(start) })
     }
 }

@@ -4,7 +4,7 @@
 
 use std::ops::{BitOr, Range};
 
-use super::Unknown;
+use super::{Bounds, Unknown};
 use crate::{Error, Result};
 
 const TOP: u32 = 1 << 31;
@@ -66,16 +66,16 @@ impl<'a> Tokens<'a> {
     /// Checks `ids` in one pass.
     ///
     /// # Errors
-    /// [`Error::Token`] for an id outside the vocabulary, with its position (row and column with a `width`), unless
-    /// `unknown` lets it miss.
-    pub fn check(ids: impl Into<Ids<'a>>, vocab_size: u32, width: Option<usize>, unknown: Unknown) -> Result<Self> {
+    /// [`Error::Token`] for an id outside the vocabulary, with its position (row and column with a width), unless
+    /// `unknown` lets it miss or `bounds` call its position padding.
+    pub fn check(ids: impl Into<Ids<'a>>, vocab_size: u32, bounds: &Bounds<'_>, unknown: Unknown) -> Result<Self> {
         let ids = ids.into();
         let wild = each!(ids, ids => outside(ids, vocab_size));
         if wild
             && unknown == Unknown::Error
-            && let Some((at, id)) = each!(ids, ids => first_outside(ids, vocab_size))
+            && let Some((at, id)) = each!(ids, ids => first_outside(ids, vocab_size, bounds))
         {
-            return Err(error(at, id, vocab_size, width));
+            return Err(error(at, id, vocab_size, bounds.width));
         }
         Ok(Self { ids, vocab_size, wild })
     }
@@ -147,9 +147,10 @@ fn outside<T: Id>(ids: &[T], vocab_size: u32) -> bool {
     !ids.is_empty() && (every.is_none_or(|every| every >= TOP) || bits >= TOP)
 }
 
-/// The first id outside, as an error shows it.
-fn first_outside<T: Id>(ids: &[T], vocab_size: u32) -> Option<(usize, i64)> {
-    let at = ids.iter().position(|&id| inside(id, vocab_size).is_none())?;
+/// The first id outside that is not padding, as an error shows it.
+fn first_outside<T: Id>(ids: &[T], vocab_size: u32, bounds: &Bounds<'_>) -> Option<(usize, i64)> {
+    let outside = |at: usize| inside(ids[at], vocab_size).is_none() && !bounds.is_padding(at);
+    let at = (0..ids.len()).find(|&at| outside(at))?;
     Some((at, ids[at].try_into().unwrap_or(i64::MAX)))
 }
 
@@ -187,7 +188,7 @@ mod tests {
     {
         let wide: Vec<i128> = ids.iter().map(|&id| id.into()).collect();
         for unknown in [Unknown::Error, Unknown::Miss] {
-            let found = Tokens::check(ids, vocab_size, None, unknown);
+            let found = Tokens::check(ids, vocab_size, &Bounds::default(), unknown);
             match plainly(&wide, vocab_size, unknown) {
                 Ok(want) => {
                     let found = found.unwrap();

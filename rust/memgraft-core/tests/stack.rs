@@ -1,0 +1,115 @@
+//! A stack of indexes against one dictionary.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use common::key_set;
+use memgraft_core::batch::{Bounds, Options, Tokens, Unknown};
+use memgraft_core::ids::{RowId, StateId};
+use memgraft_core::index::Index;
+use memgraft_core::stack::Stack;
+use proptest::prelude::*;
+
+type Keys = Vec<(Vec<u32>, u64)>;
+const VOCAB: u32 = 5;
+
+fn keys() -> impl Strategy<Value = Keys> {
+    let key = prop_oneof![3 => prop::collection::vec(0..VOCAB, 1..5), 1 => prop::collection::vec(0..2u32, 5..=16)];
+    prop::collection::hash_map(key, 0..6u64, 0..30).prop_map(|keys| keys.into_iter().collect())
+}
+
+fn stack(layers: &[Keys]) -> Stack {
+    let index = |keys: &Keys| Arc::new(Index::build(&key_set(keys, VOCAB).unwrap()).unwrap());
+    Stack::new(layers.iter().map(index).collect()).unwrap()
+}
+
+/// Key to row through all layers, a later one's in place of an earlier one's; written without the stack.
+fn dictionary(layers: &[Keys]) -> HashMap<Vec<u32>, i32> {
+    let mut rows = HashMap::new();
+    let mut first = 0;
+    for layer in layers {
+        let mut sorted = layer.clone();
+        sorted.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        rows.extend(sorted.iter().enumerate().map(|(row, (key, _))| (key.clone(), first + row as i32)));
+        first += layer.len() as i32;
+    }
+    rows
+}
+
+fn longest(rows: &HashMap<Vec<u32>, i32>, tokens: &[u32], ids: &[i64], at: usize) -> (i32, u8) {
+    let reach = (1..=16.min(at + 1)).take_while(|&n| ids[at] >= 0 && ids[at + 1 - n] == ids[at]).last().unwrap_or(0);
+    (1..=reach).rev().find_map(|n| Some((*rows.get(&tokens[at + 1 - n..=at])?, n as u8))).unwrap_or((-1, 0))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_stack_is_one_dictionary(
+        layers in prop::collection::vec(keys(), 1..6),
+        tokens in prop::collection::vec(0..VOCAB, 0..300),
+        lengths in prop::collection::vec(1usize..60, 1..20),
+    ) {
+        let (stack, rows) = (stack(&layers), dictionary(&layers));
+        let runs = lengths.iter().enumerate().cycle().flat_map(|(id, &n)| vec![if id % 3 == 2 { -1 } else { id as i64 }; n]);
+        // Runs of one id twice in a row would be one segment: every repeat of the list begins with another id.
+        let ids: Vec<i64> = if lengths.len() < 2 { vec![0; tokens.len()] } else { runs.take(tokens.len()).collect() };
+        let want: Vec<_> = (0..tokens.len()).map(|at| longest(&rows, &tokens, &ids, at)).collect();
+        let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
+        let checked = Tokens::check(&tokens[..], VOCAB, &bounds, Unknown::Error).unwrap();
+        for (threads, lanes) in [(1, 1), (1, 32), (3, 32)] {
+            let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
+            let options = Options { threads, lanes, ..Options::default() };
+            stack.lookup_tokens(&checked, &bounds, &mut found, &mut orders, options).unwrap();
+            prop_assert_eq!(&found.into_iter().zip(orders).collect::<Vec<_>>(), &want);
+        }
+        let mut states = vec![StateId::START; layers.len()];
+        for at in (0..tokens.len()).filter(|&at| ids[at] >= 0) {
+            if at > 0 && ids[at] != ids[at - 1] {
+                states.fill(StateId::START);
+            }
+            let one = Tokens::check(&tokens[at..=at], VOCAB, &Bounds::default(), Unknown::Error).unwrap();
+            let (mut row, mut order) = ([0], [0]);
+            stack.advance_tokens(&mut states, &one, &mut row, &mut order).unwrap();
+            prop_assert_eq!((row[0], order[0]), want[at]);
+        }
+        for (key, &row) in &rows {
+            prop_assert_eq!(stack.find(key).unwrap(), Some(RowId(row as u32)));
+            let (layer, local) = stack.locate(RowId(row as u32)).unwrap();
+            prop_assert_eq!(&stack.layers()[layer].key(local).unwrap(), key);
+        }
+        prop_assert!(stack.locate(RowId(stack.num_keys() as u32)).is_err());
+    }
+}
+
+#[test]
+fn steps_and_threads_meet_without_a_seam() {
+    let layers: Vec<Keys> = (0..3u32)
+        .map(|layer| {
+            (0..200u32).map(move |i| (vec![i % VOCAB, (i / 5 + layer) % VOCAB, i / 25 % VOCAB, i % 7 % VOCAB], 1))
+        })
+        .map(|keys| keys.collect::<HashMap<_, _>>().into_iter().collect())
+        .collect();
+    let (stack, rows) = (stack(&layers), dictionary(&layers));
+    let tokens: Vec<u32> = (0..70_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) % VOCAB).collect();
+    let ids = vec![0; tokens.len()];
+    let want: Vec<_> = (0..tokens.len()).map(|at| longest(&rows, &tokens, &ids, at)).collect();
+    let checked = Tokens::check(&tokens[..], VOCAB, &Bounds::default(), Unknown::Error).unwrap();
+    for threads in [1, 2, 4] {
+        let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
+        let options = Options { threads, ..Options::default() };
+        stack.lookup_tokens(&checked, &Bounds::default(), &mut found, &mut orders, options).unwrap();
+        assert!(found.into_iter().zip(orders).eq(want.iter().copied()), "{threads} threads");
+    }
+}
+
+#[test]
+fn what_does_not_stack_is_refused() {
+    assert!(Stack::new(Vec::new()).unwrap_err().to_string().contains("at least one"));
+    let index = |vocab_size| Arc::new(Index::build(&key_set(&[(vec![1], 1)], vocab_size).unwrap()).unwrap());
+    let error = Stack::new(vec![index(5), index(6)]).unwrap_err().to_string();
+    assert!(error.contains("layers[1]") && error.contains("vocabulary of 5"), "{error}");
+}
