@@ -9,14 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from memgraft.errors import DonorError
 from memgraft.harvesting.donor import Donor
-
-IntArray = npt.NDArray[np.int64]
+from memgraft.harvesting.packing import IntArray, Ragged, TreeBatch, sorted_order, tree_batches
 
 
 class _DeepestTapReached(Exception):
@@ -62,7 +60,6 @@ def check_taps(donor: Donor, taps: Sequence[int]) -> tuple[int, ...]:
     return taps
 
 
-@torch.inference_mode()
 def run_donor(donor: Donor, taps: Sequence[int], tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
     """States at the last real token: (B, K, V) in the donor's compute type.
 
@@ -72,13 +69,40 @@ def run_donor(donor: Donor, taps: Sequence[int], tokens_BT: Tensor, lengths_B: T
         tokens_BT: int64 donor tokens, padded on the right with any valid id.
         lengths_B: int64 numbers of real tokens, each at least 1.
     """
-    blocks = donor_blocks(donor)
-    last_B = lengths_B - 1
     lanes_B = torch.arange(len(tokens_BT), device=tokens_BT.device)
+    mask_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) < lengths_B[:, None]
+    return _states(donor, taps, lanes_B, lengths_B - 1, input_ids=tokens_BT, attention_mask=mask_BT.long())
+
+
+def run_trees(donor: Donor, taps: Sequence[int], batch: TreeBatch) -> Tensor:
+    """States at each key's last node, computed once for every prefix in ``batch``: (N, K, V) in the compute type."""
+    device = next(donor.model.parameters()).device
+    sees_B1TT = torch.from_numpy(batch.sees)[:, None].to(device)
+    if donor.model.config.get_text_config()._attn_implementation != "sdpa":
+        # Only sdpa reads booleans; the others add the mask to the scores.
+        dtype = getattr(torch, donor.compute_dtype)
+        sees_B1TT = torch.zeros(sees_B1TT.shape, dtype=dtype, device=device).masked_fill_(
+            ~sees_B1TT, torch.finfo(dtype).min
+        )
+    return _states(
+        donor,
+        taps,
+        torch.from_numpy(batch.lanes).to(device),
+        torch.from_numpy(batch.places).to(device),
+        input_ids=torch.from_numpy(batch.tokens).to(device),
+        attention_mask=sees_B1TT,
+        position_ids=torch.from_numpy(batch.positions).to(device),
+    )
+
+
+@torch.inference_mode()
+def _states(donor: Donor, taps: Sequence[int], lanes_N: Tensor, places_N: Tensor, **inputs: Tensor) -> Tensor:
+    """States at ``places_N`` of the sequences ``lanes_N``: (N, K, V)."""
+    blocks = donor_blocks(donor)
     states: list[Tensor] = []
 
     def keep(hidden_BTV: Tensor, tap: int) -> None:
-        states.append(hidden_BTV[lanes_B, last_B])
+        states.append(hidden_BTV[lanes_N, places_N])
         if tap == taps[-1]:
             raise _DeepestTapReached
 
@@ -95,9 +119,8 @@ def run_donor(donor: Donor, taps: Sequence[int], tokens_BT: Tensor, lengths_B: T
                 keep(output[0] if isinstance(output, tuple) else output, tap)
 
             handles.append(blocks[tap - 1].register_forward_hook(after))
-    mask_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) < lengths_B[:, None]
     try:
-        donor.model(input_ids=tokens_BT, attention_mask=mask_BT.long(), use_cache=False)
+        donor.model(**inputs, use_cache=False)
     except _DeepestTapReached:
         pass
     finally:
@@ -121,20 +144,48 @@ def batches_by_length(lengths: IntArray, max_tokens: int) -> Iterator[IntArray]:
         start = stop
 
 
-def donor_values(donor: Donor, taps: Sequence[int], keys: Sequence[Sequence[int]], *, max_tokens: int) -> Tensor:
-    """Values of ``keys`` (donor tokens, none empty) in their order: (N, K, V) on the CPU, in the compute type."""
-    device = next(donor.model.parameters()).device
-    lengths = np.fromiter((len(key) for key in keys), dtype=np.int64, count=len(keys))
+def donor_values(
+    donor: Donor, taps: Sequence[int], keys: Ragged | Sequence[Sequence[int]], *, max_tokens: int, shared: bool = False
+) -> Tensor:
+    """Values of ``keys`` (donor tokens, none empty) in their order: (N, K, V) on the CPU, in the compute type.
+
+    With ``shared`` each distinct prefix is run once (see `memgraft.harvesting.sharing`), else every key is run alone
+    in a batch of keys alike in length.
+
+    Raises:
+        DonorError: no keys.
+    """
+    keys = keys if isinstance(keys, Ragged) else Ragged.of(keys)
+    if not len(keys):
+        raise DonorError("expected at least one key to run the donor on, found none")
+    run = _shared_values if shared else _single_values
     values_NKV: Tensor | None = None
-    for batch in batches_by_length(lengths, max_tokens):
-        padded = np.zeros((len(batch), int(lengths[batch].max())), dtype=np.int64)
-        for lane, position in enumerate(batch):
-            padded[lane, : lengths[position]] = keys[position]
-        lengths_B = torch.from_numpy(lengths[batch]).to(device)
-        states_BKV = run_donor(donor, taps, torch.from_numpy(padded).to(device), lengths_B).cpu()
+    for places, states_BKV in run(donor, taps, keys, max_tokens):
         if values_NKV is None:
             values_NKV = torch.empty((len(keys), *states_BKV.shape[1:]), dtype=states_BKV.dtype)
-        values_NKV[torch.from_numpy(batch)] = states_BKV
-    if values_NKV is None:
-        raise DonorError("expected at least one key to run the donor on, found none")
+        values_NKV[torch.from_numpy(places)] = states_BKV.cpu()
+    assert values_NKV is not None
     return values_NKV
+
+
+def _shared_values(
+    donor: Donor, taps: Sequence[int], keys: Ragged, max_tokens: int
+) -> Iterator[tuple[IntArray, Tensor]]:
+    order = sorted_order(keys)
+    done = 0
+    for batch in tree_batches(keys.take(order), max_tokens):
+        yield order[done : done + len(batch.lanes)], run_trees(donor, taps, batch)
+        done += len(batch.lanes)
+
+
+def _single_values(
+    donor: Donor, taps: Sequence[int], keys: Ragged, max_tokens: int
+) -> Iterator[tuple[IntArray, Tensor]]:
+    device = next(donor.model.parameters()).device
+    lengths = keys.lengths
+    for batch in batches_by_length(lengths, max_tokens):
+        tokens = keys.take(batch).padded(int(lengths[batch].max()), 0).astype(np.int64)
+        yield (
+            batch,
+            run_donor(donor, taps, torch.from_numpy(tokens).to(device), torch.from_numpy(lengths[batch]).to(device)),
+        )
