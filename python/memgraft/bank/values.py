@@ -134,7 +134,11 @@ def as_float(values: AnyArray) -> FloatArray:
 
 
 def encode(
-    values: AnyArray, dtype: ValueDtype, scales: FloatArray | None = None, *, first_row: int = 0
+    values: AnyArray,
+    dtype: ValueDtype,
+    scales: FloatArray | None = None,
+    *,
+    first_row: int | npt.NDArray[np.int64] = 0,
 ) -> tuple[AnyArray, FloatArray | None]:
     """Values ``[rows, taps, value_dim]`` in storage form, and fp8's row scales ``[rows, taps]``.
 
@@ -142,7 +146,7 @@ def encode(
         values: float32, float16, float64, or bfloat16 bits as uint16.
         dtype: the storage type.
         scales: int8's channel scales ``[taps, value_dim]``; needed there, refused elsewhere.
-        first_row: row of ``values[0]``, for the error text.
+        first_row: row of ``values[0]``, or the row of each of ``values``, for the error text.
 
     Raises:
         ArgumentError: a value is not finite, or does not fit the storage type.
@@ -214,7 +218,8 @@ def shard_header(
     return (length - 8).to_bytes(8, "little") + text.ljust(length - 8)
 
 
-def _check_finite(good: npt.NDArray[np.bool_], first_row: int, what: str) -> None:
+def _check_finite(good: npt.NDArray[np.bool_], first_row: int | npt.NDArray[np.int64], what: str) -> None:
     if not good.all():
         row, tap, channel = (int(place) for place in np.argwhere(~good)[0])
-        raise ArgumentError(f"value at row {first_row + row}, tap {tap}, channel {channel} {what}")
+        named = first_row + row if isinstance(first_row, int) else int(first_row[row])
+        raise ArgumentError(f"value at row {named}, tap {tap}, channel {channel} {what}")

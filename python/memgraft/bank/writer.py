@@ -1,20 +1,22 @@
 """Writing a bank so that a kill loses nothing finished and nothing unfinished has the final name."""
 
-import fcntl
 import json
 import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from memgraft._core import __version__, fingerprint_content
 from memgraft.bank.done import DoneLog
 from memgraft.bank.files import fsync_directory, pwrite_all, reserve, write_text
+from memgraft.bank.locks import Claims, OwnerLock, open_lock, try_lock, wait_for_lock
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest, ShardEntry
 from memgraft.bank.values import AnyArray, FloatArray, encode, shard_header, shard_name, value_dtype
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
@@ -26,13 +28,13 @@ if TYPE_CHECKING:
 
 _STATE_NAME = "state.json"
 _DONE_NAME = "done.log"
-_LOCK_NAME = "lock"
+_LOCK_NAME, _LAYOUT_LOCK_NAME, _SEAL_LOCK_NAME, _CLAIMS_NAME = "lock", "layout.lock", "seal.lock", "claims"
 _FOLDER_NAME = "bank"
 _UNSEALED = "0" * 64
 
 
 class BankWriter:
-    """Writes the values of a key set, in any order of chunks, resumable after a kill.
+    """Writes the values of a key set, in any order of chunks, resumable after a kill, by one process or several.
 
     Everything goes to ``<path>.partial``; a second writer with the same settings takes up where the first
     stopped, one with other settings is refused. `finish` renames the directory to ``path``.
@@ -47,9 +49,14 @@ class BankWriter:
         tokenizer: the recipient tokenizer (JSON); should hold its ``fingerprint``.
         scales: fp32 ``[taps, value_dim]``, for int8 only (see `memgraft.bank.values.channel_scales`).
         shard_bytes: upper bound of a shard's size, at least one row.
+        order: (R,) the rows in the order in which they are written: where given, `write`, `missing` and the done-marks
+            count places in it, and a chunk's rows lie scattered. It must be the same for every writer of this bank.
+        rank: this writer among ``world_size``; with more than one, each takes chunks by `claim`, and the one that finds
+            all done seals (`try_seal`).
+        world_size: how many write at once.
 
     Raises:
-        ArgumentError: ``path`` exists, or an argument is out of range.
+        ArgumentError: ``path`` exists, an argument is out of range, or a running rank has another world size.
         FingerprintError: ``<path>.partial`` holds another harvest.
         StorageError: no room, no permission, or another process is writing.
     """
@@ -66,7 +73,13 @@ class BankWriter:
         tokenizer: Mapping[str, Any],
         scales: FloatArray | None = None,
         shard_bytes: int = 4 << 30,
+        order: npt.NDArray[np.integer[Any]] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
+        if not 0 <= rank < world_size:
+            raise ArgumentError(f"rank {rank}: expected 0 to {world_size - 1} in a world of {world_size}")
+        self.rank, self.world_size = rank, world_size
         self.path = Path(path).absolute()
         self.partial = self.path.with_name(self.path.name + ".partial")
         self.keys = keys
@@ -82,14 +95,23 @@ class BankWriter:
         if scales is not None and scales.shape != (len(self.taps), self.value_dim):
             raise ArgumentError(f"scales: expected ({len(self.taps)}, {self.value_dim}), found {scales.shape}")
         self._scales = None if scales is None else np.ascontiguousarray(scales, dtype="<f4")
+        if order is not None and len(order) != self.num_rows:
+            raise ArgumentError(f"order: expected {self.num_rows} rows, found {len(order)}")
+        self._order = order
         self.row_bytes = len(self.taps) * self.value_dim * self.dtype.size
         self._starts = self._plan(shard_bytes)
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise ArgumentError(f"{self.path}: exists; open it with Bank.open, or remove it, or name another path")
+        self._refuse_existing()
         self._settings = self._describe()
         self._files: list[int] = []
         self._log: DoneLog | None = None
+        self._lock = self._seal_lock = -1
+        self._owner: OwnerLock | None = None
+        self._claims: Claims | None = None
         self._open_partial()
+
+    def _refuse_existing(self) -> None:
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise ArgumentError(f"{self.path}: exists; open it with Bank.open, or remove it, or name another path")
 
     def _plan(self, shard_bytes: int) -> list[int]:
         rows_per_shard = max(1, shard_bytes // self.row_bytes)
@@ -110,36 +132,28 @@ class BankWriter:
             "donor": self._donor,
             "tokenizer": self._tokenizer,
             "shard_starts": self._starts,
+            "order": None if self._order is None else zlib.crc32(np.ascontiguousarray(self._order, "<i8").tobytes()),
             "tool": __version__,
         }
         described: dict[str, Any] = json.loads(json.dumps(settings))
         return described
 
     def _open_partial(self) -> None:
-        folder, state = self.partial / _FOLDER_NAME, self.partial / _STATE_NAME
+        folder = self.partial / _FOLDER_NAME
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.partial / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageError(f"{self.partial}: cannot be written: {error.strerror}; choose another path") from error
+        self._lock = open_lock(self.partial / _LOCK_NAME)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise StorageError(
-                f"{self.partial}: another process is writing this bank; wait for it or stop it"
-            ) from None
-        try:
-            if state.exists():
-                self._check_settings(state)
-            else:
-                shutil.rmtree(folder, ignore_errors=True)
-                (self.partial / _DONE_NAME).unlink(missing_ok=True)
-                folder.mkdir()
-                self._lay_out(folder)
-                write_text(state, json.dumps(self._settings, indent=2) + "\n")
+            if not try_lock(self._lock, self.partial, shared=self.world_size > 1):
+                raise StorageError(f"{self.partial}: another process is writing this bank; wait for it or stop it")
+            self._owner = OwnerLock(self.partial, self.rank, self.world_size)
+            self._lay_out_once(folder)
             self._files = [os.open(folder / name, os.O_RDWR | os.O_CLOEXEC) for name in self._names()]
-            self._log = DoneLog(self.partial / _DONE_NAME)
+            self._claims = Claims(self.partial / _CLAIMS_NAME)
+            name = _DONE_NAME if self.world_size == 1 else f"done-{self.rank:05d}.log"
+            self._log = DoneLog(self.partial / name)
         except OSError as error:
             self.close()
             if isinstance(error, StorageError):
@@ -148,6 +162,25 @@ class BankWriter:
         except BaseException:
             self.close()
             raise
+
+    def _lay_out_once(self, folder: Path) -> None:
+        """Makes the files, or finds them made with the same settings; of several writers one does, the others wait."""
+        state, path = self.partial / _STATE_NAME, self.partial / _LAYOUT_LOCK_NAME
+        lock = open_lock(path)
+        try:
+            wait_for_lock(lock, path)
+            self._refuse_existing()
+            if state.exists():
+                self._check_settings(state)
+                return
+            shutil.rmtree(folder, ignore_errors=True)
+            for log in self.partial.glob("done*.log"):
+                log.unlink()
+            folder.mkdir()
+            self._lay_out(folder)
+            write_text(state, json.dumps(self._settings, indent=2) + "\n")
+        finally:
+            os.close(lock)
 
     def _names(self) -> list[str]:
         return [shard_name(place, self.num_shards) for place in range(self.num_shards)]
@@ -209,7 +242,7 @@ class BankWriter:
         return len(self._header(place, _UNSEALED)) + self._scales_bytes(place)
 
     def missing(self) -> list[tuple[int, int]]:
-        """The half-open row ranges not yet written, ascending."""
+        """The half-open ranges (of rows, or of places in ``order``) not yet written, ascending."""
         edges = [0, *(edge for part in self._done for edge in part), self.num_rows]
         return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
 
@@ -218,11 +251,36 @@ class BankWriter:
         """Rows already written."""
         return sum(stop - start for start, stop in self._done)
 
-    def write(self, start_row: int, values: AnyArray) -> None:
-        """Writes rows ``start_row ..`` and marks them done once they are on the disk.
+    def refresh(self) -> None:
+        """Learns what the other writers have finished."""
+        if self._log is not None:
+            self._log.refresh()
+
+    def claim(self, start: int, stop: int) -> bool:
+        """Takes the chunk ``start .. stop`` for this writer, until `give_back` or the end of its process.
+
+        Returns:
+            False where another writer is at it or has finished it. All must cut their chunks alike.
+        """
+        assert self._claims is not None
+        if not self._claims.take(start):
+            return False
+        self.refresh()
+        if any(first <= start and stop <= last for first, last in self._done):
+            self._claims.give_back(start)
+            return False
+        return True
+
+    def give_back(self, start: int) -> None:
+        """Ends the claim on the chunk that begins at ``start``."""
+        assert self._claims is not None
+        self._claims.give_back(start)
+
+    def write(self, start: int, values: AnyArray) -> None:
+        """Writes rows ``start ..`` (or the rows at these places of ``order``) and marks them done once on the disk.
 
         Args:
-            start_row: the first row.
+            start: the first row, or the first place in ``order``.
             values: ``[n, taps, value_dim]`` float32, float16 or bfloat16 bits (uint16).
 
         Raises:
@@ -233,36 +291,64 @@ class BankWriter:
         expected = f"[n, {len(self.taps)}, {self.value_dim}]"
         if values.ndim != 3 or values.shape[1:] != (len(self.taps), self.value_dim):
             raise ArgumentError(f"values: expected shape {expected}, found {list(values.shape)}")
-        stop_row = start_row + len(values)
-        if not 0 <= start_row <= stop_row <= self.num_rows:
-            raise ArgumentError(f"rows {start_row}..{stop_row}: expected within 0..{self.num_rows}, one row per key")
+        stop = start + len(values)
+        if not 0 <= start <= stop <= self.num_rows:
+            raise ArgumentError(f"rows {start}..{stop}: expected within 0..{self.num_rows}, one row per key")
         if not self._files:
             raise ArgumentError(f"{self.path}: the writer is closed")
-        for place, first, part in self._split(start_row, values):
-            stored, row_scales = encode(part, self.dtype, self._scales, first_row=self._starts[place] + first)
-            name = self.partial / _FOLDER_NAME / shard_name(place, self.num_shards)
+        if self._order is None:
+            rows = np.arange(start, stop)
+        else:
+            rows = np.asarray(self._order[start:stop], np.int64)
+            ascending = np.argsort(rows)
+            rows, values = rows[ascending], values[ascending]
+        # Everything is encoded before anything is written: a value that does not fit leaves the rows as they were.
+        parts = [
+            (place, rows[a:b], *encode(values[a:b], self.dtype, self._scales, first_row=rows[a:b]))
+            for place, a, b in self._split(rows)
+        ]
+        for place, part, stored, row_scales in parts:
+            inside = part - self._starts[place]
             if row_scales is not None:
                 scales_start = self._values_start(place) - self._scales_bytes(place)
-                at = scales_start + first * 4 * len(self.taps)
-                pwrite_all(self._files[place], name, row_scales.astype("<f4").tobytes(), at)
-            bytes_ = stored.astype(self.dtype.storage, copy=False).reshape(-1).view(np.uint8)
-            pwrite_all(self._files[place], name, bytes_.data, self._values_start(place) + first * self.row_bytes)
+                self._put(place, scales_start, inside, row_scales.astype("<f4"))
+            self._put(place, self._values_start(place), inside, stored.astype(self.dtype.storage, copy=False))
             os.fdatasync(self._files[place])
         assert self._log is not None
-        self._log.add(start_row, stop_row)
+        self._log.add(start, stop)
 
     @property
     def _done(self) -> list[tuple[int, int]]:
         return [] if self._log is None else self._log.done
 
-    def _split(self, start_row: int, values: AnyArray) -> Iterator[tuple[int, int, AnyArray]]:
-        """The parts of ``values`` by shard: shard, first row inside it, rows."""
-        row, stop = start_row, start_row + len(values)
-        while row < stop:
-            place = int(np.searchsorted(self._starts, row, side="right")) - 1
-            end = min(stop, self._starts[place + 1])
-            yield place, row - self._starts[place], values[row - start_row : end - start_row]
-            row = end
+    def _split(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+        """The parts of ascending ``rows`` by shard: shard, first and past-the-last place in ``rows``."""
+        edges = np.searchsorted(rows, self._starts).tolist()
+        for place, (first, last) in enumerate(pairwise(edges)):
+            if first < last:
+                yield place, first, last
+
+    def _put(self, place: int, begin: int, inside: npt.NDArray[np.int64], lines: AnyArray) -> None:
+        """Writes one line for each of the ascending rows ``inside`` the shard, runs of neighbours at once."""
+        name = self.partial / _FOLDER_NAME / shard_name(place, self.num_shards)
+        view = np.ascontiguousarray(lines).reshape(-1).view(np.uint8).data
+        size = len(view) // len(inside)
+        edges = [0, *(np.flatnonzero(np.diff(inside) != 1) + 1).tolist(), len(inside)]
+        for first, last in pairwise(edges):
+            at = begin + int(inside[first]) * size
+            pwrite_all(self._files[place], name, view[first * size : last * size], at)
+
+    def try_seal(self) -> bool:
+        """Whether this writer is the one to call `finish`: all rows are written and no other is sealing."""
+        self.refresh()
+        if self.missing() or self.path.exists():
+            return False
+        if self._seal_lock < 0:
+            try:
+                self._seal_lock = open_lock(self.partial / _SEAL_LOCK_NAME)
+            except StorageError:
+                return False  # sealed and gone
+        return try_lock(self._seal_lock, self.partial) and not self.path.exists()
 
     def finish(
         self,
@@ -320,8 +406,8 @@ class BankWriter:
                 f"{folder}: cannot be renamed to {self.path}: {error.strerror}; rename it by hand"
             ) from error
         fsync_directory(self.path.parent)
-        self.close()
         shutil.rmtree(self.partial, ignore_errors=True)
+        self.close()
         return Bank.open(self.path)
 
     def _seal(self, folder: Path, place: int) -> ShardEntry:
@@ -346,9 +432,14 @@ class BankWriter:
             os.close(file)
         if self._log is not None:
             self._log.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        if self._claims is not None:
+            self._claims.close()
+        if self._owner is not None:
+            self._owner.close()
+        for lock in (self._lock, self._seal_lock):
+            if lock >= 0:
+                os.close(lock)
+        self._lock = self._seal_lock = -1
 
     def __enter__(self) -> "BankWriter":
         return self

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from memgraft.cli.artifacts import check_folder
-from memgraft.cli.common import JsonOption, emit, keeps, need, progress, verb
+from memgraft.cli.common import JsonOption, emit, keeps, log, need, progress, verb
 
 
 @verb
@@ -29,6 +29,13 @@ def run(
     ] = "text",
     batch_tokens: Annotated[int, typer.Option(min=1, help="Donor tokens per batch.")] = 1024,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows kept at a time.")] = 2048,
+    share_prefixes: Annotated[
+        bool, typer.Option("--share-prefixes/--no-share-prefixes", help="Run beginnings that keys share once.")
+    ] = True,
+    rank: Annotated[
+        int | None, typer.Option(help="This process among --world; default: what torchrun or Slurm set.")
+    ] = None,
+    world: Annotated[int | None, typer.Option(help="Processes that harvest this bank together.")] = None,
     device: Annotated[str | None, typer.Option(help="Where the donor runs, e.g. cuda; default: the processor.")] = None,
     resume: Annotated[bool, typer.Option(help="Take up an interrupted harvest of the same settings.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge the keys, time a sample, write nothing.")] = False,
@@ -58,6 +65,7 @@ def run(
         "prefix": prefix.replace("\\n", "\n"),
         "prepend_bos": prepend_bos,
         "round_trip": round_trip,
+        "share_prefixes": share_prefixes,
         "batch_tokens": batch_tokens,
         "device": device,
     }
@@ -70,11 +78,15 @@ def run(
             "dropped": plan.dropped,
             "prefix": prefix_facts(plan.prefix.facts()) if plan.prefix else None,
             "value_bytes": plan.num_bytes,
+            "donor_tokens": plan.num_donor_tokens,
+            "distinct_prefixes": plan.num_prefixes,
+            "prefixes_shared": plan.sharing.shared if plan.sharing else None,
             "keys_per_second": round(plan.keys_per_second, 1),
             "seconds": round(plan.seconds, 1),
         }
         emit(facts, json=json, title="a harvest would make")
         return
+    options |= {"rank": rank, "world_size": world, "note": log}
     keeps(f"finished rows are in {out}.partial; the same command goes on from there")
     with progress("keys") as report:
         bank = harvest(
@@ -97,6 +109,9 @@ def run(
         "dropped": dict(manifest.dropped),
         "donor": manifest.donor["name"],
         "prefix": prefix_facts(manifest.donor),
+        "donor_tokens": manifest.donor.get("num_donor_tokens"),
+        "distinct_prefixes": manifest.donor.get("num_prefixes"),
+        "prefixes_shared": manifest.donor.get("shared_prefixes"),
     }
     emit(facts, json=json, title="bank")
 

@@ -39,6 +39,12 @@ class Ragged:
         np.cumsum([len(tokens) for tokens in lists], out=offsets[1:])
         return cls(np.fromiter((token for tokens in lists for token in tokens), np.int32, int(offsets[-1])), offsets)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The lists of all ``parts``."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(np.concatenate([part.tokens for part in parts]), np.concatenate([[0], np.cumsum(lengths)]))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -1,15 +1,15 @@
 """Harvest a key set: judge every key's text, run the donor over the kept ones in chunks, seal the bank.
 
-The chunk is the unit of resumption. Its batches depend on the settings alone, so a harvest that was killed and taken up
-again writes the same bytes as one that was not.
+The chunk is the unit of resumption and of sharing work between processes. It is a run of keys in the order of their
+donor tokens, and its batches depend on the settings alone: so a harvest that was killed and taken up again, or that
+many processes did, writes the same bytes as one that was not.
 """
 
 import json
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,25 @@ import numpy as np
 import torch
 
 from memgraft.bank import Bank, BankWriter
-from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenError
-from memgraft.harvesting.donor import Donor, open_donor
-from memgraft.harvesting.forward import check_taps, donor_values
-from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
-from memgraft.harvesting.text import DROP_REASONS, RoundTrip, key_texts
+from memgraft.bank.values import AnyArray, value_dtype
+from memgraft.errors import ArgumentError, DonorError, MemgraftError
+from memgraft.harvesting.donor import Donor
+from memgraft.harvesting.finished import finished_bank, refuse_other
+from memgraft.harvesting.forward import donor_values
+from memgraft.harvesting.packing import IntArray
+from memgraft.harvesting.prefix import Prefix, PrefixChoice
+from memgraft.harvesting.ranks import Rank
+from memgraft.harvesting.selecting import Progress, Selection, keys_text, select_keys, selection_beside
+from memgraft.harvesting.setup import Setup, set_up
+from memgraft.harvesting.sharing import Sharing, find_sharing
+from memgraft.harvesting.text import RoundTrip
 from memgraft.keyset import KeySet
-from memgraft.tokenizer import TextCodec, differs_from, open_tokenizer, tokenizer_facts
+from memgraft.tokenizer import tokenizer_facts
 
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)`` with stage ``"text"`` or ``"donor"`` and numbers of keys."""
+Note = Callable[[str], None]
+"""Called with a line for the person who watches."""
 
-_TEXT_CHUNK = 16384
-_STORAGE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_NOTE_SECONDS, _POLL_SECONDS = 30.0, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +54,17 @@ class HarvestPlan:
     """Measured on a sample from the middle of the key set."""
     prefix: Prefix | None = None
     """What would stand before every key."""
+    num_donor_tokens: int = 0
+    """Donor tokens of all keys."""
+    num_prefixes: int = 0
+    """Distinct beginnings of them."""
+    sharing: Sharing | None = None
+    """Whether each of these would run once."""
 
     @property
     def seconds(self) -> float:
         """Expected time of the donor run."""
         return self.num_rows / self.keys_per_second if self.keys_per_second else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Setup:
-    recipient: TextCodec
-    donor: Donor
-    taps: tuple[int, ...]
-    round_trip: RoundTrip
-    prefix: Prefix
 
 
 def harvest(
@@ -76,13 +79,17 @@ def harvest(
     prefix: PrefixChoice = "auto",
     prepend_bos: bool = False,
     round_trip: RoundTrip = "text",
+    share_prefixes: bool = True,
     batch_tokens: int = 1024,
     chunk_rows: int = 2048,
     device: str | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
     resume: bool = True,
     progress: Progress | None = None,
+    note: Note | None = None,
 ) -> Bank:
-    """Run the donor over the keys and write the bank.
+    """Run the donor over the keys and write the bank; several processes may call it for one bank (docs/HARVESTING.md).
 
     Args:
         keys: what was mined. Keys without a usable text are dropped and counted; the bank holds the others, renumbered.
@@ -96,40 +103,55 @@ def harvest(
             at these taps; ``"none"`` (or None) is the isolated n-gram, ``"bos"`` the donor's BOS; else text or ids.
         prepend_bos: put the donor's BOS first; with the default prefix the same as ``prefix="bos"``.
         round_trip: ``"text"`` keeps a key whose text is stable, ``"ids"`` also demands that it encodes to the key.
+        share_prefixes: run each distinct beginning of the keys once, where the donor can (it is tried); else every key
+            runs alone.
         batch_tokens: padded donor tokens per batch.
         chunk_rows: rows written, and kept at a kill, at a time.
-        device: where the donor runs; the CPU by default.
+        device: where the donor runs; the CPU by default, a card for each of several processes where there are cards.
+        rank: this process among ``world_size``; from ``RANK``/``WORLD_SIZE`` or ``SLURM_PROCID``/``SLURM_NTASKS`` by
+            default. The bytes do not depend on it. What a killed process leaves, the others do.
+        world_size: number of processes that harvest this bank.
         resume: take up ``<out>.partial``, and return a finished ``out`` of the same settings; else both are refused.
         progress: see `Progress`.
+        note: called with lines about what is shared and how fast it goes.
+
+    Returns:
+        The bank, in every process: the one that finds all rows written seals it, the others wait for that.
 
     Raises:
-        DonorError: no such donor or tap, or it is not complete.
+        DonorError: no such donor or tap, it is not complete, or a state is not finite.
         KeySetError: no key is left.
         TokenError: the tokenizer has more tokens than the key set's vocabulary, or a key holds one it does not have.
         FingerprintError: ``out`` or its partial is of other settings, or the keys are of another tokenizer.
-        StorageError: the disk refused.
+        StorageError: the disk refused, or the rank is running already.
     """
-    if dtype not in _STORAGE:
-        raise ArgumentError(f"dtype: expected one of {sorted(_STORAGE)}, found {dtype!r}")
+    value_dtype(dtype)
     if batch_tokens < 1 or chunk_rows < 1:
         raise ArgumentError(f"batch_tokens {batch_tokens}, chunk_rows {chunk_rows}: expected at least 1")
-    out = Path(out)
-    setup = _set_up(
+    place, out = Rank.find(rank, world_size), Path(out)
+    partial = out.with_name(out.name + ".partial")
+    if not resume and place.world_size > 1:
+        raise ArgumentError("resume=False: several processes take up what one of them began; leave it on")
+    if not resume and (out.exists() or partial.exists()):
+        raise ArgumentError(f"{out}: exists, or its .partial does; remove it, or harvest with resume=True")
+    if out.exists():
+        refuse_other(out, {"dtype": dtype, "taps": tuple(taps)})
+    setup = set_up(
         keys,
         recipient_tokenizer,
         donor,
         taps,
         compute_dtype,
-        device,
+        place.device(device),
         prefix,
         prepend_bos,
         round_trip,
         recorded=_recorded(out),
         progress=progress,
     )
-    kept, dropped = _select(keys, setup, progress)
     how = {
         **setup.prefix.facts(),
+        "mined": keys.fingerprint,
         "round_trip": round_trip,
         "batch_tokens": batch_tokens,
         "chunk_rows": chunk_rows,
@@ -137,23 +159,176 @@ def harvest(
     facts = {**setup.donor.facts(), **how}
     tokenizer = tokenizer_facts(setup.recipient, keys.vocab_size)
     tokenizer["file_fingerprint"] = tokenizer["file_fingerprint"] or keys.metadata.get("tokenizer")
-    if not resume and (out.exists() or out.with_name(out.name + ".partial").exists()):
-        raise ArgumentError(f"{out}: exists, or its .partial does; remove it, or harvest with resume=True")
     if out.exists():
-        return _finished(out, kept, setup, dtype, facts)
-    with BankWriter(
-        out, keys=kept, taps=setup.taps, value_dim=setup.donor.value_dim, dtype=dtype, donor=facts, tokenizer=tokenizer
-    ) as writer:
-        if progress is not None:
-            progress("donor", writer.num_done, len(kept))
-        for start, stop in writer.missing():
-            for first in range(start, stop, chunk_rows):
-                last = min(first + chunk_rows, stop)
-                values = _values(kept, first, last, setup, batch_tokens).to(_STORAGE[dtype])
-                writer.write(first, values.view(torch.uint16).numpy() if dtype == "bf16" else values.numpy())
+        return finished_bank(out, keys, setup, dtype, facts)
+    selection = selection_beside(
+        partial,
+        {"mined": keys.fingerprint, "round_trip": round_trip, "recipient": tokenizer["fingerprint"]}
+        | {"donor": setup.donor.tokenizer.fingerprint},
+        lambda: select_keys(keys, setup.recipient, setup.donor.tokenizer, round_trip, progress),
+    )
+    sharing = _sharing(setup, selection, share_prefixes, _recorded(out))
+    facts |= {"shared_prefixes": sharing.shared, **_counts(selection, setup.prefix)}
+    if note is not None:
+        note(_describe(facts, sharing))
+    try:
+        writer = BankWriter(
+            out,
+            keys=selection.kept,
+            taps=setup.taps,
+            value_dim=setup.donor.value_dim,
+            dtype=dtype,
+            donor=facts,
+            tokenizer=tokenizer,
+            order=selection.order,
+            rank=place.rank,
+            world_size=place.world_size,
+        )
+    except MemgraftError:
+        if out.exists():  # another process has sealed it meanwhile
+            return finished_bank(out, keys, setup, dtype, facts)
+        raise
+    with writer:
+        _fill(writer, setup, selection, sharing, dtype, batch_tokens, chunk_rows, progress, note)
+        while not (out / "bank.json").exists():
+            if writer.try_seal():
+                return writer.finish(dropped=selection.dropped)
+            time.sleep(_POLL_SECONDS)
+    return Bank.open(out)
+
+
+def _fill(
+    writer: BankWriter,
+    setup: Setup,
+    selection: Selection,
+    sharing: Sharing,
+    dtype: str,
+    batch_tokens: int,
+    chunk_rows: int,
+    progress: Progress | None,
+    note: Note | None,
+) -> None:
+    """Computes and writes chunks until none is left, here or in another process."""
+    speed = _Speed(writer.num_done, writer.num_rows, note)
+    if progress is not None:
+        progress("donor", writer.num_done, writer.num_rows)
+    with ThreadPoolExecutor(1, "memgraft-write") as thread:
+        writing: tuple[int, Future[None]] | None = None
+
+        def end_writing() -> None:
+            nonlocal writing
+            if writing is not None:
+                start, future = writing
+                writing = None
+                future.result()
+                writer.give_back(start)
+                speed.tell(writer.num_done)
                 if progress is not None:
-                    progress("donor", last, len(kept))
-        return writer.finish(dropped=dropped)
+                    progress("donor", writer.num_done, writer.num_rows)
+
+        # The disk takes a chunk while the donor computes the next one.
+        for start, stop in _chunks(writer, chunk_rows, end_writing):
+            rows = np.asarray(selection.order[start:stop])
+            values = _values(setup, selection, rows, sharing, batch_tokens)
+            _refuse_strange(setup.donor, selection, rows, values)
+            speed.count(int(selection.tokens.lengths[rows].sum()))
+            end_writing()
+            writing = start, thread.submit(writer.write, start, _as_array(values, dtype))
+        end_writing()
+
+
+def _chunks(writer: BankWriter, chunk_rows: int, end_writing: Callable[[], None]) -> Iterator[tuple[int, int]]:
+    """Chunks that this writer has claimed: its own share of the order first, then what others have left."""
+    num_rows = writer.num_rows
+    number = -(-num_rows // chunk_rows)
+    first = number * writer.rank // writer.world_size
+    left = [*range(first, number), *range(first)]
+    while left:
+        missing = {start // chunk_rows for a, b in writer.missing() for start in range(a, b, chunk_rows)}
+        left = [chunk for chunk in left if chunk in missing]
+        got_any = False
+        for chunk in left:
+            start, stop = chunk * chunk_rows, min((chunk + 1) * chunk_rows, num_rows)
+            if writer.claim(start, stop):
+                got_any = True
+                yield start, stop
+        end_writing()
+        if left and not got_any:
+            # Others are at the rest; should they die, their claims are free.
+            time.sleep(_POLL_SECONDS)
+            writer.refresh()
+
+
+def _values(setup: Setup, selection: Selection, rows: IntArray, sharing: Sharing, batch_tokens: int) -> torch.Tensor:
+    """Donor states of ``rows``: (n, K, V)."""
+    tokens = selection.tokens.take(rows).headed(setup.prefix.ids)
+    return donor_values(setup.donor, setup.taps, tokens, max_tokens=batch_tokens, shared=sharing.shared)
+
+
+def _as_array(values: torch.Tensor, dtype: str) -> AnyArray:
+    """``values`` as the writer takes them."""
+    if dtype == "bf16":
+        return values.to(torch.bfloat16).view(torch.uint16).numpy()
+    return values.float().numpy()
+
+
+def _refuse_strange(donor: Donor, selection: Selection, rows: IntArray, values: torch.Tensor) -> None:
+    finite = torch.isfinite(values).flatten(1).all(1).numpy()
+    if not finite.all():
+        strange = np.sort(rows[~finite]).tolist()
+        raise DonorError(
+            f"donor {donor.name}: states of {len(strange)} keys are not finite in {donor.compute_dtype} "
+            f"({keys_text(selection, strange)}); run it in another compute dtype, such as float32, or take a "
+            "lower tap; what was finished before is kept"
+        )
+
+
+def _sharing(setup: Setup, selection: Selection, asked: bool, recorded: Mapping[str, Any]) -> Sharing:
+    """Whether prefixes are shared: what the harvest that is taken up found, else what is found now."""
+    if not asked:
+        return Sharing(shared=False, reason="share_prefixes is off")
+    before = recorded.get("shared_prefixes")
+    if isinstance(before, bool) and recorded.get("fingerprint") == setup.donor.fingerprint:
+        return Sharing(shared=before, reason="as the harvest began")
+    return find_sharing(setup.donor, setup.taps, selection.tokens, setup.prefix.ids)
+
+
+def _counts(selection: Selection, prefix: Prefix) -> dict[str, int]:
+    """Donor tokens of all keys, each behind the prefix, and the distinct beginnings among them."""
+    num_tokens = len(selection.tokens.tokens) + len(prefix.ids) * len(selection.tokens)
+    return {"num_donor_tokens": num_tokens, "num_prefixes": selection.num_prefixes + len(prefix.ids)}
+
+
+def _describe(facts: Mapping[str, Any], sharing: Sharing) -> str:
+    tokens, prefixes = facts["num_donor_tokens"], facts["num_prefixes"]
+    text = f"{tokens:,} donor tokens in all keys, {prefixes:,} distinct prefixes ({tokens / prefixes:.2f} to one"
+    if sharing.shared:
+        return f"{text}): each prefix runs once, {1 - prefixes / tokens:.0%} of the tokens are reused; {sharing.reason}"
+    return f"{text}): every key runs alone, since {sharing.reason}"
+
+
+class _Speed:
+    """Tells now and then how fast it goes and how long it will take."""
+
+    def __init__(self, done: int, total: int, note: Note | None) -> None:
+        self._begun = self._told = time.monotonic()
+        self._done, self._total, self._note = done, total, note
+        self._tokens = 0
+
+    def count(self, tokens: int) -> None:
+        """Adds the donor tokens of a chunk of this process."""
+        self._tokens += tokens
+
+    def tell(self, done: int) -> None:
+        """Says so, where some time has passed or all is done; ``done`` counts the keys of all processes."""
+        now = time.monotonic()
+        if self._note is None or (now - self._told < _NOTE_SECONDS and done < self._total):
+            return
+        self._told, seconds = now, max(now - self._begun, 1e-9)
+        rate = (done - self._done) / seconds
+        left = f"{(self._total - done) / rate:,.0f} s left" if rate and done < self._total else f"in {seconds:,.0f} s"
+        tokens = self._tokens / seconds
+        self._note(f"donor: {done:,} of {self._total:,} keys, {rate:,.0f} keys/s, {tokens:,.0f} donor tokens/s, {left}")
 
 
 def plan_harvest(
@@ -167,79 +342,36 @@ def plan_harvest(
     prefix: PrefixChoice = "auto",
     prepend_bos: bool = False,
     round_trip: RoundTrip = "text",
+    share_prefixes: bool = True,
     batch_tokens: int = 1024,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> HarvestPlan:
     """Judge every key and time the donor on a sample; write nothing. Arguments and errors as for `harvest`."""
-    if dtype not in _STORAGE:
-        raise ArgumentError(f"dtype: expected one of {sorted(_STORAGE)}, found {dtype!r}")
-    setup = _set_up(
-        keys,
-        recipient_tokenizer,
-        donor,
-        taps,
-        compute_dtype,
-        device,
-        prefix,
-        prepend_bos,
-        round_trip,
-        progress=progress,
-    )
-    kept, dropped = _select(keys, setup, progress)
-    middle = max(0, len(kept) // 2 - 256)
-    sample = min(512, len(kept) - middle)
-    _values(kept, middle, middle + min(sample, 32), setup, batch_tokens)  # warm-up
+    storage = value_dtype(dtype)
+    setup = set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prefix, prepend_bos, round_trip)
+    selection = select_keys(keys, setup.recipient, setup.donor.tokenizer, round_trip, progress)
+    sharing = _sharing(setup, selection, share_prefixes, {})
+    sample = min(2048, len(selection.kept))
+    middle = max(0, (len(selection.kept) - sample) // 2)
+    rows = selection.order[middle : middle + sample]
+    _values(setup, selection, rows[:64], sharing, batch_tokens)  # warm-up
     started = time.perf_counter()
-    _values(kept, middle, middle + sample, setup, batch_tokens)
+    _values(setup, selection, rows, sharing, batch_tokens)
     rate = sample / (time.perf_counter() - started)
-    row_bytes = len(setup.taps) * setup.donor.value_dim * _STORAGE[dtype].itemsize
+    counts = _counts(selection, setup.prefix)
     return HarvestPlan(
         num_keys=len(keys),
-        num_rows=len(kept),
-        dropped=dropped,
+        num_rows=len(selection.kept),
+        dropped=selection.dropped,
         taps=setup.taps,
         value_dim=setup.donor.value_dim,
-        num_bytes=len(kept) * row_bytes,
+        num_bytes=len(selection.kept) * len(setup.taps) * setup.donor.value_dim * storage.size,
         keys_per_second=rate,
         prefix=setup.prefix,
-    )
-
-
-def _set_up(
-    keys: KeySet,
-    recipient_tokenizer: Any,
-    donor: str | Path | Donor,
-    taps: Sequence[int],
-    compute_dtype: str,
-    device: str | None,
-    prefix: PrefixChoice,
-    prepend_bos: bool,
-    round_trip: RoundTrip,
-    recorded: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> _Setup:
-    recipient = open_tokenizer(recipient_tokenizer)
-    if recipient.own_size > keys.vocab_size:
-        raise TokenError(
-            f"the recipient tokenizer has {recipient.own_size} tokens, "
-            f"the key set was mined for a vocabulary of {keys.vocab_size}; "
-            "mine again with the tokenizer's size, or name the tokenizer that made these tokens"
-        )
-    mined_with = keys.metadata.get("tokenizer")
-    if recipient.file_fingerprint is not None and mined_with not in (None, recipient.file_fingerprint):
-        raise FingerprintError(
-            f"tokenizer {recipient_tokenizer}: expected the file {mined_with} that made the keys' tokens, "
-            f"found {recipient.file_fingerprint}; name the tokenizer.json that tokenised the corpus"
-        )
-    opened = open_donor(donor, compute_dtype=compute_dtype, device=device, progress=progress)
-    depths = check_taps(opened, taps)
-    return _Setup(
-        recipient=recipient,
-        donor=opened,
-        taps=depths,
-        round_trip=round_trip,
-        prefix=find_prefix(opened, prefix, taps=depths, prepend_bos=prepend_bos, recorded=recorded),
+        num_donor_tokens=counts["num_donor_tokens"],
+        num_prefixes=counts["num_prefixes"],
+        sharing=sharing,
     )
 
 
@@ -252,84 +384,3 @@ def _recorded(out: Path) -> Mapping[str, Any]:
             continue  # who opens or resumes it says what is wrong
         return facts if isinstance(facts, dict) else {}
     return {}
-
-
-def _lists(keys: KeySet, start: int, stop: int) -> list[list[int]]:
-    """The keys of rows ``start .. stop`` as lists."""
-    arrays = keys.arrays(start, stop)
-    tokens, offsets = arrays.tokens.tolist(), arrays.offsets.tolist()
-    return [tokens[first:last] for first, last in pairwise(offsets)]
-
-
-def _select(keys: KeySet, setup: _Setup, progress: Progress | None) -> tuple[KeySet, dict[str, int]]:
-    """The keys with a usable text, and how many were dropped for each reason."""
-    keep = np.zeros(len(keys), dtype=bool)
-    dropped: Counter[str] = Counter()
-    for start in range(0, len(keys), _TEXT_CHUNK):
-        stop = min(start + _TEXT_CHUNK, len(keys))
-        batch = _lists(keys, start, stop)
-        _check_known(keys, start, stop, setup.recipient)
-        judged = key_texts(batch, setup.recipient, setup.donor.tokenizer, round_trip=setup.round_trip)
-        keep[start:stop] = [reason is None for reason in judged.reasons]
-        dropped.update(judged.dropped)
-        if progress is not None:
-            progress("text", stop, len(keys))
-    counts = {reason: dropped[reason] for reason in DROP_REASONS if dropped[reason]}
-    if not keep.any():
-        raise KeySetError(
-            f"no key is left to harvest: {len(keys)} mined, dropped {counts or 'none'}; "
-            "mine a larger corpus or more orders"
-        )
-    return (keys if keep.all() else keys.select(keep)), counts
-
-
-def _check_known(keys: KeySet, start: int, stop: int, recipient: TextCodec) -> None:
-    """Decoders skip ids they do not know, which would pass for a shorter key."""
-    arrays = keys.arrays(start, stop)
-    ids = arrays.tokens
-    strange = (ids >= len(recipient.known)) | ~recipient.known[np.minimum(ids, len(recipient.known) - 1)]
-    if strange.any():
-        place = int(np.flatnonzero(strange)[0])
-        row = start + int(np.searchsorted(arrays.offsets, place, side="right")) - 1
-        raise TokenError(
-            f"key {keys.key(row)} (row {row}): the recipient tokenizer has no token {int(ids[place])}; "
-            "name the tokenizer that made these tokens"
-        )
-
-
-def _values(kept: KeySet, start: int, stop: int, setup: _Setup, batch_tokens: int) -> torch.Tensor:
-    """Donor states of rows ``start .. stop``: (stop - start, K, V)."""
-    judged = key_texts(_lists(kept, start, stop), setup.recipient, setup.donor.tokenizer, round_trip=setup.round_trip)
-    tokens = [[*setup.prefix.ids, *key] for key in judged.donor_tokens]
-    return donor_values(setup.donor, setup.taps, tokens, max_tokens=batch_tokens)
-
-
-def _finished(out: Path, kept: KeySet, setup: _Setup, dtype: str, donor: dict[str, Any]) -> Bank:
-    """The bank at ``out`` if it is the one these settings make."""
-    bank = Bank.open(out)
-    manifest = bank.manifest
-    recorded = dict(manifest.donor)
-    if "prefix" not in recorded:  # written before there were prefixes
-        recorded["prefix"] = [setup.donor.bos] if recorded.get("prepend_bos") else []
-    if recorded.get("tokenizer_fingerprint") == setup.donor.tokenizer.old_fingerprint:
-        recorded["tokenizer_fingerprint"] = setup.donor.tokenizer.fingerprint
-    # The same tokens make the same values, whoever chose them.
-    donor = {name: value for name, value in donor.items() if not name.startswith("prefix_")}
-    expected = {"keyset": kept.fingerprint, "taps": setup.taps, "dtype": dtype, "donor": donor}
-    differing = []
-    for name, value in expected.items():
-        found = recorded if name == "donor" else getattr(manifest, name)
-        if isinstance(value, dict):
-            pairs = [(f"{name} {entry}", item, found.get(entry)) for entry, item in value.items()]
-        else:
-            pairs = [(name, value, tuple(found) if name == "taps" else found)]
-        differing += [
-            f"{label}: expected {wanted!r}, found {there!r}" for label, wanted, there in pairs if wanted != there
-        ]
-    if difference := differs_from(setup.recipient, manifest.tokenizer):
-        differing.append(f"tokenizer: {difference}")
-    if differing:
-        raise FingerprintError(
-            f"{out}: holds a finished bank of another harvest ({'; '.join(differing)}); remove it or name another path"
-        )
-    return bank

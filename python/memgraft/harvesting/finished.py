@@ -1,0 +1,63 @@
+"""A bank that is there already: the one that a harvest's settings make, or refused by what differs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from memgraft.bank import Bank
+from memgraft.errors import FingerprintError
+from memgraft.harvesting.selecting import select_keys
+from memgraft.harvesting.setup import Setup
+from memgraft.keyset import KeySet
+from memgraft.tokenizer import differs_from
+
+# The same tokens make the same values, whoever chose them; sharing and counts follow from the rest.
+_FOLLOWS = ("prefix_", "shared_prefixes", "num_donor_tokens", "num_prefixes", "storage")
+
+
+def finished_bank(out: Path, keys: KeySet, setup: Setup, dtype: str, donor: Mapping[str, Any]) -> Bank:
+    """The bank at ``out`` if it is the one these settings make.
+
+    Raises:
+        FingerprintError: it is another.
+    """
+    recorded = Bank.open(out).manifest.donor
+    facts = {name: value for name, value in donor.items() if not name.startswith(_FOLLOWS)}
+    expected: dict[str, Any] = {"dtype": dtype, "taps": setup.taps, "donor": facts}
+    if "mined" not in recorded:  # written before banks named what was mined
+        del facts["mined"]
+        selection = select_keys(keys, setup.recipient, setup.donor.tokenizer, setup.round_trip)
+        expected["keyset"] = selection.kept.fingerprint
+    refuse_other(out, expected, setup)
+    return Bank.open(out)
+
+
+def refuse_other(out: Path, expected: Mapping[str, Any], setup: Setup | None = None) -> None:
+    """Refuses a finished bank that other settings made; without ``setup``, before the donor is opened.
+
+    Raises:
+        FingerprintError: it differs from ``expected``, facts of its manifest.
+    """
+    manifest = Bank.open(out).manifest
+    recorded = dict(manifest.donor)
+    differing: list[str] = []
+    if setup is not None:
+        if "prefix" not in recorded:  # written before there were prefixes
+            recorded["prefix"] = [setup.donor.bos] if recorded.get("prepend_bos") else []
+        if recorded.get("tokenizer_fingerprint") == setup.donor.tokenizer.old_fingerprint:
+            recorded["tokenizer_fingerprint"] = setup.donor.tokenizer.fingerprint
+    for name, value in expected.items():
+        found = recorded if name == "donor" else getattr(manifest, name)
+        if isinstance(value, dict):
+            pairs = [(f"{name} {entry}", item, found.get(entry)) for entry, item in value.items()]
+        else:
+            pairs = [(name, value, tuple(found) if name == "taps" else found)]
+        differing += [
+            f"{label}: expected {wanted!r}, found {there!r}" for label, wanted, there in pairs if wanted != there
+        ]
+    if setup is not None and (difference := differs_from(setup.recipient, manifest.tokenizer)):
+        differing.append(f"tokenizer: {difference}")
+    if differing:
+        raise FingerprintError(
+            f"{out}: holds a finished bank of another harvest ({'; '.join(differing)}); remove it or name another path"
+        )

@@ -1,0 +1,64 @@
+"""What a harvest is made with: tokenizers, donor, taps, prefix; checked against the keys before the donor is opened."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memgraft.errors import FingerprintError, TokenError
+from memgraft.harvesting.donor import Donor, open_donor
+from memgraft.harvesting.forward import check_taps
+from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
+from memgraft.harvesting.selecting import Progress
+from memgraft.harvesting.text import RoundTrip
+from memgraft.keyset import KeySet
+from memgraft.tokenizer import TextCodec, open_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """An open donor and how it is run."""
+
+    recipient: TextCodec
+    donor: Donor
+    taps: tuple[int, ...]
+    round_trip: RoundTrip
+    prefix: Prefix
+
+
+def set_up(
+    keys: KeySet,
+    recipient_tokenizer: Any,
+    donor: str | Path | Donor,
+    taps: Sequence[int],
+    compute_dtype: str,
+    device: str | None,
+    prefix: PrefixChoice,
+    prepend_bos: bool,
+    round_trip: RoundTrip,
+    recorded: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Setup:
+    """Opens what `memgraft.harvest` was given; ``recorded`` are the donor facts of the bank that is taken up."""
+    recipient = open_tokenizer(recipient_tokenizer)
+    if recipient.own_size > keys.vocab_size:
+        raise TokenError(
+            f"the recipient tokenizer has {recipient.own_size} tokens, "
+            f"the key set was mined for a vocabulary of {keys.vocab_size}; "
+            "mine again with the tokenizer's size, or name the tokenizer that made these tokens"
+        )
+    mined_with = keys.metadata.get("tokenizer")
+    if recipient.file_fingerprint is not None and mined_with not in (None, recipient.file_fingerprint):
+        raise FingerprintError(
+            f"tokenizer {recipient_tokenizer}: expected the file {mined_with} that made the keys' tokens, "
+            f"found {recipient.file_fingerprint}; name the tokenizer.json that tokenised the corpus"
+        )
+    opened = open_donor(donor, compute_dtype=compute_dtype, device=device, progress=progress)
+    depths = check_taps(opened, taps)
+    return Setup(
+        recipient=recipient,
+        donor=opened,
+        taps=depths,
+        round_trip=round_trip,
+        prefix=find_prefix(opened, prefix, taps=depths, prepend_bos=prepend_bos, recorded=recorded),
+    )
