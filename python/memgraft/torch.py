@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from memgraft.config import FallbackConfig, GraftConfig
     from memgraft.data import GraftCollator, MemoryBatch, prefetch
     from memgraft.integrations.transformers import (
+        GraftCallback,
         Telemetry,
         TelemetryCallback,
         detach,
@@ -30,6 +31,7 @@ _HOMES = {
     "memgraft.config": ("FallbackConfig", "GraftConfig"),
     "memgraft.data": ("GraftCollator", "MemoryBatch", "prefetch"),
     "memgraft.integrations.transformers": (
+        "GraftCallback",
         "Telemetry",
         "TelemetryCallback",
         "detach",
@@ -52,6 +54,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "CompressedVocabulary",
     "FallbackConfig",
+    "GraftCallback",
     "GraftCollator",
     "GraftConfig",
     "GraftLayer",

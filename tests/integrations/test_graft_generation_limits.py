@@ -125,12 +125,6 @@ def test_paged_calls_raise(bank: Any) -> None:
         model(prompts(), read_index=[torch.zeros(1)])
 
 
-def test_masks_that_hide_the_padding_raise(bank: Any) -> None:
-    model = grafted(bank)
-    with pytest.raises(GraftError, match="does not tell padding apart"):
-        model(prompts(), attention_mask=torch.ones(2, 1, 20, 20))
-
-
 def test_batch_that_continues_with_its_own_memory_raises(bank: Any) -> None:
     from memgraft.data.handle import MemoryBatch
 

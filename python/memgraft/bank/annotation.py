@@ -214,7 +214,7 @@ class Annotation:
 _annotated: "weakref.WeakSet[Bank]" = weakref.WeakSet()
 
 
-def has_annotated(bank: Bank) -> bool:
+def has_annotated(bank: object) -> bool:
     """Whether `annotate_dataset` was called with this object, in this process or the one that it was forked from."""
     return bank in _annotated
 

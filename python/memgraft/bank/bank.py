@@ -196,6 +196,21 @@ class Bank:
         return self.manifest.fingerprint
 
     @property
+    def space(self) -> str:
+        """Fingerprint of the value space (`Manifest.space`): banks of one space can take each other's place."""
+        return self.manifest.space
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the keys are below this."""
+        return self.index.vocab_size
+
+    @property
+    def max_order(self) -> int:
+        """The longest key."""
+        return self.index.max_order
+
+    @property
     def taps(self) -> tuple[int, ...]:
         """Donor depths, one per tap."""
         return self.manifest.taps

@@ -1,7 +1,7 @@
 """``bank.json``: what a bank holds and which artifacts belong together."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,11 @@ FORMAT_VERSION = "1.0"
 MANIFEST_NAME = "bank.json"
 KEYS_NAME = "keys.mgk"
 INDEX_NAME = "index.mgi"
+#: Donor facts that do not change what a value means.
+_BESIDE_THE_VALUES = frozenset(
+    {"name", "compute_dtype", "device", "round_trip", "batch_tokens", "chunk_rows", "num_blocks", "value_dim"}
+    | {"prefix_name", "prefix_chosen", "prefix_probe"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,11 @@ class Manifest:
     def sealed(self) -> "Manifest":
         """A copy with its fingerprint set."""
         return replace(self, fingerprint=_fingerprint(json.loads(self.to_json())))
+
+    @property
+    def space(self) -> str:
+        """Fingerprint of the value space: donor, taps, width, and what the donor read; not rows, keys or dtype."""
+        return value_space(self.donor, self.taps, self.value_dim)
 
     def to_json(self) -> str:
         """The text of ``bank.json``."""
@@ -122,6 +132,22 @@ class Manifest:
         if manifest.dtype not in DTYPES:
             raise FormatError(f"{path}: expected dtype one of {', '.join(DTYPES)}, found {manifest.dtype!r}")
         return manifest
+
+
+def value_space(donor: Mapping[str, Any], taps: Sequence[int], value_dim: int) -> str:
+    """What a graft is trained against: all that changes what a value means, and nothing else.
+
+    Donor facts count unless they are known not to change values beyond rounding. A bank that names no donor shares its
+    space with others that name none, of the same taps and width.
+    """
+    counted = {name: value for name, value in donor.items() if name not in _BESIDE_THE_VALUES}
+    # Banks from before prefixes say whether BOS stood in front, and nothing where it did not.
+    if counted.get("prepend_bos") is False:
+        del counted["prepend_bos"]
+    if counted.get("prefix") in (None, [], ()):
+        counted.pop("prefix", None)
+    content = {"donor": counted, "taps": list(taps), "value_dim": value_dim}
+    return fingerprint_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _fingerprint(facts: dict[str, Any]) -> str:

@@ -94,6 +94,8 @@ def _space(manifest: Manifest) -> dict[str, Any]:
         "tokenizer": manifest.tokenizer.get("fingerprint"),
         "taps": list(manifest.taps),
         "value_dim": manifest.value_dim,
+        # What the donor read: prefix, BOS, contexts.
+        "value space": manifest.space,
         "dtype": manifest.dtype,
     }
 

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import default_collate, get_worker_info
 
-from memgraft.bank import Bank
+from memgraft.bank import Memory, open_memory
 from memgraft.bank.annotation import ORDERS_COLUMN, ROWS_COLUMN, has_annotated
+from memgraft.bank.overlay import Where
 from memgraft.boundaries import MARKS, RAGGED
 from memgraft.data.dispatch import refuse_if_dispatching
 from memgraft.data.handle import KEY, MemoryBatch, ShippedIds
@@ -27,7 +28,7 @@ class GraftCollator:
     is understood. Examples that `memgraft.bank.annotation` has annotated bring their rows along.
 
     Args:
-        bank: the bank; pickles by path, so spawned workers open it themselves.
+        bank: the bank or its path; pickles by path, so spawned workers open it themselves.
         inner: makes the batch, with ``input_ids (B, T)``; torch's ``default_collate`` if None.
         mode: ``handle`` gives a `MemoryBatch`; ``ids`` one int32 tensor ``(B, T, 3)``, which also survives
             accelerate's ``dispatch_batches=True``.
@@ -43,7 +44,7 @@ class GraftCollator:
 
     def __init__(
         self,
-        bank: Bank,
+        bank: Memory | Where,
         inner: Callable[[list[Any]], Any] | None = None,
         *,
         mode: Literal["handle", "ids"] = "handle",
@@ -54,7 +55,7 @@ class GraftCollator:
     ) -> None:
         if mode not in ("handle", "ids"):
             raise ConfigError(f"mode {mode!r}: expected 'handle' or 'ids'")
-        self.bank = bank
+        self.bank = open_memory(bank)
         self.inner = default_collate if inner is None else inner
         self.mode = mode
         self.eos_id = eos_id

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memgraft.bank import Bank, Staged, StageFacts
+from memgraft.bank import Memory, Staged, StageFacts
 from memgraft.data.dispatch import refuse_if_dispatching
 from memgraft.errors import ArgumentError, GraftError, TokenError
 
@@ -62,7 +62,7 @@ class MemoryBatch:
         """Bool ``(B, T)``: positions that have a row."""
         return self.rows >= 0
 
-    def stage(self, bank: Bank, ring: "StagingRing | None" = None, *, threads: int | None = None) -> "MemoryBatch":
+    def stage(self, bank: Memory, ring: "StagingRing | None" = None, *, threads: int | None = None) -> "MemoryBatch":
         """A copy with the values of ``bank``, in memory of ``ring`` if given; itself if staged already.
 
         Raises:
@@ -168,7 +168,7 @@ class MemoryBatch:
 
     @classmethod
     def look_up(
-        cls, bank: Bank, input_ids: torch.Tensor, segments: torch.Tensor, *, threads: int | None = None
+        cls, bank: Memory, input_ids: torch.Tensor, segments: torch.Tensor, *, threads: int | None = None
     ) -> "MemoryBatch":
         """Rows of ``input_ids (B, T)`` within ``segments (B, T)``; not staged.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from memgraft.bank import Bank
+from memgraft.bank import Memory
 from memgraft.data.handle import KEY, MemoryBatch
 from memgraft.data.ring import StagingRing
 from memgraft.errors import GraftError
@@ -88,7 +88,7 @@ class Queue:
 class Stager:
     """What staging a batch takes."""
 
-    bank: Bank
+    bank: Memory
     ring: StagingRing
     threads: int | None
     device: torch.device | None

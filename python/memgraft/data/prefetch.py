@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch.utils.data import DataLoader
 
-from memgraft.bank import Bank
+from memgraft.bank import Memory, open_memory
+from memgraft.bank.overlay import Where
 from memgraft.data.dispatch import DISPATCHER, SHARD, prepared_by_accelerate, refuse_dispatched_handles
 from memgraft.data.handle import KEY, MemoryBatch
 from memgraft.data.pipeline import Stager, memory_of, start
@@ -70,7 +71,7 @@ class PrefetchFacts:
 
 def prefetch(
     loader: Iterable[BatchT],
-    bank: Bank,
+    bank: Memory | Where,
     *,
     depth: int = 2,
     device: torch.device | str | None = None,
@@ -85,7 +86,7 @@ def prefetch(
 
     Args:
         loader: gives mappings with ``"memgraft"``, as `GraftCollator` makes them in either mode.
-        bank: the bank of the collator.
+        bank: the bank of the collator, or its path.
         depth: staged batches to hold ready.
         device: copy the memory there on a stream of its own; by default the device of a prepared loader, else none.
         threads: threads of the gather.
@@ -95,7 +96,7 @@ def prefetch(
         ConfigError: ``depth`` below 1, or ``dispatch_batches=True`` around a collator in handle mode; later, where the
             loader that this returns is prepared by accelerate: prepare first, then prefetch.
     """
-    return PrefetchLoader(loader, bank, depth=depth, device=device, threads=threads, ring=ring)
+    return PrefetchLoader(loader, open_memory(bank), depth=depth, device=device, threads=threads, ring=ring)
 
 
 class PrefetchLoader(Generic[BatchT]):
@@ -108,7 +109,7 @@ class PrefetchLoader(Generic[BatchT]):
     def __init__(
         self,
         loader: Iterable[BatchT],
-        bank: Bank,
+        bank: Memory,
         *,
         depth: int,
         device: torch.device | str | None,

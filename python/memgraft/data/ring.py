@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memgraft.bank import Bank, Staged
+from memgraft.bank import Memory, Staged
 
 _MIN_SLOT_BYTES = 1 << 16
 _HUGE_PAGE = 2 << 20
@@ -76,7 +76,7 @@ class StagingRing:
         return array[:num_bytes]
 
     def stage(
-        self, bank: Bank, *, rows: npt.NDArray[np.int32], orders: npt.NDArray[np.uint8] | None, threads: int | None
+        self, bank: Memory, *, rows: npt.NDArray[np.int32], orders: npt.NDArray[np.uint8] | None, threads: int | None
     ) -> Staged:
         """`Bank.stage` into a slot: one native call unless the batch is larger than any before."""
         out = self.lease(self._expected)

@@ -262,11 +262,12 @@ def _one(
 
 def save_model(model: nn.Module, folder: Path, *, grafted: bool, tokenizer: Any = None) -> None:
     """Save a trained recipient to ``<folder>/recipient`` and its graft to ``<folder>/graft``; the graft comes off."""
-    from memgraft.integrations.transformers import detach, save_graft
+    from memgraft.integrations.transformers import detach
+    from memgraft.integrations.transformers.saving import write_graft
 
     with disk_errors(folder), directory_beside(folder) as building:
         if grafted:
-            save_graft(model, building / "graft")
+            write_graft(model, building / "graft")
             detach(model)
         model.save_pretrained(building / "recipient")  # type: ignore[operator]
         if isinstance(tokenizer, (str, Path)):

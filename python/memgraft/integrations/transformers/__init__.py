@@ -1,6 +1,7 @@
 """Grafts on transformers models: attach, train, generate, save."""
 
 from memgraft.integrations.transformers.attach import detach, disabled, graft, graft_layers
+from memgraft.integrations.transformers.callbacks import GraftCallback
 from memgraft.integrations.transformers.parameters import (
     mark_trainable,
     optimizer_groups,
@@ -11,6 +12,7 @@ from memgraft.integrations.transformers.saving import graft_state_dict, load_gra
 from memgraft.integrations.transformers.telemetry import Telemetry, TelemetryCallback, record_telemetry
 
 __all__ = [
+    "GraftCallback",
     "Telemetry",
     "TelemetryCallback",
     "detach",

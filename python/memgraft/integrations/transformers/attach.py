@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from memgraft.bank import Bank
+from memgraft.bank import Memory, open_memory
+from memgraft.bank.overlay import Where
 from memgraft.config import GraftConfig
 from memgraft.errors import ConfigError, FingerprintError, GraftError
 from memgraft.integrations.transformers import generation
@@ -38,7 +39,7 @@ _KEYS_AT_ONCE = 1 << 18
 
 def graft(
     recipient: Model,
-    bank: Bank,
+    bank: Memory | Where,
     config: GraftConfig,
     *,
     name: str = "default",
@@ -52,7 +53,7 @@ def graft(
 
     Args:
         recipient: a transformers causal language model (or its decoder); a PEFT wrapper is looked through.
-        bank: the open bank; it stays outside the model's parameters, buffers and state_dict.
+        bank: an open bank or its path; it stays outside the model's parameters, buffers and state_dict.
         config: what to attach, and where.
         name: the graft's name; several may be attached.
         tokenizer: the recipient's tokenizer (or a path to its ``tokenizer.json``), for a fallback with
@@ -60,11 +61,30 @@ def graft(
         vocabulary: the compressed vocabulary itself, instead of ``tokenizer``.
 
     Raises:
-        GraftError: the family is not supported, or the name is taken.
+        GraftError: the family is not supported, the name is taken, or the model is wrapped for several ranks already.
         ConfigError: the config does not fit the recipient or the bank.
         FingerprintError: the bank's keys are of another tokenizer than ``tokenizer``.
     """
+    bank = open_memory(bank)
+    check_vocabulary(bank, inspect_recipient(recipient).vocab_size)
+    if tokenizer is not None:
+        check_tokenizer(bank, tokenizer)
+    attach(recipient, bank, config, name=name, tokenizer=tokenizer, vocabulary=vocabulary)
+    return recipient
+
+
+def attach(
+    recipient: nn.Module,
+    bank: Memory,
+    config: GraftConfig,
+    *,
+    name: str,
+    tokenizer: Any = None,
+    vocabulary: CompressedVocabulary | None = None,
+) -> None:
+    """:func:`graft` with an open bank and without a look at tokenizers, for grafts that went through it before."""
     parts = inspect_recipient(recipient)
+    _refuse_replicas(recipient)
     if not name.isidentifier():
         raise GraftError(f"a graft's name must be an identifier, found {name!r}")
     if name in runtimes_of(parts.decoder):
@@ -75,20 +95,19 @@ def graft(
             f"the recipient's hidden state has {parts.streams} residual stream(s), the config {config.streams}: give "
             f"GraftConfig(streams={parts.streams})"
         )
-    _check_vocabulary(bank, parts.vocab_size)
-    if tokenizer is not None:
-        check_tokenizer(bank, tokenizer)
     runtime = GraftRuntime(
         name=name,
         bank=bank,
         config=config,
         tap_of_site=taps,
         eos_ids=_eos_ids(config, parts.model),
-        max_order=bank.index.max_order,
+        max_order=bank.max_order,
+        pad_token_id=_pad_id(config, parts.model),
         hidden_dim=parts.hidden_dim,
         shapes={},
         controlled=controlled_rows(bank, config),
     )
+    runtime.versions = {name: parameter._version for name, parameter in parts.model.named_parameters()}
     layers = {} if runtime.off else _build_layers(parts, runtime, tokenizer, vocabulary)
     for site, layer in layers.items():
         runtime.shapes |= {f"sites.{site}.{key}": tuple(tensor.shape) for key, tensor in layer.state_dict().items()}
@@ -100,7 +119,6 @@ def graft(
             block.register_forward_pre_hook(LayerHook(number), with_kwargs=True)
         generation.install(parts.model, parts.decoder)
     runtimes_of(parts.decoder)[name] = runtime
-    return recipient
 
 
 def detach(recipient: Model, name: str | None = None) -> Model:
@@ -175,12 +193,30 @@ def graft_layers(recipient: nn.Module, name: str | None = None) -> dict[str, dic
     return found
 
 
-def _check_vocabulary(bank: Bank, vocab_size: int) -> None:
+def _refuse_replicas(recipient: nn.Module) -> None:
+    """Refuse a model inside wrappers that keep the weights of several ranks in step: a graft's would not be known.
+
+    Raises:
+        GraftError: there is one.
+    """
+    kinds = {type(module).__name__ for module in recipient.modules()}
+    late = sorted(kinds & {"DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine"})
+    if any(hasattr(type(module), "set_reshard_after_forward") for module in recipient.modules()):
+        late.append("fully_shard")
+    if late:
+        raise GraftError(
+            f"the model is inside {late[0]} already, which would not keep the graft's weights in step between ranks: "
+            "graft first, then wrap"
+        )
+
+
+def check_vocabulary(bank: Memory, vocab_size: int) -> None:
     """Refuse a bank with keys that the recipient cannot read; ids that stand in no key may lie past its embedding."""
-    if bank.index.vocab_size <= vocab_size:
+    keys = getattr(bank, "keys", None)
+    if bank.vocab_size <= vocab_size or keys is None:
         return
-    for start in range(0, len(bank.keys), _KEYS_AT_ONCE):
-        tokens = bank.keys.arrays(start, min(start + _KEYS_AT_ONCE, len(bank.keys))).tokens
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        tokens = keys.arrays(start, min(start + _KEYS_AT_ONCE, len(keys))).tokens
         if len(tokens) and int(tokens.max()) >= vocab_size:
             raise ConfigError(
                 f"a key of the bank holds token {int(tokens.max())}, the recipient's embedding has {vocab_size} rows: "
@@ -193,7 +229,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return open_tokenizer(tokenizer).fingerprint
 
 
-def check_tokenizer(bank: Bank, tokenizer: Any) -> None:
+def check_tokenizer(bank: Memory, tokenizer: Any) -> None:
     """Refuse a tokenizer that did not make the bank's keys; nothing to check where the bank does not name one.
 
     Raises:
@@ -226,7 +262,7 @@ def _build_layers(
                 layer=site,
                 sizes=sizes[position],
                 seed=config.seed,
-                pad_token_id=_pad_id(config, parts.model),
+                pad_token_id=runtime.pad_token_id,
             )
         layer = GraftLayer(
             parts.hidden_dim,
@@ -276,7 +312,7 @@ def _vocabulary(
     return CompressedVocabulary.from_tokenizer(tokenizer, vocab_size=parts.vocab_size)
 
 
-def _tap_of_site(bank: Bank, config: GraftConfig, num_layers: int) -> dict[int, int]:
+def _tap_of_site(bank: Memory, config: GraftConfig, num_layers: int) -> dict[int, int]:
     if config.sites[-1] >= num_layers:
         raise ConfigError(
             f"sites {config.sites} must lie in 0..{num_layers - 1}: the recipient has {num_layers} blocks"
@@ -306,8 +342,7 @@ def _eos_ids(config: GraftConfig, model: nn.Module) -> tuple[int, ...]:
 
 
 def _pad_id(config: GraftConfig, model: nn.Module) -> int:
-    assert config.fallback is not None
-    pad = config.fallback.pad_token_id
+    pad = None if config.fallback is None else config.fallback.pad_token_id
     if pad is None:
         pad = text_config(model).pad_token_id
         # Some configs name a pad id that has no embedding, as -1.

@@ -22,10 +22,13 @@ looked up, and its frozen donor value is projected, gated and added to the resid
 | recipient | `{model_type}`, width {hidden_dim}, vocabulary {vocab_size} |
 | bank | {num_rows:,} rows, value width {value_dim}, donor depths {taps} |
 | bank fingerprint | `{fingerprint}` |
+| value space | `{space}` |
+| trained on bank | `{trained_on}` |
 | control | {control} |
 | memgraft | {memgraft_version} |
 
-The folder does not hold the bank, and loading refuses any other than the one above.
+The folder does not hold the bank. Loading refuses any other than the one above, unless `rows="any"` asks for another of
+the same value space.
 
 ```python
 from memgraft.torch import load_graft
@@ -56,6 +59,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         value_dim=bank["value_dim"],
         taps=", ".join(map(str, bank["taps"])),
         fingerprint=bank["fingerprint"],
+        space=bank["space"],
+        trained_on=bank["trained_on"],
         control="none: the bank's own rows" if control is None else f"**`{control}`**: not the bank's own rows",
         memgraft_version=manifest["memgraft_version"],
         config=json.dumps(config, indent=2),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memgraft.bank import Bank
+from memgraft.bank import Memory
 from memgraft.config import GraftConfig
 from memgraft.errors import ArgumentError
 
@@ -25,7 +25,7 @@ class ControlledRows:
     scaled to the norm of the row it replaces; ``constant`` gives the mean row for every key.
     """
 
-    bank: Bank
+    bank: Memory
     control: str
     seed: int
 
@@ -62,7 +62,7 @@ class ControlledRows:
         return {"bank": self.bank, "control": self.control, "seed": self.seed}
 
 
-def controlled_rows(bank: Bank, config: GraftConfig) -> ControlledRows | None:
+def controlled_rows(bank: Memory, config: GraftConfig) -> ControlledRows | None:
     """The replacement that a config asks for, or ``None``."""
     if config.control in ("shuffled", "random", "constant"):
         return ControlledRows(bank, config.control, config.seed)

@@ -30,6 +30,7 @@ class DecodeState:
         conv: per site the gated values (B, W, S, D) float32.
         reach: positions the next step reads back.
         record: keep every position, for rollbacks of any length.
+        owners: (B,) int64 on the CPU, which memory each sequence reads; ``None``: all the graft's own.
     """
 
     tokens: Tensor
@@ -38,6 +39,7 @@ class DecodeState:
     conv: dict[int, Tensor]
     reach: int
     record: bool = False
+    owners: Tensor | None = None
 
     @classmethod
     def empty(cls, batch: int, reach: int, device: torch.device, *, record: bool = False) -> DecodeState:
@@ -62,6 +64,16 @@ class DecodeState:
         """Positions that went into the cache."""
         return int(self.marks[0])
 
+    def look_back(self, reach: int) -> None:
+        """Keep enough for a step that reads ``reach`` positions back, before the first token."""
+        empty = DecodeState.empty(len(self.tokens), reach, self.tokens.device)
+        self.tokens, self.segments, self.marks, self.reach = empty.tokens, empty.segments, empty.marks, reach
+
+    @property
+    def past(self) -> int | Tensor:
+        """Positions seen, as a number; a compiler keeps the tensor, which it does not specialise on."""
+        return self.marks[0] if torch.compiler.is_compiling() else int(self.marks[0])
+
     def extend(self, window: Tensor, new: Tensor) -> Tensor:
         """The window after ``new`` came in, both (B, positions, ...)."""
         if self.record:
@@ -83,6 +95,7 @@ class DecodeState:
         self.tokens = function(self.tokens)
         self.segments = function(self.segments)
         self.conv = {site: function(window) for site, window in self.conv.items()}
+        self.owners = None if self.owners is None else function(self.owners)
 
     def crop(self, num_removed: int) -> None:
         """Forget the newest positions.

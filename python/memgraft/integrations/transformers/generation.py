@@ -1,9 +1,10 @@
-"""``prepare_inputs_for_generation`` of a grafted model."""
+"""``generate`` and ``prepare_inputs_for_generation`` of a grafted model."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -16,10 +17,13 @@ from memgraft.integrations.transformers.hooks import (
     cache_in,
     is_off,
     refuse_paged,
+    said_in,
 )
+from memgraft.integrations.transformers.memories import is_memory, requested, requesting
 from memgraft.integrations.transformers.runtime import runtimes_of
 from memgraft.integrations.transformers.side_input import prepare
 
+GENERATE = "generate"
 METHOD = "prepare_inputs_for_generation"
 BATCHING = ("generate_batch", "init_continuous_batching")
 
@@ -63,19 +67,50 @@ class PrepareInputs:
             )
         # The inputs may hold a mask of four dimensions by now; the caller's has two.
         arguments = self.__signature__.bind_partial(*args, **kwargs).arguments
-        mask = arguments.get("attention_mask", kwargs.get("attention_mask"))
+        said = {**said_in(kwargs), "attention_mask": arguments.get("attention_mask", kwargs.get("attention_mask"))}
+        # generate() counts positions itself, from the mask.
+        said.pop("position_ids", None)
+        given = inputs.get(KWARG)
         inputs[KWARG] = prepare(
             runtimes_of(self.decoder),
             input_ids,
-            vocab_size=vocab_size_of(self.decoder),
-            given=inputs.get(KWARG),
-            attention_mask=mask,
-            position_ids=None,
-            cu_seqlens=None,
+            given=requested(self.decoder) if given is None else given,
+            said=said,
             cache=cache_in(inputs),
             use_cache=bool(inputs.get("use_cache", kwargs.get("use_cache"))),
+            vocab_size=vocab_size_of(self.decoder),
         )
         return inputs
+
+
+class Generate:
+    """Stands in for the model's ``generate`` and takes a memory, or one for each row, as ``memgraft=``.
+
+    Args:
+        model: the model whose method this is.
+        decoder: its decoder.
+        replaced: what the instance had in its place, or ``None`` for its class's method.
+    """
+
+    def __init__(self, model: nn.Module, decoder: nn.Module, replaced: Any) -> None:
+        self.model = model
+        self.decoder = decoder
+        self.replaced = replaced
+        self.__signature__ = inspect.signature(self._original())
+
+    def _original(self) -> Any:
+        if self.replaced is not None:
+            return self.replaced
+        return functools.partial(getattr(type(self.model), GENERATE), self.model)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model's own method gives, reading the memory that the call names."""
+        given = kwargs.get(KWARG)
+        if not (is_memory(given) or (isinstance(given, Mapping) and all(map(is_memory, given.values())))):
+            return self._original()(*args, **kwargs)
+        del kwargs[KWARG]
+        with requesting(self.decoder, given):
+            return self._original()(*args, **kwargs)
 
 
 class RefuseBatching:
@@ -86,13 +121,17 @@ class RefuseBatching:
         raise GraftError(NO_CONTINUOUS_BATCHING)
 
 
+_PATCHES: dict[str, type[PrepareInputs | Generate]] = {METHOD: PrepareInputs, GENERATE: Generate}
+
+
 def install(model: nn.Module, decoder: nn.Module) -> None:
     """Patch the instance; nothing to do for a model without generation or one that is patched."""
     for name in BATCHING:
         if hasattr(type(model), name) and name not in model.__dict__:
             model.__dict__[name] = RefuseBatching()
-    if hasattr(type(model), METHOD) and not isinstance(model.__dict__.get(METHOD), PrepareInputs):
-        model.__dict__[METHOD] = PrepareInputs(model, decoder, model.__dict__.get(METHOD))
+    for name, kind in _PATCHES.items():
+        if hasattr(type(model), name) and not isinstance(model.__dict__.get(name), kind):
+            model.__dict__[name] = kind(model, decoder, model.__dict__.get(name))
 
 
 def uninstall(model: nn.Module) -> None:
@@ -100,8 +139,9 @@ def uninstall(model: nn.Module) -> None:
     for name in BATCHING:
         if isinstance(model.__dict__.get(name), RefuseBatching):
             del model.__dict__[name]
-    patch = model.__dict__.get(METHOD)
-    if isinstance(patch, PrepareInputs):
-        del model.__dict__[METHOD]
-        if patch.replaced is not None:
-            model.__dict__[METHOD] = patch.replaced
+    for name, kind in _PATCHES.items():
+        patch = model.__dict__.get(name)
+        if isinstance(patch, kind):
+            del model.__dict__[name]
+            if patch.replaced is not None:
+                model.__dict__[name] = patch.replaced

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from memgraft.boundaries import LONGEST, MARKS, unread_names
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers.decode_state import GraftedCache, adopt
-from memgraft.integrations.transformers.families import RULE, vocab_size_of
+from memgraft.integrations.transformers.families import RULE, look_through, vocab_size_of
+from memgraft.integrations.transformers.memories import requested
 from memgraft.integrations.transformers.runtime import runtimes_of
 from memgraft.integrations.transformers.side_input import OFF, Off, SideInput, SideInputs, prepare
 from memgraft.nn.graft_layer import GraftLayer
@@ -73,6 +76,8 @@ class DecoderHook:
             return args, kwargs
         arguments = dict(zip(self.names, args, strict=False)) | kwargs
         refuse_paged(arguments)
+        if module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            _warn_once_of_a_frozen_graft(module)
         input_ids = arguments.get("input_ids")
         if input_ids is None:
             raise GraftError(
@@ -87,15 +92,28 @@ class DecoderHook:
             runtimes_of(module),
             input_ids,
             vocab_size=vocab_size_of(module),
-            given=given,
-            attention_mask=arguments.get("attention_mask"),
-            position_ids=arguments.get("position_ids"),
-            cu_seqlens=arguments.get("cu_seq_lens_q"),
+            given=requested(module) if given is None else given,
+            said=said_in(arguments),
             cache=cache_in(arguments),
             # A compiled call cannot put its state into a cache that it makes itself.
             use_cache=bool(use_cache) and not torch.compiler.is_compiling(),
         )
         return args, kwargs
+
+
+def _warn_once_of_a_frozen_graft(decoder: nn.Module) -> None:
+    fresh = [runtime for runtime in runtimes_of(decoder).values() if not runtime.seen_training]
+    if not fresh:
+        return
+    for runtime in fresh:
+        runtime.seen_training = True
+    ours = [p for layer in decoder.modules() if isinstance(layer, GraftLayer) for p in layer.parameters()]
+    if ours and not any(p.requires_grad for p in ours) and any(p.requires_grad for p in decoder.parameters()):
+        warnings.warn(
+            "the graft is frozen and something else trains (get_peft_model and peft_config= freeze what they do not "
+            "know): call mark_trainable(model), or give the Trainer callbacks=[GraftCallback()]",
+            stacklevel=2,
+        )
 
 
 class LayerHook:
@@ -126,9 +144,8 @@ class LayerHook:
                 f"{type(module).__name__} was called without its hidden states, found {type(hidden).__name__}. {RULE}"
             )
         cache = _cache_of(args, kwargs)
+        grafts = grafts if isinstance(grafts, nn.ModuleDict) else look_through(grafts)
         for name, layer in grafts.named_children():
-            if not isinstance(layer, GraftLayer):
-                raise GraftError(f"site {self.site}: {name!r} is a {type(layer).__name__}, not a graft layer")
             hidden = _inject(layer, name, self.site, hidden, sides.by_name[name], cache)
         if args:
             return (hidden, *args[1:]), kwargs
@@ -136,7 +153,31 @@ class LayerHook:
         return args, kwargs
 
 
-def _inject(layer: GraftLayer, name: str, site: int, hidden: Tensor, side: SideInput, cache: Any) -> Tensor:
+def refuse_adapters_inside(model: nn.Module) -> None:
+    """Refuse an adapter that was put into a graft's layers, where it would be trained and saved by nobody.
+
+    Raises:
+        GraftError: there is one.
+    """
+    for module in model.modules():
+        if isinstance(module, GraftLayer):
+            _refuse_adapter(module)
+
+
+def _refuse_adapter(layer: GraftLayer) -> None:
+    for part in (layer.memory_key, layer.memory_value, layer.fallback_key, layer.fallback_value):
+        if hasattr(type(part), "adapter_layer_names"):
+            raise GraftError(
+                "PEFT put an adapter into the graft's layers, which train whole: keep it out with LoraConfig("
+                "exclude_modules=memgraft.integrations.peft.EXCLUDE_MODULES)"
+            )
+
+
+def _inject(wrapped: nn.Module, name: str, site: int, hidden: Tensor, side: SideInput, cache: Any) -> Tensor:
+    layer = wrapped if isinstance(wrapped, GraftLayer) else look_through(wrapped)
+    if not isinstance(layer, GraftLayer):
+        raise GraftError(f"site {site}: {name!r} is a {type(layer).__name__}, not a graft layer")
+    _refuse_adapter(layer)
     reach, device = layer.conv_reach, hidden.device
     if hidden.shape[:2] != side.inverse.shape:
         raise GraftError(
@@ -150,7 +191,7 @@ def _inject(layer: GraftLayer, name: str, site: int, hidden: Tensor, side: SideI
     values = side.values
     if values is not None:
         values = (values if values.dim() == 1 else values[:, side.tap_of_site[site]]).to(device)
-    out, gated = layer(
+    out, gated = wrapped(
         hidden,
         values,
         side.inverse.to(device),
@@ -201,6 +242,12 @@ def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
 def cache_in(arguments: dict[str, Any]) -> Any:
     """The call's cache under whichever name this version of transformers gives it, or ``None``."""
     return next((arguments[name] for name in _CACHE_NAMES if arguments.get(name) is not None), None)
+
+
+def said_in(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call says about boundaries, and names that look as if they did, which are refused where they are read."""
+    names = [name for name in (*MARKS, *LONGEST) if arguments.get(name) is not None]
+    return {name: arguments[name] for name in (*names, *unread_names(arguments))}
 
 
 def refuse_paged(arguments: dict[str, Any]) -> None:

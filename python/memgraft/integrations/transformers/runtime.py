@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from memgraft.bank import Bank
+from memgraft.bank import Memory
 from memgraft.config import GraftConfig
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers.controls import ControlledRows
@@ -23,26 +23,34 @@ class GraftRuntime:
 
     Attributes:
         name: the graft's name.
-        bank: the open bank.
+        bank: the open bank, or several as one.
         config: the config it was made with.
         tap_of_site: index into the bank's taps, per site.
         eos_ids: tokens that end a segment.
         max_order: longest key.
+        pad_token_id: raw id that the fallback puts left of a segment.
         hidden_dim: width of the recipient.
         shapes: shape of every saved tensor by ``sites.<site>.<name in the layer>``, as they were made.
         controlled: replaces the bank's rows under a control, else ``None``.
+        trained_on: fingerprint of the bank that the weights were trained on, where it is another; else ``None``.
+        versions: how often each of the recipient's parameters had been written when the graft was attached.
+        seen_training: a call has trained; then what is frozen was looked at.
         recorder: collects telemetry while somebody records, else ``None``.
     """
 
     name: str
-    bank: Bank
+    bank: Memory
     config: GraftConfig
     tap_of_site: dict[int, int]
     eos_ids: tuple[int, ...]
     max_order: int
+    pad_token_id: int
     hidden_dim: int
     shapes: dict[str, tuple[int, ...]]
     controlled: ControlledRows | None
+    trained_on: str | None = None
+    versions: dict[str, int] = dataclasses.field(default_factory=dict)
+    seen_training: bool = False
     recorder: Any = None
 
     @property

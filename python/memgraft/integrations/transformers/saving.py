@@ -5,27 +5,46 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from memgraft import __version__
-from memgraft.bank import Bank
+from memgraft.bank import Manifest, Memory, open_memory
+from memgraft.bank.manifest import MANIFEST_NAME as MANIFEST_OF_BANK
+from memgraft.bank.overlay import Where
 from memgraft.config import GraftConfig
-from memgraft.errors import FingerprintError, FormatError, GraftError, StorageError
-from memgraft.integrations.transformers.attach import check_tokenizer, detach, graft, graft_layers
+from memgraft.errors import ArgumentError, FingerprintError, FormatError, GraftError, MemgraftError, StorageError
+from memgraft.integrations.transformers.attach import attach, check_tokenizer, check_vocabulary, detach, graft_layers
 from memgraft.integrations.transformers.card import model_card
-from memgraft.integrations.transformers.families import find_decoder, text_config, unwrap, vocab_size_of
+from memgraft.integrations.transformers.families import (
+    find_decoder,
+    inspect_recipient,
+    text_config,
+    unwrap,
+    vocab_size_of,
+)
+from memgraft.integrations.transformers.locate import CHECKPOINT_FOLDER, graft_folder
 from memgraft.integrations.transformers.runtime import GraftRuntime, the_runtime
 from memgraft.integrations.transformers.weights import copy_weights, whole_weights
 from memgraft.nn.compression import CompressedVocabulary
 
 Model = TypeVar("Model", bound=nn.Module)
 GRAFT_FORMAT_VERSION = 1
+__all__ = [
+    "CHECKPOINT_FOLDER",
+    "graft_state_dict",
+    "load_graft",
+    "read_graft",
+    "restore_weights",
+    "save_graft",
+    "write_graft",
+]
 WEIGHTS_NAME, MANIFEST_NAME, CARD_NAME = "graft.safetensors", "graft.json", "README.md"
 
 
@@ -43,21 +62,36 @@ def save_graft(
         recipient: the grafted model, wrapped or not.
         path: the folder; made if missing, its graft files are replaced.
         name: the graft, if there are several.
-        bank_path: where the bank may be found by default; recorded as given. ``None`` records none.
+        bank_path: where the bank may be found by default, from the folder if relative; recorded as given. ``None``
+            records none.
         gather: turns a sharded parameter into a whole one (FSDP2: ``lambda p: p.full_tensor()``, on every rank).
 
     Returns:
         The folder.
 
     Raises:
-        GraftError: there is no such graft, or a weight cannot be found whole.
+        GraftError: there is no such graft, a weight cannot be found whole, or another bank is at ``bank_path``.
         StorageError: the disk refused.
     """
     decoder, _ = find_decoder(unwrap(recipient))
-    runtime = the_runtime(decoder, name)
+    _warn_of_a_trained_recipient(unwrap(recipient), the_runtime(decoder, name))
+    return write_graft(recipient, Path(path), name=name, bank_path=bank_path, gather=gather)
+
+
+def write_graft(
+    recipient: nn.Module,
+    folder: Path,
+    *,
+    name: str | None = None,
+    bank_path: str | None = None,
+    gather: Callable[[Tensor], Tensor] | None = None,
+) -> Path:
+    """:func:`save_graft` beside a recipient that is saved too."""
+    runtime = the_runtime(find_decoder(unwrap(recipient))[0], name)
+    if bank_path is not None:
+        _check_bank_path(folder, bank_path, runtime)
     weights = whole_weights(recipient, runtime, gather)
     manifest = _manifest(runtime, unwrap(recipient), bank_path)
-    folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         metadata = {"format": "pt", "memgraft_format_version": str(GRAFT_FORMAT_VERSION)}
@@ -74,39 +108,45 @@ def load_graft(
     recipient: Model,
     path: str | os.PathLike[str],
     *,
-    bank: Bank | None = None,
+    bank: Memory | Where | None = None,
     tokenizer: Any = None,
     name: str | None = None,
+    rows: Literal["same", "any"] = "same",
 ) -> Model:
     """Attach a saved graft.
 
     Args:
         recipient: the model it was trained on, or one alike.
-        path: the folder.
-        bank: the open bank; ``None`` opens the recorded path.
+        path: the folder, a Trainer's checkpoint that `GraftCallback` wrote a graft into, or a repository of the hub
+            (``"user/name"``, fetched through huggingface_hub into its cache).
+        bank: the open bank or its path; ``None`` opens the recorded path.
         tokenizer: checked against the graft's compressed vocabulary if given (a transformers tokenizer or a path to
             ``tokenizer.json``).
         name: attach under another name.
+        rows: ``"same"`` takes the bank that the graft was trained on and no other; ``"any"`` takes each bank of its
+            value space (`Bank.space`): one with more rows, others, or of another dtype.
 
     Raises:
+        ArgumentError: another ``rows``.
         GraftError: missing or extra weights, or another recipient shape.
         FingerprintError: another bank, or another tokenizer.
         FormatError: a file of the folder is damaged or of another version.
         StorageError: a file cannot be read.
     """
-    folder = Path(path)
-    manifest = _read_manifest(folder)
-    try:
-        weights = load_file(folder / WEIGHTS_NAME)
-    except (SafetensorError, OSError) as error:
-        kind = StorageError if isinstance(error, OSError) else FormatError
-        raise kind(f"{folder / WEIGHTS_NAME}: {error}") from error
+    if rows not in ("same", "any"):
+        raise ArgumentError(f"rows: expected 'same' or 'any', found {rows!r}")
+    folder = graft_folder(path, name)
+    manifest, weights = read_graft(folder)
     config = GraftConfig.from_dict(manifest["config"])
-    bank = _the_bank(folder, manifest, bank)
+    memory = _the_bank(folder, manifest, bank) if rows == "same" else _any_bank(folder, manifest, bank)
     _check_recipient(folder, manifest, unwrap(recipient))
+    rows_now = inspect_recipient(recipient).vocab_size
+    if rows_now < manifest["recipient"]["vocab_size"]:
+        # It never had all the keys' tokens, or lost them without the graft: not the recipient that was trained.
+        check_vocabulary(memory, rows_now)
     vocabulary = _vocabulary_of(folder, config, weights)
     if tokenizer is not None:
-        check_tokenizer(bank, tokenizer)
+        check_tokenizer(memory, tokenizer)
     if tokenizer is not None and vocabulary is not None:
         ours = CompressedVocabulary.from_tokenizer(tokenizer, vocab_size=len(vocabulary))
         num_shared = min(len(ours), len(vocabulary))
@@ -117,15 +157,49 @@ def load_graft(
                 "differently from the graft's: load it with the tokenizer that it was trained with"
             )
     name = name or str(manifest["name"])
-    # The resolved ids stand in for "recipient": another recipient's EOS would move the segments.
+    # The resolved ids stand in for "recipient": another recipient's EOS would move the segments, and another padding
+    # token the hashes at their starts.
     config = dataclasses.replace(config, eos_token_id=tuple(manifest["eos_ids"]) or None)
-    graft(recipient, bank, config, name=name, vocabulary=vocabulary)
+    if config.fallback is not None and manifest.get("pad_token_id") is not None:
+        pinned = dataclasses.replace(config.fallback, pad_token_id=int(manifest["pad_token_id"]))
+        config = dataclasses.replace(config, fallback=pinned)
+    attach(recipient, memory, config, name=name, vocabulary=vocabulary)
+    the_runtime(find_decoder(unwrap(recipient))[0], name).trained_on = _trained_on(manifest)
     try:
         _load_weights(recipient, name, weights, folder)
     except GraftError:
         detach(recipient, name)
         raise
     return recipient
+
+
+def _check_bank_path(folder: Path, bank_path: str, runtime: GraftRuntime) -> None:
+    try:
+        # The folder need not be there yet, so that ".." is taken by name.
+        found = Manifest.read(Path(os.path.normpath(folder / bank_path)) / MANIFEST_OF_BANK).fingerprint
+    except MemgraftError as error:
+        raise GraftError(
+            f"bank_path {bank_path!r}: no bank is there, seen from {folder}; give the path from the graft's folder, an "
+            f"absolute one, or none. {error}"
+        ) from error
+    if found != runtime.bank.fingerprint:
+        raise GraftError(
+            f"bank_path {bank_path!r}: expected the graft's bank {runtime.bank.fingerprint}, found {found} there"
+        )
+
+
+def _warn_of_a_trained_recipient(model: nn.Module, runtime: GraftRuntime) -> None:
+    changed = sum(
+        parameter._version > runtime.versions.get(name, parameter._version)
+        for name, parameter in model.named_parameters()
+    )
+    if changed:
+        warnings.warn(
+            f"{changed} weights of the recipient changed since the graft was attached, and a saved graft does not hold "
+            "them: save the recipient too (save_pretrained, or detach() first), or train the graft alone "
+            "(mark_trainable)",
+            stacklevel=3,
+        )
 
 
 def graft_state_dict(recipient: nn.Module, name: str | None = None) -> dict[str, Tensor]:
@@ -150,8 +224,11 @@ def _manifest(runtime: GraftRuntime, model: nn.Module, bank_path: str | None) ->
         "name": runtime.name,
         "config": runtime.config.to_dict(),
         "eos_ids": list(runtime.eos_ids),
+        "pad_token_id": runtime.pad_token_id,
         "bank": {
             "fingerprint": bank.fingerprint,
+            "space": bank.space,
+            "trained_on": runtime.trained_on or bank.fingerprint,
             "path": bank_path,
             "num_rows": bank.num_rows,
             "value_dim": bank.value_dim,
@@ -163,6 +240,21 @@ def _manifest(runtime: GraftRuntime, model: nn.Module, bank_path: str | None) ->
             "vocab_size": vocab_size_of(model),
         },
     }
+
+
+def read_graft(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The manifest and weights of a saved graft.
+
+    Raises:
+        FormatError: a file is damaged or of another version.
+        StorageError: a file cannot be read.
+    """
+    manifest = _read_manifest(folder)
+    try:
+        return manifest, load_file(folder / WEIGHTS_NAME)
+    except (SafetensorError, OSError) as error:
+        kind = StorageError if isinstance(error, OSError) else FormatError
+        raise kind(f"{folder / WEIGHTS_NAME}: {error}") from error
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -183,18 +275,53 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _the_bank(folder: Path, manifest: Mapping[str, Any], bank: Bank | None) -> Bank:
-    wanted, path = manifest["bank"]["fingerprint"], manifest["bank"].get("path")
-    if bank is None:
-        if path is None:
-            raise GraftError(f"{folder}: the graft names no bank path: pass load_graft(..., bank=Bank.open(...))")
-        # A relative path is meant from the graft's folder.
-        bank = Bank.open(folder / path)
-    if bank.fingerprint != wanted:
+def _the_bank(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where | None) -> Memory:
+    """The bank that the graft was trained on, or saved with."""
+    memory, facts = _opened(folder, manifest, bank), manifest["bank"]
+    if memory.fingerprint not in (facts["fingerprint"], _trained_on(manifest)):
+        way_out = ""
+        if facts.get("space") == memory.space:
+            way_out = '; it is of the same value space: load_graft(..., rows="any") takes it'
         raise FingerprintError(
-            f"{folder}: expected bank {wanted}, found {bank.fingerprint}: the graft was trained on another bank"
+            f"{folder}: expected bank {facts['fingerprint']}, found {memory.fingerprint}: the graft was trained on "
+            f"another bank{way_out}"
         )
-    return bank
+    return memory
+
+
+def _any_bank(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where | None) -> Memory:
+    """A bank of the graft's value space."""
+    memory, facts = _opened(folder, manifest, bank), manifest["bank"]
+    known = (facts["fingerprint"], _trained_on(manifest))
+    if memory.fingerprint not in known and facts.get("space") != memory.space:
+        raise FingerprintError(
+            f"{folder}: the graft reads values of space {facts.get('space', 'unknown (saved before spaces were)')}, "
+            f"the bank {memory.fingerprint} is of space {memory.space}: harvest it with the donor, taps and prefix of "
+            f"bank {_trained_on(manifest)}"
+        )
+    return memory
+
+
+def _opened(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where | None) -> Memory:
+    wanted, path = manifest["bank"]["fingerprint"], manifest["bank"].get("path")
+    if bank is not None:
+        return open_memory(bank)
+    if path is None:
+        raise GraftError(
+            f"{folder}: the graft names no bank path; it was trained on bank {wanted}: pass load_graft(..., bank=)"
+        )
+    try:
+        # A relative path is meant from the graft's folder.
+        return open_memory(folder / path)
+    except StorageError as error:
+        raise StorageError(
+            f"{folder}: the graft's bank {wanted} is not at {path}: pass load_graft(..., bank=) with where it is now. "
+            f"{error}"
+        ) from error
+
+
+def _trained_on(manifest: Mapping[str, Any]) -> str:
+    return str(manifest["bank"].get("trained_on") or manifest["bank"]["fingerprint"])
 
 
 def _check_recipient(folder: Path, manifest: Mapping[str, Any], model: nn.Module) -> None:
@@ -211,6 +338,15 @@ def _vocabulary_of(folder: Path, config: GraftConfig, weights: Mapping[str, Tens
     if key not in weights:
         raise GraftError(f"{folder / WEIGHTS_NAME}: missing weights: {key}")
     return CompressedVocabulary(weights[key].numpy())
+
+
+def restore_weights(recipient: nn.Module, name: str, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Overwrite a graft's weights in place.
+
+    Raises:
+        GraftError: missing or extra weights, another shape, or weights that do not lie whole in this process.
+    """
+    _load_weights(recipient, name, weights, folder)
 
 
 def _load_weights(recipient: nn.Module, name: str, weights: Mapping[str, Tensor], folder: Path) -> None:

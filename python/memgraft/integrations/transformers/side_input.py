@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from memgraft.bank import Bank
+from memgraft.bank import Memory
 from memgraft.data.handle import MemoryBatch
+from memgraft.data.masks import UnreadableMask
 from memgraft.data.segments import from_batch
-from memgraft.errors import GraftError, TokenError
+from memgraft.errors import GraftError
 from memgraft.integrations.transformers.decode_state import (
     DecodeState,
     GraftedCache,
@@ -21,7 +21,17 @@ from memgraft.integrations.transformers.decode_state import (
     cache_length,
     counts_on_host,
 )
+from memgraft.integrations.transformers.memories import (
+    RowMemories,
+    is_memory,
+    look_up,
+    memories_for,
+    read_by_row,
+    stage,
+)
 from memgraft.integrations.transformers.runtime import GraftRuntime
+
+MASK = "attention_mask"
 
 
 class Off:
@@ -76,30 +86,27 @@ def prepare(
     runtimes: Mapping[str, GraftRuntime],
     input_ids: Tensor,
     *,
-    vocab_size: int,
     given: Any,
-    attention_mask: Any,
-    position_ids: Tensor | None,
-    cu_seqlens: Tensor | None,
+    said: Mapping[str, Any],
     cache: Any,
     use_cache: bool,
+    vocab_size: int,
 ) -> SideInputs:
     """Build the side inputs of one call; looks up and stages what the caller did not.
 
     Args:
         runtimes: the decoder's grafts.
         input_ids: (B, T) new tokens.
-        vocab_size: rows of the recipient's embedding.
-        given: the caller's ``memgraft=``: ``None``, a :class:`MemoryBatch` or its ids, or a mapping of them by graft
-            name.
-        attention_mask: (B, past + T), or ``None``.
-        position_ids: (B, T), or ``None``.
-        cu_seqlens: edges of a packed row, or ``None``.
+        given: the caller's ``memgraft=``: ``None``, a :class:`MemoryBatch` or its ids, a memory to read instead of the
+            graft's own or a sequence of them by row, or a mapping of these by graft name.
+        said: what the call says about boundaries, by the names of `memgraft.boundaries`; masks may cover the past.
         cache: the call's cache, or ``None``.
         use_cache: whether the call may make a cache of its own.
+        vocab_size: tokens that the recipient has an embedding for.
 
     Raises:
         GraftError: the call cannot be exact, or ``given`` is something else.
+        FingerprintError: a memory that the graft cannot read.
     """
     if not isinstance(given, Mapping):
         if given is not None and len(runtimes) > 1:
@@ -115,25 +122,29 @@ def prepare(
     for name, runtime in runtimes.items():
         if runtime.off:
             continue
-        memory = MemoryBatch.wrap(given[name]) if name in given else None
+        wanted = given.get(name)
+        memories = memories_for(runtime, wanted if is_memory(wanted) else None, len(input_ids))
+        batch = None if wanted is None or is_memory(wanted) else MemoryBatch.wrap(wanted)
         state = _state_for(runtime, cache, input_ids) if use_cache or cache is not None else None
-        if memory is not None:
+        if state is not None:
+            _read_with(state, memories)
+        if batch is not None:
             if state is not None and state.num_seen:
                 raise GraftError(
                     "memgraft= was passed to a call that continues a cache: its keys lack the history. Leave it out; "
                     "the lookup then reads the history in the cache"
                 )
-            if memory.rows.shape != input_ids.shape:
+            if batch.rows.shape != input_ids.shape:
                 raise GraftError(
-                    f"memgraft= is of shape {tuple(memory.rows.shape)}, input_ids of shape {tuple(input_ids.shape)}: "
+                    f"memgraft= is of shape {tuple(batch.rows.shape)}, input_ids of shape {tuple(input_ids.shape)}: "
                     "they are not of the same batch"
                 )
-            segments = memory.segments.to(input_ids.device)
+            segments = batch.segments.to(input_ids.device)
         else:
             if raw is None:
-                raw = _raw_segments(input_ids, attention_mask, position_ids, cu_seqlens)
+                raw = _raw_segments(input_ids, said.get(MASK), said, 0 if state is None else state.past)
             segments = raw
-        sides[name] = _side_input(runtime, input_ids, segments, memory, state, vocab_size)
+        sides[name] = _side_input(runtime, input_ids, segments, batch, memories, state, vocab_size)
     return SideInputs(sides)
 
 
@@ -141,11 +152,12 @@ def _side_input(
     runtime: GraftRuntime,
     input_ids: Tensor,
     segments: Tensor,
-    memory: MemoryBatch | None,
+    batch: MemoryBatch | None,
+    memories: RowMemories,
     state: DecodeState | None,
     vocab_size: int,
 ) -> SideInput:
-    num_new, reach = input_ids.shape[1], runtime.reach
+    num_new, reach = input_ids.shape[1], runtime.reach if state is None else state.reach
     tokens, running = input_ids.long(), segments.long()
     history = state is not None and state.num_seen > 0
     if state is not None and history:
@@ -153,9 +165,17 @@ def _side_input(
         running = running_segments(tokens, running, runtime.eos_ids, state.segments[:, -reach:])
     else:
         running = running_segments(tokens, running, runtime.eos_ids)
-    if memory is None:
-        memory = _look_up(runtime, tokens, running, num_new, vocab_size)
-    values, inverse, misses = read_values(runtime, memory, input_ids.device)
+    device = input_ids.device
+    if batch is None and len(memories.each) > 1 and runtime.config.control != "fallback_only":
+        found, inverse, orders = read_by_row(memories, tokens, running, num_new, vocab_size)
+        values: Tensor | None = found.to(device)
+        misses: Tensor | None = (inverse.flatten() < 0).nonzero().squeeze(1).to(device)
+        inverse = inverse.to(device)
+    else:
+        if batch is None:
+            batch = _look_up(runtime, tokens, running, num_new, vocab_size, memories.each[0])
+        values, inverse, misses = read_values(runtime, batch, device, memories.each[0])
+        orders = batch.orders
     if num_new == 1:
         # Steps of decoding have one shape whatever they hit, so that a compiled step is compiled once.
         values, misses = None if values is None else _padded(values, len(input_ids)), None
@@ -170,7 +190,7 @@ def _side_input(
         values=values,
         inverse=inverse,
         misses=misses,
-        orders=memory.orders.to(input_ids.device, non_blocking=True),
+        orders=orders.to(device, non_blocking=True),
         tokens=tokens,
         segments=running,
         tap_of_site=runtime.tap_of_site,
@@ -181,34 +201,19 @@ def _side_input(
     )
 
 
-# Lookup and gather are native calls on host memory: a compiler must step over them, not trace them.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _look_up(
-    runtime: GraftRuntime, tokens_BH: Tensor, segments_BH: Tensor, num_new: int, vocab_size: int
+    runtime: GraftRuntime,
+    tokens_BH: Tensor,
+    segments_BH: Tensor,
+    num_new: int,
+    vocab_size: int,
+    memory: Memory | None = None,
 ) -> MemoryBatch:
-    """Rows of the last ``num_new`` positions, on the CPU.
-
-    Raises:
-        TokenError: a token that the recipient's vocabulary does not have, at a position that is not padding.
-    """
-    segments = segments_BH.cpu().numpy()
-    padding = segments < 0
-    # Padding may hold any id, even one that no vocabulary has.
-    tokens = np.where(padding, 0, tokens_BH.cpu().numpy())
-    if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocab_size:
-        wrong = tokens.min() if tokens.min() < 0 else tokens.max()
-        raise TokenError(f"input_ids: expected tokens in 0..{vocab_size - 1}, found {wrong}")
-    # Tokens that the recipient has and the bank's keys do not know (added ones) are in no key: misses.
-    rows, orders = runtime.bank.lookup(tokens, segments=segments, unknown="miss")
-    return MemoryBatch(
-        rows=torch.from_numpy(rows[:, -num_new:].copy()),
-        orders=torch.from_numpy(orders[:, -num_new:].copy()),
-        segments=segments_BH[:, -num_new:].int().cpu(),
-    )
+    return cast(MemoryBatch, look_up(memory or runtime.bank, tokens_BH, segments_BH, num_new, vocab_size))
 
 
 def read_values(
-    runtime: GraftRuntime, memory: MemoryBatch, device: torch.device
+    runtime: GraftRuntime, memory: MemoryBatch, device: torch.device, bank: Memory | None = None
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """Unique values (or what the control puts in their place), inverse and list of misses, on ``device``."""
     control = runtime.config.control
@@ -217,17 +222,12 @@ def read_values(
     if runtime.controlled is not None or control == "trainable":
         replaced: tuple[Tensor, Tensor, Tensor] = _read_controlled(runtime, memory, device)
         return replaced
-    memory = (memory if memory.staged else _stage(memory, runtime.bank)).to(device, non_blocking=True)
+    memory = (memory if memory.staged else stage(memory, bank or runtime.bank)).to(device, non_blocking=True)
     assert memory.values is not None
     assert memory.inverse is not None
     # bf16 rows stay so until they are normalised; 8-bit rows are scaled here, once per unique row.
     dtype = torch.float32 if memory.scales is not None else memory.values.dtype
     return memory.floats(dtype), memory.inverse, memory.misses
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _stage(memory: MemoryBatch, bank: Bank) -> MemoryBatch:
-    return memory.stage(bank)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -277,22 +277,14 @@ def running_segments(
     return torch.cat([history, torch.where(padding, -1, base + starts.long().cumsum(dim=1))], dim=1)
 
 
-def _raw_segments(
-    input_ids: Tensor, attention_mask: Any, position_ids: Tensor | None, cu_seqlens: Tensor | None
-) -> Tensor:
-    batch: dict[str, Any] = {"input_ids": input_ids}
-    if attention_mask is not None:
-        if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2:
-            raise GraftError(
-                "the attention mask does not tell padding apart: pass it as (batch, tokens), or pass memgraft= with "
-                "segments"
-            )
-        batch["attention_mask"] = attention_mask[:, -input_ids.shape[1] :]
-    if position_ids is not None and position_ids.dim() <= 2:
-        batch["position_ids"] = position_ids
-    if cu_seqlens is not None:
-        batch["cu_seqlens"] = cu_seqlens
-    return from_batch(batch)
+def _raw_segments(input_ids: Tensor, mask: Any, said: Mapping[str, Any], past: int | Tensor) -> Tensor:
+    try:
+        return from_batch({"input_ids": input_ids, **said, MASK: mask}, past=past)
+    except UnreadableMask as error:
+        raise GraftError(
+            f"the attention mask does not tell documents and padding apart: pass it as (batch, tokens), or memgraft= "
+            f"with segments. {error}"
+        ) from error
 
 
 def _state_for(runtime: GraftRuntime, cache: Any, input_ids: Tensor) -> DecodeState | None:
@@ -330,3 +322,24 @@ def _state_for(runtime: GraftRuntime, cache: Any, input_ids: Tensor) -> DecodeSt
             "cache through its own methods (reorder_cache, batch_repeat_interleave, batch_select_indices)"
         )
     return state
+
+
+def _read_with(state: DecodeState, memories: RowMemories) -> None:
+    """Let a fresh state follow ``memories``; check that a used one did.
+
+    Raises:
+        GraftError: the sequences were read with others.
+    """
+    if not state.num_seen:
+        if memories.owners is not None:
+            state.look_back(max(state.reach, memories.max_order - 1))
+        state.owners = memories.owners
+        return
+    same = state.owners is memories.owners  # None is the graft's own
+    if not same and state.owners is not None and memories.owners is not None:
+        same = torch.equal(state.owners, memories.owners)
+    if not same:
+        raise GraftError(
+            "the cache was filled with another memory than this call names: generate the whole sequence with one, or "
+            "fill the cache anew"
+        )
