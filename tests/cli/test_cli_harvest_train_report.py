@@ -165,3 +165,52 @@ def test_train_refuses_its_own_training_text(place, bank, tmp_path):
 def test_train_usage_errors_exit_with_two(place, bank, tmp_path, option):
     result = invoke(*train_command(place, tmp_path / "run"), *option)
     assert result.exit_code == 2, result.stderr
+
+
+def test_extend_writes_an_overlay_of_what_the_bank_lacks(place, bank, tmp_path):
+    text, overlay = place / "held-out-tokens.bin", tmp_path / "overlay"
+    command = ["extend", place / "bank", "--corpus", text, "--donor", place / "donor", "--budget", 60, "--out", overlay]
+    result = invoke(*command, "--json")
+    assert result.exit_code == 0, result.stderr
+    said = json.loads(result.stdout)
+    base, made = memgraft.Bank.open(place / "bank"), memgraft.Bank.open(overlay)
+    assert made.num_rows == said["num_rows"] > 0
+    assert not set(made.keys) & set(base.keys)
+    everything = memgraft.mine(memgraft.Corpus.open(text), orders=base.index.orders, budget=None)
+    known = [key for key in everything if base.index.find(key) is not None]
+    assert said["known_by_order"] == {str(n): sum(len(key) == n for key in known) for n in base.index.orders}
+    # Of each order the most frequent that the bank lacks.
+    lacking = [key for key in everything if base.index.find(key) is None]
+    for order in base.index.orders:
+        want = [key for key in lacking if len(key) == order]
+        assert [key for key in made.keys if len(key) == order] == want[: 60 // len(base.index.orders)]
+        assert said["over_budget_by_order"][str(order)] == max(0, len(want) - 60 // len(base.index.orders))
+    assert made.manifest.donor["prefix"] == base.manifest.donor["prefix"]
+    stack = memgraft.Bank.open(f"{place / 'bank'},{overlay}")
+    assert said["stack_fingerprint"] == stack.fingerprint
+    tokens = memgraft.Corpus.open(text).tokens(0, 200)
+    assert (stack.lookup(tokens)[1] >= base.lookup(tokens)[1]).all()
+    merged = invoke("bank", "merge", place / "bank", overlay, "--out", tmp_path / "both", "--json")
+    assert merged.exit_code == 0, merged.stderr
+    assert json.loads(merged.stdout)["sources"] == ["bank", "overlay"]
+    for where in (tmp_path / "both", f"{place / 'bank'},{overlay}"):
+        shown = invoke("inspect", where, "--rows", 3, "--json")
+        assert shown.exit_code == 0, shown.stderr
+        assert all(key["donor"] == base.manifest.donor["name"] for key in json.loads(shown.stdout)["top_keys"])
+    assert invoke("verify", f"{place / 'bank'},{overlay}").exit_code == 0
+    assert invoke("bank", "truncate", tmp_path / "both", "--rows", 5, "--out", tmp_path / "five").exit_code == 0
+    left = invoke("bank", "subtract", tmp_path / "both", overlay, "--out", tmp_path / "left", "--json")
+    assert json.loads(left.stdout)["num_rows"] == base.num_rows
+    again = invoke(*[*command[:-1], tmp_path / "none"], "--min-count", 1000)
+    assert again.exit_code == 1
+    assert "the bank has every n-gram" in again.stderr
+
+
+def test_key_sets_combine_on_the_command_line(place, tmp_path):
+    keys, kept = place / "keys.mgk", tmp_path / "kept.mgk"
+    everything = memgraft.KeySet.open(keys)
+    everything.select(range(100)).save(kept)
+    for verb, size in {"union": len(everything), "intersect": 100, "subtract": len(everything) - 100}.items():
+        result = invoke("keys", verb, keys, kept, "--out", tmp_path / f"{verb}.mgk", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["num_keys"] == len(memgraft.KeySet.open(tmp_path / f"{verb}.mgk")) == size

@@ -14,6 +14,8 @@ from memgraft._core import ValueTable, fingerprint_content
 from memgraft.bank.checks import check_scales, check_table, expect_same
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest
 from memgraft.bank.overlay import Layer, Where, bank_paths, check_layers, stacked_manifest
+from memgraft.bank.provenance import Origins, sources_of
+from memgraft.bank.provenance import read as read_origins
 from memgraft.bank.stacked import StackedIndex, StackedKeys
 from memgraft.bank.staging import Staged, StageFacts, as_rows, output_bytes
 from memgraft.bank.values import AnyArray, FloatArray, channel_scales, decode, value_dtype
@@ -51,6 +53,7 @@ class Bank:
         self.layers = tuple(layers) or (Layer(path=path, manifest=manifest, first_row=0),)
         self._table = table
         self._dtype = value_dtype(manifest.dtype)
+        self._origins: dict[Path, Origins] = {}
         self._channel_scales: FloatArray | None = None
 
     @classmethod
@@ -189,6 +192,23 @@ class Bank:
         if not 0 <= row < self.num_rows:
             raise ArgumentError(f"row: expected 0 to {self.num_rows - 1}, got {row}")
         return next(layer for layer in self.layers if row in layer.rows)
+
+    def origin_of(self, row: int) -> dict[str, Any]:
+        """Where ``row`` was harvested, through stacks and merged banks: bank, its fingerprint, corpus, donor.
+
+        Raises:
+            ArgumentError: no such row.
+            StorageError: a merged bank's ``origins.npy`` cannot be read.
+            FormatError: it is damaged.
+        """
+        layer = self.layer_of(row)
+        corpus = layer.manifest.corpus
+        if "sources" not in corpus:
+            return sources_of([layer])[0]
+        if layer.path not in self._origins:
+            self._origins[layer.path] = read_origins(layer.path, corpus)
+        source: dict[str, Any] = corpus["sources"][int(self._origins[layer.path].sources[row - layer.first_row])]
+        return source
 
     @property
     def fingerprint(self) -> str:
@@ -412,6 +432,9 @@ class Bank:
         done = 0
         self.keys.verify()
         self.index.verify()
+        for layer in self.layers:
+            if "sources" in layer.manifest.corpus:
+                read_origins(layer.path, layer.manifest.corpus)
         for entry, shard in zip(self.manifest.shards, self._table.shards(), strict=True):
             found = fingerprint_content(shard["path"], shard["data_start"], threads)
             if found != entry.content:

@@ -47,11 +47,16 @@ def reserve(file: int, path: Path, length: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes ``path`` in UTF-8 beside, fsyncs, renames."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """Writes ``path`` beside, fsyncs, renames."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from memgraft._core import __version__, fingerprint_content
 from memgraft.bank.done import DoneLog
-from memgraft.bank.files import fsync_directory, pwrite_all, reserve, write_text
+from memgraft.bank.files import fsync_directory, pwrite_all, reserve, write_bytes, write_text
 from memgraft.bank.locks import Claims, OwnerLock, open_lock, try_lock, wait_for_lock
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest, ShardEntry
+from memgraft.bank.provenance import ORIGINS_NAME, Origins
 from memgraft.bank.values import AnyArray, FloatArray, encode, shard_header, shard_name, value_dtype
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 from memgraft.index import NgramIndex
@@ -307,6 +308,44 @@ class BankWriter:
             (place, rows[a:b], *encode(values[a:b], self.dtype, self._scales, first_row=rows[a:b]))
             for place, a, b in self._split(rows)
         ]
+        self._store(parts)
+        assert self._log is not None
+        self._log.add(start, stop)
+
+    def write_stored(self, start_row: int, stored: AnyArray, row_scales: FloatArray | None = None) -> None:
+        """Writes rows that have the storage type already, bit for bit, as `Bank.values` and `Bank.scales` give them.
+
+        Args:
+            start_row: row of ``stored[0]``.
+            stored: ``(n, taps, value_dim)`` of the storage type.
+            row_scales: fp32 ``(n, taps)`` for fp8, else None.
+
+        Raises:
+            ArgumentError: shapes or types do not fit, or rows are out of range.
+            StorageError: the disk refused.
+        """
+        if self._order is not None:
+            raise ArgumentError("write_stored: expected a writer of rows in their own order, found one with `order`")
+        shape = (len(stored), len(self.taps), self.value_dim)
+        if stored.shape != shape or stored.dtype != self.dtype.storage:
+            raise ArgumentError(f"stored: expected {self.dtype.storage} {shape}, found {stored.dtype} {stored.shape}")
+        if (row_scales is not None) != (self.dtype.scales == "row"):
+            raise ArgumentError(f"{self.dtype.name} rows {'need' if row_scales is None else 'take no'} row scales")
+        stop_row = start_row + len(stored)
+        if not 0 <= start_row <= stop_row <= self.num_rows:
+            raise ArgumentError(f"rows {start_row}..{stop_row}: expected within 0..{self.num_rows}, one row per key")
+        if not self._files:
+            raise ArgumentError(f"{self.path}: the writer is closed")
+        rows = np.arange(start_row, stop_row)
+        self._store(
+            (place, rows[a:b], stored[a:b], None if row_scales is None else row_scales[a:b])
+            for place, a, b in self._split(rows)
+        )
+        assert self._log is not None
+        self._log.add(start_row, stop_row)
+
+    def _store(self, parts: Iterable[tuple[int, npt.NDArray[np.int64], AnyArray, FloatArray | None]]) -> None:
+        """Writes (shard, rows, stored values, row scales), and syncs each shard."""
         for place, part, stored, row_scales in parts:
             inside = part - self._starts[place]
             if row_scales is not None:
@@ -314,8 +353,6 @@ class BankWriter:
                 self._put(place, scales_start, inside, row_scales.astype("<f4"))
             self._put(place, self._values_start(place), inside, stored.astype(self.dtype.storage, copy=False))
             os.fdatasync(self._files[place])
-        assert self._log is not None
-        self._log.add(start, stop)
 
     @property
     def _done(self) -> list[tuple[int, int]]:
@@ -357,6 +394,7 @@ class BankWriter:
         dropped: Mapping[str, int] | None = None,
         corpus: Mapping[str, Any] | None = None,
         donor: Mapping[str, Any] | None = None,
+        origins: Origins | None = None,
     ) -> "Bank":
         """Seals the shards, adds index and manifest, renames to the final path and opens the bank.
 
@@ -365,6 +403,7 @@ class BankWriter:
             dropped: keys that were mined and not harvested, by reason.
             corpus: facts of the corpus; the key set's metadata by default.
             donor: more facts of the donor, added to those given at the start.
+            origins: the source of each row, of a bank made of banks; ``corpus`` holds its facts.
 
         Raises:
             ArgumentError: rows are missing.
@@ -383,6 +422,8 @@ class BankWriter:
             )
         folder = self.partial / _FOLDER_NAME
         index.save(folder / INDEX_NAME)
+        if origins is not None:
+            write_bytes(folder / ORIGINS_NAME, origins.to_bytes())
         manifest = Manifest(
             keyset=self.keys.fingerprint,
             index=index.fingerprint,

@@ -12,6 +12,9 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("mine", "memgraft.cli.mine"),
     ("keys export", "memgraft.cli.keys_export"),
     ("keys import", "memgraft.cli.keys_import"),
+    ("keys union", "memgraft.cli.keys_union"),
+    ("keys intersect", "memgraft.cli.keys_intersect"),
+    ("keys subtract", "memgraft.cli.keys_subtract"),
     ("plan", "memgraft.cli.plan"),
     ("build", "memgraft.cli.build"),
     ("verify", "memgraft.cli.verify"),
@@ -19,6 +22,10 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("coverage", "memgraft.cli.coverage"),
     ("lookup", "memgraft.cli.lookup"),
     ("harvest", "memgraft.cli.harvest"),
+    ("extend", "memgraft.cli.extend"),
+    ("bank merge", "memgraft.cli.bank_merge"),
+    ("bank subtract", "memgraft.cli.bank_subtract"),
+    ("bank truncate", "memgraft.cli.bank_truncate"),
     ("train", "memgraft.cli.train"),
     ("report", "memgraft.cli.report"),
     ("quickstart", "memgraft.cli.quickstart"),
@@ -28,7 +35,8 @@ VERBS: tuple[tuple[str, str], ...] = (
 
 #: One line for each group of verbs.
 GROUPS = {
-    "keys": "Take a key set to Parquet and back.",
+    "keys": "Combine key sets; take them to Parquet and back.",
+    "bank": "Make a bank of others.",
     "bench": "Measure this machine.",
 }
 

@@ -93,7 +93,7 @@ def kind_of(path: Path) -> str:
     Raises:
         StorageError: nothing is there.
     """
-    if "," in path.name and not path.exists():
+    if "," in str(path) and not path.exists():
         # Several banks, one on top of the other.
         return "bank"
     if path.suffix == ".mgk":
@@ -136,6 +136,18 @@ def open_index(path: Path) -> "tuple[NgramIndex, Bank | None, KeySet | None]":
             return index, None, None
         case _:
             raise ArgumentError(f"{path}: expected a bank, an index.mgi or a keys.mgk, found something else")
+
+
+def made_bank(path: Path, bank: "Bank") -> dict[str, Any]:
+    """What a verb that made a bank of others says of it."""
+    return {
+        "bank": path,
+        "num_rows": bank.num_rows,
+        "num_keys_by_order": bank.keys.num_keys_by_order,
+        "value_bytes": bank.num_rows * bank.bytes_per_row,
+        "sources": [source["bank"] for source in bank.manifest.corpus.get("sources", ())],
+        "fingerprint": bank.fingerprint,
+    }
 
 
 def check_output(path: Path) -> Path:

@@ -38,7 +38,7 @@ def run(
     given = reading.tokenizer
     loaded = load_recipient_tokenizer(path, given, bank, keys) if text is not None or given is not None else None
     if text is not None:
-        matches = match_text(index, loaded, text)
+        matches = match_text(index, loaded, text, bank)
         if json:
             common.emit({"text": text, "tokens": matches}, json=True)
         else:
@@ -46,7 +46,7 @@ def run(
         return
     facts = index_facts(index, bank, keys)
     if rows:
-        facts["top_keys"] = [key_facts(index, row, loaded) for row in range(min(rows, len(index)))]
+        facts["top_keys"] = [key_facts(index, row, loaded, bank) for row in range(min(rows, len(index)))]
     if json:
         common.emit(facts, json=True)
         return
@@ -83,6 +83,7 @@ def index_facts(index: "NgramIndex", bank: "Bank | None", keys: "KeySet | None")
     if bank is not None:
         manifest = bank.manifest
         facts |= {
+            **({"banks": banks_of(bank)} if len(bank.layers) > 1 else {}),
             "taps": bank.taps,
             "value_dim": bank.value_dim,
             "dtype": str(bank.dtype),
@@ -103,13 +104,29 @@ def index_facts(index: "NgramIndex", bank: "Bank | None", keys: "KeySet | None")
     return facts
 
 
-def key_facts(index: "NgramIndex", row: int, tokenizer: Any) -> dict[str, Any]:
-    """One row: its key, count, and text where a tokenizer is at hand."""
+def banks_of(bank: "Bank") -> list[dict[str, Any]]:
+    """The banks of a stack, from the base up."""
+    return [
+        {"path": str(layer.path), "first_row": layer.first_row, "num_rows": len(layer.rows)} for layer in bank.layers
+    ]
+
+
+def origin_facts(bank: "Bank", row: int) -> dict[str, Any]:
+    """The bank a row was harvested into, its corpus and its donor; empty where all rows are of one."""
+    if len(bank.layers) == 1 and "sources" not in bank.manifest.corpus:
+        return {}
+    origin = bank.origin_of(row)
+    corpus = origin["corpus"].get("corpus", origin["corpus"])
+    return {"bank": origin["bank"], "corpus": corpus.get("fingerprint"), "donor": origin["donor"].get("name")}
+
+
+def key_facts(index: "NgramIndex", row: int, tokenizer: Any, bank: "Bank | None" = None) -> dict[str, Any]:
+    """One row: its key, count, its origin in a bank of several, and text where a tokenizer is at hand."""
     key = index.key(row)
     facts: dict[str, Any] = {"row": row, "order": len(key), "count": index.count(row), "key": list(key)}
     if tokenizer is not None:
         facts["text"] = artifacts.decode(tokenizer, key)
-    return facts
+    return facts | (origin_facts(bank, row) if bank is not None else {})
 
 
 def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None", keys: "KeySet | None") -> Any:
@@ -139,7 +156,7 @@ def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None"
     return load_tokenizer(chosen)
 
 
-def match_text(index: "NgramIndex", tokenizer: Any, text: str) -> list[dict[str, Any]]:
+def match_text(index: "NgramIndex", tokenizer: Any, text: str, bank: "Bank | None" = None) -> list[dict[str, Any]]:
     """Token by token: its text, and the longest match that ends there."""
     encoding = tokenizer.encode(text, add_special_tokens=False)
     ids, spans = encoding.ids, encoding.offsets  # each access makes a list
@@ -156,6 +173,7 @@ def match_text(index: "NgramIndex", tokenizer: Any, text: str) -> list[dict[str,
             seen = text[spans[place - order + 1][0] : spans[place][1]]
             match["match"] = seen if REPLACEMENT in decoded else decoded
             match |= {"row": row, "count": index.count(row), "key": list(key)}
+            match |= origin_facts(bank, row) if bank is not None else {}
         else:
             match["row"] = None
         matches.append(match)

@@ -1,0 +1,24 @@
+"""``memgraft keys union``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memgraft.cli import artifacts, common
+
+
+@common.verb
+def run(
+    keys: Annotated[list[Path], typer.Argument(help="Key sets, keys.mgk.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Key set to write, such as keys.mgk.")],
+    json: common.JsonOption = False,
+) -> None:
+    """Every key of any of the sets; counts add up."""
+    from memgraft import KeySet, keysets
+
+    artifacts.check_output(out)
+    made = keysets.union([KeySet.open(path) for path in keys])
+    made.save(out)
+    facts = {"keys": out, "num_keys": len(made), "num_keys_by_order": made.num_keys_by_order}
+    common.emit({**facts, "fingerprint": made.fingerprint}, json=json, title=f"Made {out}")

@@ -1,0 +1,154 @@
+"""An overlay for a bank: mine what it lacks, harvest it with the settings the bank was harvested with."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memgraft.bank import Bank
+from memgraft.corpus import Corpus
+from memgraft.errors import FingerprintError, KeySetError
+from memgraft.harvesting.donor import Donor, open_donor
+from memgraft.harvesting.run import harvest
+from memgraft.keyset import KeySet
+from memgraft.keysets import rows_in
+from memgraft.mining import mine
+from memgraft.mining.miner import budgets_by_order
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lacking:
+    """The n-grams of a corpus that a bank has no row for.
+
+    Attributes:
+        keys: the new keys, within the budget.
+        known: n-grams left out because the bank has them in full, by order, among those that were looked at.
+        over_budget: new n-grams that were frequent enough and did not fit the budget, by order, among those looked at.
+    """
+
+    keys: KeySet
+    known: Mapping[int, int]
+    over_budget: Mapping[int, int]
+
+
+def mine_lacking(
+    bank: Bank,
+    corpus: Corpus,
+    budget: int | Mapping[int, int] | None,
+    *,
+    orders: Sequence[int] | None = None,
+    min_count: int = 2,
+    memory: int | str = "4GiB",
+    reserved: Sequence[int] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Lacking:
+    """Mines the most frequent n-grams of ``corpus`` that are no key of ``bank``.
+
+    Args:
+        bank: the base, or a stack.
+        corpus: tokens of the bank's tokenizer.
+        budget: new keys, as for `memgraft.mine`.
+        orders: lengths of keys; the bank's own by default.
+        min_count: fewest occurrences of a key.
+        memory: working memory of the mining.
+        reserved: tokens that are in no key; the bank's own by default.
+        threads: default: every core.
+        progress: called with (stage, done, total).
+
+    Raises:
+        FingerprintError: the corpus is of another tokenizer than the bank's keys.
+        KeySetError: the bank has every frequent n-gram already.
+        ArgumentError: options out of range.
+    """
+    expected = bank.keys.metadata.get("tokenizer") or bank.manifest.tokenizer.get("file_fingerprint")
+    if expected is not None and corpus.tokenizer is not None and corpus.tokenizer != expected:
+        raise FingerprintError(
+            f"{corpus.paths[0]}: expected tokens of the tokenizer {expected} that the bank's keys are made of, found "
+            f"{corpus.tokenizer}; tokenise the text with the recipient's tokenizer"
+        )
+    budgets = budgets_by_order(tuple(orders or bank.index.orders), budget)
+    # At most as many of an order are taken away again as the bank has, so that the budget is filled exactly.
+    have = bank.index.num_keys_by_order
+    wide = {order: None if most is None else most + have.get(order, 0) for order, most in budgets.items()}
+    mined = mine(
+        corpus,
+        orders=tuple(wide),
+        budget=None if None in wide.values() else {order: most for order, most in wide.items() if most is not None},
+        min_count=min_count,
+        memory=memory,
+        reserved=tuple(bank.keys.reserved if reserved is None else reserved),
+        vocab_size=bank.index.vocab_size,
+        threads=threads,
+        progress=progress,
+    )
+    there = rows_in(mined, bank.index, threads=threads) >= 0
+    lengths = np.diff(mined.arrays().offsets.astype(np.int64))
+    keep = np.zeros(len(mined), np.bool_)
+    over: dict[int, int] = {}
+    for order, most in budgets.items():
+        new = np.flatnonzero(~there & (lengths == order))  # most frequent first
+        keep[new[:most]] = True
+        over[order] = len(new) - len(new[:most])
+    if not keep.any():
+        raise KeySetError(
+            f"{corpus.paths[0]}: the bank has every n-gram of orders {list(budgets)} that occurs {min_count} times or "
+            "more; take another corpus, more orders or a smaller min_count"
+        )
+    known = {order: int((there & (lengths == order)).sum()) for order in budgets}
+    extends = {"extends": {"bank": bank.fingerprint, "known": {str(order): n for order, n in known.items()}}}
+    return Lacking(keys=mined.select(keep).with_metadata({**mined.metadata, **extends}), known=known, over_budget=over)
+
+
+def harvest_like(
+    bank: Bank,
+    keys: KeySet,
+    *,
+    recipient_tokenizer: Any,
+    donor: str | Path | Donor,
+    out: str | Path,
+    device: str | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> Bank:
+    """Harvests ``keys`` with the donor, taps, prefix and storage type that ``bank`` was harvested with.
+
+    Raises:
+        FingerprintError: ``donor`` is not the one that made the bank's values, or the bank does not say how it ran.
+        ArgumentError: the storage type cannot be harvested.
+        DonorError, TokenError, KeySetError, StorageError: as for `harvest`.
+    """
+    facts = bank.manifest.donor
+    if missing := [name for name in ("compute_dtype", "round_trip", "batch_tokens") if name not in facts]:
+        raise FingerprintError(
+            f"{bank.path / 'bank.json'}: expected the settings of its harvest, found no {', '.join(missing)}; "
+            "an overlay needs values of the same kind: harvest both banks with `memgraft harvest`"
+        )
+    opened = open_donor(donor, compute_dtype=str(facts["compute_dtype"]), device=device, progress=progress)
+    for name in ("fingerprint", "compute_dtype"):
+        found = opened.facts()[name]
+        if found != facts.get(name):
+            raise FingerprintError(
+                f"donor {donor if not isinstance(donor, Donor) else donor.name}: expected {name} {facts.get(name)} as "
+                f"in {bank.path}, found {found}; name the donor that the bank was harvested from"
+            )
+    # Banks from before there were prefixes say whether the BOS stood before each key.
+    prefix = facts.get("prefix", [opened.bos] if facts.get("prepend_bos") else [])
+    return harvest(
+        keys,
+        recipient_tokenizer=recipient_tokenizer,
+        donor=opened,
+        taps=bank.taps,
+        out=out,
+        dtype=bank.dtype,
+        prefix=list(prefix) if prefix else "none",
+        round_trip=facts["round_trip"],
+        batch_tokens=int(facts["batch_tokens"]),
+        device=device,
+        resume=resume,
+        progress=progress,
+    )
