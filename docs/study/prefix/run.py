@@ -1,8 +1,9 @@
-"""Graft minus shuffled with and without a prefix: the quickstart's text, donor, keys and recipe, fewer steps.
+"""Graft minus shuffled with and without a prefix: the quickstart's text, donor and recipe, fewer keys and steps.
 
-    python docs/study/prefix/run.py OUT [--steps 150] [--seeds 0,1,2] [--prefixes none,auto]
+    python docs/study/prefix/run.py OUT [--steps 120] [--seeds 0,1,2] [--prefixes none,auto]
 
-What is done is kept in OUT; the same command goes on from there. Writes OUT/results.json after every pair of arms.
+What is done is kept in OUT; the same command goes on from there. OUT/results-PREFIXES.json is written after every pair
+of arms.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from memgraft.assets import default_corpus, default_donor
 from memgraft.experiments import Recipe, run_experiment
 from memgraft.quickstart import text
 
-RECIPE = {"held_out_windows": 160, "curve_points": 1, "curve_windows": 8}
+BUDGET = 30_000
+RECIPE = {"held_out_windows": 120, "curve_points": 1, "curve_windows": 8}
 
 
 def material(out: Path) -> None:
@@ -30,14 +32,14 @@ def material(out: Path) -> None:
     for part in ("training", "held-out"):
         memgraft.tokenize_folder(out / f"{part}.jsonl", out / "tokenizer.json", out / "tokens" / part, eos=text.EOS)
     corpus = memgraft.Corpus.open(out / "tokens" / "training.bin")
-    memgraft.mine(corpus, orders=(2, 3, 4), budget=90_000, vocab_size=8192).save(out / "keys.mgk")
+    memgraft.mine(corpus, orders=(2, 3, 4), budget=BUDGET, vocab_size=8192).save(out / "keys.mgk")
 
 
 def main() -> None:
     """Harvest a bank per prefix, train both arms per seed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--prefixes", default="none,auto")
     options = parser.parse_args()
@@ -73,7 +75,9 @@ def main() -> None:
             rows.append({"prefix": prefix, "seed": seed, "steps": options.steps, "held_out": losses})
             sys.stderr.write(f"{prefix} {seed}: { {name: loss['overall'] for name, loss in losses.items()} }\n")
             facts = {name: dict(bank.manifest.donor) for name, bank in banks.items()}
-            (out / "results.json").write_text(json.dumps({"donor": facts, "runs": rows}, indent=1) + "\n")
+            (out / f"results-{options.prefixes}.json").write_text(
+                json.dumps({"donor": facts, "runs": rows}, indent=1) + "\n"
+            )
 
 
 if __name__ == "__main__":

@@ -51,6 +51,11 @@ def run(
         common.emit(facts, json=True)
         return
     top = facts.pop("top_keys", [])
+    if bank is not None:
+        from memgraft.bank.health import collapsed
+
+        for line in collapsed(facts["rows"]):
+            common.log(f"warning: {line}")
     common.emit(facts, json=False, title=str(path))
     if top:
         print_keys(top)
@@ -81,6 +86,8 @@ def index_facts(index: "NgramIndex", bank: "Bank | None", keys: "KeySet | None")
     facts["num_keys_by_order"] = index.num_keys_by_order
     facts["vocab_size"] = index.vocab_size
     if bank is not None:
+        from memgraft.bank.health import bank_health
+
         manifest = bank.manifest
         facts |= {
             **({"banks": banks_of(bank)} if len(bank.layers) > 1 else {}),
@@ -90,7 +97,8 @@ def index_facts(index: "NgramIndex", bank: "Bank | None", keys: "KeySet | None")
             "bytes_per_row": bank.bytes_per_row,
             "value_bytes": bank.bytes_per_row * bank.num_rows,
             "dropped": manifest.dropped,
-            "donor": manifest.donor,
+            "donor": {name: value for name, value in manifest.donor.items() if name != "rows_by_donor_length"},
+            "rows": bank_health(bank),
             "tokenizer": manifest.tokenizer,
             "written_by": manifest.tool,
             "fingerprint": bank.fingerprint,

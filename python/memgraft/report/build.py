@@ -15,6 +15,7 @@ import numpy as np
 from memgraft import __version__
 from memgraft.assets.cache import write_beside
 from memgraft.bank import Bank
+from memgraft.bank.health import bank_health
 from memgraft.report.page import render
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
@@ -41,7 +42,8 @@ def bank_facts(bank: Bank, *, keys_per_second: float | None = None) -> dict[str,
         "bytes_per_row": bank.bytes_per_row,
         "value_bytes": bank.bytes_per_row * bank.num_rows,
         "dropped": dict(manifest.dropped),
-        "donor": dict(manifest.donor),
+        "donor": {name: value for name, value in manifest.donor.items() if name != "rows_by_donor_length"},
+        "rows": bank_health(bank),
         "keys_per_second": keys_per_second,
     }
 

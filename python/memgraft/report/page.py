@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from memgraft.bank.health import collapsed
 from memgraft.report import plots
 
 _STYLE = """
@@ -226,7 +227,22 @@ def _bank(bank: Mapping[str, Any]) -> str:
         f"Donor {donor['name']} ({donor['architecture']}, {donor['num_blocks']} blocks of width {donor['value_dim']}), "
         f"read after block {', '.join(map(str, bank['taps']))}; stored as {bank['dtype']}."
     )
-    return _section("Bank", lead, _tiles(tiles) + "<br>" + _table(("", ""), rows))
+    body = _tiles(tiles) + "<br>" + _table(("", ""), rows)
+    if health := bank.get("rows"):
+        for line in collapsed(health):
+            body += f"<p><b>Collapsed rows:</b> {escape(line)}.</p>"
+        body += "<br>" + _table(
+            ("rows read as", "rows", "share of counts", "mean cosine", "median norm"), _alike(health)
+        )
+    return _section("Bank", lead, body)
+
+
+def _alike(health: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Groups of rows: how many, how alike, how large."""
+    return [
+        (name, f"{g['rows']:,}", f"{g['share_of_counts']:.1%}", f"{g['mean_cosine']:.3f}", f"{g['median_norm']:.4g}")
+        for name, g in health.items()
+    ]
 
 
 def _sample(sample: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ begins with a letter and is read as inside a document, because what a tokenizer 
 text is no part of the mapping: transformers rebuilds a Llama-2 tokenizer with another treatment of leading blanks.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from memgraft.assets.cache import cache_directory, write_beside
+from memgraft.errors import StorageError
 from memgraft.tokenizer.inside import without_edges
 from memgraft.tokenizer.probe import PROBE_TEXTS
 
@@ -146,15 +149,33 @@ def _add(digest: Any, name: str, lines: Iterable[str]) -> None:
     digest.update(b"\0")
 
 
+_RULE = 1
+"""To be raised with the rule, so that fingerprints of another rule are not taken from the cache."""
 _KNOWN: dict[str, str] = {}
 
 
 def fingerprint_of(serialized: str) -> str:
-    """`mapping_fingerprint` of a serialised tokenizer; made once in a process, because 262 k tokens take seconds."""
+    """`mapping_fingerprint` of a serialised tokenizer; made once and cached, because 262 k tokens take seconds."""
+    key = f"{_RULE}-{serialized_key(serialized)}"
+    if key not in _KNOWN:
+        _KNOWN[key] = _cached(key) or _made(key, serialized)
+    return _KNOWN[key]
+
+
+def _cached(key: str) -> str | None:
+    try:
+        found = (cache_directory() / "tokenizers" / key).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    return found if len(found) == 64 else None
+
+
+def _made(key: str, serialized: str) -> str:
     from tokenizers import Tokenizer
 
-    key = serialized_key(serialized)
-    if key not in _KNOWN:
-        facts = json.loads(serialized)
-        _KNOWN[key] = mapping_fingerprint(Tokenizer.from_str(json.dumps(base_serialization(facts))), facts)
-    return _KNOWN[key]
+    facts = json.loads(serialized)
+    made = mapping_fingerprint(Tokenizer.from_str(json.dumps(base_serialization(facts))), facts)
+    # A cache that cannot be written costs time and nothing else.
+    with contextlib.suppress(OSError, StorageError):
+        write_beside(cache_directory() / "tokenizers" / key, made.encode())
+    return made
