@@ -25,6 +25,7 @@ from memgraft.harvesting.forward import donor_values
 from memgraft.harvesting.packing import IntArray
 from memgraft.harvesting.prefix import Prefix, PrefixChoice
 from memgraft.harvesting.ranks import Rank
+from memgraft.harvesting.reading import reading_facts, warn_of_collapse
 from memgraft.harvesting.selecting import Progress, Selection, keys_text, select_keys, selection_beside
 from memgraft.harvesting.setup import Setup, set_up
 from memgraft.harvesting.sharing import Sharing, find_sharing
@@ -192,7 +193,9 @@ def harvest(
         _fill(writer, setup, selection, sharing, dtype, batch_tokens, chunk_rows, progress, note)
         while not (out / "bank.json").exists():
             if writer.try_seal():
-                return writer.finish(dropped=selection.dropped)
+                bank = writer.finish(dropped=selection.dropped, donor=reading_facts(selection))
+                warn_of_collapse(bank)
+                return bank
             time.sleep(_POLL_SECONDS)
     return Bank.open(out)
 
