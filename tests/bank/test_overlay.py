@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memgraft import Bank, Cursor, KeySet
+from memgraft import Bank, Cursor, KeySet, NgramIndex
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 
 VOCAB = 6
@@ -191,6 +191,8 @@ def test_what_does_not_stack_is_refused(banks, tmp_path):
     stack = Bank.open([base.path, law.path])
     with pytest.raises(FingerprintError, match="channel scales"):
         Bank.open([write(tmp_path / name, {(1,): 1}, dtype="int8").path for name in ("i8", "j8")])
+    with pytest.raises(ArgumentError, match="bank merge"):
+        NgramIndex.build(stack.keys)
     for refused in (lambda: stack.index.save(tmp_path / "x.mgi"), lambda: stack.keys.save(tmp_path / "x.mgk")):
         with pytest.raises(ArgumentError, match="bank merge"):
             refused()

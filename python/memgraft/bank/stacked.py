@@ -112,6 +112,11 @@ class StackedKeys(KeySet):
         """Keys that go with ``index``; reads nothing."""
         self.layers, self._index = tuple(layers), index
 
+    @property
+    def _core(self) -> NoReturn:  # type: ignore[override]
+        # Whatever reads the compiled set (an index, a writer) needs distinct keys.
+        raise ArgumentError("the keys of a stack are not one key set; merge the banks with `bank merge`")
+
     def verify(self) -> None:
         """Checks every byte of every layer's file."""
         for layer in self.layers:
