@@ -14,12 +14,13 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md \
 FETCHED = || { echo "memgraft: the line above says what could not be fetched or built; connect to the package registries (or set PIP_INDEX_URL to a mirror) and run the same command again: what is done is kept" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-rust test-python test-slow check format bench wheel tools clean
+.PHONY: help quickstart test test-rust test-python test-slow test-oldest check format bench wheel tools clean
 
 help:
 	@echo "make quickstart   set up $(VENV), then mine, harvest, graft and train on real text with a real donor"
 	@echo "make test         set up $(VENV), then run the Rust and the Python tests"
 	@echo "make test-slow    the Python tests that take longer"
+	@echo "make test-oldest  the tests of grafts with the oldest transformers that pyproject.toml allows"
 	@echo "make check        formatting, lints, types, stubs, import directions"
 	@echo "make bench        lookup and gather beside their peers, one table of ratios"
 	@echo "make wheel        build the wheel into dist/"
@@ -37,6 +38,12 @@ test-python: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m slow $(PYTEST)
+
+# The oldest transformers that pyproject.toml allows, beside the environment: it needs huggingface_hub 1.
+OLDEST := $(VENV)/oldest
+test-oldest: $(VENV)/.installed-dev
+	rm -rf $(OLDEST) && $(PIP) install --no-deps --target $(OLDEST) transformers==5.16.0 'huggingface_hub<2' httpx httpcore h11 anyio sniffio $(FETCHED)
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -n $(JOBS) tests/integrations tests/test_mistakes.py tests/test_readme.py $(PYTEST)
 
 check: $(VENV)/.installed-dev
 	cargo fmt --all --check
