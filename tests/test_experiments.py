@@ -1,6 +1,8 @@
 """Windows, held-out loss, plans and arms, against slow ways of saying the same."""
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from memgraft.experiments import (
     run_experiment,
     spread_windows,
 )
+from memgraft.experiments.experiment import unigram_loss
 from memgraft.experiments.recipe import weights_fingerprint
 from memgraft.experiments.train import (
     Material,
@@ -29,6 +32,7 @@ from memgraft.experiments.train import (
     plain_collator,
 )
 from memgraft.harvesting import harvest
+from memgraft.mining.facts import mined_from
 from tiny import byte_bpe, tiny_donor, tiny_text
 
 RECIPE = Recipe(
@@ -179,7 +183,15 @@ def test_a_finished_experiment_is_read_and_a_changed_one_is_not(place, tmp_path)
     more = experiment(place, tmp_path / "out", arms=("none", "graft", "shuffled"))
     assert {path: path.stat().st_mtime_ns for path in marks} == marks, "an added arm leaves the finished ones alone"
     assert [result["arm"] for result in more["arms"]] == ["none", "graft", "shuffled"]
-    longer = experiment(place, tmp_path / "out", steps=5)
+    with pytest.raises(ConfigError, match=r"steps: there 4, asked 5.*finished arms are not deleted"):
+        experiment(place, tmp_path / "out", steps=5)
+    wider = dataclasses.replace(RECIPE, width=64)
+    with pytest.raises(ConfigError, match="width: there 32, asked 64"):
+        experiment(place, tmp_path / "out", recipe=wider)
+    assert {path: path.stat().st_mtime_ns for path in marks} == marks, "a refused run deletes nothing"
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    longer = experiment(place, tmp_path / "out", steps=5, overwrite=True)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     assert all(path.stat().st_mtime_ns != time_ns for path, time_ns in marks.items())
     assert {result["steps"] for result in longer["arms"]} == {5}
 
@@ -218,6 +230,41 @@ def test_minutes_become_the_same_steps_for_every_arm(place, tmp_path):
     assert json.loads((tmp_path / "out" / "plan.json").read_text()) == plan
     with pytest.raises(ConfigError, match="give more minutes"):
         experiment(place, tmp_path / "other", steps=None, minutes=1e-6)
+
+
+def test_the_unigram_loss_is_that_of_counts_plus_one(place):
+    training, held_out = (memgraft.Corpus.open(place / f"{part}-tokens.bin") for part in ("training", "held-out"))
+    counts = {}
+    for token in training.tokens().tolist():
+        counts[token] = counts.get(token, 0) + 1
+    total = training.num_tokens + 320
+    losses = [-math.log((counts.get(token, 0) + 1) / total) for token in held_out.tokens().tolist()]
+    assert unigram_loss(training, held_out, 320) == pytest.approx(sum(losses) / len(losses))
+
+
+@pytest.mark.parametrize("steps", [1, 6, 100, 3000])
+def test_evaluation_takes_a_tenth_of_the_training(steps):
+    recipe = Recipe(batch_size=8, curve_points=10)
+    final, curve = recipe.evaluation(steps)
+    assert final + 10 * curve <= max(8, 0.2 * steps * 8) + max(10 * 2, 0.1 * steps * 8)
+    assert final <= 400
+    assert curve <= 24
+    assert Recipe(held_out_windows=0, curve_windows=3).evaluation(steps) == (0, 3)
+
+
+def test_documents_of_the_keys_are_refused_as_held_out(place, tmp_path):
+    whole = memgraft.Corpus.open(place / "training-tokens.bin")
+    training, held_out = whole.split(held_out=0.25, seed=1)
+    keys = memgraft.mine(training, budget=50)
+    assert mined_from(keys.metadata, whole) is True
+    assert mined_from(keys.metadata, training) is True
+    assert mined_from(keys.metadata, held_out) is False
+    assert mined_from(keys.metadata, whole.split(held_out=0.25, seed=2)[1]) is True
+    assert mined_from(memgraft.mine(whole, budget=50).metadata, held_out) is True
+    assert mined_from(keys.metadata, memgraft.Corpus.open(place / "held-out-tokens.bin")) is False
+    assert mined_from({}, whole) is None
+    with pytest.raises(CorpusError, match="or from documents of it"):
+        experiment(place, tmp_path / "out", held_out=whole.split(held_out=0.5, seed=3)[1])
 
 
 @pytest.mark.parametrize(

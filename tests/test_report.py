@@ -8,14 +8,22 @@ import pytest
 
 from memgraft.report import build_facts, render, write_report
 from memgraft.report.plots import _apart
+from memgraft.report.verdict import verdict
 
 COVERAGE = {
-    "held-out text": {"positions": 1000, "hits": {"2": 300, "3": 200}, "misses": 500, "unique_rows": 90},
+    "a.bin": {
+        "positions": 1000,
+        "hits": {"2": 300, "3": 200},
+        "misses": 500,
+        "unique_rows": 90,
+        "mined_from_it": True,
+    },
 }
 
 
-def experiment(low, high, seeds=(0,)):
-    arms = [
+def experiment(low, high, seeds=(0, 1, 2), arms=("none", "engram", "graft", "shuffled"), **changes):
+    """Results in which the graft differs from every other arm by the same interval."""
+    results = [
         {
             "arm": name,
             "label": name,
@@ -24,26 +32,41 @@ def experiment(low, high, seeds=(0,)):
             "held_out": {"overall": 5.0 + number, "hit": 4.0, "miss": None},
             "tokens_per_second": 1000.0,
             "num_parameters": 10**6,
+            "device": "cpu",
         }
-        for number, name in enumerate(("none", "graft", "shuffled"))
+        for number, name in enumerate(arms)
         for seed in seeds
     ]
-    comparison = {
-        "first": "graft",
-        "second": "shuffled",
-        "seeds": list(seeds),
-        "over": "held-out windows of one seed",
-        "interval": {"mean": (low + high) / 2, "low": low, "high": high, "pairs": 40},
-        "difference": {"overall": (low + high) / 2, "hit": -0.2, "miss": None},
-    }
+    comparisons = [
+        {
+            "first": "graft",
+            "second": name,
+            "seeds": list(seeds),
+            "over": "seeds" if len(seeds) > 1 else "held-out windows of one seed",
+            "interval": {"mean": (low + high) / 2, "low": low, "high": high, "pairs": len(seeds)},
+            "difference": {"overall": (low + high) / 2, "hit": -0.2, "miss": None},
+        }
+        for name in ("shuffled", "engram", "none")
+        if name in arms and "graft" in arms
+    ]
     return {
-        "arms": arms,
-        "comparisons": [comparison],
+        "arms": results,
+        "comparisons": comparisons,
         "tokens_per_arm": 5000,
+        "unigram_loss": 20.0,
         "same_order": True,
         "same_start": True,
         "settings": {"recipe": {"seq_len": 64, "batch_size": 4}},
+        **changes,
     }
+
+
+def against(arm, low, high):
+    """An experiment that helps against all arms but ``arm``, where the interval is this one."""
+    facts = experiment(-0.4, -0.2)
+    (entry,) = (entry for entry in facts["comparisons"] if entry["second"] == arm)
+    entry["interval"] |= {"low": low, "high": high}
+    return facts
 
 
 class Balanced(HTMLParser):
@@ -64,25 +87,66 @@ class Balanced(HTMLParser):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [(-0.4, -0.2, "The right rows help"), (0.1, 0.3, "The right rows hurt"), (-0.1, 0.1, "No difference can be told")],
+    ("facts", "kind", "words"),
+    [
+        (experiment(-0.4, -0.2), "helps", "The graft helps."),
+        (experiment(0.1, 0.3), "hurts", "The graft hurts."),
+        (experiment(-0.1, 0.1), "unclear", "That the graft helps is not shown. No difference is shown to"),
+        (against("none", 0.01, 0.03), "unclear", "Its held-out loss is higher than with no memory."),
+        (against("engram", -0.3, 0.001), "unclear", "No difference is shown to the fallback alone."),
+        (experiment(-0.4, -0.2, seeds=(0,)), "none", "has 1 seed in all arms; a verdict needs 3"),
+        (experiment(-0.4, -0.2, seeds=(0, 1)), "none", "has 2 seeds in all arms; a verdict needs 3"),
+        (experiment(-0.4, -0.2, arms=("graft", "shuffled")), "none", "these arms were not run: none, engram."),
+        (experiment(-0.4, -0.2, arms=("none", "shuffled")), "none", "the arm 'graft' was not run"),
+        (experiment(-0.4, -0.2, same_start=False), "none", "the arms did not start equal"),
+    ],
 )
-def test_the_verdict_follows_the_interval(low, high, words):
-    page = render(build_facts(experiment=experiment(low, high)))
-    assert words in page
-    assert ("verdict bad" in page) == (high >= 0)
+def test_the_verdict_follows_the_intervals(facts, kind, words):
+    found = verdict(facts)
+    assert found.kind == kind
+    assert words in " ".join(found.sentences)
+    assert ("helps." in " ".join(found.sentences)) == (kind == "helps")
+
+
+def test_arms_near_the_unigram_loss_are_named():
+    sentences = " ".join(verdict(experiment(-0.4, -0.2, unigram_loss=6.0)).sentences)
+    # Losses are 5, 6, 7 and 8 nats.
+    assert "Undertrained: engram, graft, shuffled." in sentences
+    assert "Undertrained" not in " ".join(verdict(experiment(-0.4, -0.2)).sentences)
 
 
 def test_graft_minus_shuffled_comes_first():
     page = render(build_facts(experiment=experiment(-0.4, -0.2), coverage=COVERAGE))
     assert re.findall(r"<h2>([^<]*)</h2>", page)[0] == "Graft minus shuffled"
+    assert "The graft helps." in page
 
 
-def test_one_seed_is_said_and_three_are_not():
-    one = build_facts(experiment=experiment(-0.4, -0.2))
-    three = build_facts(experiment=experiment(-0.4, -0.2, seeds=(0, 1, 2)))
-    assert "this run has one" in one["not_measured"][0]
-    assert not any("this run has one" in entry for entry in three["not_measured"])
+def test_what_is_not_measured_follows_from_what_is_there():
+    one = build_facts(experiment=experiment(-0.4, -0.2, seeds=(0,)))["not_measured"]
+    three = build_facts(experiment=experiment(-0.4, -0.2, arms_not_run=["random"]))["not_measured"]
+    assert "this run has one" in one[0]
+    assert not any("this run has one" in entry for entry in three)
+    assert "These arms: random." in three
+    assert "Training on other devices than: cpu." in three
+    on_gpu = experiment(-0.4, -0.2)
+    for result in on_gpu["arms"]:
+        result["device"] = "NVIDIA H100"
+    assert "Training on other devices than: NVIDIA H100." in build_facts(experiment=on_gpu)["not_measured"]
+    assert build_facts()["not_measured"][0] == "Training: no experiment is part of this report."
+
+
+@pytest.mark.parametrize(
+    ("mined", "words"),
+    [
+        (True, "the keys were mined from it, so this is no prediction"),
+        (False, "the keys were not mined from it"),
+        (None, "whether the keys were mined from it is not known"),
+    ],
+)
+def test_the_coverage_sentence_follows_the_facts(mined, words):
+    page = render(build_facts(coverage={"a.bin": {**COVERAGE["a.bin"], "mined_from_it": mined}}))
+    assert f"of a.bin, 50.0 % of positions have none and use the fallback ({words})" in page
+    assert "held-out" not in page.split("<h2>Coverage by order</h2>")[1].split("</section>")[0]
 
 
 def test_arms_that_differ_in_more_than_the_graft_are_called_out():
@@ -123,7 +187,3 @@ def test_a_report_without_facts_is_still_a_page():
     page = render(build_facts())
     assert "Not measured here" in page
     assert "<svg" not in page
-
-
-def test_the_fallback_share_is_stated_in_words():
-    assert "50.0 % of held-out positions" in render(build_facts(coverage=COVERAGE))

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from memgraft.cli import common
 from memgraft.cli.app import VERBS, build_app
+from memgraft.cli.sizes import parse_count, parse_counts, parse_range
 from memgraft.errors import ArgumentError, ConfigError, FormatError
 
 
@@ -63,12 +64,55 @@ def test_emit_json_is_one_object(capsys):
     assert json.loads(capsys.readouterr().out) == {"rows": 3, "by_order": {"2": 1}}
 
 
-def test_emit_table_groups_thousands(capsys):
-    common.emit({"num_rows": 3000000, "by_order": {2: 1000, 3: None}}, json=False)
+def test_a_table_prints_numbers_as_options_take_them_and_folds_long_lists(capsys):
+    facts = {"num_rows": 3000000, "by_order": {2: 1000, 3: None}, "reserved": [50256], "ids": list(range(100, 200))}
+    common.emit(facts, json=False)
     out = capsys.readouterr().out
-    assert "3,000,000" in out
-    assert "2: 1,000, 3: -" in out
+    assert "3000000" in out
+    assert "2: 1000, 3: -" in out
+    assert "50256" in out
+    assert "107, … (100 in all" in out
     assert "num rows" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("3000", 3000), ("3_000", 3000), ("3,000", 3000), ("3k", 3000), ("3K", 3000), ("3e6", 3000000),
+        ("1.5M", 1500000), ("1,234,567", 1234567), ("2.5e3", 2500), ("0", 0),
+    ],
+)  # fmt: skip
+def test_counts_are_read_as_people_write_them(text, number):
+    assert parse_count("budget", text) == number
+
+
+@pytest.mark.parametrize("text", ["", "k", "3,00", "1.5", "3ee6", "-3", "1e99", "0x10", "3 000", "1.2345k"])
+def test_what_is_no_whole_number_is_refused(text):
+    with pytest.raises(ArgumentError, match="budget: expected a number such as 3000"):
+        parse_count("budget", text)
+
+
+def test_lists_and_ranges():
+    assert parse_counts("budgets", "10k,100,1M") == [10000, 100, 1000000]
+    assert parse_range("orders", "2-4") == [2, 3, 4]
+    assert parse_range("orders", "1,3-5") == [1, 3, 4, 5]
+    for bad in ("", "4-2", "2-", "a", "2,,3", "1-99999"):
+        with pytest.raises(ArgumentError, match="orders: expected numbers"):
+            parse_range("orders", bad)
+
+
+def test_a_log_is_told_how_far_a_stage_is(capsys, monkeypatch):
+    monkeypatch.setattr(common, "LOG_SECONDS", 0.0)
+    with common.progress("tokens") as report:
+        report("mine", 10, 30)
+        report("mine", 30, 30)
+        report("mine", 30, 30)
+    assert capsys.readouterr().err.splitlines() == ["mine: 10 of 30 tokens", "mine: 30 tokens"]
+
+
+def test_python_m_memgraft_is_the_command():
+    result = subprocess.run([sys.executable, "-m", "memgraft", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("memgraft ")
 
 
 def test_need_names_the_extra():

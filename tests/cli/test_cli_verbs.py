@@ -110,6 +110,46 @@ def test_coverage_takes_the_held_out_part_by_itself(made):
     assert whole["misses"] + sum(whole["hits"].values()) == corpus.num_tokens
 
 
+def test_coverage_of_the_whole_says_that_the_keys_come_from_it(made):
+    assert ok_json("coverage", made / "keys.mgk", made / "corpus", "--part", "all")["mined_from_it"] is True
+
+
+def test_split_writes_the_two_parts_that_mining_holds_apart(made, tmp_path):
+    facts = ok_json("split", made / "corpus", "-o", tmp_path / "c", "--held-out", "0.25", "--seed", "7")
+    whole = memgraft.Corpus.open(made / "corpus")
+    for name, part in zip(("train", "held-out"), whole.split(held_out=0.25, seed=7), strict=True):
+        written = memgraft.Corpus.open(tmp_path / f"c-{name}")
+        assert written.fingerprint == part.fingerprint == facts[name.replace("-", "_")]["fingerprint"]
+        assert (written.eos_id, written.vocab_size, written.tokenizer) == (0, 10, whole.tokenizer)
+    keys = memgraft.mine(memgraft.Corpus.open(tmp_path / "c-train"), budget=30)
+    assert list(keys) == list(memgraft.KeySet.open(made / "keys.mgk"))
+
+
+def test_nothing_that_is_there_is_written_over_unless_asked(made, tmp_path):
+    out = tmp_path / "out"
+    for path in (out, tmp_path / "out.bin", tmp_path / "out-train.bin"):
+        path.write_bytes(b"precious")
+    commands = [
+        ("mine", made / "corpus", "--budget", "30"),
+        ("build", made / "keys.mgk"),
+        ("tokenize", made / "text", "--tokenizer", made / "tokenizer.json"),
+        ("split", made / "corpus", "--held-out", "0.3"),
+        ("keys", "export", made / "keys.mgk"),
+    ]
+    for command in commands:
+        result = memgraft_cli(*command, "-o", out)
+        assert (result.exit_code, "is there already and is not written over" in result.stderr) == (2, True), command
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"precious"}
+    for command in commands:
+        ok(*command, "-o", out, "--overwrite")
+    assert b"precious" not in {path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_lookup_takes_text(made):
+    by_text = ok_json("lookup", made / "index.mgi", "--text", "the cat sat")
+    assert by_text == ok_json("lookup", made / "index.mgi", "2", "3", "4")
+
+
 def test_plan_weighs_budgets(made):
     answer = ok_json(
         "plan", made / "corpus", "--budgets", "30,6", "--held-out", "0.25", "--seed", "7", "--value-dim", "8"

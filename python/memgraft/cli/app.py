@@ -8,19 +8,12 @@ import typer
 #: Verb (a space puts it into a group) and the module whose ``run`` function it is. One file a verb; order is that of
 #: ``--help``. A module imports only the standard library, typer and :mod:`memgraft.cli.common` at its top.
 VERBS: tuple[tuple[str, str], ...] = (
+    ("quickstart", "memgraft.cli.quickstart"),
     ("tokenize", "memgraft.cli.tokenize"),
-    ("mine", "memgraft.cli.mine"),
-    ("keys export", "memgraft.cli.keys_export"),
-    ("keys import", "memgraft.cli.keys_import"),
-    ("keys union", "memgraft.cli.keys_union"),
-    ("keys intersect", "memgraft.cli.keys_intersect"),
-    ("keys subtract", "memgraft.cli.keys_subtract"),
+    ("split", "memgraft.cli.split"),
     ("plan", "memgraft.cli.plan"),
-    ("build", "memgraft.cli.build"),
-    ("verify", "memgraft.cli.verify"),
-    ("inspect", "memgraft.cli.inspect"),
+    ("mine", "memgraft.cli.mine"),
     ("coverage", "memgraft.cli.coverage"),
-    ("lookup", "memgraft.cli.lookup"),
     ("harvest", "memgraft.cli.harvest"),
     ("extend", "memgraft.cli.extend"),
     ("bank merge", "memgraft.cli.bank_merge"),
@@ -28,10 +21,35 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("bank truncate", "memgraft.cli.bank_truncate"),
     ("train", "memgraft.cli.train"),
     ("report", "memgraft.cli.report"),
-    ("quickstart", "memgraft.cli.quickstart"),
+    ("inspect", "memgraft.cli.inspect"),
+    ("lookup", "memgraft.cli.lookup"),
+    ("verify", "memgraft.cli.verify"),
     ("annotate", "memgraft.cli.annotate"),
+    ("build", "memgraft.cli.build"),
+    ("keys export", "memgraft.cli.keys_export"),
+    ("keys import", "memgraft.cli.keys_import"),
+    ("keys union", "memgraft.cli.keys_union"),
+    ("keys intersect", "memgraft.cli.keys_intersect"),
+    ("keys subtract", "memgraft.cli.keys_subtract"),
     ("bench datapath", "memgraft.cli.bench_datapath"),
 )
+
+#: What ``memgraft --help`` says: the order of work, one example each.
+HELP = """Memory Grafting: frozen donor values for frequent n-grams, looked up by exact longest match.
+
+In the order of work:\n
+  memgraft tokenize text/ --tokenizer tokenizer.json --eos '<eos>' -o corpus\n
+  memgraft split corpus --held-out 0.05 -o corpus\n
+  memgraft plan corpus-train --budgets 10k,100k,1M\n
+  memgraft mine corpus-train --orders 2-4 --budget 1M -o keys.mgk\n
+  memgraft coverage keys.mgk corpus-held-out\n
+  memgraft harvest keys.mgk --tokenizer tokenizer.json --donor donor/ --taps 8 -o bank\n
+  memgraft train bank --train corpus-train --held-out corpus-held-out --tokenizer tokenizer.json --seeds 0,1,2 -o exp\n
+  memgraft report bank --experiment exp --coverage corpus-held-out -o report\n
+  memgraft inspect bank --text 'some text'
+
+'memgraft quickstart' does all of it once, on default text or on yours.
+"""
 
 #: One line for each group of verbs.
 GROUPS = {
@@ -45,9 +63,10 @@ def build_app() -> typer.Typer:
     """Returns the application; imports every verb's module, none of which imports anything heavy."""
     app = typer.Typer(
         name="memgraft",
-        help="Memory Grafting: frozen donor values for frequent n-grams, looked up by exact longest match.",
+        help=HELP,
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
+        rich_markup_mode="rich",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )

@@ -150,10 +150,26 @@ def made_bank(path: Path, bank: "Bank") -> dict[str, Any]:
     }
 
 
-def check_output(path: Path) -> Path:
+def split_of_keys(keys: "KeySet", corpus: "Corpus", option: str) -> "tuple[Corpus, Corpus]":
+    """Training and held-out part of ``corpus`` as they were when ``keys`` were mined from the former.
+
+    Raises:
+        ArgumentError: the keys were not mined from a split of this corpus; ``option`` is the way out.
+    """
+    split = keys.metadata.get("split")
+    if not split or split["of"] != corpus.fingerprint:
+        raise ArgumentError(
+            f"{option}: expected keys that were mined with --held-out from {corpus.paths[0]}, found others; "
+            f"give {option}"
+        )
+    return corpus.split(held_out=split["held_out"], seed=split["seed"])
+
+
+def check_output(path: Path, *, overwrite: bool = False) -> Path:
     """Returns ``path`` if a file can be written there, so that long work does not end in a refusal.
 
     Raises:
+        ArgumentError: a file is there and ``overwrite`` is not set.
         StorageError: the folder is missing or cannot be written, or ``path`` is a folder.
     """
     import os
@@ -164,6 +180,8 @@ def check_output(path: Path) -> Path:
         raise StorageError(f"{path}: expected to write into the folder {path.parent}, found no such folder; make it")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise StorageError(f"{path}: expected to write into {path.parent}, found it not writable; choose another --out")
+    if path.exists() and not overwrite:
+        raise ArgumentError(f"{path}: is there already and is not written over; choose another --out, or --overwrite")
     return path
 
 
@@ -189,10 +207,9 @@ def parse_ids(name: str, text: str | None) -> list[int]:
     Raises:
         ArgumentError: not a list of numbers.
     """
-    try:
-        return [int(part) for part in text.split(",")] if text else []
-    except ValueError:
-        raise ArgumentError(f"{name}: expected numbers with commas between, got {text!r}") from None
+    from memgraft.cli.sizes import parse_range
+
+    return parse_range(name, text) if text else []
 
 
 def decode(tokenizer: Any, key: "tuple[int, ...] | list[int]") -> str:

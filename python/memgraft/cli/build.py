@@ -12,6 +12,7 @@ from memgraft.cli import artifacts, common
 def run(
     keys: Annotated[Path, typer.Argument(help="Key set (keys.mgk).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Index to write, such as index.mgi.")],
+    overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:
     """Build the longest-match index of a key set."""
@@ -19,7 +20,7 @@ def run(
 
     from memgraft import KeySet, NgramIndex
 
-    artifacts.check_output(out)
+    artifacts.check_output(out, overwrite=overwrite)
     opened = KeySet.open(keys)
     start = time.perf_counter()
     index = NgramIndex.build(opened)

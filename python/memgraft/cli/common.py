@@ -18,10 +18,22 @@ import typer
 
 from memgraft.errors import ArgumentError, ConfigError, MemgraftError
 
+#: Seconds between two lines of progress where stderr is not a terminal.
+LOG_SECONDS = 15.0
+#: Lists longer than this are folded in tables.
+FOLDED = 16
+
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default: every core.")]
+
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Write over what is there under the name of --out; default: refuse.")
+]
+
+Counted = Callable[[int, int], None]
+"""``progress(done, total)`` of one stage."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -126,7 +138,7 @@ def flatten(facts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def show(value: Any) -> str:
-    """``value`` for a reader: thousands apart, mappings as ``2: 10, 3: 20``."""
+    """``value`` for a reader: numbers as options take them, mappings as ``2: 10, 3: 20``, long lists folded."""
     value = _plain(value) if not isinstance(value, (str, bool, int, float, Mapping, list, tuple, type(None))) else value
     match value:
         case None:
@@ -134,11 +146,13 @@ def show(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case int():
-            return f"{value:,}"
+            return str(value)
         case float():
             return f"{value:.4g}"
         case Mapping():
             return ", ".join(f"{key}: {show(item)}" for key, item in value.items()) or "-"
+        case list() | tuple() if len(value) > FOLDED:
+            return f"{show(value[: FOLDED // 2])}, … ({len(value)} in all; --json has them)"
         case list() | tuple():
             return ", ".join(show(item) for item in value) or "-"
         case _:
@@ -157,8 +171,10 @@ def _plain(value: Any) -> Any:
 def progress(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
     """Yields ``report(stage, done, total)``: a bar with rate and time left on stderr; a new stage starts a new bar.
 
-    Where stderr is not a terminal, one line tells that a stage has ended.
+    Where stderr is not a terminal, a line every :data:`LOG_SECONDS` tells how far a stage is, and one that it ended.
     """
+    import time
+
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -179,14 +195,23 @@ def progress(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
     )
     tasks: dict[str, Any] = {}
     ended: set[str] = set()
+    spoke = time.monotonic()
 
     def report(stage: str, done: int, total: int) -> None:
+        nonlocal spoke
         if stage not in tasks:
             tasks[stage] = bars.add_task(stage, total=max(total, 1))
         bars.update(tasks[stage], completed=done, total=max(total, 1))
-        if done >= total and not console.is_terminal and stage not in ended:
+        if console.is_terminal or stage in ended:
+            return
+        if done >= total:
             ended.add(stage)
-            log(f"{stage}: {total:,} {unit}".rstrip())
+            log(f"{stage}: {total} {unit}".rstrip())
+        elif time.monotonic() - spoke >= LOG_SECONDS:
+            log(f"{stage}: {done} of {total} {unit}".rstrip())
+        else:
+            return
+        spoke = time.monotonic()
 
     with bars:
         yield report

@@ -35,11 +35,9 @@ def run(
     if part == "auto":
         part = "held-out" if split and split["of"] == stream.fingerprint else "all"
     if part != "all":
-        if not split or split["of"] != stream.fingerprint:
-            raise ArgumentError(
-                f"part: expected keys that were mined from a split of {stream.paths[0]}, found others; give --part all"
-            )
-        train, held_out = stream.split(held_out=split["held_out"], seed=split["seed"])
+        if keys is None:
+            raise ArgumentError(f"--part {part}: expected the key set beside {index}, found none; give --part all")
+        train, held_out = artifacts.split_of_keys(keys, stream, "--part all")
         stream = train if part == "train" else held_out
     with common.progress("tokens") as report:
         facts = coverage(opened, stream, keys=keys, threads=threads, progress=report)

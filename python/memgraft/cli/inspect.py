@@ -215,7 +215,7 @@ def print_keys(keys: list[dict[str, Any]]) -> None:
     table.add_column("key")
     for key in keys:
         shown = repr(key["text"]) if "text" in key else " ".join(map(str, key["key"]))
-        table.add_row(f"{key['row']:,}", str(key["order"]), f"{key['count']:,}", Text(shown))
+        table.add_row(str(key["row"]), str(key["order"]), str(key["count"]), Text(shown))
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 
@@ -245,8 +245,8 @@ def print_matches(matches: list[dict[str, Any]]) -> None:
             token,
             str(match["order"]),
             Text(repr(match["match"]), style="bold"),
-            f"{match['count']:,}",
-            f"{match['row']:,}",
+            str(match["count"]),
+            str(match["row"]),
         )
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
     common.log(f"{hits} of {len(matches)} tokens have a match; {len(matches) - hits} are left to the fallback")

@@ -16,6 +16,7 @@ ROWS = 1 << 20
 def run(
     keys: Annotated[Path, typer.Argument(help="Key set (keys.mgk).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.")],
+    overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:
     """Write a key set as Parquet: tokens (list of uint32), count, documents, in row order."""
@@ -24,7 +25,7 @@ def run(
     from memgraft import KeySet
     from memgraft.corpus.writer import storage_errors
 
-    artifacts.check_output(out)
+    artifacts.check_output(out, overwrite=overwrite)
     pa = common.need("pyarrow", "parquet")
     parquet = common.need("pyarrow.parquet", "parquet")
     opened = KeySet.open(keys)

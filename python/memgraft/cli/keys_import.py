@@ -15,6 +15,7 @@ def run(
     out: Annotated[Path, typer.Option("--out", "-o", help="Key set to write, such as keys.mgk.")],
     vocab_size: Annotated[int | None, typer.Option(help="Number of ids; default: what the export recorded.")] = None,
     reserved: Annotated[str | None, typer.Option(help="Tokens that are in no key; default: as recorded.")] = None,
+    overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:
     """Read a key set from Parquet, in any order; rows are sorted by count, ties by key."""
@@ -24,7 +25,7 @@ def run(
 
     from memgraft import KeySet
 
-    artifacts.check_output(out)
+    artifacts.check_output(out, overwrite=overwrite)
     common.need("pyarrow", "parquet")
     parquet = common.need("pyarrow.parquet", "parquet")
     try:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from memgraft.cli import artifacts, common
+from memgraft.cli.inspect import load_recipient_tokenizer
 from memgraft.errors import ArgumentError, CorpusError
 
 
@@ -17,14 +18,22 @@ def run(
     file: Annotated[
         str | None, typer.Option("--file", help="Text file of token ids, one sequence a line; - is standard input.")
     ] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Text to tokenise and look up.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", help="For --text; default: the tokenizer.json beside the index.")
+    ] = None,
     eos_id: Annotated[int | None, typer.Option("--eos-id", min=0, help="Token that delimits documents.")] = None,
     json: common.JsonOption = False,
 ) -> None:
     """Look up the longest key that ends at each token."""
-    if bool(tokens) == bool(file):
-        raise ArgumentError("lookup: expected token ids as arguments or --file, got both or neither")
-    sequences = read_sequences(file) if file else [list(tokens or ())]
-    opened, _, _ = artifacts.open_index(index)
+    if (bool(tokens), bool(file), text is not None).count(True) != 1:
+        raise ArgumentError("lookup: expected token ids as arguments or --file or --text, got none or several")
+    opened, bank, keys = artifacts.open_index(index)
+    if text is not None:
+        loaded = load_recipient_tokenizer(index, tokenizer, bank, keys)
+        sequences = [loaded.encode(text, add_special_tokens=False).ids]
+    else:
+        sequences = read_sequences(file) if file else [list(tokens or ())]
     found = []
     for sequence in sequences:
         rows, orders = opened.lookup(as_ids(sequence), eos_id=eos_id)
@@ -44,7 +53,7 @@ def run(
                 table.add_row(str(token), "-", "miss", "", "")
             else:
                 key = " ".join(map(str, opened.key(row)))
-                table.add_row(str(token), str(order), str(row), f"{opened.count(row):,}", key)
+                table.add_row(str(token), str(order), str(row), str(opened.count(row)), key)
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 

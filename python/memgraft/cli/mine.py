@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from memgraft.cli import artifacts, common
+from memgraft.cli.sizes import parse_count
 from memgraft.errors import ArgumentError
 
 
@@ -15,7 +16,7 @@ def run(
     reading: artifacts.Reading,
     corpus: artifacts.CorpusPaths,
     out: Annotated[Path, typer.Option("--out", "-o", help="Key set to write, such as keys.mgk.")],
-    orders: Annotated[str, typer.Option(help="Lengths of keys, 1 to 16.")] = "2,3,4",
+    orders: Annotated[str, typer.Option(help="Lengths of keys, 1 to 16, as 2,3,4 or 2-4.")] = "2,3,4",
     budget: Annotated[
         str, typer.Option(help='Keys in all (equal shares), per order as "2=1000,3=500", or "all".')
     ] = "3000000",
@@ -31,12 +32,13 @@ def run(
         Path | None, typer.Option(help="Folder for what outgrows the memory; default: that of --out.")
     ] = None,
     threads: common.ThreadsOption = None,
+    overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:
     """Mine the most frequent n-grams of a token corpus, with exact counts."""
     from memgraft import mine
 
-    artifacts.check_output(out)
+    artifacts.check_output(out, overwrite=overwrite)
     opened = reading.open(corpus)
     if held_out is not None:
         opened, _ = opened.split(held_out=held_out, seed=seed)
@@ -75,7 +77,7 @@ def run(
 
 
 def parse_budget(text: str) -> int | dict[int, int] | None:
-    """``"3000000"``, ``"2=1000,3=500"`` or ``"all"``.
+    """``"3000000"`` (or ``"3M"``, ``"3,000,000"``), ``"2=1000,3=500"`` or ``"all"``.
 
     Raises:
         ArgumentError: none of these.
@@ -85,8 +87,8 @@ def parse_budget(text: str) -> int | dict[int, int] | None:
             return None
         if "=" in text:
             pairs = [part.split("=") for part in text.split(",")]
-            return {int(order): int(number) for order, number in pairs}
-        return int(text.replace("_", ""))
+            return {int(order): parse_count("budget", number) for order, number in pairs}
+        return parse_count("budget", text)
     except ValueError:
         message = f'budget: expected a number, "2=1000,3=500" or "all", got {text!r}'
         raise ArgumentError(message) from None

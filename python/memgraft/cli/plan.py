@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from memgraft.cli import artifacts, common
+from memgraft.cli.sizes import parse_counts
 from memgraft.errors import ArgumentError
 
 #: Bytes of one channel of a value.
@@ -17,8 +18,10 @@ _WIDTHS = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1, "int8": 1}
 def run(
     reading: artifacts.Reading,
     corpus: artifacts.CorpusPaths,
-    budgets: Annotated[str, typer.Option(help="Numbers of keys to weigh, by commas.")] = "10000,100000,1000000",
-    orders: Annotated[str, typer.Option(help="Lengths of keys, 1 to 16.")] = "2,3,4",
+    budgets: Annotated[
+        str, typer.Option(help="Numbers of keys to weigh, by commas, as 10k,100k,1M.")
+    ] = "10000,100000,1000000",
+    orders: Annotated[str, typer.Option(help="Lengths of keys, 1 to 16, as 2,3,4 or 2-4.")] = "2,3,4",
     min_count: Annotated[int, typer.Option(min=1, help="Fewest occurrences of a key.")] = 2,
     held_out: Annotated[float, typer.Option(help="Share of documents to measure coverage on.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Seed of the choice of held-out documents.")] = 0,
@@ -45,7 +48,7 @@ def run(
     with common.progress("tokens") as report:
         keys, points = plan_budgets(
             opened,
-            artifacts.parse_ids("budgets", budgets),
+            parse_counts("budgets", budgets),
             orders=artifacts.parse_ids("orders", orders),
             held_out=held_out,
             seed=seed,

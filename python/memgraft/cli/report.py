@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from memgraft.cli.artifacts import Reading, check_folder, reads_corpora
-from memgraft.cli.common import JsonOption, emit, need, progress, verb
+from memgraft.cli.artifacts import Reading, check_folder, check_output, reads_corpora
+from memgraft.cli.common import JsonOption, OverwriteOption, emit, need, progress, verb
 
 
 @verb
@@ -22,19 +22,24 @@ def run(
         Path | None, typer.Option("--experiment", help="The directory of 'memgraft train', with its results.json.")
     ] = None,
     title: Annotated[str, typer.Option(help="The page's title.")] = "memgraft report",
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write report.html, one self-contained page, and report.json with the same facts."""
     import json as jsonlib
+    import shlex
+    import sys
 
     from memgraft.bank import Bank
     from memgraft.errors import FingerprintError, FormatError
     from memgraft.mining import coverage
 
     need("matplotlib", "report")
-    from memgraft.report import bank_facts, build_facts, write_report
+    from memgraft.report import REPORT_HTML, bank_facts, build_facts, provenance, write_report
 
     check_folder(out)
+    if (out / REPORT_HTML).exists():
+        check_output(out / REPORT_HTML, overwrite=overwrite)
     opened = Bank.open(bank)
     covered: dict[str, dict[str, Any]] = {}
     for path in coverage_of or []:
@@ -54,7 +59,12 @@ def run(
                 f"{path}: the experiment used bank {trained_on}, {bank} is {opened.fingerprint}; name the bank it used"
             )
     facts = build_facts(
-        bank=bank_facts(opened), coverage=covered or None, experiment=results, title=title, subtitle=str(bank)
+        bank=bank_facts(opened),
+        coverage=covered or None,
+        experiment=results,
+        material=provenance(opened, results, [shlex.join(["memgraft", *sys.argv[1:]])]),
+        title=title,
+        subtitle=str(bank),
     )
     report_json, report_html = write_report(out, facts)
     emit({"report": str(report_html), "facts": str(report_json)}, json=json)

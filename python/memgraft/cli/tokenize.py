@@ -17,12 +17,13 @@ def run(
         str | None, typer.Option(help="Token (text or id) appended to every document; default: none.")
     ] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Declared vocabulary; default: the tokenizer's.")] = None,
+    overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:
     """Tokenise text into a Megatron .bin/.idx pair, documents kept apart."""
     from memgraft import Corpus, tokenize_folder
 
-    artifacts.check_output(out.with_name(out.name + ".bin"))
+    artifacts.check_output(out.with_name(out.name + ".bin"), overwrite=overwrite)
     delimiter = int(eos) if eos is not None and eos.isdecimal() else eos
     with common.progress("bytes") as report:
         written = tokenize_folder(text, tokenizer, out, eos=delimiter, vocab_size=vocab_size, progress=report)

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from memgraft.cli import artifacts
 from memgraft.cli.artifacts import Reading, check_folder, reads_corpora
-from memgraft.cli.common import JsonOption, emit, keeps, need, progress, verb
+from memgraft.cli.common import JsonOption, OverwriteOption, emit, keeps, need, progress, verb
+from memgraft.cli.sizes import parse_range
 
 
 @verb
@@ -15,8 +17,13 @@ def run(
     reading: Reading,
     bank: Annotated[Path, typer.Argument(help="The bank directory.")],
     training: Annotated[Path, typer.Option("--train", help="Training corpus: token files, tables or text.")],
-    held_out: Annotated[Path, typer.Option("--held-out", help="Corpus of other documents, for evaluation.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The experiment's directory.")],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--held-out", help="Corpus of other documents; default: what 'mine --held-out' held out of --train."
+        ),
+    ] = None,
     arms: Annotated[str, typer.Option(help="Arms, by commas; also no_fallback, random, constant, trainable.")] = (
         "none,engram,graft,shuffled"
     ),
@@ -32,11 +39,18 @@ def run(
     seq_len: Annotated[int, typer.Option(min=8, help="Tokens per window.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows per step.")] = 8,
     peak_lr: Annotated[float, typer.Option(min=0.0, help="Peak learning rate.")] = 1e-3,
+    held_out_windows: Annotated[
+        int | None,
+        typer.Option(min=0, help="Windows of the final evaluation, 0 for all; default: by the training, at most 400."),
+    ] = None,
+    curve_points: Annotated[int, typer.Option(min=1, help="Points of the held-out curve.")] = 10,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train a recipient from scratch in several arms on the same tokens, compare their held-out losses.
 
-    Finished arms are kept, interrupted ones taken up; the graft's model is saved to OUT/model.
+    Finished arms are kept, interrupted ones taken up, arms and seeds may be added; other settings are refused. The
+    graft's model is saved to OUT/model.
     """
     from memgraft.errors import ArgumentError
 
@@ -45,12 +59,10 @@ def run(
     need("torch", "torch")
     need("transformers", "transformers")
     from memgraft.bank import Bank
-    from memgraft.experiments import Recipe, run_experiment
+    from memgraft.experiments import Recipe, arms_named, run_experiment
 
-    try:
-        numbers = tuple(int(seed) for seed in seeds.split(","))
-    except ValueError:
-        raise ArgumentError(f"--seeds {seeds}: expected whole numbers such as 0 or 0,1,2") from None
+    numbers = tuple(parse_range("--seeds", seeds))
+    arms_named(arms.split(","))
     recipe = Recipe(
         width=width,
         ffn_width=int(width * 8 / 3) // 8 * 8,
@@ -60,13 +72,20 @@ def run(
         seq_len=seq_len,
         batch_size=batch_size,
         peak_lr=peak_lr,
+        held_out_windows=held_out_windows,
+        curve_points=curve_points,
     )
     check_folder(out)
     keeps(f"finished arms and the last checkpoint are in {out}; the same command goes on from there")
-    train_corpus, held_out_corpus = reading.open(training), reading.open(held_out)
+    opened = Bank.open(bank)
+    train_corpus = reading.open(training)
+    if held_out is None:
+        train_corpus, held_out_corpus = artifacts.split_of_keys(opened.keys, train_corpus, "--held-out")
+    else:
+        held_out_corpus = reading.open(held_out)
     with progress() as report:
         results = run_experiment(
-            Bank.open(bank),
+            opened,
             train_corpus,
             held_out_corpus,
             out,
@@ -77,6 +96,7 @@ def run(
             seeds=numbers,
             minutes=minutes,
             steps=steps,
+            overwrite=overwrite,
             progress=report,
         )
     if json:

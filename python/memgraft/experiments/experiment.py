@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,13 +18,14 @@ from memgraft.assets.cache import directory_beside, write_beside
 from memgraft.bank import Bank
 from memgraft.corpus.text import tokenizer_path
 from memgraft.errors import ConfigError, CorpusError
-from memgraft.experiments.arms import DEFAULT_ARMS, Arm, arms_named
+from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
 from memgraft.experiments.evaluate import held_out_loss, spread_windows
 from memgraft.experiments.recipe import Recipe, settings_fingerprint
 from memgraft.experiments.stats import compare
 from memgraft.experiments.train import Material, Progress, build_arm, build_optimizer, disk_errors, train_arm
 from memgraft.experiments.windows import TokenWindows
 from memgraft.harvesting.donor import native_compute_dtype, quiet_transformers
+from memgraft.mining.facts import mined_from
 
 if TYPE_CHECKING:
     from memgraft.corpus import Corpus
@@ -49,6 +51,7 @@ def run_experiment(
     minutes: float = 10.0,
     steps: int | None = None,
     keep: str = "graft",
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train every arm for every seed on the same tokens in the same order, evaluate, compare, write ``results.json``.
@@ -57,7 +60,7 @@ def run_experiment(
         bank: the bank of the memory arms; mined from ``train`` alone.
         train: training tokens.
         held_out: tokens of other documents.
-        out: the experiment's directory; finished arms in it are kept.
+        out: the experiment's directory; finished arms in it are kept, arms and seeds can be added.
         tokenizer: the recipient's tokenizer: path of ``tokenizer.json`` or its folder, or the object.
         eos_id: the recipient's end-of-document token.
         recipe: size and schedule of the recipient.
@@ -67,13 +70,15 @@ def run_experiment(
             each arm's own speed, at most four epochs.
         steps: the number of steps itself, instead of ``minutes``.
         keep: the arm whose model (of the first seed) is saved to ``<out>/model``.
+        overwrite: where ``out`` holds an experiment of other settings, delete its arms instead of refusing.
         progress: called as ``progress(stage, done, total)``.
 
     Returns:
         The content of ``results.json``.
 
     Raises:
-        ConfigError: unknown arms, no seed, or a budget too small for one step.
+        ConfigError: unknown arms, no seed, a budget too small for one step, or ``out`` holds an experiment of other
+            settings.
         CorpusError: too little text, or the held-out tokens are those of the training or of the bank's keys.
     """
     recipe = Recipe() if recipe is None else recipe
@@ -92,32 +97,93 @@ def run_experiment(
         "bf16": bf16,
         "version": __version__,
     }
-    budget = {**shared, "arms": list(arms), "seeds": list(seeds), "minutes": None if steps else minutes, "steps": steps}
-    plan = _plan(out / "plan.json", budget, chosen, recipe, material, bf16, progress)
+    budget = {**shared, "minutes": None if steps else minutes, "steps": steps}
+    _refuse_other(out, budget, overwrite)
+    settings = {**budget, "arms": list(arms), "seeds": list(seeds)}
+    plan = _plan(out / "plan.json", settings, budget, chosen, recipe, material, bf16, progress)
     results = []
     for seed in seeds:
         for arm in chosen:
-            settings = {**shared, "arm": arm.name, "seed": seed, "steps": plan["steps"]}
+            own = {**shared, "arm": arm.name, "seed": seed, "steps": plan["steps"]}
             saved = out / "model" if arm.name == keep and seed == seeds[0] else None
             results.append(
-                _one(out / f"{arm.name}-seed{seed}", settings, arm, recipe, material, seed, bf16, saved, progress)
+                _one(out / f"{arm.name}-seed{seed}", own, arm, recipe, material, seed, bf16, saved, progress)
             )
     report = {
         "format_version": RESULTS_FORMAT_VERSION,
-        "settings": budget,
+        "settings": settings,
         "plan": plan,
+        "unigram_loss": unigram_loss(train, held_out, material.vocab_size),
         "tokens_per_arm": plan["steps"] * recipe.tokens_per_step,
         "same_start": all(len({r["start_fingerprint"] for r in results if r["seed"] == seed}) == 1 for seed in seeds),
         "same_order": all(len({r["order_fingerprint"] for r in results if r["seed"] == seed}) == 1 for seed in seeds),
         "comparisons": [
             comparison
-            for first, second in (("graft", "shuffled"), ("graft", "engram"), ("graft", "none"), ("engram", "none"))
+            for first, second in _pairs([arm.name for arm in chosen])
             if (comparison := compare(results, first, second)) is not None
         ],
         "arms": results,
+        "arms_not_run": [name for name in ARMS if name not in arms],
     }
     write_beside(out / RESULTS_NAME, (json.dumps(report, indent=1) + "\n").encode())
     return report
+
+
+def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The differences that are reported: the graft minus every other arm, shuffled first; then fallback minus none."""
+    others = sorted((name for name in names if name != "graft"), key=lambda name: (name != "shuffled", name == "none"))
+    return [("graft", other) for other in others] * ("graft" in names) + [("engram", "none")]
+
+
+def _refuse_other(out: Path, budget: dict[str, Any], overwrite: bool) -> None:
+    """Refuses a folder with an experiment of other settings; with ``overwrite`` its plan and its arms are deleted.
+
+    Raises:
+        ConfigError: the folder has one.
+    """
+    found = None
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((out / "plan.json").read_text())
+    if found is None or found.get("settings") == budget:
+        return
+    there = found.get("settings") or {}
+    if not overwrite:
+        names = sorted(name for name in budget if there.get(name) != budget[name])
+        differ = "; ".join(_difference(name, there.get(name), budget[name]) for name in names)
+        raise ConfigError(
+            f"{out}: holds an experiment of other settings ({differ}); finished arms are not deleted. Use those "
+            "settings, another --out, or --overwrite (overwrite=True) to start anew"
+        )
+    for mark in out.glob("*-seed*/settings.json"):
+        shutil.rmtree(mark.parent)
+    (out / "plan.json").unlink()
+    (out / RESULTS_NAME).unlink(missing_ok=True)
+
+
+def _difference(name: str, there: Any, asked: Any) -> str:
+    """One setting that differs, in words; of a recipe the fields that do."""
+    if isinstance(there, dict) and isinstance(asked, dict):
+        return ", ".join(
+            f"{field}: there {there.get(field)}, asked {asked.get(field)}"
+            for field in sorted({*there, *asked})
+            if there.get(field) != asked.get(field)
+        )
+    return f"{name}: there {there}, asked {asked}"
+
+
+def unigram_loss(train: "Corpus", held_out: "Corpus", vocab_size: int) -> float:
+    """Held-out loss in nats of a model that knows only how often each token is in ``train``, one added to each count.
+
+    What an arm must be clearly below before its differences say anything.
+    """
+    block = 1 << 22
+    counts = np.zeros((2, vocab_size), dtype=np.int64)
+    for number, corpus in enumerate((train, held_out)):
+        for start in range(0, corpus.num_tokens, block):
+            tokens = corpus.tokens(start, min(start + block, corpus.num_tokens))
+            counts[number] += np.bincount(tokens, minlength=vocab_size)[:vocab_size]
+    logs = np.log((counts[0] + 1) / (counts[0].sum() + vocab_size))
+    return float(-(counts[1] * logs).sum() / max(1, counts[1].sum()))
 
 
 def _material(
@@ -125,11 +191,10 @@ def _material(
 ) -> Material:
     if train.fingerprint == held_out.fingerprint:
         raise CorpusError(f"the held-out corpus is the training corpus (fingerprint {train.fingerprint}); name another")
-    mined_from = bank.keys.metadata.get("corpus", {}).get("fingerprint")
-    if mined_from == held_out.fingerprint:
+    if mined_from(bank.keys.metadata, held_out):
         raise CorpusError(
-            f"the bank's keys were mined from the held-out corpus (fingerprint {mined_from}); "
-            "mine the training corpus and harvest again"
+            f"the bank's keys were mined from the held-out corpus (fingerprint {held_out.fingerprint}), or from "
+            "documents of it; hold out what the keys do not come from, or mine the training corpus and harvest again"
         )
     windows = TokenWindows(train, recipe.seq_len)
     if len(windows) < recipe.batch_size:
@@ -149,6 +214,7 @@ def _material(
 
 def _plan(
     path: Path,
+    settings: dict[str, Any],
     budget: dict[str, Any],
     arms: Sequence[Arm],
     recipe: Recipe,
@@ -156,13 +222,12 @@ def _plan(
     bf16: bool,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """The number of steps, measured once and kept, so that a resumed run has the budget it started with."""
-    fingerprint = settings_fingerprint(budget)
+    """The number of steps, measured once and kept, so that a resumed run and added arms have the same one."""
     with contextlib.suppress(OSError, ValueError):
         plan: dict[str, Any] = json.loads(path.read_text())
-        if plan.get("fingerprint") == fingerprint:
+        if plan.get("settings") == budget:
             return plan
-    plan = {"fingerprint": fingerprint, "steps": budget["steps"], "max_epochs": _MAX_EPOCHS}
+    plan = {"settings": budget, "steps": budget["steps"], "max_epochs": _MAX_EPOCHS}
     if budget["steps"] is None:
         speeds = {}
         for number, arm in enumerate(arms):
@@ -170,23 +235,36 @@ def _plan(
             if progress is not None:
                 progress("measure speed", number + 1, len(arms))
         plan["seconds_per_step"] = {name: round(step, 4) for name, (step, _) in speeds.items()}
-        windows = len(spread_windows(material.held_out, recipe.held_out_windows)) + (
-            recipe.curve_points * len(spread_windows(material.held_out, recipe.curve_windows))
-        )
-        num_seeds = len(budget["seeds"])
-        evaluating = num_seeds * windows * sum(window for _, window in speeds.values())
-        plan["seconds_evaluating"] = round(evaluating, 1)
-        per_step = num_seeds * _SAFETY * sum(step for step, _ in speeds.values())
-        affordable = int((60 * budget["minutes"] - evaluating) / per_step)
-        if affordable < 1:
+        num_seeds = len(settings["seeds"])
+        step, window = (num_seeds * sum(times) for times in zip(*speeds.values(), strict=True))
+        steps = _affordable(60 * budget["minutes"], step * _SAFETY, window, recipe, material.held_out)
+        if steps < 1:
             raise ConfigError(
-                f"minutes {budget['minutes']}: expected room for at least one step of each arm; evaluation takes "
-                f"{evaluating:.0f} s and one step of all arms "
-                f"{per_step:.1f} s; give more minutes or evaluate fewer windows"
+                f"minutes {budget['minutes']}: expected room for at least one step of each arm and the evaluation; a "
+                f"step of all arms takes {step:.1f} s, evaluating a window {window:.2f} s; give more minutes or "
+                "evaluate fewer windows"
             )
-        plan["steps"] = min(affordable, _MAX_EPOCHS * (len(material.train) // recipe.batch_size))
+        plan["steps"] = min(steps, _MAX_EPOCHS * (len(material.train) // recipe.batch_size))
+    final, curve = recipe.evaluation(plan["steps"])
+    plan["held_out_windows"] = len(spread_windows(material.held_out, final))
+    plan["curve_windows"] = len(spread_windows(material.held_out, curve))
     write_beside(path, (json.dumps(plan, indent=1) + "\n").encode())
     return plan
+
+
+def _affordable(seconds: float, step: float, window: float, recipe: Recipe, held_out: TokenWindows) -> int:
+    """The most steps that fit into ``seconds`` with their evaluation; 0 where not even one does."""
+
+    def cost(steps: int) -> float:
+        final, curve = recipe.evaluation(steps)
+        windows = len(spread_windows(held_out, final)) + recipe.curve_points * len(spread_windows(held_out, curve))
+        return steps * step + windows * window
+
+    low, high = 0, int(seconds / step) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(middle) <= seconds else (low, middle)
+    return low
 
 
 def _speed(arm: Arm, recipe: Recipe, material: Material, bf16: bool, steps: int = 6) -> tuple[float, float]:

@@ -34,9 +34,10 @@ class Recipe:
     """The bank's tap that feeds the site; None where the bank has one."""
     table_size: int = 16384
     fallback_dim: int = 128
-    held_out_windows: int = 400
-    """At most this many windows in the final evaluation; 0 takes all."""
-    curve_windows: int = 24
+    held_out_windows: int | None = None
+    """Windows of the final evaluation; 0 takes all, None sizes it by the training (see :meth:`evaluation`)."""
+    curve_windows: int | None = None
+    """Windows of each point of the held-out curve; None sizes it by the training."""
     curve_points: int = 10
 
     def __post_init__(self) -> None:
@@ -51,13 +52,29 @@ class Recipe:
             )
         if not 0 <= self.site < self.num_blocks:
             raise ConfigError(f"recipe: site {self.site}: expected a block from 0 to {self.num_blocks - 1}")
-        if min(self.seq_len, self.batch_size, self.curve_windows, self.curve_points) < 1 or self.held_out_windows < 0:
+        sizes = (self.seq_len, self.batch_size, 1 if self.curve_windows is None else self.curve_windows)
+        if min(*sizes, self.curve_points) < 1 or (self.held_out_windows or 0) < 0:
             raise ConfigError("recipe: expected seq_len, batch_size, curve_windows and curve_points of at least 1")
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens in one optimizer step."""
         return self.seq_len * self.batch_size
+
+    def evaluation(self, steps: int) -> tuple[int, int]:
+        """Windows of the final evaluation and of each curve point, for a training of ``steps``.
+
+        A forward costs about a third of a training step's share of the same window. So the default evaluates at most
+        0.3 windows for each one trained: a tenth of the time. Two thirds of these go to the final evaluation, at most
+        400 windows; the curve has at most 24 a point. Neither goes below 8 and 2.
+        """
+        windows = 0.3 * steps * self.batch_size
+        final = self.held_out_windows
+        curve = self.curve_windows
+        return (
+            max(8, min(400, int(windows * 2 / 3))) if final is None else final,
+            max(2, min(24, int(windows / 3 / self.curve_points))) if curve is None else curve,
+        )
 
     @property
     def fallback(self) -> FallbackConfig:

@@ -136,7 +136,8 @@ def train_arm(
     recorder = OrderRecorder(collator)
     stage = f"train {arm.name}" + (f" (seed {seed})" if seed else "")
     evaluation: dict[str, Any] = {"grafted": arm.grafted, "batch_size": 2 * recipe.batch_size, "bf16": bf16}
-    curve_windows = spread_windows(material.held_out, recipe.curve_windows)
+    final_windows, curve_size = recipe.evaluation(steps)
+    curve_windows = spread_windows(material.held_out, curve_size)
 
     def measure(current: nn.Module) -> float:
         return held_out_loss(current, material.held_out, curve_windows, material.bank, **evaluation).overall
@@ -181,13 +182,16 @@ def train_arm(
     with disk_errors(checkpoints):
         trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
     seconds = time.perf_counter() - started - watch.measuring
+    evaluating = time.perf_counter()
     final = held_out_loss(
         model,
         material.held_out,
-        spread_windows(material.held_out, recipe.held_out_windows),
+        spread_windows(material.held_out, final_windows),
         material.bank,
         **evaluation,
+        progress=None if progress is None else lambda done, total: progress(f"evaluate {arm.name}", done, total),
     )
+    evaluated = time.perf_counter() - evaluating
     if not final.overall < float("inf"):
         raise GraftError(f"arm {arm.name}, seed {seed}: the held-out loss is {final.overall}; lower the learning rate")
     steps_run = steps - (int(resumed_from.name.split("-")[1]) if resumed_from else 0)
@@ -203,6 +207,8 @@ def train_arm(
         "resumed": resumed_from is not None,
         "start_fingerprint": start_fingerprint,
         "order_fingerprint": settings_fingerprint([entry["batch"] for entry in history if "batch" in entry]),
+        "device": device_name(),
+        "seconds_evaluating": round(watch.measuring + evaluated, 2),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "train_curve": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
         "held_out_curve": [[entry["step"], entry["held_out_loss"]] for entry in history if "held_out_loss" in entry],
@@ -210,6 +216,11 @@ def train_arm(
     }
     shutil.rmtree(checkpoints, ignore_errors=True)
     return model, result
+
+
+def device_name() -> str:
+    """The device that arms train on: a GPU's own name, or ``"cpu"``."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Coverage: how much of a token stream the keys reach, by order, and what is left to the fallback."""
 
-from collections.abc import Callable
-from typing import Protocol, TypedDict, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -65,7 +65,8 @@ class Coverage(TypedDict):
     keyset: str
     """Fingerprint of the keys."""
     mined_from_it: bool | None
-    """Whether the keys were mined from this very stream, so that coverage is no prediction; None: not known."""
+    """Whether the keys were mined from this stream, a part of it or a whole around it, so that coverage is no
+    prediction; None: not known."""
 
 
 def coverage(
@@ -120,8 +121,6 @@ def coverage(
         if progress is not None:
             progress("coverage", stop, total)
     misses = int(by_order[0])
-    mined_from = metadata.get("corpus", {}).get("fingerprint")
-    fingerprint = corpus.fingerprint
     return Coverage(
         positions=total,
         documents=corpus.num_documents,
@@ -132,7 +131,25 @@ def coverage(
         backoff_share=int(by_order[1 : index.max_order].sum()) / total,
         unique_rows=int(seen.sum()),
         num_keys=len(index),
-        corpus=fingerprint,
+        corpus=corpus.fingerprint,
         keyset=index.keyset_fingerprint,
-        mined_from_it=None if mined_from is None else mined_from == fingerprint,
+        mined_from_it=mined_from(metadata, corpus),
     )
+
+
+def mined_from(metadata: Mapping[str, Any], corpus: Corpus) -> bool | None:
+    """Whether keys with this ``metadata`` were mined from documents of ``corpus``; None where they do not say.
+
+    True for the corpus itself, for one that the mined part was split off, for a part of the mined one, and for parts of
+    one corpus that are not the two sides of one split. Documents that two unrelated corpora share are not seen here.
+    """
+    mined = (metadata.get("corpus") or {}).get("fingerprint")
+    if mined is None:
+        return None
+    theirs, ours = metadata.get("split") or {}, corpus.split_facts or {}
+    if mined == corpus.fingerprint or theirs.get("of") == corpus.fingerprint or ours.get("of") == mined:
+        return True
+    if not ours or ours["of"] != theirs.get("of"):
+        return False
+    same_split = all(ours[name] == theirs[name] for name in ("held_out", "seed"))
+    return not (same_split and ours["part"] != theirs["part"])

@@ -252,6 +252,7 @@ def _train(
             seeds=options.seeds,
             minutes=options.minutes,
             steps=options.steps,
+            overwrite=True,  # the stage is run anew only for other inputs
             progress=progress,
         )
 
@@ -304,7 +305,7 @@ def _report(
     experiment: dict[str, Any],
     shown: dict[str, Any],
 ) -> dict[str, Any]:
-    from memgraft.report import bank_facts, build_facts, write_report
+    from memgraft.report import bank_facts, build_facts, provenance, write_report
 
     opened = memgraft.Bank.open(options.out / "bank")
     default_text = "; ".join(f"{package.requirement}: {package.licence}" for package in DEFAULT_CORPUS)
@@ -320,9 +321,8 @@ def _report(
         f"graft before block {recipe['site']} (0-based)",
         "training": f"{experiment['plan']['steps']} steps of {recipe['seq_len'] * recipe['batch_size']:,} tokens "
         f"per arm, peak rate {recipe['peak_lr']}, hash tables at five times that",
-        "bank fingerprint": opened.fingerprint,
-        "training tokens fingerprint": tokens["training"]["fingerprint"],
     }
+    material |= {name: fact for name, fact in provenance(opened, experiment).items() if name not in material}
     facts = build_facts(
         bank=bank_facts(opened, keys_per_second=bank["keys_per_second"]),
         coverage={"training text": coverage["training text"], "held-out text": coverage["held-out text"]},

@@ -1,6 +1,6 @@
 """Reports: what a bank covers and what the arms lost, as ``report.json`` and one self-contained ``report.html``."""
 
-from memgraft.report.build import REPORT_HTML, REPORT_JSON, bank_facts, build_facts, write_report
+from memgraft.report.build import REPORT_HTML, REPORT_JSON, bank_facts, build_facts, provenance, write_report
 from memgraft.report.page import render
 
-__all__ = ["REPORT_HTML", "REPORT_JSON", "bank_facts", "build_facts", "render", "write_report"]
+__all__ = ["REPORT_HTML", "REPORT_JSON", "bank_facts", "build_facts", "provenance", "render", "write_report"]

@@ -21,12 +21,55 @@ from memgraft.report.page import render
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 FORMAT_VERSION = 1
 
-NOT_MEASURED = (
-    "GPU training and harvesting: every figure here is from this machine's processor.",
-    "Benchmarks beyond held-out loss, and recipients or budgets of the paper's size.",
-    "Donors other than the one named above.",
-)
-_ONE_SEED = "The spread over seeds: this run has one, so its intervals speak about the held-out text alone."
+
+def not_measured(experiment: Mapping[str, Any] | None, coverage: Mapping[str, Any] | None) -> list[str]:
+    """What a report with these parts does not show, each sentence true of them."""
+    if experiment is None:
+        missing = ["Training: no experiment is part of this report."]
+    else:
+        results = experiment["arms"]
+        devices = sorted({result.get("device") or "unknown" for result in results})
+        missing = [f"Training on other devices than: {', '.join(devices)}."]
+        seeds = {result["seed"] for result in results}
+        if len(seeds) == 1:
+            missing.insert(0, "The spread over seeds: this run has one, so its intervals are over held-out windows.")
+        if absent := experiment.get("arms_not_run"):
+            missing.append(f"These arms: {', '.join(absent)}.")
+        missing.append("Benchmarks other than held-out loss.")
+    if not coverage:
+        missing.append("Coverage: no corpus was given.")
+    return missing
+
+
+def provenance(bank: Bank, experiment: Mapping[str, Any] | None, commands: Sequence[str] = ()) -> dict[str, str]:
+    """Corpus, tokenizer, keys, donor, recipe, seeds and commands, as far as the artifacts record them."""
+    keys, manifest = bank.keys.metadata, bank.manifest
+    donor, corpus, mining = manifest.donor, keys.get("corpus") or {}, keys.get("mining") or {}
+    facts: dict[str, Any] = {
+        "corpus of the keys": corpus.get("fingerprint"),
+        "its split": _said(keys.get("split")),
+        "mining": _said({name: value for name, value in mining.items() if not isinstance(value, Mapping)}),
+        "tokenizer": manifest.tokenizer.get("file_fingerprint") or manifest.tokenizer.get("fingerprint"),
+        "keys": bank.keys.fingerprint,
+        "bank": bank.fingerprint,
+        "donor": _said({name: donor.get(name) for name in ("name", "fingerprint", "compute_dtype", "prefix_name")}),
+    }
+    if experiment is not None:
+        settings = experiment["settings"]
+        facts |= {
+            "training corpus": settings.get("train"),
+            "held-out corpus": settings.get("held_out"),
+            "recipe": _said(settings.get("recipe")),
+            "steps per arm": experiment.get("plan", {}).get("steps"),
+            "seeds": ", ".join(map(str, settings.get("seeds", ()))),
+            "trained on": ", ".join(sorted({result.get("device") or "unknown" for result in experiment["arms"]})),
+        }
+    facts["commands"] = "; ".join(commands) or None
+    return {name: "unknown" if value in (None, "") else str(value) for name, value in facts.items()}
+
+
+def _said(facts: Mapping[str, Any] | None) -> str | None:
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None) if facts else None
 
 
 def bank_facts(bank: Bank, *, keys_per_second: float | None = None) -> dict[str, Any]:
@@ -79,12 +122,8 @@ def build_facts(
     seconds: Mapping[str, float] | None = None,
     title: str = "memgraft report",
     subtitle: str = "",
-    not_measured: Sequence[str] = NOT_MEASURED,
 ) -> dict[str, Any]:
     """The content of ``report.json``; parts without facts are None and stay out of the page."""
-    missing = list(not_measured)
-    if experiment is not None and len({result["seed"] for result in experiment["arms"]}) == 1:
-        missing.insert(0, _ONE_SEED)
     return {
         "format_version": FORMAT_VERSION,
         "tool": f"memgraft {__version__}",
@@ -99,7 +138,7 @@ def build_facts(
         "sample": sample,
         "material": material or {},
         "seconds": dict(seconds or {}),
-        "not_measured": missing,
+        "not_measured": not_measured(experiment, coverage),
     }
 
 

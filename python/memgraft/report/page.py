@@ -6,6 +6,7 @@ from typing import Any
 
 from memgraft.bank.health import collapsed
 from memgraft.report import plots
+from memgraft.report.verdict import verdict
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --muted: #5f6b7a; --line: #e3e7ec; --blue: #1257b8; --wash: #f6f8fb; }
@@ -20,6 +21,7 @@ section { background: #fff; border: 1px solid var(--line); border-radius: 10px; 
 section > p { margin: 6px 0 12px; color: var(--muted); max-width: 70ch; }
 .verdict { border-left: 5px solid var(--blue); }
 .verdict.bad { border-left-color: #b8446b; }
+.verdict.open { border-left-color: #7b8794; }
 .number { font-size: 40px; font-weight: 650; letter-spacing: -0.02em; line-height: 1.15;
   font-variant-numeric: tabular-nums; }
 .number small { font-size: 17px; font-weight: 450; color: var(--muted); letter-spacing: 0; }
@@ -109,37 +111,38 @@ def _loss(value: float | None) -> str:
 
 
 def _verdict(experiment: Mapping[str, Any]) -> str:
-    comparisons = {(entry["first"], entry["second"]): entry for entry in experiment["comparisons"]}
-    main = comparisons.get(("graft", "shuffled"))
-    if main is None:
+    if not experiment["comparisons"]:
         return ""
+    found = verdict(experiment)
+    main = experiment["comparisons"][0]
+    labels = {result["arm"]: result["label"] for result in experiment["arms"]}
+    names = [
+        f"{labels.get(entry['first'], entry['first'])} minus {labels.get(entry['second'], entry['second'])}"
+        for entry in experiment["comparisons"]
+    ]
     interval, difference = main["interval"], main["difference"]
-    if interval["high"] < 0:
-        meaning = "The right rows help: the same graft with its rows shuffled does worse."
-    elif interval["low"] > 0:
-        meaning = "The right rows hurt: the same graft with its rows shuffled does better. Look for a mistake first."
-    else:
-        meaning = "No difference can be told from this run: which row a key has did not matter measurably."
     number = (
-        f'<div class="number">{_signed(difference["overall"])} <small>nats per held-out token, 95 % interval '
-        f"{_signed(interval['low'])} to {_signed(interval['high'])}</small></div>"
+        f'<div class="number">{_signed(difference["overall"])} <small>nats per held-out token, {escape(names[0])}; '
+        f"95 % interval {_signed(interval['low'])} to {_signed(interval['high'])} over {escape(main['over'])}"
+        "</small></div>"
     )
-    names = {"shuffled": "shuffled rows", "engram": "fallback only", "none": "no memory"}
-    others = [
-        (f"graft minus {names[second]}" if first == "graft" else f"fallback only minus {names[second]}", entry)
-        for (first, second), entry in comparisons.items()
-    ]
     rows = [
-        (name, _signed(e["difference"]["overall"]), _signed(e["difference"]["hit"]), _signed(e["difference"]["miss"]))
-        for name, e in others
+        (
+            name,
+            _signed(e["difference"]["overall"]),
+            f"{_signed(e['interval']['low'])} to {_signed(e['interval']['high'])}",
+            e["over"] if e["over"] != "seeds" else f"{len(e['seeds'])} seeds",
+            _signed(e["difference"]["hit"]),
+            _signed(e["difference"]["miss"]),
+        )
+        for name, e in zip(names, experiment["comparisons"], strict=True)
     ]
-    table = _table(("held-out loss", "all tokens", "after a hit", "after a miss"), rows)
+    head = ("difference", "all tokens", "95 % interval", "over", "after a hit", "after a miss")
     return _section(
-        "Graft minus shuffled",
-        f"{meaning} The interval is over {main['over']} ({interval['pairs']} pairs); "
-        f"seeds: {', '.join(map(str, main['seeds']))}.",
-        number + table,
-        "verdict" if interval["high"] < 0 else "verdict bad",
+        f"{names[0][:1].upper()}{names[0][1:]}",
+        " ".join(found.sentences),
+        number + _table(head, rows),
+        "verdict" if found.kind == "helps" else "verdict bad" if found.kind == "hurts" else "verdict open",
     )
 
 
@@ -169,13 +172,20 @@ def _arms(experiment: Mapping[str, Any]) -> str:
     )
 
 
+_MINED = {
+    True: "the keys were mined from it, so this is no prediction",
+    False: "the keys were not mined from it",
+    None: "whether the keys were mined from it is not known",
+}
+
+
 def _coverage(coverage: Mapping[str, Mapping[str, Any]]) -> str:
-    held_out = coverage.get("held-out text") or next(iter(coverage.values()))
-    share = held_out["misses"] / max(1, held_out["positions"])
-    lead = (
-        f"The longest stored n-gram that ends at a position gives its row; {100 * share:.1f} % of held-out positions "
-        "have none and use the fallback. Keys were mined from the training documents alone."
+    shares = "; ".join(
+        f"of {name}, {100 * facts['misses'] / max(1, facts['positions']):.1f} % of positions have none and use the "
+        f"fallback ({_MINED[facts.get('mined_from_it')]})"
+        for name, facts in coverage.items()
     )
+    lead = f"The longest stored n-gram that ends at a position gives its row: {shares}."
     rows = [
         (
             name,
@@ -215,7 +225,7 @@ def _bank(bank: Mapping[str, Any]) -> str:
         ("rows", f"{bank['num_rows']:,}"),
         ("values", _bytes(bank["value_bytes"])),
         ("bytes per row", f"{bank['bytes_per_row']:,}"),
-        ("taps", ", ".join(map(str, bank["taps"]))),
+        ("donor blocks before the tap" + "s" * (len(bank["taps"]) > 1), ", ".join(map(str, bank["taps"]))),
         ("dropped keys", f"{sum(bank['dropped'].values()):,}"),
     ]
     if bank.get("keys_per_second"):
@@ -268,7 +278,8 @@ def _material(facts: Mapping[str, Any]) -> str:
     body = _table(("what", "which"), rows, numbers=9) if rows else ""
     if stages:
         body += "<br>" + _table(("stage", "time, when it last ran"), stages)
-    return _section("What it was made from", "Enough to make it again.", body) if body else ""
+    lead = "The inputs, settings and versions that are on record; what is not known is said to be unknown."
+    return _section("What it was made from", lead, body) if body else ""
 
 
 def _not_measured(entries: Sequence[str]) -> str:

@@ -1,0 +1,5 @@
+"""``python -m memgraft`` is the ``memgraft`` command."""
+
+from memgraft.cli import main
+
+main()
