@@ -20,6 +20,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("bank subtract", "memgraft.cli.bank_subtract"),
     ("bank truncate", "memgraft.cli.bank_truncate"),
     ("train", "memgraft.cli.train"),
+    ("compare", "memgraft.cli.compare"),
     ("report", "memgraft.cli.report"),
     ("inspect", "memgraft.cli.inspect"),
     ("lookup", "memgraft.cli.lookup"),

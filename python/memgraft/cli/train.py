@@ -1,7 +1,7 @@
 """``memgraft train``: arms over one recipient and one token order."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -102,7 +102,12 @@ def run(
     if json:
         emit(results, json=True)
         return
-    facts = {"steps per arm": results["plan"]["steps"], "tokens per arm": results["tokens_per_arm"]}
+    print_results(results)
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """The comparisons and losses of an experiment as a table."""
+    facts: dict[str, Any] = {"steps per arm": results["plan"]["steps"], "tokens per arm": results["tokens_per_arm"]}
     for comparison in results["comparisons"]:
         interval = comparison["interval"]
         facts[f"{comparison['first']} minus {comparison['second']}"] = (

@@ -1,6 +1,7 @@
 """Experiments: arms over one recipient and one token order, matched budgets, paired statistics."""
 
 from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
+from memgraft.experiments.compare import Comparison, read_comparison
 from memgraft.experiments.evaluate import HeldOutLoss, held_out_loss, spread_windows
 from memgraft.experiments.experiment import RESULTS_NAME, run_experiment, save_model
 from memgraft.experiments.recipe import Recipe, build_recipient
@@ -12,6 +13,7 @@ __all__ = [
     "DEFAULT_ARMS",
     "RESULTS_NAME",
     "Arm",
+    "Comparison",
     "HeldOutLoss",
     "Recipe",
     "TokenWindows",
@@ -21,6 +23,7 @@ __all__ = [
     "compare",
     "held_out_loss",
     "paired_interval",
+    "read_comparison",
     "run_experiment",
     "save_model",
     "spread_windows",

@@ -7,9 +7,12 @@ controls are those of docs/METHOD.md, section 7. Graft minus shuffled is the fir
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from memgraft.config import Control, FallbackConfig, GraftConfig
 from memgraft.errors import ConfigError
+
+Source = Literal["counts", "own_embeddings", "donor_start", "one_slot", "mlp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,8 @@ class Arm:
     label: str
     grafted: bool = True
     control: Control | None = None
+    source: Source | None = None
+    """What replaces the donor's rows, or the memory itself, where no control of :class:`GraftConfig` does."""
 
     def graft_config(self, *, site: int, tap: int | None, fallback: FallbackConfig, seed: int) -> GraftConfig | None:
         """The graft of this arm, drawn for training from scratch; None where nothing is attached."""
@@ -46,6 +51,11 @@ ARMS: dict[str, Arm] = {
         Arm(name="random", label="random rows", control="random"),
         Arm(name="constant", label="one constant row", control="constant"),
         Arm(name="trainable", label="trainable rows", control="trainable"),
+        Arm(name="trainable_donor", label="donor rows, trained on", control="trainable", source="donor_start"),
+        Arm(name="counts", label="rows from next-token counts", source="counts"),
+        Arm(name="own_embeddings", label="rows from own embeddings", source="own_embeddings"),
+        Arm(name="one_slot", label="fallback of one slot", control="fallback_only", source="one_slot"),
+        Arm(name="mlp", label="MLP of equal size", grafted=False, source="mlp"),
     )
 }
 DEFAULT_ARMS = ("none", "engram", "graft", "shuffled")

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from memgraft.bank import Bank
 from memgraft.data import MemoryBatch
 from memgraft.experiments.windows import SEGMENTS_COLUMN, TokenWindows
 
+_DECILES = 10
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -31,6 +32,9 @@ class HeldOutLoss:
     hit_tokens: npt.NDArray[np.int64]
     """int64 (W,)."""
     miss_tokens: npt.NDArray[np.int64]
+
+    groups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """``by_order`` and ``by_count_decile``: loss and number of tokens of each group, see :func:`held_out_loss`."""
 
     @property
     def per_window(self) -> FloatArray:
@@ -51,6 +55,7 @@ class HeldOutLoss:
             "miss": _mean(self.miss_loss, self.miss_tokens),
             "num_hit_tokens": int(self.hit_tokens.sum()),
             "num_miss_tokens": int(self.miss_tokens.sum()),
+            **self.groups,
             "per_window": [round(float(loss), 6) for loss in self.per_window],
         }
 
@@ -73,6 +78,9 @@ def held_out_loss(
 ) -> HeldOutLoss:
     """Evaluate ``chosen`` windows; the model's training mode is put back afterwards.
 
+    Besides windows, losses are summed by the order of the match before each token (0: a miss) and by the decile of its
+    key's count: rows are in order of falling count, decile 1 holds the most frequent tenth of all keys.
+
     Args:
         model: the recipient, grafted or not.
         windows: the held-out text.
@@ -87,6 +95,8 @@ def held_out_loss(
     was_training = model.training
     model.eval()
     sums: list[torch.Tensor] = []
+    by_order, by_decile = np.zeros((2, bank.index.max_order + 1)), np.zeros((2, _DECILES))
+    decile_of_row = count_deciles(bank)
     try:
         for start in range(0, len(chosen), batch_size):
             examples = [windows[window] for window in chosen[start : start + batch_size]]
@@ -101,6 +111,9 @@ def held_out_loss(
                 logits[:, :-1].float().transpose(1, 2), tokens_BT[:, 1:].to(device), reduction="none"
             ).cpu()
             hit_BT = memory.hit[:, :-1]
+            flat = losses_BT.double().numpy().ravel()
+            _add(by_order, memory.orders[:, :-1].cpu().numpy().ravel(), flat)
+            _add(by_decile, decile_of_row[memory.rows[:, :-1].cpu()[hit_BT].numpy()], flat[hit_BT.numpy().ravel()])
             parts = [(losses_BT * mask).double().sum(1) for mask in (hit_BT, ~hit_BT)] + [
                 hit_BT.sum(1),
                 (~hit_BT).sum(1),
@@ -116,7 +129,29 @@ def held_out_loss(
         miss_loss=table[:, 1],
         hit_tokens=table[:, 2].astype(np.int64),
         miss_tokens=table[:, 3].astype(np.int64),
+        groups={
+            "by_order": [{"order": order, **_group(*sums)} for order, sums in enumerate(by_order.T)],
+            "by_count_decile": [{"decile": number + 1, **_group(*sums)} for number, sums in enumerate(by_decile.T)],
+        },
     )
+
+
+def count_deciles(bank: Bank) -> npt.NDArray[np.int64]:
+    """Decile of every row by its key's count, int64 (R,): 0 for the most frequent tenth of keys; ties go by row."""
+    counts = bank.keys.arrays(0, len(bank.keys)).counts.astype(np.int64)
+    deciles = np.empty(len(counts), dtype=np.int64)
+    deciles[np.argsort(-counts, kind="stable")] = np.arange(len(counts)) * _DECILES // max(1, len(counts))
+    return deciles
+
+
+def _add(sums: FloatArray, groups: npt.NDArray[Any], losses: FloatArray) -> None:
+    """Add losses and their number to the (2, G) sums of each group."""
+    sums[0] += np.bincount(groups, weights=losses, minlength=sums.shape[1])
+    sums[1] += np.bincount(groups, minlength=sums.shape[1])
+
+
+def _group(loss: float, tokens: float) -> dict[str, Any]:
+    return {"loss": float(loss / tokens) if tokens else None, "tokens": int(tokens)}
 
 
 def spread_windows(windows: TokenWindows, at_most: int) -> list[int]:

@@ -22,7 +22,15 @@ from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
 from memgraft.experiments.evaluate import held_out_loss, spread_windows
 from memgraft.experiments.recipe import Recipe, settings_fingerprint
 from memgraft.experiments.stats import compare
-from memgraft.experiments.train import Material, Progress, build_arm, build_optimizer, disk_errors, train_arm
+from memgraft.experiments.train import (
+    Material,
+    Progress,
+    arm_collator,
+    build_arm,
+    build_optimizer,
+    disk_errors,
+    train_arm,
+)
 from memgraft.experiments.windows import TokenWindows
 from memgraft.harvesting.donor import native_compute_dtype, quiet_transformers
 from memgraft.mining.facts import mined_from
@@ -83,6 +91,8 @@ def run_experiment(
     """
     recipe = Recipe() if recipe is None else recipe
     chosen = arms_named(arms)
+    if keep in arms and ARMS[keep].source is not None:
+        raise ConfigError(f"keep: arm {keep!r} has rows that a saved graft does not hold; keep another arm")
     if not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds: expected distinct seeds, found {list(seeds)}")
     material = _material(bank, train, held_out, recipe, tokenizer, eos_id)
@@ -269,10 +279,8 @@ def _affordable(seconds: float, step: float, window: float, recipe: Recipe, held
 
 def _speed(arm: Arm, recipe: Recipe, material: Material, bf16: bool, steps: int = 6) -> tuple[float, float]:
     """Seconds per training step (the median; the first one warms up) and per evaluated window, on the first windows."""
-    from memgraft.data import MemoryBatch
-    from memgraft.experiments.windows import SEGMENTS_COLUMN
-
     model = build_arm(arm, recipe, material, seed=0).train()
+    collator = arm_collator(arm, material)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     optimizer = build_optimizer(model, recipe)
@@ -283,13 +291,9 @@ def _speed(arm: Arm, recipe: Recipe, material: Material, bf16: bool, steps: int 
             material.train[window % len(material.train)]
             for window in range(step * recipe.batch_size, (step + 1) * recipe.batch_size)
         ]
-        tokens_BT = torch.stack([example["input_ids"] for example in examples])
-        extra = {}
-        if arm.grafted:
-            segments_BT = torch.stack([example[SEGMENTS_COLUMN] for example in examples])
-            extra["memgraft"] = MemoryBatch.look_up(material.bank, tokens_BT, segments_BT).to(device)
+        batch = {name: value.to(device) for name, value in collator(examples).items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            loss = model(input_ids=tokens_BT.to(device), labels=tokens_BT.to(device), **extra).loss
+            loss = model(**batch).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -21,11 +21,12 @@ from transformers.trainer_callback import PrinterCallback
 from memgraft.bank import Bank
 from memgraft.data import GraftCollator
 from memgraft.errors import GraftError, MemgraftError, StorageError
-from memgraft.experiments.arms import Arm
+from memgraft.experiments import sources
+from memgraft.experiments.arms import Arm, Source
 from memgraft.experiments.evaluate import held_out_loss, spread_windows
 from memgraft.experiments.recipe import Recipe, build_recipient, settings_fingerprint, weights_fingerprint
-from memgraft.experiments.windows import SEGMENTS_COLUMN, TokenWindows
-from memgraft.integrations.transformers import graft, optimizer_groups
+from memgraft.experiments.windows import HALVES_COLUMN, SEGMENTS_COLUMN, TokenWindows
+from memgraft.integrations.transformers import graft, graft_layers, optimizer_groups
 
 Progress = Callable[[str, int, int], None]
 
@@ -61,14 +62,88 @@ class OrderRecorder:
 
 def plain_collator(features: list[Mapping[str, Tensor]]) -> Any:
     """The default collator for a recipient without a graft: no segments."""
-    return default_collate([{k: v for k, v in feature.items() if k != SEGMENTS_COLUMN} for feature in features])
+    return default_collate(
+        [{k: v for k, v in feature.items() if k not in (SEGMENTS_COLUMN, HALVES_COLUMN)} for feature in features]
+    )
+
+
+def arm_collator(arm: Arm, material: Material) -> Callable[[list[Any]], Any]:
+    """The collator of an arm's training batches."""
+    if not arm.grafted:
+        return plain_collator
+    inner = GraftCollator(material.bank, default_collate, column=SEGMENTS_COLUMN)
+    if arm.source == "counts":
+        return sources.HalvesCollator(inner, material.bank.num_rows, HALVES_COLUMN)
+
+    def without_halves(features: list[Any]) -> Any:
+        return inner([{k: v for k, v in feature.items() if k != HALVES_COLUMN} for feature in features])
+
+    return without_halves
 
 
 def build_arm(arm: Arm, recipe: Recipe, material: Material, seed: int) -> nn.Module:
     """The arm's model: the recipient of this seed, grafted if the arm is."""
     model = build_recipient(recipe, vocab_size=material.vocab_size, eos_id=material.eos_id, seed=seed)
     config = arm.graft_config(site=recipe.site, tap=recipe.tap, fallback=recipe.fallback, seed=seed)
-    return model if config is None else graft(model, material.bank, config, tokenizer=material.tokenizer)
+    if config is not None:
+        model = graft(model, material.bank, config, tokenizer=material.tokenizer)
+    if arm.source is not None:
+        _apply_source(arm.source, model, recipe, material, seed)
+    return model
+
+
+def _apply_source(source: Source, model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
+    """Put what the arm reads in the place of donor rows, or beside the recipient."""
+    bank = material.bank
+    match source:
+        case "donor_start":
+            sources.start_at_donor(model, bank, 0 if recipe.tap is None else bank.taps.index(recipe.tap))
+        case "one_slot":
+            sources.one_slot(model, seed)
+        case "mlp":
+            twin = build_arm(Arm(name="graft", label="graft"), recipe, material, seed)
+            sources.add_mlp(model, recipe.site, added_parameters(twin)["dense"], seed)
+        case "counts" | "own_embeddings":
+            if source == "counts":
+                module = model.get_output_embeddings()  # type: ignore[operator]
+                mixture = sources.count_mixture(bank, material.train.corpus)
+            else:
+                module = model.get_input_embeddings()  # type: ignore[operator]
+                mixture = sources.key_mixture(bank)
+            rows = sources.RecipientRows(module, mixture, len(bank.taps))
+            sources.put_rows(model, rows, width=recipe.width, seed=seed)
+
+
+def added_parameters(model: nn.Module) -> dict[str, int]:
+    """Trainable parameters beside the recipient's: ``dense`` ones, used at every position, and ``table`` rows."""
+    found = {"dense": 0, "table": 0}
+    for name, parameter in model.named_parameters():
+        if ".memgraft." in name:
+            table = name.endswith((".fallback.table.weight", ".rows.weight"))
+            found["table" if table else "dense"] += parameter.numel()
+    return found
+
+
+def costs(arm: Arm, model: nn.Module, material: Material) -> dict[str, Any]:
+    """What the arm adds to the recipient: parameters, FLOPs and bytes read a token.
+
+    FLOPs are two for each dense parameter of a forward, an upper bound: a position goes through the projections of its
+    row or of the fallback, not both. Bytes are the row of the bank at a hit, and the fallback's slots at a miss.
+    """
+    added = added_parameters(model)
+    slots = 0
+    for layers in graft_layers(model).values():
+        for layer in layers.values():
+            if layer.fallback is not None:
+                slots += 4 * len(layer.fallback.sizes) * layer.fallback.table.embedding_dim
+    from_bank = arm.grafted and arm.control in (None, "shuffled", "no_fallback") and arm.source is None
+    return {
+        "dense_parameters": added["dense"],
+        "table_parameters": added["table"],
+        "flops_per_token": 2 * added["dense"],
+        "bank_bytes_per_hit": material.bank.bytes_per_row if from_bank else 0,
+        "table_bytes_per_miss": slots,
+    }
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -130,10 +205,7 @@ def train_arm(
     """
     model = build_arm(arm, recipe, material, seed)
     start_fingerprint = weights_fingerprint(model)
-    collator: Callable[[list[Any]], Any] = plain_collator
-    if arm.grafted:
-        collator = GraftCollator(material.bank, default_collate, column=SEGMENTS_COLUMN)
-    recorder = OrderRecorder(collator)
+    recorder = OrderRecorder(arm_collator(arm, material))
     stage = f"train {arm.name}" + (f" (seed {seed})" if seed else "")
     evaluation: dict[str, Any] = {"grafted": arm.grafted, "batch_size": 2 * recipe.batch_size, "bf16": bf16}
     final_windows, curve_size = recipe.evaluation(steps)
@@ -209,6 +281,7 @@ def train_arm(
         "order_fingerprint": settings_fingerprint([entry["batch"] for entry in history if "batch" in entry]),
         "device": device_name(),
         "seconds_evaluating": round(watch.measuring + evaluated, 2),
+        "costs": costs(arm, model, material),
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "train_curve": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
         "held_out_curve": [[entry["step"], entry["held_out_loss"]] for entry in history if "held_out_loss" in entry],

@@ -16,6 +16,11 @@ ARM_COLOURS = {
     "random": "#b8446b",
     "constant": "#5b7f2b",
     "trainable": "#0f8aa3",
+    "trainable_donor": "#0a5c6d",
+    "counts": "#c2452d",
+    "own_embeddings": "#8c6d1f",
+    "one_slot": "#a89a86",
+    "mlp": "#4a4e57",
 }
 _ARM_DASHES = {"none": (1, 1.5), "shuffled": (4, 2), "engram": (6, 2, 1, 2)}
 _ORDER_COLOURS = ("#bcd3f2", "#8db4e8", "#5a8fd8", "#2c69bf", "#12478f", "#0a2f66")

@@ -1,0 +1,32 @@
+"""``memgraft compare``: an experiment from a file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memgraft.cli.common import JsonOption, OverwriteOption, emit, keeps, need, progress, verb
+from memgraft.cli.train import print_results
+
+
+@verb
+def run(
+    file: Annotated[
+        Path, typer.Argument(help="YAML file: bank, train, held_out, tokenizer, out, arms, seeds, recipe.")
+    ],
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train the arms and seeds of a comparison file on the same tokens and compare them; resumable by arm and seed."""
+    need("torch", "torch")
+    need("transformers", "transformers")
+    from memgraft.experiments import read_comparison
+
+    comparison = read_comparison(file)
+    keeps(f"finished arms and the last checkpoint are in {comparison.out}; the same command goes on from there")
+    with progress() as report:
+        results = comparison.run(overwrite=overwrite, progress=report)
+    if json:
+        emit(results, json=True)
+        return
+    print_results(results)

@@ -1,0 +1,126 @@
+"""A comparison as a file: which bank, corpora, recipe, arms and seeds; read, checked and run."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from memgraft.bank import Bank
+from memgraft.corpus import Corpus
+from memgraft.errors import ConfigError
+from memgraft.experiments.arms import DEFAULT_ARMS, arms_named
+from memgraft.experiments.experiment import run_experiment
+from memgraft.experiments.recipe import Recipe
+from memgraft.experiments.train import Progress
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What ``memgraft compare`` reads from a YAML file; paths are relative to the file.
+
+    Attributes:
+        bank: the bank directory.
+        train: training corpus.
+        tokenizer: the recipient's ``tokenizer.json``.
+        out: the experiment's directory.
+        held_out: corpus of other documents; None takes the split that the keys were mined with.
+        arms: names of arms.
+        seeds: seeds; a verdict needs three.
+        steps: steps an arm; None takes ``minutes``.
+        minutes: budget of all training together.
+        recipe: fields of :class:`Recipe` that differ from its defaults.
+    """
+
+    bank: Path
+    train: Path
+    tokenizer: Path
+    out: Path
+    held_out: Path | None = None
+    arms: tuple[str, ...] = DEFAULT_ARMS
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int | None = None
+    minutes: float = 10.0
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+
+    def run(self, *, overwrite: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+        """Train and compare; see :func:`run_experiment`.
+
+        Raises:
+            ConfigError: no held-out corpus, and the keys were not mined from a split of the training one.
+        """
+        bank, train = Bank.open(self.bank), Corpus.open(self.train)
+        if self.held_out is not None:
+            held_out = Corpus.open(self.held_out)
+        else:
+            split = bank.keys.metadata.get("split")
+            if not split or split["of"] != train.fingerprint:
+                raise ConfigError(f"held_out: expected a corpus, since the keys are of no split of {self.train}")
+            train, held_out = train.split(held_out=split["held_out"], seed=split["seed"])
+        return run_experiment(
+            bank,
+            train,
+            held_out,
+            self.out,
+            tokenizer=self.tokenizer,
+            eos_id=train.eos_id,
+            recipe=self.recipe,
+            arms=self.arms,
+            seeds=self.seeds,
+            minutes=self.minutes,
+            steps=self.steps,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+
+def read_comparison(path: str | Path) -> Comparison:
+    """Read a comparison from YAML; nothing is opened but the file.
+
+    Raises:
+        ConfigError: no YAML mapping, an unknown or missing key, or a value that does not fit.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    path = Path(path)
+    try:
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: expected a YAML file, found: {error}") from error
+    if not isinstance(facts, Mapping):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(facts).__name__}")
+    values: dict[str, Any] = dict(facts)
+    known = [field.name for field in dataclasses.fields(Comparison)]
+    _known(path, values, known)
+    if missing := [name for name in ("bank", "train", "tokenizer", "out") if values.get(name) is None]:
+        raise ConfigError(f"{path}: expected {', '.join(missing)}, found none")
+    for name in ("bank", "train", "tokenizer", "out", "held_out"):
+        if values.get(name) is not None:
+            if not isinstance(values[name], str):
+                raise ConfigError(f"{path}: {name}: expected a path, found {values[name]!r}")
+            values[name] = path.parent / values[name]
+    for name, kind in (("arms", str), ("seeds", int)):
+        if name in values:
+            entries = values[name]
+            if not isinstance(entries, list) or not all(type(entry) is kind for entry in entries):
+                raise ConfigError(f"{path}: {name}: expected a list of {kind.__name__}, found {entries!r}")
+            values[name] = tuple(entries)
+    arms_named(values.get("arms", DEFAULT_ARMS))
+    steps, minutes = values.get("steps"), values.get("minutes", 1)
+    if steps is not None and (type(steps) is not int or steps < 1):
+        raise ConfigError(f"{path}: steps: expected a whole number from 1, found {steps!r}")
+    if type(minutes) not in (int, float) or minutes <= 0:
+        raise ConfigError(f"{path}: minutes: expected a number above 0, found {minutes!r}")
+    recipe = values.get("recipe") or {}
+    if not isinstance(recipe, Mapping):
+        raise ConfigError(f"{path}: recipe: expected a mapping, found {recipe!r}")
+    _known(path, recipe, [field.name for field in dataclasses.fields(Recipe)], "recipe: ")
+    for name, value in recipe.items():
+        if type(value) not in (int, float) and value is not None:
+            raise ConfigError(f"{path}: recipe: {name}: expected a number, found {value!r}")
+    values["recipe"] = Recipe(**recipe)
+    return Comparison(**values)
+
+
+def _known(path: Path, values: Mapping[str, Any], known: list[str], where: str = "") -> None:
+    if unknown := sorted(str(name) for name in values if name not in known):
+        raise ConfigError(f"{path}: {where}{', '.join(unknown)}: unknown; known are {', '.join(known)}")

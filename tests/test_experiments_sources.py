@@ -1,0 +1,261 @@
+"""Arms that need no donor, and comparison files: parity with slow twins, causality, typed errors."""
+
+import collections
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import memgraft
+from memgraft.cli.app import build_app
+from memgraft.errors import ConfigError
+from memgraft.experiments import ARMS, Recipe, TokenWindows, build_recipient, held_out_loss, read_comparison, sources
+from memgraft.experiments.train import Material, added_parameters, arm_collator, build_arm, costs
+from memgraft.harvesting import harvest
+from memgraft.torch import graft_layers
+from tiny import byte_bpe, tiny_donor, tiny_text
+
+RECIPE = Recipe(
+    width=48, num_blocks=2, num_heads=2, ffn_width=64, seq_len=24, batch_size=4, table_size=251, fallback_dim=32,
+    curve_windows=2, curve_points=2, held_out_windows=6,
+)  # fmt: skip
+NEW_ARMS = [name for name, arm in ARMS.items() if arm.source is not None]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A tokenizer, tokens of training and held-out documents, and a bank of the former."""
+    folder = tmp_path_factory.mktemp("sources")
+    byte_bpe([tiny_text(number) for number in range(6)], 320).save(str(folder / "tokenizer.json"))
+    for part, numbers in (("training", range(7)), ("held-out", range(20, 22))):
+        (folder / part).mkdir()
+        for number in numbers:
+            (folder / part / f"{number}.txt").write_text(tiny_text(number, sentences=10))
+        memgraft.tokenize_folder(folder / part, folder / "tokenizer.json", folder / f"{part}-tokens", eos=0)
+    keys = memgraft.mine(memgraft.Corpus.open(folder / "training-tokens"), budget=200)
+    donor = tiny_donor(folder / "donor")
+    harvest(keys, recipient_tokenizer=folder / "tokenizer.json", donor=donor, taps=(2,), out=folder / "bank")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def material(place):
+    return Material(
+        bank=memgraft.Bank.open(place / "bank"),
+        train=TokenWindows(memgraft.Corpus.open(place / "training-tokens"), RECIPE.seq_len),
+        held_out=TokenWindows(memgraft.Corpus.open(place / "held-out-tokens"), RECIPE.seq_len),
+        vocab_size=320,
+        eos_id=0,
+        tokenizer=place / "tokenizer.json",
+    )
+
+
+def slow_counts(material, half):
+    """Next tokens by row, document by document; of documents outside ``half`` where one is given."""
+    corpus, counts = material.train.corpus, collections.defaultdict(collections.Counter)
+    for number in range(corpus.num_documents):
+        if half is not None and number % 2 == half:
+            continue
+        tokens = corpus.document(number)
+        rows, _ = material.bank.index.lookup(tokens)
+        for row, following in zip(rows[:-1].tolist(), tokens[1:].tolist(), strict=True):
+            if row >= 0:
+                counts[row][following] += 1
+    return counts
+
+
+def test_next_token_counts_are_those_of_a_slow_count(material):
+    num_rows = material.bank.num_rows
+    mixture = sources.count_mixture(material.bank, material.train.corpus, at_most=4)
+    assert mixture.tokens.shape == (3 * num_rows, 4)
+    for part, half in enumerate((None, 0, 1)):
+        counts = slow_counts(material, half)
+        assert len(counts) > 20
+        for row in range(num_rows):
+            top = sorted(counts[row].items(), key=lambda item: (-item[1], item[0]))[:4]
+            total = sum(number for _, number in top)
+            found = mixture.weights[part * num_rows + row]
+            assert mixture.tokens[part * num_rows + row, : len(top)].tolist() == [token for token, _ in top]
+            np.testing.assert_allclose(found[: len(top)], [number / total for _, number in top], rtol=1e-6)
+            assert not found[len(top) :].any()
+
+
+def test_training_reads_no_count_of_its_own_half(material):
+    num_rows = material.bank.num_rows
+    collate = arm_collator(ARMS["counts"], material)
+    plain = arm_collator(ARMS["graft"], material)
+    seen = set()
+    for window in range(len(material.train)):
+        example = material.train[window]
+        moved, rows = collate([example])["memgraft"].rows[0], plain([example])["memgraft"].rows[0]
+        halves = material.train.halves(window)
+        for place in range(RECIPE.seq_len):
+            if rows[place] < 0:
+                assert moved[place] == rows[place]
+                continue
+            seen.add(int(halves[place]))
+            # Mixture 1 holds what lies outside half 0, mixture 2 what lies outside half 1.
+            assert moved[place] == rows[place] + (1 + halves[place]) * num_rows
+    assert seen == {0, 1}
+    starts = material.train.corpus.document_starts
+    first = int(starts[1]) // RECIPE.seq_len
+    assert set(material.train.halves(first).tolist()) == {0, 1}
+
+
+def test_own_embeddings_are_the_mean_over_the_key(material):
+    model = build_arm(ARMS["own_embeddings"], RECIPE, material, seed=1)
+    rows = sources.RecipientRows(model.get_input_embeddings(), sources.key_mixture(material.bank), 1)
+    weight = model.get_input_embeddings().weight.detach().numpy()
+    chosen = np.arange(0, material.bank.num_rows, 7, dtype=np.int32)
+    found = rows.floats(chosen)
+    for place, row in enumerate(chosen):
+        expected = weight[list(material.bank.index.key(int(row)))].mean(0)
+        np.testing.assert_allclose(found[place, 0], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["counts", "own_embeddings"])
+def test_rows_follow_the_recipient_and_take_no_gradient(material, name):
+    model = build_arm(ARMS[name], RECIPE, material, seed=1)
+    batch = arm_collator(ARMS[name], material)([material.train[0], material.train[1]])
+    before = model(**batch).logits
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(-1.0)
+    assert not torch.equal(model(**batch).logits, -before)
+    (layer,) = graft_layers(model)["default"].values()
+    assert layer.memory_value.weight.shape == (48, 48)
+
+
+@pytest.mark.parametrize("name", NEW_ARMS)
+def test_no_position_sees_a_later_token(material, name):
+    model = build_arm(ARMS[name], RECIPE, material, seed=1).eval()
+    collate = arm_collator(ARMS[name], material)
+    changed = {key: value.clone() for key, value in material.train[2].items()}
+    place = 15
+    changed["input_ids"][place:] = (changed["input_ids"][place:] + 7) % 320
+    with torch.no_grad():
+        one, other = (model(**collate([example])).logits[0] for example in (material.train[2], changed))
+    torch.testing.assert_close(one[:place], other[:place], rtol=0, atol=1e-5)
+    assert not torch.allclose(one[place:], other[place:], atol=1e-3)
+
+
+def test_the_mlp_has_the_dense_parameters_of_the_graft(material):
+    graft, mlp, plain = (build_arm(ARMS[name], RECIPE, material, seed=1) for name in ("graft", "mlp", "none"))
+    added = added_parameters(graft)
+    assert added["table"] > 0
+    assert abs(added_parameters(mlp)["dense"] - added["dense"]) <= RECIPE.width
+    assert added_parameters(plain) == {"dense": 0, "table": 0}
+    facts = costs(ARMS["graft"], graft, material)
+    assert facts["flops_per_token"] == 2 * added["dense"]
+    assert facts["bank_bytes_per_hit"] == material.bank.bytes_per_row
+    assert facts["table_bytes_per_miss"] == 4 * 2 * 32
+
+
+def test_one_slot_reads_the_same_embedding_everywhere(material):
+    model = build_arm(ARMS["one_slot"], RECIPE, material, seed=1)
+    (layer,) = graft_layers(model)["default"].values()
+    tokens = material.train[0]["input_ids"][None]
+    embedded = layer.fallback(tokens, torch.zeros_like(tokens), tokens.shape[1])
+    assert torch.equal(embedded, embedded[:1].expand_as(embedded))
+    assert layer.fallback.table.weight.shape[0] == 16
+
+
+def test_trainable_rows_start_at_the_donor(material):
+    model = build_arm(ARMS["trainable_donor"], RECIPE, material, seed=1)
+    (layer,) = graft_layers(model)["default"].values()
+    rows = np.arange(material.bank.num_rows, dtype=np.int32)
+    np.testing.assert_array_equal(layer.rows.weight.detach().numpy(), material.bank.floats(rows)[:, 0])
+    assert layer.rows.weight.requires_grad
+
+
+def test_losses_by_order_and_decile_are_those_of_each_position(material):
+    model = build_recipient(RECIPE, vocab_size=320, eos_id=0, seed=3)
+    found = held_out_loss(model, material.held_out, [0, 3], material.bank, grafted=False, batch_size=2, bf16=False)
+    result = found.to_dict()
+    counts = [material.bank.index.count(row) for row in range(material.bank.num_rows)]
+    ranked = sorted(range(len(counts)), key=lambda row: (-counts[row], row))
+    decile = {row: rank * 10 // len(ranked) + 1 for rank, row in enumerate(ranked)}
+    orders, deciles = collections.defaultdict(list), collections.defaultdict(list)
+    for window in (0, 3):
+        tokens = material.held_out.tokens(window)
+        rows, found_orders = material.bank.index.lookup(
+            tokens.astype(np.uint32)[None], segments=material.held_out.segments(window)[None]
+        )
+        with torch.no_grad():
+            logits = model(torch.from_numpy(tokens)[None]).logits[0]
+        for place in range(RECIPE.seq_len - 1):
+            loss = -torch.log_softmax(logits[place], dim=0)[tokens[place + 1]].item()
+            orders[int(found_orders[0, place])].append(loss)
+            if rows[0, place] >= 0:
+                deciles[decile[int(rows[0, place])]].append(loss)
+    for entries, name, groups in (("by_order", "order", orders), ("by_count_decile", "decile", deciles)):
+        for entry in result[entries]:
+            losses = groups.get(entry[name], [])
+            assert entry["tokens"] == len(losses)
+            assert entry["loss"] == (pytest.approx(np.mean(losses), abs=1e-5) if losses else None)
+
+
+def comparison_file(place, path, **changes):
+    facts = {
+        "bank": str(place / "bank"), "train": str(place / "training-tokens"),
+        "held_out": str(place / "held-out-tokens"),
+        "tokenizer": str(place / "tokenizer.json"), "out": "run", "arms": ["none", "graft", "counts", "mlp"],
+        "seeds": [0], "steps": 3,
+        "recipe": {name: value for name, value in RECIPE.to_dict().items() if value is not None}, **changes,
+    }  # fmt: skip
+    path.write_text(json.dumps({name: value for name, value in facts.items() if value is not None}))
+    return path
+
+
+@pytest.mark.slow
+def test_compare_runs_the_file(place, tmp_path):
+    file = comparison_file(place, tmp_path / "experiment.yaml")
+    result = CliRunner().invoke(build_app(), ["compare", str(file), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    results = json.loads(result.stdout)
+    assert [entry["arm"] for entry in results["arms"]] == ["none", "graft", "counts", "mlp"]
+    assert [(entry["first"], entry["second"]) for entry in results["comparisons"]] == [
+        ("graft", "counts"), ("graft", "mlp"), ("graft", "none"),
+    ]  # fmt: skip
+    assert results["same_start"]
+    assert results["same_order"]
+    assert {"by_order", "by_count_decile"} <= set(results["arms"][0]["held_out"])
+    assert (tmp_path / "run" / "results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bnak": "x"}, "bnak: unknown; known are bank"),
+        ({"recipe": {"widht": 3}}, "recipe: widht: unknown"),
+        ({"recipe": {"width": "wide"}}, "recipe: width: expected a number"),
+        ({"bank": None}, "expected bank, found none"),
+        ({"bank": 3}, "bank: expected a path"),
+        ({"seeds": 3}, "seeds: expected a list of int"),
+        ({"seeds": [True]}, "seeds: expected a list of int"),
+        ({"arms": ["graft", "magic"]}, "are unknown; known are"),
+        ({"steps": 0}, "steps: expected a whole number"),
+        ({"minutes": "long"}, "minutes: expected a number"),
+    ],
+)
+def test_a_bad_comparison_is_refused_before_anything_is_opened(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        read_comparison(comparison_file(tmp_path / "nowhere", tmp_path / "experiment.yaml", **changes))
+
+
+def test_the_study_file_is_read():
+    comparison = read_comparison(Path(__file__).parent.parent / "docs" / "study" / "config-main.yaml")
+    assert comparison.steps * comparison.recipe.tokens_per_step >= 1_500_000
+    assert len(comparison.seeds) == 3
+
+
+def test_what_is_no_mapping_is_refused(tmp_path):
+    (tmp_path / "a.yaml").write_text("- 1\n- 2\n")
+    (tmp_path / "b.yaml").write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="expected a mapping of settings, found list"):
+        read_comparison(tmp_path / "a.yaml")
+    for bad in ("b.yaml", "c.yaml"):
+        with pytest.raises(ConfigError, match="expected a YAML file"):
+            read_comparison(tmp_path / bad)
