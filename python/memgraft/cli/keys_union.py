@@ -12,12 +12,13 @@ from memgraft.cli import artifacts, common
 def run(
     keys: Annotated[list[Path], typer.Argument(help="Key sets, keys.mgk.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Key set to write, such as keys.mgk.")],
+    overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:
     """Every key of any of the sets; counts add up."""
     from memgraft import KeySet, keysets
 
-    artifacts.check_output(out)
+    artifacts.check_output(out, overwrite=overwrite)
     made = keysets.union([KeySet.open(path) for path in keys])
     made.save(out)
     facts = {"keys": out, "num_keys": len(made), "num_keys_by_order": made.num_keys_by_order}
