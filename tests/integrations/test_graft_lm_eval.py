@@ -81,6 +81,24 @@ def test_a_local_task_with_memory_on_and_off(tmp_path: Path, monkeypatch: pytest
     for arm, choices in (("on", on), ("off", off)):
         expected = sum(a == b for a, b in zip(choices, answers, strict=True)) / len(answers)
         assert results[arm]["tiny_choice"]["acc,none"] == pytest.approx(expected)
+    # The harness caches by request alone: one cache for each arm, and none for two.
+    cached = {"tasks": ["tiny_choice"], "bootstrap_iters": 0, "use_cache": str(tmp_path / "answers")}
+    for _ in range(2):
+        manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+        again_from_cache = evaluate_on_and_off(model, tokenizer, task_manager=manager, **cached)
+        for arm in ("on", "off"):
+            assert again_from_cache[arm]["tiny_choice"]["acc,none"] == results[arm]["tiny_choice"]["acc,none"]
+    from lm_eval import simple_evaluate
+
+    for memory in (True, False):
+        options = {**cached, "use_cache": str(tmp_path / "shared")}
+        manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+        adapter = GraftLM(model, tokenizer=tokenizer, memory=memory)
+        if memory:
+            simple_evaluate(model=adapter, task_manager=manager, **options)
+        else:
+            with pytest.raises(GraftError, match="holds answers of on-"):
+                simple_evaluate(model=adapter, task_manager=manager, **options)
     saved = save_graft(model, tmp_path / "graft")
     again = GraftLM(recipient(), tokenizer=tokenizer, graft=str(saved), bank=str(bank.path))
     ids = torch.arange(3, 20)[None]

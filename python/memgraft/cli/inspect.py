@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memgraft.cli import artifacts, common
+from memgraft.cli import artifacts, common, inspect_model
 from memgraft.errors import ArgumentError, FingerprintError
 
 #: What stands where bytes are no whole character.
@@ -20,14 +20,25 @@ if TYPE_CHECKING:
 @artifacts.reads_corpora
 def run(
     reading: artifacts.Reading,
-    path: Annotated[Path, typer.Argument(help="Bank directory, index.mgi, keys.mgk or token corpus.")],
+    path: Annotated[Path, typer.Argument(help="Bank, index.mgi, keys.mgk, token corpus or (with --text) graft.")],
     text: Annotated[
         str | None, typer.Option("--text", help="Show, token by token, the longest match in this text.")
     ] = None,
     rows: Annotated[int, typer.Option("--rows", min=0, help="Show so many of the most frequent keys.")] = 0,
+    recipient: Annotated[
+        Path | None, typer.Option("--recipient", help="The recipient of a graft, where it is not beside it.")
+    ] = None,
+    bank_path: Annotated[
+        str | None, typer.Option("--bank", help="The bank of a graft (several: commas), where the graft names none.")
+    ] = None,
     json: common.JsonOption = False,
 ) -> None:
-    """Show the facts of an artifact; with --text, what each of its tokens finds."""
+    """Show the facts of an artifact; with --text, what each of its tokens finds, and what a graft does with it."""
+    if text is not None and (graft := inspect_model.graft_of(path)) is not None:
+        inspect_model.run(path, graft, text=text, recipient=recipient, bank=bank_path, json=json)
+        return
+    if recipient is not None or bank_path is not None:
+        raise ArgumentError(f"{path}: --recipient and --bank are for a graft with --text")
     if artifacts.kind_of(path) == "corpus":
         if text is not None or rows:
             raise ArgumentError(f"{path}: expected a bank, index.mgi or keys.mgk for --text and --rows, found a corpus")

@@ -1,0 +1,75 @@
+"""``memgraft inspect MODEL --text``: what a trained graft does to a text, token by token."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from memgraft.cli import common
+from memgraft.errors import ArgumentError
+
+
+def graft_of(path: Path) -> Path | None:
+    """The graft folder that ``path`` is or holds, or None."""
+    return next((folder for folder in (path, path / "graft") if (folder / "graft.json").is_file()), None)
+
+
+def run(path: Path, graft: Path, *, text: str, recipient: Path | None, bank: str | None, json: bool) -> None:
+    """Print what each token of ``text`` finds, the gates, and what the row changes.
+
+    Args:
+        path: what the user named: a graft, or a folder with ``graft/`` and ``recipient/`` as `memgraft train` keeps.
+        graft: its graft folder.
+        text: the text.
+        recipient: the recipient's folder, where it is not beside the graft.
+        bank: the bank (several with commas), where the graft names none.
+        json: print one JSON object.
+
+    Raises:
+        ArgumentError: no recipient is named or found.
+    """
+    folder = recipient or path / "recipient"
+    if not (folder / "config.json").is_file():
+        raise ArgumentError(f"{path}: expected the recipient at {folder}, found none; give --recipient")
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    from memgraft.integrations.transformers import explain, load_graft
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    load_graft(model, graft, bank=bank, rows="same" if bank is None else "any")
+    explained = explain(model, text, tokenizer=tokenizer)
+    ids = [one.token for one in explained]
+    tokens = []
+    for place, one in enumerate(explained):
+        facts: dict[str, Any] = {"token": one.token, "text": tokenizer.decode([one.token]), "order": one.order}
+        facts["match"] = tokenizer.decode(ids[place - one.order + 1 : place + 1]) if one.order else None
+        facts |= {"row": one.row, "bank": one.bank, "gate": one.gate, "injected": one.injected, "effect": one.effect}
+        tokens.append(facts)
+    if json:
+        common.emit({"text": text, "tokens": tokens}, json=True)
+        return
+    _print(tokens)
+
+
+def _print(tokens: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("token", "order", "longest match", "bank", "gate", "injected norm", "effect (nats)"):
+        table.add_column(name, justify="left" if name in ("token", "longest match", "bank") else "right")
+    for one in tokens:
+        gate, norm = (" ".join(f"{value:.3f}" for value in one[key].values()) for key in ("gate", "injected"))
+        match = Text("miss", style="dim") if one["match"] is None else Text(repr(one["match"]), style="bold")
+        table.add_row(
+            Text(repr(one["text"])),
+            str(one["order"] or "-"),
+            match,
+            "" if one["bank"] is None else Path(one["bank"]).name,
+            gate,
+            norm,
+            "" if one["effect"] is None else f"{one['effect']:+.4f}",
+        )
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    common.log("effect: what the row adds to the log-probability of the next token of the text")
