@@ -14,11 +14,9 @@ FORMAT_VERSION = "1.0"
 MANIFEST_NAME = "bank.json"
 KEYS_NAME = "keys.mgk"
 INDEX_NAME = "index.mgi"
-#: Donor facts that do not change what a value means.
-_BESIDE_THE_VALUES = frozenset(
-    {"name", "compute_dtype", "device", "round_trip", "batch_tokens", "chunk_rows", "num_blocks", "value_dim"}
-    | {"prefix_name", "prefix_chosen", "prefix_probe"}
-)
+#: Donor facts that say what the donor read before and around a key; others (``mined``, counts, how it ran) do not
+#: change what a value means. ``context``, and what begins with it, is kept for harvests in contexts.
+_READS = ("prefix", "prepend_bos")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +135,13 @@ class Manifest:
 def value_space(donor: Mapping[str, Any], taps: Sequence[int], value_dim: int) -> str:
     """What a graft is trained against: all that changes what a value means, and nothing else.
 
-    Donor facts count unless they are known not to change values beyond rounding. A bank that names no donor shares its
-    space with others that name none, of the same taps and width.
+    Two donors are the same where their weights are; without a fingerprint the name stands for them. A bank that names
+    no donor shares its space with others that name none, of the same taps and width.
     """
-    counted = {name: value for name, value in donor.items() if name not in _BESIDE_THE_VALUES}
-    # Banks from before prefixes say whether BOS stood in front, and nothing where it did not.
-    if counted.get("prepend_bos") is False:
-        del counted["prepend_bos"]
-    if counted.get("prefix") in (None, [], ()):
-        counted.pop("prefix", None)
+    reads = {name: value for name, value in donor.items() if name in _READS or name.startswith("context")}
+    # No prefix and none recorded (banks from before prefixes say whether BOS stood in front) are the same.
+    reads = {name: list(value) if isinstance(value, tuple) else value for name, value in reads.items() if value}
+    counted = {"weights": donor.get("fingerprint") or donor.get("name"), "reads": reads}
     content = {"donor": counted, "taps": list(taps), "value_dim": value_dim}
     return fingerprint_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
