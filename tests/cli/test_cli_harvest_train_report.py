@@ -197,6 +197,13 @@ def test_extend_writes_an_overlay_of_what_the_bank_lacks(place, bank, tmp_path):
         shown = invoke("inspect", where, "--rows", 3, "--json")
         assert shown.exit_code == 0, shown.stderr
         assert all(key["donor"] == base.manifest.donor["name"] for key in json.loads(shown.stdout)["top_keys"])
+    stacked = f"{place / 'bank'},{overlay}"
+    assert "overlay" in invoke("inspect", stacked, "--rows", made.num_rows + base.num_rows).stdout
+    seen = invoke("inspect", stacked, "--text", tiny_text(20, sentences=12), "--json")
+    assert seen.exit_code == 0, seen.stderr
+    found = [match["bank"] for match in json.loads(seen.stdout)["tokens"] if match["row"] is not None]
+    assert set(found) == {"bank", "overlay"}
+    assert invoke("inspect", stacked, "--text", tiny_text(20, sentences=12)).exit_code == 0
     assert invoke("verify", f"{place / 'bank'},{overlay}").exit_code == 0
     assert invoke("bank", "truncate", tmp_path / "both", "--rows", 5, "--out", tmp_path / "five").exit_code == 0
     left = invoke("bank", "subtract", tmp_path / "both", overlay, "--out", tmp_path / "left", "--json")

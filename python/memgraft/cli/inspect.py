@@ -158,7 +158,7 @@ def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None"
     from memgraft.corpus.text import load_tokenizer, tokenizer_file_fingerprint
 
     facts = bank.manifest.tokenizer if bank is not None else {}
-    folder = path.parent if path.is_file() else path
+    folder = bank.path if bank is not None else path.parent if path.is_file() else path
     candidates = [folder / "tokenizer.json", folder.parent / "tokenizer.json"]
     chosen = given or next((found for found in candidates if found.is_file()), None)
     if chosen is None:
@@ -224,9 +224,13 @@ def print_keys(keys: list[dict[str, Any]]) -> None:
     for name in ("row", "order", "count"):
         table.add_column(name, justify="right")
     table.add_column("key")
+    several = any("bank" in key for key in keys)
+    if several:
+        table.add_column("bank")
     for key in keys:
         shown = repr(key["text"]) if "text" in key else " ".join(map(str, key["key"]))
-        table.add_row(str(key["row"]), str(key["order"]), str(key["count"]), Text(shown))
+        origin = [key["bank"]] if several else []
+        table.add_row(str(key["row"]), str(key["order"]), str(key["count"]), Text(shown), *origin)
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 
@@ -245,6 +249,9 @@ def print_matches(matches: list[dict[str, Any]]) -> None:
         ("row", "right"),
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    several = any("bank" in match for match in matches)
+    if several:
+        table.add_column("bank")
     hits = 0
     for match in matches:
         token = Text(repr(match["text"]))
@@ -258,6 +265,7 @@ def print_matches(matches: list[dict[str, Any]]) -> None:
             Text(repr(match["match"]), style="bold"),
             str(match["count"]),
             str(match["row"]),
+            *([match["bank"]] if several else []),
         )
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
     common.log(f"{hits} of {len(matches)} tokens have a match; {len(matches) - hits} are left to the fallback")
