@@ -58,6 +58,15 @@ def test_groups_by_what_the_donor_read(made):
     assert collapsed(health) == [], "six rows are too few to judge"
 
 
+def test_rows_of_another_bank_are_not_taken_for_this_ones(made):
+    """A bank that was cut from another keeps its donor's facts; its rows are other ones."""
+    groups = length_groups([1] * 30, [1] * 30)
+    assert list(bank_health(made("cut", {"rows_by_donor_length": groups}))) == [
+        "1 recipient token",
+        "2 recipient tokens",
+    ]
+
+
 def test_large_groups_are_sampled_evenly():
     (group,) = length_groups(np.ones(100_000, int), np.ones(100_000)).values()
     sample = [int(row) for row in group["sample"].split()]

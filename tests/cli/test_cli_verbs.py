@@ -407,6 +407,28 @@ def test_bank_inspect_coverage_lookup_verify(made, bank):
     assert ok_json("verify", bank)["verified"][0]["kind"] == "bank"
 
 
+def test_inspect_takes_a_bank_s_tokenizer_saved_again_and_no_other(made, tmp_path):
+    from tokenizers import Tokenizer
+
+    from memgraft.tokenizer import open_tokenizer, tokenizer_facts
+
+    keys = memgraft.KeySet.open(made / "keys.mgk")
+    values = np.zeros((len(keys), 1, 8), np.float32)
+    facts = tokenizer_facts(open_tokenizer(made / "tokenizer.json"), keys.vocab_size)
+    memgraft.Bank.create(
+        tmp_path / "bank", keys=keys, values=values, taps=(3,), donor={"name": "tiny"}, tokenizer=facts
+    )
+    again = Tokenizer.from_file(str(made / "tokenizer.json"))
+    again.enable_padding(length=4)
+    again.add_special_tokens(["<|later|>"])
+    again.save(str(tmp_path / "again.json"))
+    shown = ok("inspect", tmp_path / "bank", "--text", "the cat", "--tokenizer", tmp_path / "again.json")
+    assert "'the cat'" in shown.stdout
+    other = make_tokenizer(tmp_path / "other.json", ["the"])
+    result = memgraft_cli("inspect", tmp_path / "bank", "--text", "the cat", "--tokenizer", other)
+    assert (result.exit_code, "expected the tokenizer" in result.stderr) == (1, True)
+
+
 def flip(path):
     data = bytearray(path.read_bytes())
     data[-5] ^= 0x40

@@ -47,7 +47,8 @@ def bank_health(bank: Bank) -> dict[str, dict[str, Any]]:
     """
     groups: Mapping[str, Mapping[str, Any]] | None = bank.manifest.donor.get("rows_by_donor_length")
     kind = "donor token"
-    if groups is None:
+    if groups is None or sum(int(group["rows"]) for group in groups.values()) != bank.num_rows:
+        # An old bank, or one that was cut or put together from others, whose rows have other numbers.
         arrays, kind = bank.keys.arrays(), "recipient token"
         groups = length_groups(np.diff(arrays.offsets), arrays.counts)
     return {

@@ -206,9 +206,10 @@ def progress(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
             return
         if done >= total:
             ended.add(stage)
-            log(f"{stage}: {total} {unit}".rstrip())
+            # A donor is opened tensor by tensor, whatever the verb counts.
+            log(stage if stage.startswith("open ") else f"{stage}: {total} {unit}".rstrip())
         elif time.monotonic() - spoke >= LOG_SECONDS:
-            log(f"{stage}: {done} of {total} {unit}".rstrip())
+            log(f"{stage}: {done} of {total} {'' if stage.startswith('open ') else unit}".rstrip())
         else:
             return
         spoke = time.monotonic()

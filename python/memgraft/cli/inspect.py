@@ -156,6 +156,7 @@ def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None"
         FingerprintError: it is not the one the keys were mined with.
     """
     from memgraft.corpus.text import load_tokenizer, tokenizer_file_fingerprint
+    from memgraft.tokenizer import differs_from, open_tokenizer
 
     facts = bank.manifest.tokenizer if bank is not None else {}
     folder = bank.path if bank is not None else path.parent if path.is_file() else path
@@ -163,15 +164,16 @@ def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None"
     chosen = given or next((found for found in candidates if found.is_file()), None)
     if chosen is None:
         raise ArgumentError(f"{path}: expected a tokenizer.json beside it, found none; give --tokenizer")
-    # "fingerprint" is of the mapping, however it is stored; corpora and key sets name the file.
-    expected = facts.get("file_fingerprint") or (keys.metadata.get("tokenizer") if keys is not None else None)
-    if expected:
+    if facts.get("fingerprint"):
+        difference = differs_from(open_tokenizer(chosen), facts)
+    else:  # key sets name the file that tokenised their corpus, and nothing else
+        expected = facts.get("file_fingerprint") or (keys.metadata.get("tokenizer") if keys is not None else None)
         found = tokenizer_file_fingerprint(chosen)
-        if found != expected:
-            raise FingerprintError(
-                f"{chosen}: expected the tokenizer {expected} that {path} was made with, found {found}; give that one "
-                "with --tokenizer"
-            )
+        difference = f"expected {expected}, found {found}" if expected not in (None, found) else None
+    if difference:
+        raise FingerprintError(
+            f"{chosen}: expected the tokenizer that {path} was made with: {difference}; give that one with --tokenizer"
+        )
     return load_tokenizer(chosen)
 
 
