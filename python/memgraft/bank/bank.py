@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from memgraft._core import ValueTable, fingerprint_content
 from memgraft.bank.checks import check_scales, check_table, expect_same
+from memgraft.bank.dtypes import AnyArray, FloatArray, channel_scales, decode, value_dtype
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest
 from memgraft.bank.overlay import Layer, Where, bank_paths, check_layers, stacked_manifest
 from memgraft.bank.provenance import Origins, sources_of
 from memgraft.bank.provenance import read as read_origins
 from memgraft.bank.stacked import StackedIndex, StackedKeys
 from memgraft.bank.staging import Staged, StageFacts, as_rows, output_bytes
-from memgraft.bank.values import AnyArray, FloatArray, channel_scales, decode, value_dtype
 from memgraft.bank.writer import BankWriter
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 from memgraft.index import NgramIndex

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memgraft._core import fingerprint_bytes
-from memgraft.bank.values import DTYPES
+from memgraft.bank.dtypes import DTYPES
 from memgraft.errors import FormatError, StorageError
 
 FORMAT_VERSION = "1.0"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memgraft.bank.values import AnyArray, FloatArray, ValueDtype, decode
+from memgraft.bank.dtypes import AnyArray, FloatArray, ValueDtype, decode
 from memgraft.errors import ArgumentError
 
 

@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from memgraft._core import __version__, fingerprint_content
 from memgraft.bank.done import DoneLog
+from memgraft.bank.dtypes import AnyArray, FloatArray, encode, value_dtype
 from memgraft.bank.files import fsync_directory, pwrite_all, reserve, write_bytes, write_text
 from memgraft.bank.locks import Claims, OwnerLock, open_lock, try_lock, wait_for_lock
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest, ShardEntry
 from memgraft.bank.provenance import ORIGINS_NAME, Origins
-from memgraft.bank.values import AnyArray, FloatArray, encode, shard_header, shard_name, value_dtype
+from memgraft.bank.values import shard_header, shard_name
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet

@@ -9,8 +9,8 @@ from memgraft.cli import artifacts, common
 from memgraft.cli.sizes import parse_counts
 from memgraft.errors import ArgumentError
 
-#: Bytes of one channel of a value.
-_WIDTHS = {"bf16": 2, "fp16": 2, "fp32": 4, "fp8": 1, "int8": 1}
+#: The bank's name for it is longer.
+_SHORT = {"fp8": "fp8_e4m3"}
 
 
 @common.verb
@@ -29,7 +29,7 @@ def run(
     memory: Annotated[str, typer.Option(help="Working memory.")] = "4GiB",
     taps: Annotated[str, typer.Option(help="Donor depths, for the bytes of the values.")] = "8",
     value_dim: Annotated[int | None, typer.Option(min=1, help="The donor's width, where no --donor is given.")] = None,
-    value_dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16, fp32, fp8 or int8.")] = "bf16",
+    value_dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16, fp32, fp8_e4m3 (fp8) or int8.")] = "bf16",
     donor: Annotated[
         str | None, typer.Option(help="Times this donor on a sample of the keys (needs --tokenizer).")
     ] = None,
@@ -37,10 +37,12 @@ def run(
     json: common.JsonOption = False,
 ) -> None:
     """Weigh budgets of keys: coverage on held-out documents, bytes, and the time of the harvest. Writes nothing."""
+    from memgraft.bank.dtypes import DTYPES
     from memgraft.planning import plan_budgets
 
-    if value_dtype not in _WIDTHS:
-        raise ArgumentError(f"--value-dtype {value_dtype}: expected one of {', '.join(_WIDTHS)}")
+    stored = DTYPES.get(_SHORT.get(value_dtype, value_dtype))
+    if stored is None:
+        raise ArgumentError(f"--value-dtype {value_dtype}: expected one of {', '.join([*DTYPES, *_SHORT])}")
     depths = artifacts.parse_ids("taps", taps)
     if donor is not None and reading.tokenizer is None:
         raise ArgumentError("--donor: expected --tokenizer too, which turns keys into text, got none")
@@ -69,7 +71,7 @@ def run(
                 keys, recipient_tokenizer=reading.tokenizer, donor=donor, taps=depths, progress=report
             )
         value_dim, rate = harvest.value_dim, harvest.keys_per_second
-    row_bytes = None if value_dim is None else value_dim * len(depths) * _WIDTHS[value_dtype]
+    row_bytes = None if value_dim is None else stored.bytes_per_row(len(depths), value_dim)
     facts = [
         {
             "budget": point.budget,

@@ -11,19 +11,13 @@ import torch
 
 from memgraft.bank import Memory, Staged, StageFacts
 from memgraft.data.dispatch import refuse_if_dispatching
+from memgraft.data.dtypes import stored_tensor, to_floats
 from memgraft.errors import ArgumentError, GraftError, TokenError
 
 if TYPE_CHECKING:
     from memgraft.data.ring import StagingRing
 
 KEY = "memgraft"
-_TORCH_DTYPES = {
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "fp32": torch.float32,
-    "fp8_e4m3": torch.float8_e4m3fn,
-    "int8": torch.int8,
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,10 +93,7 @@ class MemoryBatch:
         """
         if self.values is None:
             raise GraftError("the batch's memory is not staged: call .stage(bank), or use prefetch(loader, bank)")
-        if self.scales is None:
-            return self.values.to(dtype)
-        scales = self.scales[..., None] if self.values.dtype == torch.float8_e4m3fn else self.scales
-        return (self.values.to(torch.float32) * scales).to(dtype)
+        return to_floats(self.values, self.scales, dtype)
 
     def to(self, device: Any = None, non_blocking: bool = False, **_: Any) -> "MemoryBatch":
         """A copy on ``device``; dtypes stay, whatever else is asked.
@@ -264,6 +255,4 @@ class ShippedIds(torch.Tensor):
 
 def as_tensor(staged: Staged) -> torch.Tensor:
     """The staged values as a tensor ``(U, taps, value_dim)`` of the storage dtype that shares their memory."""
-    tensor = torch.from_numpy(staged.values)
-    dtype = _TORCH_DTYPES[staged.dtype.name]
-    return tensor if tensor.dtype == dtype else tensor.view(dtype)
+    return stored_tensor(staged.values, staged.dtype)

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from memgraft.bank import Bank, BankWriter
-from memgraft.bank.values import AnyArray, value_dtype
+from memgraft.bank.dtypes import value_dtype
+from memgraft.data.dtypes import stored_array
 from memgraft.errors import ArgumentError, DonorError, MemgraftError
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.finished import finished_bank, refuse_other
@@ -236,7 +237,7 @@ def _fill(
             _refuse_strange(setup.donor, selection, rows, values)
             speed.count(int(selection.tokens.lengths[rows].sum()))
             end_writing()
-            writing = start, thread.submit(writer.write, start, _as_array(values, dtype))
+            writing = start, thread.submit(writer.write, start, stored_array(values, value_dtype(dtype)))
         end_writing()
 
 
@@ -266,13 +267,6 @@ def _values(setup: Setup, selection: Selection, rows: IntArray, sharing: Sharing
     """Donor states of ``rows``: (n, K, V)."""
     tokens = selection.tokens.take(rows).headed(setup.prefix.ids)
     return donor_values(setup.donor, setup.taps, tokens, max_tokens=batch_tokens, shared=sharing.shared)
-
-
-def _as_array(values: torch.Tensor, dtype: str) -> AnyArray:
-    """``values`` as the writer takes them."""
-    if dtype == "bf16":
-        return values.to(torch.bfloat16).view(torch.uint16).numpy()
-    return values.float().numpy()
 
 
 def _refuse_strange(donor: Donor, selection: Selection, rows: IntArray, values: torch.Tensor) -> None:
