@@ -9,15 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Choice",
     "Corpus",
     "Index",
     "KeySet",
+    "Means",
+    "MergedFacts",
+    "Mined",
+    "RunSet",
     "ValueTable",
     "__version__",
+    "estimate_spill",
     "fingerprint_bytes",
     "fingerprint_content",
     "fingerprint_file",
+    "merge_parts",
     "mine",
+    "mine_part",
+    "select_parts",
 ]
 
 _Path: TypeAlias = str | os.PathLike[str]
@@ -27,15 +36,116 @@ __version__: str
 def fingerprint_file(path: _Path, threads: int | None = None) -> str: ...
 def mine(
     corpus: Corpus,
-    budgets: Mapping[int, int | None],
-    min_count: int,
+    choice: Choice,
     vocab_size: int,
     reserved: Sequence[int],
-    memory: int,
-    temporary: str,
-    threads: int,
+    means: Means,
     progress: Callable[[str, int, int], object] | None,
-) -> dict[str, Any]: ...
+) -> Mined: ...
+def mine_part(
+    corpus: Corpus,
+    out: _Path,
+    max_order: int,
+    vocab_size: int,
+    reserved: Sequence[int],
+    rank: int,
+    world: int,
+    apart: bool,
+    settings: str,
+    means: Means,
+    progress: Callable[[str, int, int], object] | None,
+) -> RunSet: ...
+def merge_parts(
+    parts: Sequence[_Path],
+    out: _Path,
+    range: tuple[int, int] | None,
+    means: Means,
+    progress: Callable[[str, int, int], object] | None,
+) -> RunSet: ...
+def select_parts(
+    parts: Sequence[_Path],
+    choice: Choice,
+    means: Means,
+    progress: Callable[[str, int, int], object] | None,
+) -> tuple[Mined, MergedFacts]: ...
+def estimate_spill(
+    corpus: Corpus, choice: Choice, vocab_size: int, reserved: Sequence[int], means: Means
+) -> tuple[int, int, bool]: ...
+
+@final
+class Choice:
+    def __new__(
+        cls,
+        budgets: Mapping[int, int | None],
+        total: int | None,
+        by_documents: bool,
+        min_count: int,
+        min_documents: int,
+        required: Sequence[Sequence[int]],
+        excluded: Corpus | None,
+        exclude_from: int,
+        keep: Callable[..., NDArray[np.bool_]] | None,
+    ) -> Choice: ...
+
+@final
+class Means:
+    def __new__(cls, memory: int, temporary: _Path, threads: int, sketch: bool) -> Means: ...
+
+@final
+class Mined:
+    @property
+    def keys(self) -> KeySet: ...
+    @property
+    def positions(self) -> list[int]: ...
+    @property
+    def distinct(self) -> list[int]: ...
+    @property
+    def frequent(self) -> list[int]: ...
+    @property
+    def excluded(self) -> list[int]: ...
+    @property
+    def num_runs(self) -> int: ...
+    @property
+    def spilled_bytes(self) -> int: ...
+
+@final
+class MergedFacts:
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_documents(self) -> int: ...
+    @property
+    def world(self) -> int: ...
+    @property
+    def settings(self) -> str: ...
+
+@final
+class RunSet:
+    @staticmethod
+    def open(path: _Path) -> RunSet: ...
+    def verify(self) -> None: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def max_order(self) -> int: ...
+    @property
+    def reserved(self) -> list[int]: ...
+    @property
+    def tokens(self) -> tuple[int, int]: ...
+    @property
+    def num_records(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def world(self) -> int: ...
+    @property
+    def settings(self) -> str: ...
+    @property
+    def shards(self) -> list[tuple[int, str, int, int]]: ...
 
 @final
 class KeySet:
@@ -61,6 +171,7 @@ class KeySet:
         self, start: int, stop: int
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]: ...
     def select(self, rows: NDArray[np.uint32]) -> KeySet: ...
+    def select_by_gain(self, budget: int, pinned: Sequence[int]) -> KeySet: ...
     def with_metadata(self, metadata: str) -> KeySet: ...
     @property
     def vocab_size(self) -> int: ...

@@ -274,6 +274,24 @@ class KeySet:
             raise ArgumentError(f"rows: expected distinct rows, got {rows[:-1][rows[1:] == rows[:-1]][0]} twice")
         return KeySet(self._core.select(rows))
 
+    def select_by_gain(self, budget: int, require: Iterable[Sequence[int]] = ()) -> KeySet:
+        """The ``budget`` keys that are the longest match most often.
+
+        A key earns the occurrences that no longer kept key covers: one that longer keys always cover earns nothing. The
+        key that earns least goes, again and again, and what it earned falls to the next shorter kept key. Exact within
+        these keys, and the same on every run; among equals the least frequent goes first.
+
+        Args:
+            budget: Keys to keep.
+            require: Keys that stay; those that are not in the set are passed over.
+
+        Raises:
+            ArgumentError: Fewer keys wanted than required.
+        """
+        wanted = {tuple(key) for key in require}
+        pinned = [row for row, key in enumerate(self) if key in wanted] if wanted else []
+        return KeySet(self._core.select_by_gain(budget, pinned))
+
 
 def checked_row(row: int, num_keys: int) -> int:
     """``row`` as an int inside ``0..num_keys``.

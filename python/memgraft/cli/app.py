@@ -29,6 +29,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("build", "memgraft.cli.build"),
     ("keys export", "memgraft.cli.keys_export"),
     ("keys import", "memgraft.cli.keys_import"),
+    ("keys merge", "memgraft.cli.keys_merge"),
     ("keys union", "memgraft.cli.keys_union"),
     ("keys intersect", "memgraft.cli.keys_intersect"),
     ("keys subtract", "memgraft.cli.keys_subtract"),
@@ -54,7 +55,7 @@ In the order of work:\n
 
 #: One line for each group of verbs.
 GROUPS = {
-    "keys": "Combine key sets; take them to Parquet and back.",
+    "keys": "Merge parts; combine key sets; take them to Parquet and back.",
     "bank": "Make a bank of others.",
     "bench": "Measure this machine.",
 }

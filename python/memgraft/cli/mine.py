@@ -1,33 +1,45 @@
-"""``memgraft mine``: corpus to key set."""
+"""``memgraft mine``: corpus to key set, or to a part of one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memgraft.cli import artifacts, common
-from memgraft.cli.sizes import parse_count
-from memgraft.errors import ArgumentError
+from memgraft.cli.choosing import Choosing, chooses_keys, parse_budget, tell
+
+if TYPE_CHECKING:
+    from memgraft import Corpus
+
+__all__ = ["parse_budget", "run"]
 
 
 @common.verb
 @artifacts.reads_corpora
+@chooses_keys
 def run(
+    choosing: Choosing,
     reading: artifacts.Reading,
     corpus: artifacts.CorpusPaths,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Key set to write, such as keys.mgk.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Key set to write, keys.mgk; with --partial a run file, part.mgr.")
+    ],
     orders: Annotated[str, typer.Option(help="Lengths of keys, 1 to 16, as 2,3,4 or 2-4.")] = "2,3,4",
-    budget: Annotated[
-        str, typer.Option(help='Keys in all (equal shares), per order as "2=1000,3=500", or "all".')
-    ] = "3000000",
-    min_count: Annotated[int, typer.Option(min=1, help="Fewest occurrences of a key.")] = 2,
     memory: Annotated[str, typer.Option(help="Working memory.")] = "4GiB",
+    sketch: Annotated[
+        bool, typer.Option("--sketch", help="Spill no n-gram seen once: one pass more, less temporary data.")
+    ] = False,
     reserved: Annotated[str | None, typer.Option(help="Further tokens that are in no key: 0,1,2.")] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Number of ids; default: the tokenizer's.")] = None,
     held_out: Annotated[
         float | None, typer.Option(help="Share of documents to hold out; keys come from the others alone.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice of held-out documents.")] = 0,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Leave the sorted n-grams of one rank in a run file, for `keys merge`.")
+    ] = False,
+    rank: Annotated[int, typer.Option(min=0, help="With --partial: which part of the corpus, from 0.")] = 0,
+    world: Annotated[int, typer.Option(min=1, help="With --partial: parts that the corpus is cut into.")] = 1,
     temporary: Annotated[
         Path | None, typer.Option(help="Folder for what outgrows the memory; default: that of --out.")
     ] = None,
@@ -36,59 +48,55 @@ def run(
     json: common.JsonOption = False,
 ) -> None:
     """Mine the most frequent n-grams of a token corpus, with exact counts."""
-    from memgraft import mine
+    from memgraft.mining import mine, plan_spill
 
-    artifacts.check_output(out, overwrite=overwrite)
     opened = reading.open(corpus)
     if held_out is not None:
         opened, _ = opened.split(held_out=held_out, seed=seed)
+    means: dict[str, Any] = {
+        "memory": memory,
+        "reserved": artifacts.parse_ids("reserved", reserved),
+        "vocab_size": vocab_size,
+        "threads": threads,
+    }
+    wanted = artifacts.parse_ids("orders", orders)
+    if partial:
+        _part(opened, out, wanted, rank, world, json=json, **means)
+        return
+    artifacts.check_output(out, overwrite=overwrite)
+    folder = temporary or out.absolute().parent
+    spill = plan_spill(opened, wanted, temporary=folder, **means)
+    if spill.bytes:
+        less = "; --sketch takes less" if not sketch else ", less what occurs once"
+        common.log(
+            f"mining writes about {spill.bytes / 1e9:,.1f} GB to {folder} "
+            f"({spill.bytes_per_token:.1f} bytes a token{less})"
+        )
     with common.progress("tokens") as report:
         keys = mine(
-            opened,
-            orders=artifacts.parse_ids("orders", orders),
-            budget=parse_budget(budget),
-            min_count=min_count,
-            memory=memory,
-            reserved=artifacts.parse_ids("reserved", reserved),
-            vocab_size=vocab_size,
-            temporary=temporary or out.absolute().parent,
-            threads=threads,
-            progress=report,
+            opened, wanted, sketch=sketch, temporary=folder, progress=report, **means, **choosing.arguments(reading)
         )
     keys.save(out)
-    mining = keys.metadata["mining"]
-    common.emit(
-        {
-            "keys": out,
-            "num_keys": len(keys),
-            "num_keys_by_order": keys.num_keys_by_order,
-            "frequent_by_order": mining["frequent"],
-            "positions_by_order": mining["positions"],
-            "min_count": min_count,
-            "num_tokens": opened.num_tokens,
-            "num_documents": opened.num_documents,
-            "split": keys.metadata["split"],
-            "corpus": keys.metadata["corpus"]["fingerprint"],
-            "fingerprint": keys.fingerprint,
-        },
+    tell(
+        keys,
+        out,
         json=json,
+        num_tokens=opened.num_tokens,
+        num_documents=opened.num_documents,
         title=f"Mined {out}",
     )
 
 
-def parse_budget(text: str) -> int | dict[int, int] | None:
-    """``"3000000"`` (or ``"3M"``, ``"3,000,000"``), ``"2=1000,3=500"`` or ``"all"``.
+def _part(corpus: "Corpus", out: Path, orders: list[int], rank: int, world: int, *, json: bool, **means: Any) -> None:
+    from memgraft.mining import mine_part
 
-    Raises:
-        ArgumentError: none of these.
-    """
-    try:
-        if text == "all":
-            return None
-        if "=" in text:
-            pairs = [part.split("=") for part in text.split(",")]
-            return {int(order): parse_count("budget", number) for order, number in pairs}
-        return parse_count("budget", text)
-    except ValueError:
-        message = f'budget: expected a number, "2=1000,3=500" or "all", got {text!r}'
-        raise ArgumentError(message) from None
+    common.keeps(f"finished blocks stay in {out}.partial; the same command goes on from there")
+    with common.progress("tokens") as report:
+        part = mine_part(corpus, out, orders, rank=rank, world=world, progress=report, **means)
+    shard = part.facts["shards"][0]
+    common.emit(
+        {"part": out, "rank": rank, "world": world, "num_records": part.facts["num_records"]}
+        | {"bytes": part.facts["num_bytes"], "num_tokens": shard["num_tokens"], "shard": shard["fingerprint"]},
+        json=json,
+        title=f"Mined part {rank} of {world}",
+    )

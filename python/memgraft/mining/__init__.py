@@ -1,6 +1,20 @@
 """Mining: from a token corpus to the key set of its frequent n-grams, and how far keys reach on a stream."""
 
 from memgraft.mining.facts import Coverage, coverage
-from memgraft.mining.miner import budgets_by_order, mine, parse_bytes
+from memgraft.mining.miner import SpillPlan, mine, plan_spill
+from memgraft.mining.options import budgets_by_order, parse_bytes
+from memgraft.mining.parts import RunSet, merge_parts, mine_part, select_parts
 
-__all__ = ["Coverage", "budgets_by_order", "coverage", "mine", "parse_bytes"]
+__all__ = [
+    "Coverage",
+    "RunSet",
+    "SpillPlan",
+    "budgets_by_order",
+    "coverage",
+    "merge_parts",
+    "mine",
+    "mine_part",
+    "parse_bytes",
+    "plan_spill",
+    "select_parts",
+]

@@ -1,20 +1,18 @@
 """``mine``: the frequent n-grams of a corpus, with exact counts."""
 
-import operator
 import os
-import re
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from memgraft import _core
 from memgraft.corpus import Corpus
-from memgraft.errors import ArgumentError, TokenError
+from memgraft.errors import StorageError
 from memgraft.keyset import KeySet
-
-Progress = Callable[[str, int, int], object]
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+from memgraft.mining import options
+from memgraft.mining.options import Choice, Keep, Policy, Progress
 
 
 def mine(
@@ -23,7 +21,14 @@ def mine(
     budget: int | Mapping[int, int] | None = 3_000_000,
     *,
     min_count: int = 2,
+    policy: Policy = "shares",
+    min_documents: int = 0,
+    exclude: Corpus | None = None,
+    exclude_from: int | None = None,
+    require: Sequence[Sequence[int]] | KeySet = (),
+    keep: Keep | None = None,
     memory: int | str = "4GiB",
+    sketch: bool = False,
     reserved: Sequence[int] = (),
     vocab_size: int | None = None,
     temporary: str | os.PathLike[str] | None = None,
@@ -33,8 +38,8 @@ def mine(
     """Mines the most frequent n-grams of ``corpus``, with exact counts and document frequencies.
 
     N-grams lie inside one document and hold no reserved token: those given, the corpus's ``eos_id``, and the special
-    tokens of its tokenizer. The result depends on the corpus and on ``orders``, ``budget``, ``min_count``, ``reserved``
-    and ``vocab_size`` alone, never on threads or memory; they and the corpus's fingerprint stand in its metadata.
+    tokens of its tokenizer. The result depends on the corpus and on what says which keys are kept, never on threads,
+    memory or ``sketch``; settings and the corpus's fingerprint stand in its metadata.
 
     Args:
         corpus: the tokens; after :meth:`Corpus.split`, the training part.
@@ -43,11 +48,22 @@ def mine(
             cannot fill stays empty); or keys per order; or ``None`` for every key that is frequent enough.
             Ties go by the key.
         min_count: fewest occurrences of a key.
+        policy: ``"shares"`` fills the budget of each order by count; the others need a number as budget and let orders
+            compete: ``"count"``, ``"documents"``, or ``"gain"`` (:meth:`KeySet.select_by_gain` among the four times as
+            many most frequent).
+        min_documents: fewest documents with a key.
+        exclude: evaluation text, as tokens of the same tokenizer.
+        exclude_from: no key of this order and longer is kept that occurs in ``exclude``.
+        require: keys that are kept whatever their count; they are part of the budget.
+        keep: given candidates (:class:`memgraft.keyset.KeyArrays`) in batches, from several threads, says which may be
+            kept: a boolean each. Its answer for a key must not depend on the batch.
         memory: working memory, such as ``"4GiB"`` or a number of bytes; the finished key set comes on top.
+        sketch: where the corpus outgrows the memory, first passes over it and notes in a quarter of the memory what
+            occurs twice, so that n-grams seen once are not spilled; ``min_count`` of 2 and more.
         reserved: further tokens that are in no key.
         vocab_size: every token is smaller than this; default: that of the corpus's tokenizer.
-        temporary: folder for what outgrows the memory, about 5 to 16 bytes per token and four orders; default:
-            ``$TMPDIR``. Its files have no name and vanish with the process.
+        temporary: folder for what outgrows the memory (:func:`plan_spill`); default: ``$TMPDIR``. Its files have no
+            name and vanish with the process.
         threads: default: every core.
         progress: called with (stage, done, total) on the calling thread; what it raises ends the mining.
 
@@ -55,118 +71,122 @@ def mine(
         ArgumentError: options out of range, or no vocabulary size.
         TokenError: a token of the corpus, or its tokenizer, is not below ``vocab_size``.
         LimitError: the selected keys outgrow the memory.
-        StorageError: the temporary folder cannot be written.
+        StorageError: the temporary folder cannot be written, or has too little room.
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
     """
-    budgets = budgets_by_order(orders, budget)
-    if vocab_size is None:
-        vocab_size = corpus.vocab_size
-    if vocab_size is None:
-        raise ArgumentError(
-            "vocab_size: the corpus does not tell its tokenizer; give vocab_size=, the tokenizer's number of ids"
-        )
-    if not 1 <= operator.index(vocab_size) <= 1 << 20:
-        raise ArgumentError(
-            f"vocab_size: expected 1 to {1 << 20}, got {vocab_size}; pass the tokenizer's number of ids"
-        )
-    if corpus.tokenizer is not None and corpus.vocab_size is not None and corpus.vocab_size > vocab_size:
-        raise TokenError(
-            f"vocab_size: expected at least the {corpus.vocab_size} ids of the corpus's tokenizer, found {vocab_size}; "
-            "declare the model's real vocabulary"
-        )
-    kept_out = {operator.index(token) for token in reserved} | set(corpus.special_ids)
-    if corpus.eos_id is not None:
-        kept_out.add(corpus.eos_id)
-    bad = sorted(token for token in kept_out if not 0 <= token < vocab_size)
-    if bad:
-        raise ArgumentError(
-            f"reserved: expected tokens below vocab_size {vocab_size}, got {bad[0]}; give the tokenizer's full size"
-        )
-    mined = _core.mine(
-        corpus._core,
-        budgets,
-        _positive("min_count", min_count),
-        operator.index(vocab_size),
-        sorted(kept_out),
-        parse_bytes(memory),
-        os.fspath(temporary) if temporary is not None else tempfile.gettempdir(),
-        _positive("threads", threads) if threads is not None else os.cpu_count() or 1,
-        progress,
+    chosen = options.choice(
+        orders,
+        budget,
+        min_count,
+        policy=policy,
+        min_documents=min_documents,
+        exclude=exclude,
+        exclude_from=exclude_from,
+        require=require,
+        keep=keep,
     )
-    return KeySet.from_arrays(
-        mined["tokens"],
-        mined["offsets"],
-        mined["counts"],
-        mined["documents"],
-        vocab_size=vocab_size,
-        reserved=sorted(kept_out),
-        metadata=_metadata(corpus, budgets, min_count, mined),
-    )
-
-
-def _metadata(
-    corpus: Corpus, budgets: Mapping[int, int | None], min_count: int, mined: Mapping[str, Any]
-) -> dict[str, Any]:
-    def by_order(name: str) -> dict[str, int]:
-        return {str(order): mined[name][order] for order in budgets}
-
-    return {
-        "corpus": {
-            "fingerprint": corpus.fingerprint,
-            "num_tokens": corpus.num_tokens,
-            "num_documents": corpus.num_documents,
-            "eos_id": corpus.eos_id,
-        },
-        "tokenizer": corpus.tokenizer,
-        "split": corpus.split_facts,
-        "mining": {
-            "orders": sorted(budgets),
-            "budgets": {str(order): budget for order, budget in budgets.items()},
-            "min_count": min_count,
-            "positions": by_order("positions"),
-            "distinct": by_order("distinct"),
-            "frequent": by_order("frequent"),
-            "tool": f"memgraft {_core.__version__}",
-        },
+    vocab_size, kept_out = options.vocabulary(corpus, vocab_size, reserved)
+    used = options.means(memory, temporary, threads, sketch=sketch)
+    if not sketch:
+        _check_room(_plan(corpus, chosen, vocab_size, kept_out, used, temporary))
+    mined = _core.mine(corpus._core, chosen.core, vocab_size, kept_out, used, progress)
+    found = {
+        "fingerprint": corpus.fingerprint,
+        "num_tokens": corpus.num_tokens,
+        "num_documents": corpus.num_documents,
+        "eos_id": corpus.eos_id,
     }
+    return finished(mined, chosen, found, corpus.tokenizer, corpus.split_facts, require)
 
 
-def budgets_by_order(orders: Sequence[int], budget: int | Mapping[int, int] | None) -> dict[int, int | None]:
-    """The most keys of each order that ``budget`` allows; ``None`` where there is no limit.
+def finished(
+    mined: _core.Mined,
+    chosen: Choice,
+    corpus: dict[str, Any],
+    tokenizer: str | None,
+    split: Mapping[str, Any] | None,
+    require: Sequence[Sequence[int]] | KeySet,
+) -> KeySet:
+    """The key set of what was mined, with its metadata."""
+    keys = KeySet(mined.keys)
+    if chosen.policy == "gain" and chosen.budget is not None:
+        keys = keys.select_by_gain(min(chosen.budget, len(keys)), require)
+
+    def by_order(values: list[int]) -> dict[str, int]:
+        return {str(order): values[order] for order in chosen.budgets}
+
+    facts = dict(chosen.facts)
+    if "exclude" in facts:
+        facts["exclude"] = {**facts["exclude"], "dropped": by_order(mined.excluded)}
+    facts |= {
+        "positions": by_order(mined.positions),
+        "distinct": by_order(mined.distinct),
+        "frequent": by_order(mined.frequent),
+        "tool": f"memgraft {_core.__version__}",
+    }
+    return keys.with_metadata(
+        {"corpus": corpus, "tokenizer": tokenizer, "split": None if split is None else dict(split), "mining": facts}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpillPlan:
+    """What mining will write to its temporary folder."""
+
+    folder: str
+    bytes: int
+    """Expected bytes; 0 where the corpus fits the memory. Records of n-grams that recur are joined, so that large
+    blocks take less than the sample says."""
+    free: int | None
+    """Bytes free there; None where the folder cannot be asked."""
+    bytes_per_token: float
+    """Of the sample, for the longest order mined."""
+
+
+def plan_spill(
+    corpus: Corpus,
+    orders: Sequence[int] = (2, 3, 4),
+    *,
+    memory: int | str = "4GiB",
+    reserved: Sequence[int] = (),
+    vocab_size: int | None = None,
+    temporary: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+) -> SpillPlan:
+    """Sorts a sample of the corpus and says how much :func:`mine` will write to ``temporary``.
 
     Raises:
-        ArgumentError: orders or budget out of range.
+        ArgumentError: as :func:`mine`.
     """
-    wanted = sorted({operator.index(order) for order in orders})
-    if not wanted or not 1 <= wanted[0] <= wanted[-1] <= 16:
-        raise ArgumentError(f"orders: expected some of 1 to 16, got {tuple(orders)}")
-    if budget is None:
-        return dict.fromkeys(wanted, None)
-    if isinstance(budget, Mapping):
-        if set(budget) != set(wanted):
-            raise ArgumentError(f"budget: expected one entry for each of the orders {wanted}, got {sorted(budget)}")
-        return {order: _positive(f"budget of order {order}", budget[order]) for order in wanted}
-    share, rest = divmod(_positive("budget", budget), len(wanted))
-    if share == 0:
-        raise ArgumentError(f"budget: expected at least one key for each of {len(wanted)} orders, got {budget}")
-    return {order: share + (place < rest) for place, order in enumerate(wanted)}
+    chosen = options.choice(orders, None, 1)
+    vocab_size, kept_out = options.vocabulary(corpus, vocab_size, reserved)
+    return _plan(corpus, chosen, vocab_size, kept_out, options.means(memory, temporary, threads), temporary)
 
 
-def _positive(name: str, value: int) -> int:
-    if not 1 <= operator.index(value) < 2**63:
-        raise ArgumentError(f"{name}: expected 1 or more, got {value}")
-    return operator.index(value)
+def _plan(
+    corpus: Corpus,
+    chosen: Choice,
+    vocab_size: int,
+    reserved: Sequence[int],
+    used: _core.Means,
+    temporary: str | os.PathLike[str] | None,
+) -> SpillPlan:
+    folder = os.fspath(temporary) if temporary is not None else tempfile.gettempdir()
+    sampled, size, spills = _core.estimate_spill(corpus._core, chosen.core, vocab_size, reserved, used)
+    each = size / max(sampled, 1)
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        free = None  # the mining itself says what is wrong with the folder
+    return SpillPlan(
+        folder=folder, bytes=int(each * corpus.num_tokens) if spills else 0, free=free, bytes_per_token=each
+    )
 
 
-def parse_bytes(size: int | str) -> int:
-    """Returns ``size`` in bytes: ``"4GiB"``, ``"500MB"``, ``"1.5g"`` or a number.
-
-    Raises:
-        ArgumentError: it is none of these.
-    """
-    if isinstance(size, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?\s*", size.lower())
-        if match is None:
-            raise ArgumentError(f'memory: expected a size such as "4GiB" or "500MB", got {size!r}')
-        return int(float(match[1]) * _UNITS[match[2]])
-    return _positive("memory", size)
+def _check_room(plan: SpillPlan) -> None:
+    if plan.free is not None and plan.bytes > plan.free:
+        raise StorageError(
+            f"{plan.folder}: expected {plan.bytes:,} bytes free for what outgrows the memory "
+            f"({plan.bytes_per_token:.1f} a token), found {plan.free:,}; give another temporary=, more memory=, "
+            "or sketch=True"
+        )

@@ -105,6 +105,10 @@ impl PyKeySet {
         py.detach(|| self.0.select(rows)).map(Self).map_err(to_py)
     }
 
+    fn select_by_gain(&self, py: Python<'_>, budget: usize, pinned: Vec<u32>) -> PyResult<Self> {
+        py.detach(|| self.0.select_by_gain(budget, &pinned)).map(Self).map_err(to_py)
+    }
+
     fn with_metadata(&self, metadata: String) -> Self {
         Self(self.0.clone().with_metadata(metadata))
     }

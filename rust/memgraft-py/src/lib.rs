@@ -24,8 +24,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fingerprint_file, module)?)?;
     values::register(module)?;
     module.add_class::<corpus::PyCorpus>()?;
-    module.add_function(wrap_pyfunction!(mining::mine, module)?)?;
-    Ok(())
+    mining::register(module)
 }
 
 /// The BLAKE3 of a file as 64 hex digits, hashed on several threads without the interpreter.

@@ -1,48 +1,254 @@
-//! `mine`: corpus to keys, progress and Ctrl-C on the calling thread.
+//! Mining: corpus to keys or to a part, parts to keys; progress and Ctrl-C on the calling thread.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use memgraft_core::Error;
-use memgraft_core::mining::{MineOptions, Mined};
-use numpy::PyArray1;
+use memgraft_core::mining::{
+    Batch, Choice, Estimate, Means, MergedFacts, MineOptions, Mined, PartOptions, Rank, Report, RunSet,
+};
+use memgraft_core::{Error, Result, mining};
+use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::PyTuple;
 
 use crate::corpus::PyCorpus;
 use crate::errors::to_py;
+use crate::keyset::PyKeySet;
 
-/// Mines a corpus. Returns a dict of whole arrays (tokens, offsets, counts, documents), of lists by order from 0
-/// (positions, distinct, frequent) and of what was spilled.
+/// Which n-grams become keys.
+#[pyclass(frozen, name = "Choice", module = "memgraft._core")]
+pub(crate) struct PyChoice {
+    choice: Choice<'static>,
+    excluded: Option<(Py<PyCorpus>, usize)>,
+    keep: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl PyChoice {
+    #[new]
+    #[allow(clippy::too_many_arguments, reason = "one for each field of the core's choice")]
+    #[pyo3(signature = (budgets, total, by_documents, min_count, min_documents, required, excluded, exclude_from, keep))]
+    fn new(
+        budgets: BTreeMap<usize, Option<u64>>,
+        total: Option<u64>,
+        by_documents: bool,
+        min_count: u64,
+        min_documents: u64,
+        required: Vec<Vec<u32>>,
+        excluded: Option<Py<PyCorpus>>,
+        exclude_from: usize,
+        keep: Option<Py<PyAny>>,
+    ) -> Self {
+        let rank = if by_documents { Rank::Documents } else { Rank::Count };
+        let choice = Choice { budgets, total, rank, min_count, min_documents, required, filter: None };
+        Self { choice, excluded: excluded.map(|corpus| (corpus, exclude_from)), keep }
+    }
+}
+
+/// Memory, threads, disk.
+#[pyclass(frozen, name = "Means", module = "memgraft._core")]
+pub(crate) struct PyMeans(Means);
+
+#[pymethods]
+impl PyMeans {
+    #[new]
+    fn new(memory: u64, temporary: PathBuf, threads: usize, sketch: bool) -> Self {
+        Self(Means { memory, temporary, threads, sketch, block_size: None, max_fan_in: None })
+    }
+}
+
+/// Mined keys and what was counted, by order from 0.
+#[pyclass(frozen, name = "Mined", module = "memgraft._core", get_all)]
+pub(crate) struct PyMined {
+    keys: Py<PyKeySet>,
+    positions: Vec<u64>,
+    distinct: Vec<u64>,
+    frequent: Vec<u64>,
+    excluded: Vec<u64>,
+    num_runs: u64,
+    spilled_bytes: u64,
+}
+
+/// What parts say about the corpus that they make up.
+#[pyclass(frozen, name = "MergedFacts", module = "memgraft._core", get_all)]
+pub(crate) struct PyMergedFacts {
+    fingerprint: String,
+    num_tokens: u64,
+    num_documents: u64,
+    world: u64,
+    settings: String,
+}
+
+/// A run file.
+#[pyclass(frozen, name = "RunSet", module = "memgraft._core")]
+pub(crate) struct PyRunSet(RunSet);
+
+#[pymethods]
+impl PyRunSet {
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        py.detach(|| RunSet::open(path)).map(Self).map_err(to_py)
+    }
+
+    fn verify(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.0.verify()).map_err(to_py)
+    }
+
+    #[getter]
+    fn path(&self) -> PathBuf {
+        self.0.path().to_path_buf()
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> u32 {
+        self.0.facts().vocab_size
+    }
+
+    #[getter]
+    fn max_order(&self) -> usize {
+        self.0.facts().max_order
+    }
+
+    #[getter]
+    fn reserved(&self) -> Vec<u32> {
+        self.0.facts().reserved.clone()
+    }
+
+    #[getter]
+    fn tokens(&self) -> (u32, u32) {
+        self.0.facts().tokens
+    }
+
+    #[getter]
+    fn num_records(&self) -> u64 {
+        self.0.facts().num_records
+    }
+
+    #[getter]
+    fn num_bytes(&self) -> u64 {
+        self.0.num_bytes()
+    }
+
+    #[getter]
+    fn world(&self) -> u64 {
+        self.0.facts().world
+    }
+
+    #[getter]
+    fn settings(&self) -> String {
+        self.0.facts().settings.to_string()
+    }
+
+    /// (rank, fingerprint, tokens, documents) of each shard.
+    #[getter]
+    fn shards(&self) -> Vec<(u64, String, u64, u64)> {
+        let shards = self.0.facts().shards.iter();
+        shards.map(|s| (s.rank, s.fingerprint.to_string(), s.num_tokens, s.num_documents)).collect()
+    }
+}
+
+/// Mines a corpus.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn mine<'py>(
-    py: Python<'py>,
+pub(crate) fn mine(
+    py: Python<'_>,
     corpus: &PyCorpus,
-    budgets: BTreeMap<usize, Option<u64>>,
-    min_count: u64,
+    choice: &PyChoice,
     vocab_size: u32,
     reserved: Vec<u32>,
-    memory: u64,
-    temporary: PathBuf,
-    threads: usize,
+    means: &PyMeans,
     progress: Option<Py<PyAny>>,
-) -> PyResult<Bound<'py, PyDict>> {
-    let options = MineOptions {
-        budgets,
-        min_count,
-        vocab_size,
-        reserved,
-        memory,
-        temporary,
-        threads,
-        block_size: None,
-        max_fan_in: None,
+) -> PyResult<PyMined> {
+    let mined = chosen(py, choice, vocab_size, reserved, means, progress, |options, report| {
+        mining::mine(&corpus.0, options, report)
+    })?;
+    to_mined(py, mined)
+}
+
+/// Counts parts and picks the keys.
+#[pyfunction]
+pub(crate) fn select_parts(
+    py: Python<'_>,
+    parts: Vec<PathBuf>,
+    choice: &PyChoice,
+    means: &PyMeans,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(PyMined, PyMergedFacts)> {
+    let (mined, facts) = chosen(py, choice, 1, Vec::new(), means, progress, |options, report| {
+        mining::select_parts(&parts, options, report)
+    })?;
+    let MergedFacts { fingerprint, num_tokens, num_documents, world, settings } = facts;
+    let facts = PyMergedFacts {
+        fingerprint: fingerprint.to_string(),
+        num_tokens,
+        num_documents,
+        world,
+        settings: settings.to_string(),
     };
+    Ok((to_mined(py, mined)?, facts))
+}
+
+/// Leaves a part of a corpus in a file.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn mine_part(
+    py: Python<'_>,
+    corpus: &PyCorpus,
+    out: PathBuf,
+    max_order: usize,
+    vocab_size: u32,
+    reserved: Vec<u32>,
+    rank: u64,
+    world: u64,
+    apart: bool,
+    settings: &str,
+    means: &PyMeans,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<PyRunSet> {
+    let settings = mining::parse_settings(settings).map_err(to_py)?;
+    let means = means.0.clone();
+    let options = PartOptions { max_order, vocab_size, reserved, rank, world, apart, settings, means };
+    watched(py, progress, |report| mining::mine_part(&corpus.0, &out, &options, report)).map(PyRunSet)
+}
+
+/// Merges parts into one.
+#[pyfunction]
+pub(crate) fn merge_parts(
+    py: Python<'_>,
+    parts: Vec<PathBuf>,
+    out: PathBuf,
+    range: Option<(usize, usize)>,
+    means: &PyMeans,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<PyRunSet> {
+    watched(py, progress, |report| mining::merge_parts(&parts, &out, range, &means.0, report)).map(PyRunSet)
+}
+
+/// (tokens sampled, bytes of their records, whether mining spills).
+#[pyfunction]
+pub(crate) fn estimate_spill(
+    py: Python<'_>,
+    corpus: &PyCorpus,
+    choice: &PyChoice,
+    vocab_size: u32,
+    reserved: Vec<u32>,
+    means: &PyMeans,
+) -> PyResult<(u64, u64, bool)> {
+    let Estimate { sampled, sampled_bytes, spills } =
+        chosen(py, choice, vocab_size, reserved, means, None, |options, _| mining::estimate(&corpus.0, options))?;
+    Ok((sampled, sampled_bytes, spills))
+}
+
+/// Runs `work` without the interpreter; it reports to `progress`, and ends with what Python raises there.
+fn watched<T: Send>(
+    py: Python<'_>,
+    progress: Option<Py<PyAny>>,
+    work: impl FnOnce(&mut Report<'_>) -> Result<T> + Send,
+) -> PyResult<T> {
     // What Python raised inside the report; the core only learns that it shall stop.
     let mut raised = None;
-    let mined = py.detach(|| {
-        memgraft_core::mining::mine(&corpus.0, &options, &mut |stage, done, total| {
+    let done = py.detach(|| {
+        work(&mut |stage, done, total| {
             Python::attach(|py| {
                 py.check_signals()?;
                 match &progress {
@@ -56,23 +262,75 @@ pub(crate) fn mine<'py>(
             })
         })
     });
-    match (mined, raised) {
+    match (done, raised) {
         (_, Some(error)) => Err(error),
-        (Err(error), None) => Err(to_py(error)),
-        (Ok(mined), None) => to_dict(py, mined),
+        (done, None) => done.map_err(to_py),
     }
 }
 
-fn to_dict(py: Python<'_>, mined: Mined) -> PyResult<Bound<'_, PyDict>> {
-    let dict = PyDict::new(py);
-    dict.set_item("tokens", PyArray1::from_vec(py, mined.tokens))?;
-    dict.set_item("offsets", PyArray1::from_vec(py, mined.offsets))?;
-    dict.set_item("counts", PyArray1::from_vec(py, mined.counts))?;
-    dict.set_item("documents", PyArray1::from_vec(py, mined.documents))?;
-    dict.set_item("positions", mined.positions.to_vec())?;
-    dict.set_item("distinct", mined.distinct.to_vec())?;
-    dict.set_item("frequent", mined.frequent.to_vec())?;
-    dict.set_item("num_runs", mined.num_runs)?;
-    dict.set_item("spilled_bytes", mined.spilled_bytes)?;
-    Ok(dict)
+/// The same with options of `choice`, whose filter asks Python.
+fn chosen<T: Send>(
+    py: Python<'_>,
+    choice: &PyChoice,
+    vocab_size: u32,
+    reserved: Vec<u32>,
+    means: &PyMeans,
+    progress: Option<Py<PyAny>>,
+    work: impl FnOnce(&MineOptions<'_>, &mut Report<'_>) -> Result<T> + Send,
+) -> PyResult<T> {
+    let raised = std::sync::Mutex::new(None);
+    let excluded = choice.excluded.as_ref().map(|(corpus, from)| (corpus.get().0.clone(), *from));
+    let filter = |batch: &Batch| {
+        Python::attach(|py| ask(py, choice.keep.as_ref(), batch)).map_err(|error| {
+            *raised.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
+            Error::Interrupted
+        })
+    };
+    let mut asked = Choice { ..choice.choice.clone() };
+    if choice.keep.is_some() {
+        asked.filter = Some(&filter);
+    }
+    let options = MineOptions { choice: asked, vocab_size, reserved, excluded, means: means.0.clone() };
+    let done = watched(py, progress, |report| work(&options, report));
+    drop(options);
+    match raised.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => done,
+    }
+}
+
+/// Which candidates `keep` keeps: it is given tokens, offsets, counts and documents.
+fn ask(py: Python<'_>, keep: Option<&Py<PyAny>>, batch: &Batch) -> PyResult<Vec<bool>> {
+    let Some(keep) = keep else { return Ok(vec![true; batch.counts.len()]) };
+    let array = |values: &Vec<u64>| PyArray1::from_slice(py, values).into_any();
+    let tokens = PyArray1::from_slice(py, &batch.tokens).into_any();
+    let arrays = [tokens, array(&batch.offsets), array(&batch.counts), array(&batch.documents)];
+    let kept = keep.call1(py, PyTuple::new(py, arrays)?)?;
+    let kept: PyReadonlyArray1<'_, bool> = kept.extract(py)?;
+    Ok(kept.as_array().to_vec())
+}
+
+fn to_mined(py: Python<'_>, mined: Mined) -> PyResult<PyMined> {
+    Ok(PyMined {
+        keys: Py::new(py, PyKeySet(mined.keys))?,
+        positions: mined.positions.to_vec(),
+        distinct: mined.distinct.to_vec(),
+        frequent: mined.frequent.to_vec(),
+        excluded: mined.excluded.to_vec(),
+        num_runs: mined.num_runs,
+        spilled_bytes: mined.spilled_bytes,
+    })
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyChoice>()?;
+    module.add_class::<PyMeans>()?;
+    module.add_class::<PyMined>()?;
+    module.add_class::<PyMergedFacts>()?;
+    module.add_class::<PyRunSet>()?;
+    module.add_function(wrap_pyfunction!(mine, module)?)?;
+    module.add_function(wrap_pyfunction!(select_parts, module)?)?;
+    module.add_function(wrap_pyfunction!(mine_part, module)?)?;
+    module.add_function(wrap_pyfunction!(merge_parts, module)?)?;
+    module.add_function(wrap_pyfunction!(estimate_spill, module)?)
 }

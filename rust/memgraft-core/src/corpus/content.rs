@@ -25,14 +25,25 @@ impl Corpus {
         if let Some(&known) = self.fingerprint.get() {
             return Ok(known);
         }
-        let num_leaves = self.num_tokens().div_ceil(LEAF);
-        let next = AtomicU64::new(0);
+        let mut root = Root::new(self.num_tokens(), u64_of(self.num_documents()));
+        self.leaves(0, self.num_tokens(), threads)?.iter().for_each(|leaf| root.add_leaf(leaf));
+        self.layout.ends().iter().for_each(|&end| root.add_end(end));
+        Ok(*self.fingerprint.get_or_init(|| root.finish()))
+    }
+
+    /// The hashes of the leaves that start at a position in `start..end`.
+    ///
+    /// # Errors
+    /// As [`Corpus::read`].
+    pub(crate) fn leaves(&self, start: u64, end: u64, threads: usize) -> Result<Vec<Fingerprint>> {
+        let last = end.div_ceil(LEAF);
+        let next = AtomicU64::new(start.div_ceil(LEAF));
         let work = || -> Result<Vec<(u64, blake3::Hash)>> {
             let mut done = Vec::new();
             let (mut tokens, mut bytes) = (vec![0; BLOCK], vec![0; BLOCK * 4]);
             loop {
                 let leaf = next.fetch_add(1, Ordering::Relaxed);
-                if leaf >= num_leaves {
+                if leaf >= last {
                     return Ok(done);
                 }
                 let mut hasher = blake3::Hasher::new();
@@ -56,16 +67,31 @@ impl Corpus {
             leaves.extend(part?);
         }
         leaves.sort_unstable_by_key(|&(leaf, _)| leaf);
-        let mut root = blake3::Hasher::new();
-        root.update(DOMAIN);
-        root.update(&self.num_tokens().to_le_bytes());
-        root.update(&u64_of(self.num_documents()).to_le_bytes());
-        for (_, hash) in &leaves {
-            root.update(hash.as_bytes());
-        }
-        for end in self.layout.ends() {
-            root.update(&end.to_le_bytes());
-        }
-        Ok(*self.fingerprint.get_or_init(|| Fingerprint(*root.finalize().as_bytes())))
+        Ok(leaves.into_iter().map(|(_, hash)| Fingerprint(*hash.as_bytes())).collect())
+    }
+}
+
+/// The fingerprint of a corpus, from its leaves and then the ends of its documents, in order.
+pub(crate) struct Root(blake3::Hasher);
+
+impl Root {
+    pub(crate) fn new(num_tokens: u64, num_documents: u64) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(DOMAIN);
+        hasher.update(&num_tokens.to_le_bytes());
+        hasher.update(&num_documents.to_le_bytes());
+        Self(hasher)
+    }
+
+    pub(crate) fn add_leaf(&mut self, leaf: &Fingerprint) {
+        self.0.update(&leaf.0);
+    }
+
+    pub(crate) fn add_end(&mut self, end: u64) {
+        self.0.update(&end.to_le_bytes());
+    }
+
+    pub(crate) fn finish(&self) -> Fingerprint {
+        Fingerprint(*self.0.finalize().as_bytes())
     }
 }

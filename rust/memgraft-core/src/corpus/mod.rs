@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod boundaries;
-mod content;
+pub(crate) mod content;
 mod detect;
 mod dtype;
 mod flat;
@@ -207,6 +207,28 @@ impl Corpus {
     #[must_use]
     pub fn document_at(&self, position: u64) -> usize {
         self.layout.document_at(position)
+    }
+
+    /// Where document `document` starts; for the number of documents, the end of the last.
+    #[must_use]
+    pub fn document_start(&self, document: usize) -> u64 {
+        if document == 0 { 0 } else { self.layout.document(document - 1).1 }
+    }
+
+    /// First document of shard `rank` of `world` shards of about equal tokens; for `world`, the number of documents.
+    #[must_use]
+    pub fn cut(&self, rank: u64, world: u64) -> usize {
+        if rank == 0 || rank >= world {
+            return if rank == 0 { 0 } else { self.num_documents() };
+        }
+        let position = u128::from(self.num_tokens()) * u128::from(rank) / u128::from(world.max(1));
+        self.document_at(u64::try_from(position).unwrap_or(u64::MAX))
+    }
+
+    /// The documents `documents` alone; there may be none.
+    #[must_use]
+    pub fn slice(&self, documents: std::ops::Range<usize>) -> Self {
+        self.with_layout(self.layout.select(documents), self.split.clone())
     }
 
     /// Which part of a split this is, if it is one.

@@ -10,6 +10,7 @@ mod store;
 mod writer;
 
 pub use atomic::AtomicFile;
+pub(crate) use atomic::sync_parent;
 pub use header::{CHECKSUM_OFFSET, HEADER_LEN, Header, Kind, MAX_SECTIONS, SectionEntry, VERSION};
 pub use map::{HugeBuffer, Load, Map, map_file};
 pub use reader::Container;

@@ -153,36 +153,102 @@ impl KeySet {
 
     /// Copies the keys in `order`, which is known to be row order.
     fn gather(arrays: &Arrays<'_>, order: &[u32], vocab_size: u32, reserved: Vec<u32>, metadata: String) -> Self {
-        let mut tokens = Vec::with_capacity(arrays.tokens.len());
-        let mut lengths = Vec::with_capacity(order.len());
-        let mut marks = Vec::with_capacity(order.len().div_ceil(MARK_ROWS));
-        let mut keys_by_order = [0u64; MAX_ORDER];
-        for (row, &i) in order.iter().enumerate() {
-            let key = arrays.key(i);
-            if row % MARK_ROWS == 0 {
-                marks.push(u64_of(tokens.len()));
-            }
-            tokens.extend_from_slice(key);
-            lengths.push(low_u8(saturating_u32(key.len())));
-            keys_by_order[key.len() - 1] += 1;
+        let mut rows = RowBuilder::with_capacity(order.len(), vocab_size, reserved);
+        rows.tokens.reserve(arrays.tokens.len());
+        for &i in order {
+            let documents = arrays.documents.map_or(0, |documents| documents[usize_of(i)]);
+            rows.append(arrays.key(i).iter().copied(), arrays.counts[usize_of(i)], documents);
         }
-        let pick = |values: &[u64]| -> Vec<u64> { order.iter().map(|&i| values[usize_of(i)]).collect() };
-        let counts = pick(arrays.counts);
-        let documents = arrays.documents.map_or_else(|| vec![0; order.len()], pick);
-        let fingerprint = content_fingerprint(
-            vocab_size,
-            &reserved,
-            [bytes_of(&tokens), bytes_of(&lengths), bytes_of(&counts), bytes_of(&documents)],
-        );
+        rows.finish(metadata)
+    }
+}
+
+/// Makes a key set of keys that come in row order.
+pub(crate) struct RowBuilder {
+    tokens: Vec<u32>,
+    lengths: Vec<u8>,
+    marks: Vec<u64>,
+    counts: Vec<u64>,
+    documents: Vec<u64>,
+    keys_by_order: [u64; MAX_ORDER],
+    vocab_size: u32,
+    reserved: Vec<u32>,
+}
+
+impl RowBuilder {
+    /// A builder of `num_keys` keys.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] beyond 2^31 - 1 keys.
+    pub(crate) fn new(num_keys: usize, vocab_size: u32, reserved: &[u32]) -> Result<Self> {
+        if u64_of(num_keys) > MAX_KEYS {
+            let message = format!("keys: at most {MAX_KEYS}, got {num_keys}; choose a smaller budget");
+            return Err(Error::Limit { message });
+        }
+        let mut reserved = reserved.to_vec();
+        reserved.sort_unstable();
+        reserved.dedup();
+        Ok(Self::with_capacity(num_keys, vocab_size, reserved))
+    }
+
+    fn with_capacity(num_keys: usize, vocab_size: u32, reserved: Vec<u32>) -> Self {
         Self {
-            tokens: Store::from(tokens),
-            lengths: Store::from(lengths),
-            marks: Store::from(marks),
-            counts: Store::from(counts),
-            documents: Store::from(documents),
-            reserved,
+            tokens: Vec::new(),
+            lengths: Vec::with_capacity(num_keys),
+            marks: Vec::with_capacity(num_keys.div_ceil(MARK_ROWS)),
+            counts: Vec::with_capacity(num_keys),
+            documents: Vec::with_capacity(num_keys),
+            keys_by_order: [0; MAX_ORDER],
             vocab_size,
-            keys_by_order,
+            reserved,
+        }
+    }
+
+    /// Appends a key that comes after those appended so far.
+    ///
+    /// # Errors
+    /// [`Error::KeySet`] for a key with a reserved token or one outside the vocabulary, [`Error::Limit`] for a count
+    /// beyond 2^63 - 1.
+    pub(crate) fn push(&mut self, key: impl Iterator<Item = u32>, count: u64, documents: u64) -> Result<()> {
+        let start = self.tokens.len();
+        self.append(key, count, documents);
+        let key = &self.tokens[start..];
+        if let Some(token) = key.iter().find(|&&t| t >= self.vocab_size || self.reserved.binary_search(&t).is_ok()) {
+            return Err(Error::keyset(format!("key {} holds the token {token}, which no key may hold", show(key))));
+        }
+        if (count | documents) >> 63 != 0 {
+            let message = format!("key {}: expected counts below 2^63, found {count} and {documents}", show(key));
+            return Err(Error::Limit { message });
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, key: impl Iterator<Item = u32>, count: u64, documents: u64) {
+        let start = self.tokens.len();
+        if self.lengths.len() % MARK_ROWS == 0 {
+            self.marks.push(u64_of(start));
+        }
+        self.tokens.extend(key);
+        let len = self.tokens.len() - start;
+        self.lengths.push(low_u8(saturating_u32(len)));
+        self.keys_by_order[len - 1] += 1;
+        self.counts.push(count);
+        self.documents.push(documents);
+    }
+
+    pub(crate) fn finish(self, metadata: String) -> KeySet {
+        let arrays =
+            [bytes_of(&self.tokens), bytes_of(&self.lengths), bytes_of(&self.counts), bytes_of(&self.documents)];
+        let fingerprint = content_fingerprint(self.vocab_size, &self.reserved, arrays);
+        KeySet {
+            tokens: Store::from(self.tokens),
+            lengths: Store::from(self.lengths),
+            marks: Store::from(self.marks),
+            counts: Store::from(self.counts),
+            documents: Store::from(self.documents),
+            reserved: self.reserved,
+            vocab_size: self.vocab_size,
+            keys_by_order: self.keys_by_order,
             fingerprint,
             metadata,
             container: None,

@@ -5,11 +5,13 @@
 
 mod build;
 mod file;
+mod gain;
 pub(crate) mod sort;
 
 use std::path::Path;
 
 pub use build::Arrays;
+pub(crate) use build::RowBuilder;
 
 use crate::fingerprint::{Fingerprint, default_threads, digest};
 use crate::format::{Container, Store, bytes_of};

@@ -8,9 +8,10 @@
 #![forbid(unsafe_code)]
 
 use super::plan::Block;
+use super::sketch::Sketch;
 use super::window::{Key, Packing};
 use crate::corpus::{BLOCK, Corpus};
-use crate::ids::{fit_u32, u64_of, usize_of, usize_of_u64};
+use crate::ids::{MAX_ORDER, fit_u32, u64_of, usize_of, usize_of_u64};
 use crate::{Error, Result};
 
 /// An n-gram, how it counts towards document frequency, and how often it occurs so.
@@ -23,45 +24,57 @@ pub(super) struct Record<const W: usize> {
     pub(super) count: u32,
 }
 
+/// A number for each order, from 0.
+pub(super) type Orders = [u64; MAX_ORDER + 1];
+
 /// Bytes per position of a block: its record, and its share of what is kept per document.
 pub(super) fn bytes_per_position(words: usize) -> u64 {
     u64_of(words * 8 + 8 + 4)
 }
 
-/// Reads, sorts and joins a block.
+/// Reads, sorts and joins a block; `sketch` shortens n-grams that cannot be frequent. Returns the records and, by order,
+/// the n-grams left out.
 pub(super) fn sorted<const W: usize>(
     corpus: &Corpus,
     block: &Block,
     reserved: &[bool],
     packing: &Packing,
-) -> Result<Vec<Record<W>>> {
-    let mut records = fill(corpus, block, reserved, packing)?;
+    sketch: Option<&Sketch>,
+) -> Result<(Vec<Record<W>>, Orders)> {
+    let max_order = packing.max_order();
+    let mut records = Vec::with_capacity(usize_of_u64(block.end - block.start));
+    let mut dropped = [0; MAX_ORDER + 1];
+    walk(corpus, block, reserved, packing, |document, key| {
+        let tag = match block.long {
+            Some(long) => fit_u32(max_order + 1, "order")? + long,
+            None => fit_u32(document - block.document, "documents of a block")?,
+        };
+        let key = sketch.map_or(key, |sketch| sketch.shorten(packing, &key, &mut dropped));
+        records.push(Record { key, tag, count: 1 });
+        Ok(())
+    })?;
     records.sort_unstable_by_key(|record| record.key);
     match block.long {
         Some(_) => join_long(&mut records),
         None => join(&mut records, packing),
     }
-    Ok(records)
+    Ok((records, dropped))
 }
 
-/// All n-grams that start in `block`, cut at document ends and reserved tokens.
-fn fill<const W: usize>(
+/// Visits document and longest n-gram of every position of `block`, cut at document ends and reserved tokens.
+pub(super) fn walk<const W: usize>(
     corpus: &Corpus,
     block: &Block,
     reserved: &[bool],
     packing: &Packing,
-) -> Result<Vec<Record<W>>> {
+    mut visit: impl FnMut(usize, Key<W>) -> Result<()>,
+) -> Result<()> {
     let max_order = packing.max_order();
-    let mut records = Vec::with_capacity(usize_of_u64(block.end - block.start));
     let mut buffer = vec![0; BLOCK + max_order];
     let mut position = block.start;
     let mut document = block.document;
     while position < block.end {
         let document_end = corpus.document(document).1;
-        let tag = match block.long {
-            Some(long) => fit_u32(max_order + 1, "order")? + long,
-            None => fit_u32(document - block.document, "documents of a block")?,
-        };
         while position < document_end.min(block.end) {
             let chunk_end = (position + u64_of(BLOCK)).min(document_end).min(block.end);
             let seen_end = (chunk_end + u64_of(max_order - 1)).min(document_end);
@@ -79,14 +92,14 @@ fn fill<const W: usize>(
                     None => return Err(changed(corpus)),
                 }
                 if at < starts {
-                    records.push(Record { key, tag, count: 1 });
+                    visit(document, key)?;
                 }
             }
             position = chunk_end;
         }
         document += 1;
     }
-    Ok(records)
+    Ok(())
 }
 
 /// The files are not what the first pass has read.
@@ -104,8 +117,8 @@ fn join<const W: usize>(records: &mut Vec<Record<W>>, packing: &Packing) {
     let num_documents = records.iter().map(|record| usize_of(record.tag) + 1).max().unwrap_or(0);
     // shown[document][order - 1]: the group of that order in which the document was last seen; groups count from 1.
     let mut shown = vec![0u32; num_documents * max_order];
-    let mut groups = [0u32; crate::ids::MAX_ORDER];
-    let mut by_tag = [0u32; crate::ids::MAX_ORDER + 1];
+    let mut groups = [0u32; MAX_ORDER];
+    let mut by_tag = [0u32; MAX_ORDER + 1];
     let mut written = 0;
     let mut read = 0;
     let mut group = 0;

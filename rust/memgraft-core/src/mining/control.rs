@@ -3,12 +3,16 @@
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::{Error, Result};
 
 /// How often the calling thread reports, and looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Records between two reports of a merge.
+pub(super) const REPORT: u64 = 1 << 20;
 
 /// Receives (stage, done, total) on the calling thread; an error stops the work and is passed on.
 pub type Report<'a> = dyn FnMut(&'static str, u64, u64) -> Result<()> + 'a;
@@ -98,4 +102,19 @@ pub(super) fn stage<T: Send>(
             Ok(done)
         }
     }
+}
+
+/// Runs `work` on one thread and reports meanwhile.
+pub(super) fn single<T: Send>(
+    report: &mut Report<'_>,
+    name: &'static str,
+    total: u64,
+    work: impl FnOnce(&Control) -> Result<T> + Send,
+) -> Result<T> {
+    let work = Mutex::new(Some(work));
+    let mut results = stage(report, name, total, 1, |control| {
+        let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        work.map(|work| work(control)).transpose()
+    })?;
+    results.pop().flatten().ok_or(Error::Interrupted)
 }

@@ -5,14 +5,14 @@
 use super::select::Picker;
 use super::window::{Key, Packing};
 use crate::Result;
-use crate::ids::{MAX_ORDER, u64_of, usize_of};
+use crate::ids::{MAX_ORDER, u64_of, usize_of_u64};
 
 const LEVELS: usize = MAX_ORDER + 1;
 
 /// Takes the sorted stream and emits each n-gram of each order when its group ends.
-pub(super) struct Groups<'a, 'b, const W: usize> {
+pub(super) struct Groups<'a, 'b, 'f, const W: usize> {
     packing: &'a Packing,
-    picker: &'a mut Picker<'b, W>,
+    picker: &'a mut Picker<'b, 'f, W>,
     key: Key<W>,
     len: usize,
     counts: [u64; LEVELS],
@@ -29,8 +29,8 @@ pub(super) struct Groups<'a, 'b, const W: usize> {
     pub(super) distinct: [u64; LEVELS],
 }
 
-impl<'a, 'b, const W: usize> Groups<'a, 'b, W> {
-    pub(super) fn new(packing: &'a Packing, num_long: usize, picker: &'a mut Picker<'b, W>) -> Self {
+impl<'a, 'b, 'f, const W: usize> Groups<'a, 'b, 'f, W> {
+    pub(super) fn new(packing: &'a Packing, num_long: usize, picker: &'a mut Picker<'b, 'f, W>) -> Self {
         Self {
             packing,
             picker,
@@ -49,7 +49,7 @@ impl<'a, 'b, const W: usize> Groups<'a, 'b, W> {
 
     /// Takes `count` occurrences of `key`; keys never fall.
     #[inline]
-    pub(super) fn push(&mut self, key: &Key<W>, tag: u32, count: u64) -> Result<()> {
+    pub(super) fn push(&mut self, key: &Key<W>, tag: u64, count: u64) -> Result<()> {
         if *key != self.key {
             debug_assert!(*key > self.key, "the stream is sorted");
             let shared = self.packing.shared(&self.key, key).min(self.len);
@@ -61,7 +61,7 @@ impl<'a, 'b, const W: usize> Groups<'a, 'b, W> {
         }
         self.counts[self.len] += count;
         let max_order = self.packing.max_order();
-        let tag = usize_of(tag);
+        let tag = usize_of_u64(tag);
         if tag <= max_order {
             self.add_documents(tag, count);
         } else {

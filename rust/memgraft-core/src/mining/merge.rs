@@ -5,15 +5,16 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
-use std::path::Path;
 
 use super::control::{Report, stage};
+use super::options::Means;
 use super::spill::{Item, MIN_READ_BUFFER, Reader, Run, SpillWriter};
 use super::window::{Key, Packing};
 use crate::Result;
 use crate::ids::{u64_of, usize_of_u64};
 
 /// The ranges of first tokens that are merged apart, as bounds on keys.
+#[derive(Debug, Clone)]
 pub(super) struct Ranges<const W: usize> {
     /// First keys of all ranges but the first.
     pub(super) bounds: Vec<Key<W>>,
@@ -31,11 +32,30 @@ impl<const W: usize> Ranges<W> {
         Self { bounds, weights: cuts.windows(2).map(sum).collect() }
     }
 
+    /// One range of all keys.
+    pub(super) fn whole() -> Self {
+        Self { bounds: Vec::new(), weights: vec![0] }
+    }
+
+    /// Ranges of which the last holds the keys from `from` on.
+    pub(super) fn starting(from: Key<W>) -> Self {
+        Self { bounds: vec![from], weights: vec![0; 2] }
+    }
+
+    /// Adds a bound above all others.
+    pub(super) fn bounded(mut self, to: Option<Key<W>>) -> Self {
+        if let Some(to) = to {
+            self.bounds.push(to);
+            self.weights.push(0);
+        }
+        self
+    }
+
     pub(super) fn len(&self) -> usize {
         self.weights.len()
     }
 
-    fn read<'a>(&self, run: &'a Run<W>, range: usize, capacity: usize) -> Reader<'a, W> {
+    fn read<'a>(&self, run: &'a Run<W>, range: usize, capacity: usize) -> Result<Reader<'a, W>> {
         let from = range.checked_sub(1).map(|before| self.bounds[before]);
         run.read(range, from, self.bounds.get(range).copied(), capacity)
     }
@@ -49,13 +69,13 @@ impl<const W: usize> Ranges<W> {
         mut visit: impl FnMut(&Item<W>) -> Result<()>,
     ) -> Result<()> {
         if let [run] = runs {
-            let mut reader = self.read(run, range, capacity);
+            let mut reader = self.read(run, range, capacity)?;
             while let Some(item) = reader.next()? {
                 visit(&item)?;
             }
             return Ok(());
         }
-        let mut readers: Vec<_> = runs.iter().map(|run| self.read(run, range, capacity)).collect();
+        let mut readers = runs.iter().map(|run| self.read(run, range, capacity)).collect::<Result<Vec<_>>>()?;
         let mut heap = BinaryHeap::with_capacity(runs.len());
         for (index, reader) in readers.iter_mut().enumerate() {
             heap.extend(reader.next()?.map(|item| Reverse((item, index))));
@@ -82,43 +102,31 @@ pub(super) fn buffer_size(memory: u64, num_runs: usize) -> usize {
     usize_of_u64((memory / u64_of(num_runs.max(1))).min(1 << 20)).max(MIN_READ_BUFFER)
 }
 
-/// Merges groups of runs into longer ones until at most `fan_in` are left. Returns them and the bytes written.
+/// Merges groups of runs into longer ones until few enough are left. Returns them and the bytes written.
 pub(super) fn reduce<const W: usize>(
     mut runs: Vec<Run<W>>,
     ranges: &Ranges<W>,
-    fan_in: usize,
-    memory: u64,
-    folder: &Path,
-    threads: usize,
+    means: &Means,
     report: &mut Report<'_>,
 ) -> Result<(Vec<Run<W>>, u64)> {
+    let (fan_in, memory) = (means.fan_in(), means.buffers());
     let mut written = 0;
     while runs.len() > fan_in {
         let groups: Vec<&[Run<W>]> = runs.chunks(fan_in).collect();
         let total = u64_of(groups.len() * ranges.len());
-        let parts = stage(report, "merge", total, threads.min(groups.len()), |control| {
-            let mut writer = SpillWriter::create(folder)?;
+        let parts = stage(report, "merge", total, means.threads.min(groups.len()), |control| {
+            let mut writer = SpillWriter::create(&means.temporary)?;
             let mut merged = Vec::new();
             while let Some(index) = control.take(groups.len()) {
                 let group = groups[index];
                 let mut segments = Vec::with_capacity(ranges.len());
                 for range in 0..ranges.len() {
                     let mut segment = writer.segment();
-                    let mut open: Option<Item<W>> = None;
+                    let mut joined = Joiner::default();
                     ranges.merge(group, range, buffer_size(memory, group.len()), |item| {
-                        match &mut open {
-                            Some((key, tag, count)) if *key == item.0 && *tag == item.1 => *count += item.2,
-                            _ => {
-                                if let Some((key, tag, count)) = open.replace(*item) {
-                                    segment.push(&key, tag, count)?;
-                                }
-                            }
-                        }
-                        Ok(())
+                        joined.push(item, |(key, tag, count)| segment.push(&key, tag, count))
                     })?;
-                    if let Some((key, tag, count)) = open {
-                        segment.push(&key, tag, count)?;
-                    }
+                    joined.finish(|(key, tag, count)| segment.push(&key, tag, count))?;
                     segments.push(segment.finish());
                     control.advance(1)?;
                 }
@@ -133,4 +141,27 @@ pub(super) fn reduce<const W: usize>(
         }
     }
     Ok((runs, written))
+}
+
+/// Adds up records of equal key and tag that follow one another.
+#[derive(Default)]
+pub(super) struct Joiner<const W: usize> {
+    open: Option<Item<W>>,
+}
+
+impl<const W: usize> Joiner<W> {
+    #[inline]
+    pub(super) fn push(&mut self, item: &Item<W>, emit: impl FnOnce(Item<W>) -> Result<()>) -> Result<()> {
+        match &mut self.open {
+            Some((key, tag, count)) if *key == item.0 && *tag == item.1 => {
+                *count += item.2;
+                Ok(())
+            }
+            open => open.replace(*item).map_or(Ok(()), emit),
+        }
+    }
+
+    pub(super) fn finish(self, emit: impl FnOnce(Item<W>) -> Result<()>) -> Result<()> {
+        self.open.map_or(Ok(()), emit)
+    }
 }

@@ -35,21 +35,35 @@ pub(super) fn block_size(num_tokens: u64, bytes_per_position: u64, memory: u64, 
 /// Cuts a corpus into blocks of at most `size` positions and `size / max_order` documents, so that what is kept per
 /// document stays within a share of what is kept per position. Returns them with the number of long documents.
 pub(super) fn blocks(corpus: &Corpus, size: u64, max_order: usize) -> (Vec<Block>, usize) {
+    let blocks = blocks_between(corpus, &[], size, max_order);
+    let num_long = blocks.iter().filter_map(|block| block.long).max().map_or(0, |last| crate::ids::usize_of(last) + 1);
+    (blocks, num_long)
+}
+
+/// The same of what lies outside the stretches `done`, ascending and apart. A document that lies in one in part is long.
+pub(super) fn blocks_between(corpus: &Corpus, done: &[(u64, u64)], size: u64, max_order: usize) -> Vec<Block> {
     let max_documents = usize_of_u64(size).div_ceil(max_order);
     let mut blocks: Vec<Block> = Vec::new();
     let mut num_long = 0u32;
     let mut open: Option<(Block, usize)> = None;
     for document in 0..corpus.num_documents() {
         let (start, end) = corpus.document(document);
-        if end - start > size {
+        let first = done.partition_point(|stretch| stretch.1 <= start);
+        let inside: Vec<_> = done[first..].iter().copied().take_while(|stretch| stretch.0 < end).collect();
+        if end - start > size || !inside.is_empty() {
             blocks.extend(open.take().map(|(block, _)| block));
             let mut at = start;
-            while at < end {
-                let piece_end = (at + size).min(end);
-                blocks.push(Block { start: at, end: piece_end, document, long: Some(num_long) });
-                at = piece_end;
+            let mut pieces = 0;
+            for (from, to) in inside.into_iter().chain([(end, end)]) {
+                while at < from {
+                    let piece_end = (at + size).min(from);
+                    blocks.push(Block { start: at, end: piece_end, document, long: Some(num_long) });
+                    at = piece_end;
+                    pieces += 1;
+                }
+                at = at.max(to);
             }
-            num_long += 1;
+            num_long += u32::from(pieces > 0);
             continue;
         }
         open = match open {
@@ -63,7 +77,8 @@ pub(super) fn blocks(corpus: &Corpus, size: u64, max_order: usize) -> (Vec<Block
         };
     }
     blocks.extend(open.map(|(block, _)| block));
-    (blocks, crate::ids::usize_of(num_long))
+    blocks.retain(|block| block.start < block.end);
+    blocks
 }
 
 /// First tokens that cut the key space into at most `parts` ranges of about equal weight: range `i` holds the keys whose

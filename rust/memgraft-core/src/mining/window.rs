@@ -104,6 +104,27 @@ impl Packing {
         out
     }
 
+    /// The key of `tokens`, at most `max_order` of them.
+    pub(super) fn pack<const W: usize>(&self, tokens: &[u32]) -> Key<W> {
+        tokens.iter().rev().fold([0; W], |key, &token| self.prepend(&key, token))
+    }
+
+    /// The tokens of `key`.
+    pub(super) fn tokens<'k, const W: usize>(&self, key: &'k Key<W>) -> impl Iterator<Item = u32> + use<'k, W> {
+        let packing = *self;
+        (0..self.len(key)).filter_map(move |slot| packing.token(key, slot))
+    }
+
+    /// Whether no bit lies outside the slots and no slot is empty before a filled one.
+    #[inline]
+    pub(super) fn is_whole<const W: usize>(&self, key: &Key<W>) -> bool {
+        let used = self.bits * low_u32(crate::ids::u64_of(self.per_word));
+        let spare = if used == 64 { 0 } else { u64::MAX >> used };
+        let len = self.len(key);
+        let inside = key[..W - 1].iter().all(|word| word & spare == 0) && key[W - 1] & !self.last_mask == 0;
+        inside && (0..len).all(|slot| self.token(key, slot).is_some())
+    }
+
     /// The smallest key whose first token is `token`.
     pub(super) fn first<const W: usize>(&self, token: u32) -> Key<W> {
         let mut out = [0; W];

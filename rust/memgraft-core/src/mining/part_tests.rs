@@ -1,0 +1,274 @@
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::tests::{EOS, corpus, documents_strategy, means, options, quiet, rows, zipf};
+use super::*;
+use crate::corpus::Corpus;
+use crate::{Error, Result};
+
+fn part_options(rank: u64, world: u64, max_order: usize, vocab_size: u32) -> PartOptions {
+    PartOptions {
+        max_order,
+        vocab_size,
+        reserved: vec![EOS],
+        rank,
+        world,
+        apart: false,
+        settings: json!({"tokenizer": "t"}),
+        means: means(),
+    }
+}
+
+fn mine_all(corpus: &Corpus, folder: &Path, world: u64, change: impl Fn(u64, &mut PartOptions)) -> Vec<PathBuf> {
+    (0..world)
+        .map(|rank| {
+            let mut options = part_options(rank, world, 4, 3001);
+            change(rank, &mut options);
+            let out = folder.join(format!("part-{rank}.mgr"));
+            mine_part(corpus, &out, &options, &mut quiet).unwrap().verify().unwrap();
+            out
+        })
+        .collect()
+}
+
+fn message<T>(result: Result<T>) -> String {
+    match result {
+        Ok(_) => panic!("expected an error"),
+        Err(error @ (Error::Format { .. } | Error::Fingerprint { .. })) => error.to_string(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn parts_are_one_process_whatever_the_split(
+        vocab_size in prop::sample::select(vec![4u32, 300, 70_000, 1 << 20]),
+        documents in documents_strategy(1 << 20),
+        max_order in 2usize..=16,
+        world in 1u64..6,
+        blocks in prop::collection::vec(prop::option::of(1u64..60), 6),
+        fan_in in 2usize..5,
+        ranges in 1usize..4,
+        threads in 1usize..3,
+        reverse in any::<bool>(),
+    ) {
+        let documents: Vec<Vec<u32>> =
+            documents.into_iter().map(|d| d.into_iter().map(|token| (token - 1) % (vocab_size - 1) + 1).collect()).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let corpus = corpus(&folder, &documents);
+        let mut parts = Vec::new();
+        for rank in 0..world {
+            let mut options = part_options(rank, world, max_order, vocab_size);
+            options.means.block_size = blocks[usize::try_from(rank).unwrap()];
+            (options.means.max_fan_in, options.means.threads) = (Some(fan_in), threads);
+            let out = folder.path().join(format!("{rank}.mgr"));
+            mine_part(&corpus, &out, &options, &mut quiet).unwrap().verify().unwrap();
+            parts.push(out);
+        }
+        if reverse {
+            parts.reverse();
+        }
+        let mut mining = options(&[(1, None), (max_order, Some(9))], vocab_size);
+        mining.means.threads = threads;
+        let want = mine(&corpus, &mining, &mut quiet).unwrap();
+        let check = |paths: &[PathBuf]| {
+            let (found, facts) = select_parts(paths, &mining, &mut quiet).unwrap();
+            assert_eq!(rows(&found.keys), rows(&want.keys));
+            assert_eq!((found.positions, found.distinct, found.frequent), (want.positions, want.distinct, want.frequent));
+            assert_eq!(facts.fingerprint, corpus.fingerprint(1).unwrap());
+            assert_eq!((facts.num_tokens, usize::try_from(facts.num_documents).unwrap()), (corpus.num_tokens(), corpus.num_documents()));
+        };
+        check(&parts);
+        // Part by part, then by ranges of first tokens, the bytes of the merge are those of one part of everything.
+        let first = folder.path().join("first.mgr");
+        let half = parts.len().div_ceil(2);
+        merge_parts(&parts[..half], &first, None, &means(), &mut quiet).unwrap();
+        let mut steps = vec![first];
+        steps.extend_from_slice(&parts[half..]);
+        check(&steps);
+        let pieces: Vec<PathBuf> = (0..ranges)
+            .map(|index| {
+                let out = folder.path().join(format!("range-{index}.mgr"));
+                merge_parts(&steps, &out, Some((index, ranges)), &means(), &mut quiet).unwrap();
+                out
+            })
+            .collect();
+        check(&pieces);
+        let (whole, again) = (folder.path().join("whole.mgr"), folder.path().join("again.mgr"));
+        merge_parts(&parts, &whole, None, &means(), &mut quiet).unwrap().verify().unwrap();
+        merge_parts(&pieces, &again, None, &means(), &mut quiet).unwrap();
+        prop_assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&again).unwrap());
+        if world == 1 {
+            prop_assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&parts[0]).unwrap());
+        }
+    }
+}
+
+/// Documents of all sizes, among them one larger than every block.
+fn mixed(folder: &tempfile::TempDir) -> Corpus {
+    let mut documents: Vec<Vec<u32>> = zipf(30_000, 3000).chunks(300).map(<[u32]>::to_vec).collect();
+    documents.insert(40, zipf(20_000, 50));
+    documents.extend([vec![], vec![7]]);
+    corpus(folder, &documents)
+}
+
+#[test]
+fn a_killed_part_goes_on_with_other_blocks_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = mixed(&folder);
+    let want = mine_all(&corpus, folder.path(), 1, |_, _| ());
+    let want = std::fs::read(&want[0]).unwrap();
+    let out = folder.path().join("killed.mgr");
+    // Stopped again and again, in every stage, each time with another size of block.
+    let mut total = 0;
+    for (round, size) in [900u64, 2500, 700, 4000, 1500, 333].into_iter().cycle().enumerate().take(200) {
+        let mut options = part_options(0, 1, 4, 3001);
+        options.means.block_size = Some(size);
+        options.means.max_fan_in = Some(3);
+        let mut calls = 0;
+        let result = mine_part(&corpus, &out, &options, &mut |stage, done, _| {
+            calls += usize::from(stage != "scan" && done > 0);
+            if calls > round / 2 { Err(Error::Interrupted) } else { Ok(()) }
+        });
+        total += 1;
+        match result {
+            Ok(set) => {
+                set.verify().unwrap();
+                break;
+            }
+            Err(Error::Interrupted) => (),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(total > 2, "it was stopped at least twice");
+    assert_eq!(std::fs::read(&out).unwrap(), want);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+    // Again: nothing to do.
+    let mut stages = Vec::new();
+    mine_part(&corpus, &out, &part_options(0, 1, 4, 3001), &mut |stage, _, _| {
+        stages.push(stage);
+        Ok(())
+    })
+    .unwrap();
+    assert!(!stages.contains(&"sort"));
+    let refused = message(mine_part(&corpus, &out, &part_options(0, 2, 4, 3001), &mut quiet));
+    assert!(refused.contains("remove it, or choose another out"), "{refused}");
+}
+
+#[test]
+fn a_torn_merge_goes_on_after_its_last_durable_segment() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = mixed(&folder);
+    let parts = mine_all(&corpus, folder.path(), 3, |_, _| ());
+    let want = folder.path().join("want.mgr");
+    merge_parts(&parts, &want, None, &means(), &mut quiet).unwrap();
+    let want = std::fs::read(&want).unwrap();
+    let out = folder.path().join("out.mgr");
+    let partial = folder.path().join("out.mgr.partial");
+    // What a kill leaves: a journal up to some byte, records up to some later byte.
+    let identity = |cut: usize, records: usize| {
+        std::fs::create_dir_all(&partial).unwrap();
+        let (journal, whole) = runs_of(&parts, &partial);
+        std::fs::write(partial.join("merged.journal"), &journal[..journal.len().min(cut)]).unwrap();
+        std::fs::write(partial.join("merged.records"), &whole[..whole.len().min(records)]).unwrap();
+    };
+    for (cut, records) in [(0, 0), (31, 100), (32, 5000), (500, 700), (1000, 1 << 30), (4321, 1 << 30), (1 << 30, 9000)]
+    {
+        identity(cut, records);
+        std::fs::remove_file(&out).ok();
+        let set = merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap();
+        set.verify().unwrap();
+        assert_eq!(std::fs::read(&out).unwrap(), want, "{cut} {records}");
+    }
+}
+
+/// Journal and records of a merge that was stopped at its end.
+fn runs_of(parts: &[PathBuf], partial: &Path) -> (Vec<u8>, Vec<u8>) {
+    let out = partial.with_extension("");
+    std::fs::remove_file(&out).ok();
+    let stopped = merge_parts(parts, &out, None, &means(), &mut |stage, done, total| {
+        if stage == "merge" && done == total { Err(Error::Interrupted) } else { Ok(()) }
+    });
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    let read = |name: &str| std::fs::read(partial.join(name)).unwrap();
+    (read("merged.journal"), read("merged.records"))
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let documents: Vec<Vec<u32>> = zipf(3000, 3000).chunks(50).map(<[u32]>::to_vec).collect();
+    let corpus = corpus(&folder, &documents);
+    let parts = mine_all(&corpus, folder.path(), 3, |_, _| ());
+    let choose = options(&[(2, None)], 3001);
+    let select = |paths: &[PathBuf]| message(select_parts(paths, &choose, &mut quiet));
+    assert!(select(&parts[..2]).contains("all 3 shards of the corpus, found 2; shard 2 is missing"));
+    let doubled = select(&[&parts[..], &parts[1..2]].concat());
+    assert!(doubled.contains("expected every shard once, found shard 1 in"), "{doubled}");
+    let range = folder.path().join("range.mgr");
+    merge_parts(&parts, &range, Some((0, 2)), &means(), &mut quiet).unwrap();
+    assert!(select(std::slice::from_ref(&range)).contains("found none of"));
+    assert!(select(&[range, parts[0].clone()]).contains("parts: expected"));
+    let other = tempfile::tempdir().unwrap();
+    for (want, change) in [
+        ("vocabulary size", Box::new(|o: &mut PartOptions| o.vocab_size = 3002) as Box<dyn Fn(&mut PartOptions)>),
+        ("longest order", Box::new(|o| o.max_order = 3)),
+        ("reserved tokens", Box::new(|o| o.reserved = vec![EOS, 5])),
+        ("tokenizer", Box::new(|o| o.settings = json!({"tokenizer": "u"}))),
+        ("world", Box::new(|o| o.apart = true)),
+    ] {
+        let out = other.path().join(format!("{want}.mgr"));
+        let mut options = part_options(1, 3, 4, 3001);
+        change(&mut options);
+        mine_part(&corpus, &out, &options, &mut quiet).unwrap();
+        let found = select(&[parts[0].clone(), out, parts[2].clone()]);
+        assert!(found.contains(&format!("expected the {want} of")), "{want}: {found}");
+    }
+    let changed = super::tests::corpus(&other, &documents[..40]);
+    let out = other.path().join("changed.mgr");
+    mine_part(&changed, &out, &part_options(1, 3, 4, 3001), &mut quiet).unwrap();
+    let merged = folder.path().join("merged.mgr");
+    merge_parts(&parts, &merged, None, &means(), &mut quiet).unwrap();
+    let found = message(merge_parts(&[parts[0].clone(), out.clone()], &merged, None, &means(), &mut quiet));
+    assert!(found.contains("remove it, or choose another out"), "{found}");
+    let again = folder.path().join("range-of.mgr");
+    merge_parts(&parts[1..2], &again, Some((0, 2)), &means(), &mut quiet).unwrap();
+    let found = select(&[again, out]);
+    assert!(found.contains("expected shard 1 to be"), "{found}");
+}
+
+#[test]
+fn damage_anywhere_is_a_format_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let documents: Vec<Vec<u32>> = zipf(400, 200).chunks(50).map(<[u32]>::to_vec).collect();
+    let corpus = corpus(&folder, &documents);
+    let out = folder.path().join("part.mgr");
+    let mut mining = part_options(0, 1, 3, 201);
+    mining.means.block_size = None;
+    mine_part(&corpus, &out, &mining, &mut quiet).unwrap();
+    let whole = std::fs::read(&out).unwrap();
+    let bad = folder.path().join("bad.mgr");
+    let try_it = |bytes: &[u8]| {
+        std::fs::write(&bad, bytes).unwrap();
+        let paths = std::slice::from_ref(&bad);
+        message(select_parts(paths, &options(&[(2, None)], 201), &mut quiet))
+    };
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        try_it(&bytes);
+    }
+    for len in (0..whole.len()).step_by(13) {
+        try_it(&whole[..len]);
+    }
+    assert!(try_it(&[whole.clone(), vec![0]].concat()).contains("truncated or overgrown"));
+    let mut future = whole.clone();
+    future[12] = 2;
+    assert!(try_it(&future).contains("version 1.0 to 1.0, found 2.0"));
+    assert!(try_it(b"MEMGRAFT").contains("at least 64 bytes"));
+    assert!(try_it(&[b'x'; 100]).contains("starts with MEMGRUNS"));
+}

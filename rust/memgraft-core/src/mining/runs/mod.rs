@@ -1,0 +1,62 @@
+//! Run files: a sorted run under a name, which says what it holds and whence; `docs/FORMAT.md` has the layout.
+
+#![forbid(unsafe_code)]
+
+mod facts;
+mod file;
+mod journal;
+mod read;
+mod write;
+
+pub(super) use facts::add_piece;
+pub use facts::{Facts, Shard};
+pub use file::RunSet;
+pub(super) use read::SetReader;
+pub(super) use write::RunWriter;
+
+use crate::fingerprint::Fingerprint;
+
+/// First bytes of a run file.
+pub const MAGIC: [u8; 8] = *b"MEMGRUNS";
+/// Bytes before the first record.
+pub const HEAD_LEN: usize = 64;
+/// Bytes of an entry of the table of segments.
+pub const SEGMENT_LEN: usize = 56;
+/// Format version (major, minor).
+pub const VERSION: (u16, u16) = (1, 0);
+const ENDIAN: u32 = 0x0102_0304;
+
+/// A segment ends at the next first token once it has so many bytes; part of the format.
+const SEGMENT_BYTES: u64 = if cfg!(test) { 64 } else { 1 << 20 };
+
+/// The records of some first tokens: readable, and checked, apart from the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// Its first record starts with this token; no later segment has it.
+    pub(super) token: u32,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    pub(super) checksum: Fingerprint,
+}
+
+impl Segment {
+    fn encode(&self) -> [u8; SEGMENT_LEN] {
+        let mut out = [0; SEGMENT_LEN];
+        out[..4].copy_from_slice(&self.token.to_le_bytes());
+        out[8..16].copy_from_slice(&self.offset.to_le_bytes());
+        out[16..24].copy_from_slice(&self.length.to_le_bytes());
+        out[24..].copy_from_slice(&self.checksum.0);
+        out
+    }
+
+    fn decode(bytes: &[u8; SEGMENT_LEN]) -> Self {
+        let mut checksum = [0; 32];
+        checksum.copy_from_slice(&bytes[24..]);
+        Self {
+            token: file::u32_at(bytes, 0),
+            offset: file::u64_at(bytes, 8),
+            length: file::u64_at(bytes, 16),
+            checksum: Fingerprint(checksum),
+        }
+    }
+}

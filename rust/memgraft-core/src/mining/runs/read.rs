@@ -1,0 +1,160 @@
+//! Records of a run file, checked on the way.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+
+use super::RunSet;
+use crate::fingerprint::Fingerprint;
+use crate::ids::{u64_of, usize_of};
+use crate::mining::codec::{Decoder, Item};
+use crate::mining::spill::Stretch;
+use crate::mining::window::{Key, Packing};
+use crate::{Error, Result};
+
+/// No count is larger, so that sums do not overflow.
+const MAX_COUNT: u64 = 1 << 62;
+
+/// Reads the records between two keys, which are bounds of first tokens.
+pub(in crate::mining) struct SetReader<'a, const W: usize> {
+    set: &'a RunSet,
+    packing: Packing,
+    file: File,
+    /// The segment that is read, and one past the last to read.
+    segment: usize,
+    end: usize,
+    open: bool,
+    stretch: Stretch,
+    decoder: Decoder<W>,
+    hasher: blake3::Hasher,
+    from: Option<Key<W>>,
+    to: Option<Key<W>>,
+    last: Option<(Key<W>, u64)>,
+    sum: u64,
+    max_tag: u64,
+    longs: u64,
+}
+
+impl<'a, const W: usize> SetReader<'a, W> {
+    /// Opens the records of `from..to` of `set`; tags of long documents get `longs` added.
+    pub(in crate::mining) fn open(
+        set: &'a RunSet,
+        packing: &Packing,
+        from: Option<Key<W>>,
+        to: Option<Key<W>>,
+        longs: u64,
+        capacity: usize,
+    ) -> Result<Self> {
+        let token = |key: &Key<W>| packing.token(key, 0).unwrap_or(0);
+        let segments = &set.segments;
+        // The segment before the first that starts at or after `from` may hold records from `from` on.
+        let segment = from.map_or(0, |key| segments.partition_point(|segment| segment.token <= token(&key)).max(1) - 1);
+        let end = to.map_or(segments.len(), |key| segments.partition_point(|segment| segment.token < token(&key)));
+        Ok(Self {
+            set,
+            packing: *packing,
+            file: set.reopen()?,
+            segment,
+            end,
+            open: false,
+            stretch: Stretch::new(0, 0, capacity),
+            decoder: Decoder::new(),
+            hasher: blake3::Hasher::new(),
+            from,
+            to,
+            last: None,
+            sum: 0,
+            max_tag: u64_of(packing.max_order() + set.facts().longs.len()),
+            longs,
+        })
+    }
+
+    /// The next record, or `None` at the end.
+    pub(in crate::mining) fn next(&mut self) -> Result<Option<Item<W>>> {
+        loop {
+            if self.stretch.is_short() {
+                self.refill()?;
+            }
+            if self.stretch.rest().is_empty() {
+                if self.open {
+                    self.close()?;
+                }
+                if self.segment >= self.end {
+                    return Ok(None);
+                }
+                let segment = &self.set.segments[self.segment];
+                self.stretch.restart(segment.offset, segment.offset + segment.length);
+                self.decoder = Decoder::new();
+                self.hasher.reset();
+                self.open = true;
+                continue;
+            }
+            let (item, len) = self.decoder.read(self.stretch.rest()).ok_or_else(|| self.damaged())?;
+            self.stretch.skip(len);
+            let (key, tag, count) = item;
+            self.sum = self.sum.saturating_add(count);
+            let rises = self.last.is_none_or(|last| last < (key, tag));
+            if !rises || !self.belongs(&key) || tag > self.max_tag || count == 0 || self.sum >= MAX_COUNT {
+                return Err(self.damaged());
+            }
+            self.last = Some((key, tag));
+            if self.from.is_some_and(|from| key < from) {
+                continue;
+            }
+            if self.to.is_some_and(|to| key >= to) {
+                // The rest of the segment is another reader's; its checksum covers it all.
+                self.drain()?;
+                self.segment = self.end;
+                return Ok(None);
+            }
+            let tag = if tag > u64_of(self.packing.max_order()) { tag + self.longs } else { tag };
+            return Ok(Some((key, tag, count)));
+        }
+    }
+
+    /// Whether `key` may lie in the segment that is read.
+    fn belongs(&self, key: &Key<W>) -> bool {
+        let token = self.packing.token(key, 0);
+        let (segments, facts) = (&self.set.segments, self.set.facts());
+        let next = segments.get(self.segment + 1).map_or(facts.tokens.1, |segment| segment.token);
+        let inside = token.is_some_and(|token| token >= segments[self.segment].token && token < next);
+        inside && self.packing.is_whole(key)
+    }
+
+    fn refill(&mut self) -> Result<()> {
+        let fail = |e| Error::io(self.set.path(), "cannot read the run file", e);
+        let fresh = self.stretch.refill(&self.file).map_err(fail)?;
+        self.hasher.update(fresh);
+        Ok(())
+    }
+
+    /// Ends a segment: what was read is what was written.
+    fn close(&mut self) -> Result<()> {
+        if Fingerprint(*self.hasher.finalize().as_bytes()) != self.set.segments[self.segment].checksum {
+            return Err(self.damaged());
+        }
+        self.segment += 1;
+        self.open = false;
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        while self.stretch.at < self.stretch.end {
+            self.stretch.skip(self.stretch.rest().len());
+            self.refill()?;
+        }
+        self.stretch.skip(self.stretch.rest().len());
+        self.close()
+    }
+
+    fn damaged(&self) -> Error {
+        let place = self.set.segments.get(self.segment).map_or(0, |segment| segment.offset);
+        let token = self.set.segments.get(self.segment).map_or(0, |segment| usize_of(segment.token));
+        Error::format(
+            self.set.path(),
+            format!(
+                "the records from byte {place} on (first token {token}) are damaged; copy it again or mine the part again"
+            ),
+        )
+    }
+}

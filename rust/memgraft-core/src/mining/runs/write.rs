@@ -1,0 +1,218 @@
+//! Writing a run file, segment by segment.
+
+#![forbid(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::journal::{Entry, Journal};
+use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSet, SEGMENT_BYTES, Segment, VERSION};
+use crate::fingerprint::Fingerprint;
+use crate::ids::u64_of;
+use crate::mining::codec::{Encoder, MAX_RECORD};
+use crate::mining::window::{Key, Packing};
+use crate::{Error, Result};
+
+/// Bytes gathered before a write.
+const WRITE_BUFFER: usize = 256 << 10;
+/// Bytes of finished segments after which they are made durable and entered into the journal.
+const SYNC_BYTES: u64 = if cfg!(test) { 256 } else { 256 << 20 };
+const UNWRITTEN: &str = "cannot be written; free some space or choose another place";
+
+/// Writes sorted records under a temporary name; [`RunWriter::finish`] gives the file its own.
+pub(in crate::mining) struct RunWriter<const W: usize> {
+    path: PathBuf,
+    beside: PathBuf,
+    file: File,
+    journal: Option<Journal>,
+    packing: Packing,
+    buffer: Vec<u8>,
+    written: u64,
+    hasher: blake3::Hasher,
+    encoder: Encoder<W>,
+    segments: Vec<Segment>,
+    /// Entries of whole segments that the journal does not have yet.
+    fresh: Vec<Entry>,
+    start: u64,
+    token: Option<u32>,
+    num_records: u64,
+    done: bool,
+}
+
+impl<const W: usize> RunWriter<W> {
+    /// Starts the file that will be at `path`.
+    pub(in crate::mining) fn create(path: &Path, packing: &Packing) -> Result<Self> {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let beside = path.with_file_name(format!(".{name}.tmp-{}", std::process::id()));
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&beside);
+        Self::new(path, beside, file, None, packing)
+    }
+
+    /// Starts, or goes on with, the file that will be at `path`; what is there so far lies in `folder`. Returns the
+    /// writer and the first token that it still wants.
+    ///
+    /// `identity` names what is written: what another identity has left is thrown away.
+    pub(in crate::mining) fn resume(
+        path: &Path,
+        folder: &Path,
+        identity: &str,
+        packing: &Packing,
+    ) -> Result<(Self, Option<u32>)> {
+        let beside = folder.join("merged.records");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&beside);
+        let has = file.as_ref().ok().and_then(|file| file.metadata().ok()).map_or(0, |found| found.len());
+        let (journal, entries) = Journal::open(&folder.join("merged.journal"), identity, has)?;
+        let mut writer = Self::new(path, beside, file, Some(journal), packing)?;
+        if let Some(last) = entries.last() {
+            writer.written = last.segment.offset + last.segment.length;
+            writer.num_records = last.num_records;
+        }
+        let fail = |e| Error::io(&writer.beside, UNWRITTEN, e);
+        writer.file.set_len(writer.written).map_err(fail)?;
+        writer.file.seek(SeekFrom::Start(writer.written)).map_err(fail)?;
+        writer.start = writer.written;
+        let next = entries.last().map(|last| last.next);
+        writer.segments = entries.into_iter().map(|entry| entry.segment).collect();
+        Ok((writer, next))
+    }
+
+    fn new(
+        path: &Path,
+        beside: PathBuf,
+        file: std::io::Result<File>,
+        journal: Option<Journal>,
+        packing: &Packing,
+    ) -> Result<Self> {
+        let unmade = "cannot create a file beside it; choose a folder you may write";
+        let mut file = file.map_err(|e| Error::io(path, unmade, e))?;
+        file.seek(SeekFrom::Start(u64_of(HEAD_LEN))).map_err(|e| Error::io(path, UNWRITTEN, e))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            beside,
+            file,
+            journal,
+            packing: *packing,
+            buffer: Vec::with_capacity(WRITE_BUFFER + MAX_RECORD),
+            written: u64_of(HEAD_LEN),
+            hasher: blake3::Hasher::new(),
+            encoder: Encoder::new(),
+            segments: Vec::new(),
+            fresh: Vec::new(),
+            start: u64_of(HEAD_LEN),
+            token: None,
+            num_records: 0,
+            done: false,
+        })
+    }
+
+    /// Appends a record; (key, tag) rise.
+    #[inline]
+    pub(in crate::mining) fn push(&mut self, key: &Key<W>, tag: u64, count: u64) -> Result<()> {
+        let token = self.packing.token(key, 0);
+        if token != self.token {
+            if self.token.is_some() && self.at() - self.start >= SEGMENT_BYTES {
+                self.end_segment(token)?;
+            }
+            if self.start == self.at() {
+                self.segments.push(Segment {
+                    token: token.unwrap_or(0),
+                    offset: self.start,
+                    length: 0,
+                    checksum: Fingerprint([0; 32]),
+                });
+            }
+            self.token = token;
+        }
+        self.encoder.push(&mut self.buffer, key, tag, count);
+        self.num_records += 1;
+        if self.buffer.len() >= WRITE_BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    fn at(&self) -> u64 {
+        self.written + u64_of(self.buffer.len())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.hasher.update(&self.buffer);
+        self.file.write_all(&self.buffer).map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
+        self.written += u64_of(self.buffer.len());
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Closes the open segment; `next` is the token that comes after it.
+    fn end_segment(&mut self, next: Option<u32>) -> Result<()> {
+        self.flush()?;
+        let Some(segment) = self.segments.last_mut().filter(|_| self.written > self.start) else { return Ok(()) };
+        segment.length = self.written - self.start;
+        segment.checksum = Fingerprint(*self.hasher.finalize().as_bytes());
+        self.hasher.reset();
+        self.encoder = Encoder::new();
+        self.start = self.written;
+        if let (Some(journal), Some(next)) = (&mut self.journal, next) {
+            self.fresh.push(Entry { segment: *segment, next, num_records: self.num_records });
+            let since = self.fresh.first().map_or(self.written, |entry| entry.segment.offset);
+            if self.written - since >= SYNC_BYTES {
+                self.file.sync_data().map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
+                journal.append(&std::mem::take(&mut self.fresh))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the lengths of documents that `fill` writes, piece by piece; returns where they lie.
+    pub(in crate::mining) fn lengths(
+        &mut self,
+        fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+    ) -> Result<(u64, u64, Fingerprint)> {
+        self.end_segment(None)?;
+        let start = self.written;
+        let mut put = |bytes: &[u8]| {
+            self.buffer.extend_from_slice(bytes);
+            if self.buffer.len() >= WRITE_BUFFER { self.flush() } else { Ok(()) }
+        };
+        fill(&mut put)?;
+        self.flush()?;
+        let checksum = Fingerprint(*self.hasher.finalize().as_bytes());
+        self.hasher.reset();
+        self.start = self.written;
+        Ok((start, self.written - start, checksum))
+    }
+
+    /// Writes tail and head, makes the bytes durable and gives the file its name.
+    pub(in crate::mining) fn finish(mut self, facts: &Facts) -> Result<RunSet> {
+        self.end_segment(None)?;
+        let facts = Facts { num_records: self.num_records, ..facts.clone() };
+        let text = facts.encode();
+        let mut tail = u64_of(text.len()).to_le_bytes().to_vec();
+        tail.extend_from_slice(text.as_bytes());
+        self.segments.iter().for_each(|segment| tail.extend_from_slice(&segment.encode()));
+        let mut head = [0; HEAD_LEN];
+        head[..8].copy_from_slice(&MAGIC);
+        head[8..12].copy_from_slice(&ENDIAN.to_le_bytes());
+        head[12..14].copy_from_slice(&VERSION.0.to_le_bytes());
+        head[14..16].copy_from_slice(&VERSION.1.to_le_bytes());
+        head[16..24].copy_from_slice(&self.written.to_le_bytes());
+        head[24..32].copy_from_slice(&u64_of(tail.len()).to_le_bytes());
+        head[32..64].copy_from_slice(blake3::hash(&tail).as_bytes());
+        let fail = |e| Error::io(&self.path, UNWRITTEN, e);
+        self.file.write_all(&tail).map_err(fail)?;
+        self.file.seek(SeekFrom::Start(0)).map_err(fail)?;
+        self.file.write_all(&head).map_err(fail)?;
+        self.file.sync_all().map_err(fail)?;
+        std::fs::rename(&self.beside, &self.path).map_err(fail)?;
+        self.done = true;
+        crate::format::sync_parent(&self.path).map_err(|e| Error::io(&self.path, "cannot fsync the directory", e))?;
+        RunSet::open(&self.path)
+    }
+}
+
+impl<const W: usize> Drop for RunWriter<W> {
+    fn drop(&mut self) {
+        if !self.done && self.journal.is_none() {
+            // Best effort on the error path: the first error is the one to report.
+            std::fs::remove_file(&self.beside).ok();
+        }
+    }
+}

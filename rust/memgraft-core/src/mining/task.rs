@@ -1,0 +1,264 @@
+//! Mining in one process.
+
+#![forbid(unsafe_code)]
+
+use super::block::{self, Orders, bytes_per_position};
+use super::choice::Excluded;
+use super::control::{Report, stage};
+use super::count::{self, Sums};
+use super::merge::{self, Ranges};
+use super::options::{MineOptions, Mined};
+use super::plan::{self, Block};
+use super::scan::{self, Scan};
+use super::select::Wanted;
+use super::sketch::Sketch;
+use super::spill::{AsItem, Run, SpillWriter};
+use super::window::{Key, Packing};
+use super::{codec, options};
+use crate::corpus::Corpus;
+use crate::ids::{MAX_ORDER, u64_of, usize_of};
+use crate::{Error, Result};
+
+/// Mines `corpus`; `report` hears of progress on the calling thread and may stop the work.
+///
+/// # Errors
+/// [`Error::Argument`] for options that contradict themselves, [`Error::Token`] for a token outside the vocabulary,
+/// [`Error::Limit`] where the selected keys outgrow the memory, [`Error::Io`] where spilling fails, [`Error::Corpus`]
+/// where the files change meanwhile, and what `report` returns.
+pub fn mine(corpus: &Corpus, options: &MineOptions<'_>, report: &mut Report<'_>) -> Result<Mined> {
+    options.check()?;
+    let packing = Packing::new(options.vocab_size, options.choice.max_order());
+    match packing.words() {
+        1 => Task::<1>::new(corpus, options, packing).run(report),
+        2 => Task::<2>::new(corpus, options, packing).run(report),
+        3 => Task::<3>::new(corpus, options, packing).run(report),
+        4 => Task::<4>::new(corpus, options, packing).run(report),
+        5 => Task::<5>::new(corpus, options, packing).run(report),
+        _ => Task::<6>::new(corpus, options, packing).run(report),
+    }
+}
+
+/// What mining will take on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    /// Tokens that were sorted to learn it.
+    pub sampled: u64,
+    /// Bytes that their records take.
+    pub sampled_bytes: u64,
+    /// Whether mining with these means spills at all.
+    pub spills: bool,
+}
+
+/// Sorts a sample of `corpus` and says what its records take.
+///
+/// # Errors
+/// As [`mine`].
+pub fn estimate(corpus: &Corpus, options: &MineOptions<'_>) -> Result<Estimate> {
+    options.check()?;
+    let packing = Packing::new(options.vocab_size, options.choice.max_order());
+    match packing.words() {
+        1 => Task::<1>::new(corpus, options, packing).estimate(),
+        2 => Task::<2>::new(corpus, options, packing).estimate(),
+        3 => Task::<3>::new(corpus, options, packing).estimate(),
+        4 => Task::<4>::new(corpus, options, packing).estimate(),
+        5 => Task::<5>::new(corpus, options, packing).estimate(),
+        _ => Task::<6>::new(corpus, options, packing).estimate(),
+    }
+}
+
+/// Positions of a sampled block, and the blocks that are sampled.
+const SAMPLE: (u64, usize) = (1 << 18, 4);
+
+struct Task<'a, const W: usize> {
+    corpus: &'a Corpus,
+    options: &'a MineOptions<'a>,
+    packing: Packing,
+    reserved: Vec<bool>,
+}
+
+impl<'a, const W: usize> Task<'a, W> {
+    fn new(corpus: &'a Corpus, options: &'a MineOptions<'a>, packing: Packing) -> Self {
+        let reserved = reserved_mask(options.vocab_size, &options.reserved);
+        Self { corpus, options, packing, reserved }
+    }
+
+    fn in_memory(&self) -> bool {
+        let records = self.corpus.num_tokens().saturating_mul(bytes_per_position(W));
+        records <= self.options.means.memory / 2 && self.options.means.block_size.is_none()
+    }
+
+    fn block_size(&self) -> u64 {
+        let means = &self.options.means;
+        let tokens = self.corpus.num_tokens();
+        means.block_size.unwrap_or_else(|| plan::block_size(tokens, bytes_per_position(W), means.memory, means.threads))
+    }
+
+    fn run(&self, report: &mut Report<'_>) -> Result<Mined> {
+        let Self { corpus, options, packing, .. } = self;
+        let means = &options.means;
+        let excluded = excluded(options, packing, report)?;
+        let wanted = Wanted::new(&options.choice, packing, excluded)?;
+        let scan = scan::scan(corpus, &self.reserved, packing.max_order(), means.threads, report)?;
+        let spills = !self.in_memory();
+        let (blocks, num_long) = plan::blocks(corpus, self.block_size(), packing.max_order());
+        let parts = if means.threads == 1 { 1 } else { means.threads * 8 };
+        let ranges = Ranges::<W>::new(packing, &scan.weights, parts);
+        let sketch = if means.sketch && spills && options.choice.min_count > 1 {
+            Some(self.sketch(&blocks, report)?)
+        } else {
+            None
+        };
+        let (runs, mut spilled, dropped) = self.sort(&blocks, &ranges, spills, sketch.as_ref(), report)?;
+        drop(sketch);
+        let num_runs = runs.len();
+        let (runs, again) = if spills { merge::reduce(runs, &ranges, means, report)? } else { (runs, 0) };
+        spilled += again;
+        let (mut sums, rows) = count::count(packing, &runs, &ranges, num_long, means, &wanted, report)?;
+        self.check_sums(&mut sums, &scan, &dropped)?;
+        Ok(Mined {
+            keys: count::key_set(packing, &rows, options.vocab_size, &options.reserved)?,
+            positions: sums.positions,
+            distinct: sums.distinct,
+            frequent: sums.frequent,
+            excluded: sums.excluded,
+            num_runs: u64_of(num_runs),
+            spilled_bytes: spilled,
+        })
+    }
+
+    /// A first pass: which n-grams may occur twice.
+    fn sketch(&self, blocks: &[Block], report: &mut Report<'_>) -> Result<Sketch> {
+        let means = &self.options.means;
+        let sketch = Sketch::new(means.memory / 4, self.options.choice.budgets.keys().copied());
+        stage(report, "sketch", self.corpus.num_tokens(), means.threads, |control| {
+            while let Some(index) = control.take(blocks.len()) {
+                let block = &blocks[index];
+                block::walk::<W>(self.corpus, block, &self.reserved, &self.packing, |_, key| {
+                    sketch.add(&self.packing, &key);
+                    Ok(())
+                })?;
+                control.advance(block.end - block.start)?;
+            }
+            Ok(())
+        })?;
+        Ok(sketch)
+    }
+
+    /// Sorts every block into a run. Returns the runs, the bytes spilled, and the n-grams that the sketch left out.
+    fn sort(
+        &self,
+        blocks: &[Block],
+        ranges: &Ranges<W>,
+        spills: bool,
+        sketch: Option<&Sketch>,
+        report: &mut Report<'_>,
+    ) -> Result<(Vec<Run<W>>, u64, Orders)> {
+        let means = &self.options.means;
+        let parts = stage(report, "sort", self.corpus.num_tokens(), means.threads, |control| {
+            let mut writer = if spills { Some(SpillWriter::create(&means.temporary)?) } else { None };
+            let mut runs = Vec::new();
+            let mut dropped = [0; MAX_ORDER + 1];
+            while let Some(index) = control.take(blocks.len()) {
+                control.advance(0)?;
+                let block = &blocks[index];
+                let (mut records, left_out) = block::sorted(self.corpus, block, &self.reserved, &self.packing, sketch)?;
+                (0..=MAX_ORDER).for_each(|order| dropped[order] += left_out[order]);
+                runs.push(match &mut writer {
+                    Some(writer) => writer.write_run(&records, &ranges.bounds)?,
+                    None => {
+                        records.shrink_to_fit();
+                        Run::Memory(records)
+                    }
+                });
+                control.advance(block.end - block.start)?;
+            }
+            Ok((runs, writer.map_or(0, |writer| writer.len()), dropped))
+        })?;
+        let (mut all, mut spilled, mut dropped) = (Vec::new(), 0, [0; MAX_ORDER + 1]);
+        for (runs, bytes, left_out) in parts {
+            all.extend(runs);
+            spilled += bytes;
+            (0..=MAX_ORDER).for_each(|order| dropped[order] += left_out[order]);
+        }
+        Ok((all, spilled, dropped))
+    }
+
+    /// Every n-gram was counted, or left out by the sketch; those left out are distinct n-grams too.
+    fn check_sums(&self, sums: &mut Sums, scan: &Scan, dropped: &Orders) -> Result<()> {
+        let sketched = dropped.iter().any(|&count| count > 0);
+        for order in 1..=self.packing.max_order() {
+            if sketched && !self.options.choice.budgets.contains_key(&order) {
+                continue;
+            }
+            sums.positions[order] += dropped[order];
+            sums.distinct[order] += dropped[order];
+            if sums.positions[order] != scan.fits[order] {
+                let path = self.corpus.paths().next().unwrap_or_else(|| std::path::Path::new("corpus"));
+                let cause = "the files changed meanwhile, or memory is faulty; run again";
+                return Err(Error::corpus(path, not_conserved(order, scan.fits[order], sums.positions[order], cause)));
+            }
+        }
+        Ok(())
+    }
+
+    fn estimate(&self) -> Result<Estimate> {
+        let none = Estimate { sampled: 0, sampled_bytes: 0, spills: !self.in_memory() };
+        if !none.spills {
+            return Ok(none);
+        }
+        let (blocks, _) = plan::blocks(self.corpus, SAMPLE.0.min(self.block_size()), self.packing.max_order());
+        let mut found = none;
+        for block in blocks.iter().step_by(blocks.len().div_ceil(SAMPLE.1).max(1)) {
+            let (records, _) = match block::sorted::<W>(self.corpus, block, &self.reserved, &self.packing, None) {
+                // A token outside the vocabulary: the first pass of the mining says where.
+                Err(Error::Corpus { .. }) => return Ok(none),
+                other => other?,
+            };
+            found.sampled += block.end - block.start;
+            found.sampled_bytes += codec::encoded_len(records.iter().map(AsItem::as_item));
+        }
+        Ok(found)
+    }
+}
+
+pub(super) fn reserved_mask(vocab_size: u32, reserved: &[u32]) -> Vec<bool> {
+    let mut mask = vec![false; usize_of(vocab_size)];
+    for &token in reserved {
+        mask[usize_of(token)] = true;
+    }
+    mask
+}
+
+pub(super) fn not_conserved(order: usize, fits: u64, counted: u64, cause: &str) -> String {
+    format!(
+        "expected counts of order {order} to sum to the {fits} positions where such an n-gram fits, found {counted}: {cause}"
+    )
+}
+
+/// The n-grams of the evaluation text.
+pub(super) fn excluded<const W: usize>(
+    options: &MineOptions<'_>,
+    packing: &Packing,
+    report: &mut Report<'_>,
+) -> Result<Excluded<W>> {
+    let Some((corpus, from)) = &options.excluded else { return Ok(Excluded::default()) };
+    let none = vec![false; usize_of(options.vocab_size)];
+    let means: &options::Means = &options.means;
+    scan::scan(corpus, &none, packing.max_order(), means.threads, report)?;
+    let most = means.memory / 4 / u64_of(W * 8);
+    if corpus.num_tokens() > most {
+        return Err(Error::Limit {
+            message: format!(
+                "exclude: expected at most {most} tokens of evaluation text for this memory, got {}; give more memory",
+                corpus.num_tokens()
+            ),
+        });
+    }
+    let mut keys: Vec<Key<W>> = Vec::new();
+    let whole = Block { start: 0, end: corpus.num_tokens(), document: 0, long: None };
+    block::walk(corpus, &whole, &none, packing, |_, key| {
+        keys.push(key);
+        Ok(())
+    })?;
+    Ok(Excluded::new(keys, *from))
+}

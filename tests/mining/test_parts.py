@@ -1,0 +1,152 @@
+"""Parts mined apart and merged are what one process mines, byte for byte."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import memgraft
+from memgraft.corpus import CorpusWriter
+from memgraft.errors import ArgumentError, FingerprintError, FormatError
+from memgraft.mining import RunSet, merge_parts, mine_part, select_parts
+
+
+def make_corpus(folder, documents, vocab_size=50, name="corpus", **facts):
+    with CorpusWriter(folder / name, vocab_size=vocab_size, **facts) as writer:
+        for document in documents:
+            writer.add(np.array(document, np.uint32))
+        return memgraft.Corpus.open(writer.finish())
+
+
+def large_corpus(folder, **facts):
+    rng = np.random.default_rng(3)
+    documents = np.split((rng.zipf(1.3, 60_000) % 997).astype(np.uint32), np.arange(300, 60_000, 300))
+    return make_corpus(folder, [*documents, [], [5]], vocab_size=997, **facts)
+
+
+def saved(keys, path):
+    keys.save(path)
+    return path.read_bytes()
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    documents=st.lists(st.lists(st.integers(0, 5), max_size=30), min_size=1, max_size=8).filter(any),
+    world=st.integers(1, 5),
+    budget=st.integers(2, 40),
+)
+def test_any_split_gives_the_bytes_of_one_process(tmp_path_factory, documents, world, budget):
+    folder = tmp_path_factory.mktemp("parts")
+    corpus = make_corpus(folder, documents, eos_id=5, tokenizer="ab" * 32)
+    parts = [mine_part(corpus, folder / f"{rank}.mgr", (1, 3), rank=rank, world=world).path for rank in range(world)]
+    want = saved(memgraft.mine(corpus, (1, 3), budget, min_count=1), folder / "one.mgk")
+    assert saved(select_parts(parts[::-1], (1, 3), budget, min_count=1), folder / "parts.mgk") == want
+    merged = merge_parts(parts, folder / "all.mgr")
+    merged.verify()
+    assert saved(select_parts([merged.path], budget=budget, min_count=1), folder / "merged.mgk") == want
+
+
+def test_split_memory_and_ranges_change_nothing(tmp_path):
+    train, _ = large_corpus(tmp_path, eos_id=3).split(held_out=0.1, seed=2)
+    want = saved(memgraft.mine(train, (2, 4), 3000), tmp_path / "one.mgk")
+    parts = [
+        mine_part(train, tmp_path / f"{rank}.mgr", (2, 4), rank=rank, world=3, memory=memory, threads=threads).path
+        for rank, (memory, threads) in enumerate([("1200KB", 1), ("2MiB", 2), ("1GiB", 1)])
+    ]
+    assert saved(select_parts(parts, budget=3000, memory="4MiB", threads=2), tmp_path / "parts.mgk") == want
+    ranges = [merge_parts(parts, tmp_path / f"range-{i}.mgr", part=(i, 3)).path for i in range(3)]
+    assert saved(select_parts(ranges, budget=3000), tmp_path / "ranges.mgk") == want
+    whole = mine_part(train, tmp_path / "whole.mgr", (2, 4))
+    assert merge_parts(ranges, tmp_path / "merged.mgr").path.read_bytes() != whole.path.read_bytes()  # other shards
+    assert whole.facts["shards"][0]["fingerprint"] == train.fingerprint
+
+
+def test_parts_of_corpora_of_their_own(tmp_path):
+    corpora = [make_corpus(tmp_path, [[rank, 1, 2, 1, 2]] * 3, name=f"c{rank}") for rank in range(3)]
+    parts = [
+        mine_part(corpus, tmp_path / f"{rank}.mgr", (2,), rank=rank, world=3, apart=True).path
+        for rank, corpus in enumerate(corpora)
+    ]
+    together = make_corpus(tmp_path, [corpus.document(i) for corpus in corpora for i in range(3)], name="all")
+    found, want = select_parts(parts), memgraft.mine(together, (2,))
+    assert found.fingerprint == want.fingerprint
+    assert found.metadata["mining"] == {**want.metadata["mining"]}
+    assert found.metadata["corpus"]["num_tokens"] == together.num_tokens
+
+
+@pytest.mark.slow
+def test_kill_and_rerun_give_the_same_bytes(tmp_path):
+    corpus = large_corpus(tmp_path)
+    want = mine_part(corpus, tmp_path / "want.mgr").path.read_bytes()
+    out = tmp_path / "part.mgr"
+    code = (
+        "import sys, memgraft.mining\n"
+        "memgraft.mining.mine_part(memgraft.Corpus.open(sys.argv[1]), sys.argv[2], memory='1200KB', threads=1,\n"
+        "    progress=lambda stage, done, total: print(stage, done > 0, flush=True))\n"
+    )
+    for stop in ("sort True", "merge False"):
+        command = [sys.executable, "-c", code, corpus.paths[0], out]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            while (line := process.stdout.readline().strip()) != stop and line:
+                pass
+            process.send_signal(signal.SIGKILL)
+        assert not out.exists() or process.returncode == 0
+        if not out.exists():
+            assert any(name.endswith(".block") for name in os.listdir(tmp_path / "part.mgr.partial"))
+    assert mine_part(corpus, out).path.read_bytes() == want
+    assert not (tmp_path / "part.mgr.partial").exists()
+    before = out.stat().st_mtime_ns
+    mine_part(corpus, out)
+    assert out.stat().st_mtime_ns == before
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path):
+    corpus = make_corpus(tmp_path, [[n % 7, 1, 2] for n in range(40)], tokenizer="ab" * 32)
+    parts = [mine_part(corpus, tmp_path / f"{rank}.mgr", rank=rank, world=3).path for rank in range(3)]
+    with pytest.raises(FingerprintError, match="shard 1 is missing"):
+        select_parts([parts[0], parts[2]])
+    with pytest.raises(FingerprintError, match="every shard once, found shard 0"):
+        select_parts([*parts, parts[0]])
+    other = make_corpus(tmp_path, [[1, 2, 3]] * 9, name="other", tokenizer="cd" * 32)
+    foreign = mine_part(other, tmp_path / "foreign.mgr", rank=1, world=3).path
+    with pytest.raises(FingerprintError, match="expected the tokenizer of"):
+        select_parts([parts[0], foreign, parts[2]])
+    with pytest.raises(FingerprintError, match="remove it, or choose another out"):
+        mine_part(other, parts[0], rank=0, world=3)
+    with pytest.raises(ArgumentError, match="at most 4, the longest that the parts hold, got 5"):
+        select_parts(parts, (2, 5))
+    with pytest.raises(ArgumentError, match="rank: expected 0 to 2"):
+        mine_part(corpus, tmp_path / "x.mgr", rank=3, world=3)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "version", "foreign"])
+def test_damaged_parts_are_refused(tmp_path, damage):
+    path = mine_part(make_corpus(tmp_path, [[1, 2, 1, 2, 3]]), tmp_path / "part.mgr").path
+    content = bytearray(path.read_bytes())
+    match damage:
+        case "cut":
+            del content[-9:]
+        case "flip":
+            content[70] ^= 4
+        case "version":
+            content[14] = 7
+        case "foreign":
+            content[:8] = b"MEMGRAFT"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=str(path)):
+        select_parts([path])
+
+
+def test_facts_of_a_part(tmp_path):
+    corpus = make_corpus(tmp_path, [[1, 2, 3]] * 4, eos_id=9)
+    part = RunSet.open(mine_part(corpus, tmp_path / "part.mgr", (2, 3)).path)
+    assert part.facts["max_order"] == 3
+    assert part.facts["reserved"] == [9]
+    assert part.facts["settings"]["orders"] == [2, 3]
+    assert json.loads(json.dumps(part.facts)) == part.facts
