@@ -225,7 +225,7 @@ impl RowBuilder {
 
     fn append(&mut self, key: impl Iterator<Item = u32>, count: u64, documents: u64) {
         let start = self.tokens.len();
-        if self.lengths.len() % MARK_ROWS == 0 {
+        if self.lengths.len().is_multiple_of(MARK_ROWS) {
             self.marks.push(u64_of(start));
         }
         self.tokens.extend(key);

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::tests::{EOS, corpus, documents_strategy, means, options, quiet, rows, zipf};
+use super::tests::{EOS, corpus, corpus as elsewhere_corpus, documents_strategy, means, options, quiet, rows, zipf};
 use super::*;
 use crate::corpus::Corpus;
 use crate::{Error, Result};
@@ -228,7 +228,7 @@ fn parts_that_do_not_belong_together_are_refused() {
         let found = select(&[parts[0].clone(), out, parts[2].clone()]);
         assert!(found.contains(&format!("expected the {want} of")), "{want}: {found}");
     }
-    let changed = super::tests::corpus(&other, &documents[..40]);
+    let changed = elsewhere_corpus(&other, &documents[..40]);
     let out = other.path().join("changed.mgr");
     mine_part(&changed, &out, &part_options(1, 3, 4, 3001), &mut quiet).unwrap();
     let merged = folder.path().join("merged.mgr");

@@ -43,6 +43,9 @@ pub struct MergedFacts {
     pub settings: Value,
 }
 
+/// First tokens from, to, and the file that has them.
+type Span<'a> = (u32, u32, &'a RunSet);
+
 /// Parts, checked: of one corpus and one setting, every stretch once.
 struct Parts {
     sets: Vec<Arc<RunSet>>,
@@ -54,7 +57,7 @@ impl Parts {
     fn open(paths: &[PathBuf]) -> Result<Self> {
         let sets = paths.iter().map(|path| RunSet::open(path).map(Arc::new)).collect::<Result<Vec<_>>>()?;
         let first = sets.first().ok_or_else(|| Error::argument("parts: expected at least one run file, got none"))?;
-        let mut shards: BTreeMap<u64, (Shard, Vec<(u32, u32, &RunSet)>)> = BTreeMap::new();
+        let mut shards: BTreeMap<u64, (Shard, Vec<Span<'_>>)> = BTreeMap::new();
         for set in &sets {
             check_kin(first, set)?;
             let (from, to) = set.facts().tokens;
@@ -402,11 +405,11 @@ fn select<const W: usize>(
     let runs = parts.runs::<W>(packing);
     let (runs, spilled_bytes) = merge::reduce(runs, &ranges, &few_files(means), report)?;
     let (sums, rows) = count::count(packing, &runs, &ranges, 0, means, &wanted, report)?;
-    for order in 1..=packing.max_order() {
-        if sums.positions[order] != totals[order] {
+    let counted = sums.positions.iter().zip(&totals).enumerate().skip(1);
+    for (order, (&counted, &fits)) in counted.take(packing.max_order()) {
+        if counted != fits {
             let cause = "a part was not written by this tool; mine the parts again";
-            let path = parts.sets[0].path();
-            return Err(Error::format(path, not_conserved(order, totals[order], sums.positions[order], cause)));
+            return Err(Error::format(parts.sets[0].path(), not_conserved(order, fits, counted, cause)));
         }
     }
     Ok(Mined {

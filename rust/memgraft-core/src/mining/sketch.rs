@@ -67,7 +67,7 @@ impl Sketch {
         }
         hash = (hash ^ (hash >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
         hash ^= hash >> 32;
-        let slot = u128::from(hash) * u128::from(u64_of(self.words.len()) * SLOTS) >> 64;
+        let slot = (u128::from(hash) * u128::from(u64_of(self.words.len()) * SLOTS)) >> 64;
         let slot = u64::try_from(slot).unwrap_or(0);
         (usize_of_u64(slot / SLOTS), 1 << (2 * low_u32(slot % SLOTS)))
     }

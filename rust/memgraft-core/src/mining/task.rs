@@ -186,12 +186,12 @@ impl<'a, const W: usize> Task<'a, W> {
     /// Every n-gram was counted, or left out by the sketch; those left out are distinct n-grams too.
     fn check_sums(&self, sums: &mut Sums, scan: &Scan, dropped: &Orders) -> Result<()> {
         let sketched = dropped.iter().any(|&count| count > 0);
-        for order in 1..=self.packing.max_order() {
+        for (order, &dropped) in dropped.iter().enumerate().take(self.packing.max_order() + 1).skip(1) {
             if sketched && !self.options.choice.budgets.contains_key(&order) {
                 continue;
             }
-            sums.positions[order] += dropped[order];
-            sums.distinct[order] += dropped[order];
+            sums.positions[order] += dropped;
+            sums.distinct[order] += dropped;
             if sums.positions[order] != scan.fits[order] {
                 let path = self.corpus.paths().next().unwrap_or_else(|| std::path::Path::new("corpus"));
                 let cause = "the files changed meanwhile, or memory is faulty; run again";

@@ -264,13 +264,14 @@ proptest! {
     ) {
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
+        let corpus_in = corpus;
         let corpus = corpus(&folder, &documents);
         let by = if by_documents { Rank::Documents } else { Rank::Count };
         let odd = |batch: &Batch| Ok(batch.offsets.windows(2).map(|at| batch.tokens[at[0] as usize] % 2 == 1).collect());
         let mut options = options(&[(2, Some(7)), (3, Some(5))], 6);
         options.means.threads = threads;
         let held: BTreeMap<Vec<u32>, (u64, u64)> = brute(&evaluation, &[], &[3]);
-        options.excluded = (!evaluation.is_empty()).then(|| (super::tests::corpus(&elsewhere, &evaluation), 3));
+        options.excluded = (!evaluation.is_empty()).then(|| (corpus_in(&elsewhere, &evaluation), 3));
         let required: Vec<_> = required.into_iter().filter(|key| !held.contains_key(key)).collect();
         let choice = Choice { total, rank: by, min_documents, required: required.clone(), filter: Some(&odd), ..options.choice.clone() };
         let mined = mine(&corpus, &MineOptions { choice, ..options }, &mut quiet).unwrap();

@@ -1,0 +1,65 @@
+"""`mine --partial` and `keys merge` give what `mine` gives."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from memgraft.cli.app import build_app
+from memgraft.corpus import CorpusWriter
+
+
+def run(*args):
+    return CliRunner().invoke(build_app(), [str(arg) for arg in args], catch_exceptions=False)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    rng = np.random.default_rng(2)
+    with CorpusWriter(tmp_path / "corpus", vocab_size=60, eos_id=0) as writer:
+        for size in rng.integers(1, 60, 80):
+            writer.add(rng.zipf(1.5, size) % 60)
+        return writer.finish()
+
+
+def test_parts_merge_into_the_bytes_of_mine(tmp_path, corpus):
+    for rank in range(3):
+        done = run("mine", "--partial", "--rank", rank, "--world", 3, corpus, "-o", tmp_path / f"{rank}.mgr", "--json")
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["rank"] == rank
+    parts = [tmp_path / f"{rank}.mgr" for rank in range(3)]
+    assert run("keys", "merge", *parts[:2], "-o", tmp_path / "two.mgr").exit_code == 0
+    choosing = ["--budget", 90, "--policy", "gain", "--exclude", corpus, "--exclude-from", 4]
+    merged = run("keys", "merge", tmp_path / "two.mgr", parts[2], "-o", tmp_path / "merged.mgk", *choosing, "--json")
+    assert merged.exit_code == 0, merged.output
+    one = run("mine", corpus, "-o", tmp_path / "one.mgk", *choosing, "--json")
+    assert one.exit_code == 0, one.output
+    assert (tmp_path / "merged.mgk").read_bytes() == (tmp_path / "one.mgk").read_bytes()
+    facts = [json.loads(result.stdout) for result in (merged, one)]
+    assert [{**fact, "keys": None} for fact in facts] == [{**facts[1], "keys": None}] * 2
+    for i in range(2):
+        assert run("keys", "merge", *parts, "--part", f"{i}/2", "-o", tmp_path / f"range-{i}.mgr").exit_code == 0
+    ranges = [tmp_path / "range-0.mgr", tmp_path / "range-1.mgr"]
+    assert run("keys", "merge", *ranges, "-o", tmp_path / "ranges.mgk", *choosing).exit_code == 0
+    assert (tmp_path / "ranges.mgk").read_bytes() == (tmp_path / "one.mgk").read_bytes()
+
+
+def test_required_keys_come_from_a_file(tmp_path, corpus):
+    (tmp_path / "keys.txt").write_text("1 59\n[2, 59, 58]\n\n")
+    done = run("mine", corpus, "-o", tmp_path / "keys.mgk", "--budget", 9, "--require", tmp_path / "keys.txt", "--json")
+    assert done.exit_code == 0, done.output
+    (tmp_path / "bad.txt").write_text("1 2\nx y\n")
+    refused = run("mine", corpus, "-o", tmp_path / "bad.mgk", "--require", tmp_path / "bad.txt")
+    assert refused.exit_code == 1
+    assert "line 2: expected token ids" in refused.stderr
+
+
+def test_misuse_is_named(tmp_path, corpus):
+    run("mine", "--partial", "--world", 2, corpus, "-o", tmp_path / "0.mgr")
+    missing = run("keys", "merge", tmp_path / "0.mgr", "-o", tmp_path / "keys.mgk")
+    assert missing.exit_code == 1
+    assert "shard 1 is missing" in missing.stderr
+    odd = run("keys", "merge", tmp_path / "0.mgr", "--part", "3/2", "-o", tmp_path / "x.mgr")
+    assert odd.exit_code == 2
+    assert "--part: expected range I of N" in odd.stderr
