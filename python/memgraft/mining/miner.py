@@ -12,7 +12,9 @@ from memgraft.corpus import Corpus
 from memgraft.errors import StorageError
 from memgraft.keyset import KeySet
 from memgraft.mining import options
-from memgraft.mining.options import Choice, Keep, Policy, Progress
+from memgraft.mining.options import Choice, Keep, Policy, Progress, budgets_by_order, parse_bytes
+
+__all__ = ["SpillPlan", "budgets_by_order", "finished", "mine", "parse_bytes", "plan_spill"]
 
 
 def mine(
