@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["parse_budget", "run"]
 
+#: Bytes of temporary data that are announced; mining refuses without a word of its own where they do not fit.
+WORTH_SAYING = 10**9
+
 
 @common.verb
 @artifacts.reads_corpora
@@ -66,7 +69,7 @@ def run(
     artifacts.check_output(out, overwrite=overwrite)
     folder = temporary or out.absolute().parent
     spill = plan_spill(opened, wanted, temporary=folder, **means)
-    if spill.bytes:
+    if spill.bytes >= WORTH_SAYING:
         less = "; --sketch takes less" if not sketch else ", less what occurs once"
         common.log(
             f"mining writes about {spill.bytes / 1e9:,.1f} GB to {folder} "
