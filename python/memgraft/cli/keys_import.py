@@ -1,59 +1,49 @@
 """``memgraft keys import``: Parquet to key set."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from memgraft.cli import artifacts, common
-from memgraft.errors import ArgumentError, KeySetError
+from memgraft.cli.choosing import parse_budget
 
 
 @common.verb
 def run(
-    table: Annotated[Path, typer.Argument(help="Parquet file with a column tokens, and count and documents if known.")],
+    tables: Annotated[list[Path], typer.Argument(help="Parquet files, or folders of them: keys with counts.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Key set to write, such as keys.mgk.")],
     vocab_size: Annotated[int | None, typer.Option(help="Number of ids; default: what the export recorded.")] = None,
     reserved: Annotated[str | None, typer.Option(help="Tokens that are in no key; default: as recorded.")] = None,
+    budget: Annotated[
+        str, typer.Option(help='Keys in all (equal shares), per order as "2=1000,3=500", or "all".')
+    ] = "all",
+    min_count: Annotated[int, typer.Option(min=1, help="Fewest occurrences of a key, after summing.")] = 1,
+    tokens: Annotated[
+        str, typer.Option(help="Column of lists of ids, or columns by position: t0,t1,t2 (null past a key's end).")
+    ] = "tokens",
+    count: Annotated[str, typer.Option(help="Column of occurrences.")] = "count",
+    documents: Annotated[str, typer.Option(help="Column of document frequencies; need not be there.")] = "documents",
+    memory: Annotated[str, typer.Option(help="Working memory.")] = "4GiB",
+    temporary: Annotated[Path | None, typer.Option(help="Folder for temporary data; default: that of --out.")] = None,
     overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:
-    """Read a key set from Parquet, in any order; rows are sorted by count, ties by key."""
-    import json as jsonlib
-
-    import numpy as np
-
-    from memgraft import KeySet
+    """Read keys with counts from Parquet, in any order; counts of equal keys are summed."""
+    from memgraft.mining import Columns, import_counts
 
     artifacts.check_output(out, overwrite=overwrite)
     common.need("pyarrow", "parquet")
-    parquet = common.need("pyarrow.parquet", "parquet")
-    try:
-        read = parquet.read_table(table)
-    except (ValueError, OSError) as error:
-        raise KeySetError(f"{table}: expected a Parquet file, found: {error}") from None
-    recorded = (read.schema.metadata or {}).get(b"memgraft.keyset")
-    facts: dict[str, Any] = jsonlib.loads(recorded) if recorded else {}
-    size = vocab_size if vocab_size is not None else facts.get("vocab_size")
-    if size is None:
-        raise ArgumentError(f"{table}: expected to learn the vocabulary size, found none recorded; give --vocab-size")
-    for name in ("tokens", "count"):
-        if name not in read.column_names:
-            raise KeySetError(f"{table}: expected a column {name!r}, found {', '.join(read.column_names)}")
-    column = read.column("tokens").combine_chunks()
-    if not hasattr(column, "offsets") or column.null_count or read.column("count").null_count:
-        raise KeySetError(f"{table}: expected lists of token ids and counts without nulls, found {column.type}")
-    offsets = column.offsets.to_numpy().astype(np.uint64)
-    tokens = column.values.to_numpy(zero_copy_only=False)[int(offsets[0]) : int(offsets[-1])]
-    has_documents = "documents" in read.column_names
-    keys = KeySet.from_arrays(
-        tokens,
-        offsets - offsets[0],
-        read.column("count").to_numpy(),
-        read.column("documents").to_numpy() if has_documents else None,
-        vocab_size=size,
-        reserved=artifacts.parse_ids("reserved", reserved) if reserved is not None else facts.get("reserved", ()),
-        metadata=facts.get("metadata"),
+    names = tokens.split(",")
+    keys = import_counts(
+        tables,
+        vocab_size=vocab_size,
+        reserved=None if reserved is None else artifacts.parse_ids("reserved", reserved),
+        budget=parse_budget(budget),
+        min_count=min_count,
+        columns=Columns(tokens=names if len(names) > 1 else tokens, count=count, documents=documents),
+        memory=memory,
+        temporary=temporary or out.absolute().parent,
     )
     keys.save(out)
     common.emit(

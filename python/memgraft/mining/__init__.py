@@ -4,13 +4,16 @@ from memgraft.mining.facts import Coverage, coverage
 from memgraft.mining.miner import SpillPlan, mine, plan_spill
 from memgraft.mining.options import budgets_by_order, parse_bytes
 from memgraft.mining.parts import RunSet, merge_parts, mine_part, select_parts
+from memgraft.mining.tables import Columns, import_counts
 
 __all__ = [
+    "Columns",
     "Coverage",
     "RunSet",
     "SpillPlan",
     "budgets_by_order",
     "coverage",
+    "import_counts",
     "merge_parts",
     "mine",
     "mine_part",

@@ -1,0 +1,18 @@
+"""Ray: work of memgraft as tasks of a cluster. ``pip install 'memgraft[ray]'``."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from memgraft.integrations.ray.mining import mine
+
+#: Public name and the module that has it; a module is imported when its name is first used.
+_HOMES = {"mine": "memgraft.integrations.ray.mining"}
+
+__all__ = ["mine"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

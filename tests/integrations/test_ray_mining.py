@@ -1,0 +1,63 @@
+"""A local Ray cluster mines; a worker that is killed is replaced, and its part goes on."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import memgraft
+from memgraft.corpus import CorpusWriter
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+CODE = """
+import os, pathlib, signal, sys, threading, time
+import ray
+import memgraft.integrations.ray as integration
+
+corpus, folder, out, vocab_size = sys.argv[1:]
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+
+def kill_one():
+    # The first worker that has a finished block.
+    while True:
+        for lock in pathlib.Path(folder).glob("*.partial/*.block"):
+            for process in pathlib.Path("/proc").glob("[0-9]*"):
+                try:
+                    held = any(lock.parent.name in os.readlink(entry) for entry in (process / "fd").iterdir())
+                except OSError:
+                    continue
+                if held:
+                    os.kill(int(process.name), signal.SIGKILL)
+                    print("killed", flush=True)
+                    return
+        time.sleep(0.001)
+
+if len(os.listdir(folder)) == 0:
+    threading.Thread(target=kill_one, daemon=True).start()
+keys = integration.mine(corpus, folder, orders=(2, 3, 4), memory="1200KB", budget=3000)
+keys.save(out)
+ray.shutdown()
+"""
+
+
+def test_two_workers_one_killed(tmp_path):
+    rng = np.random.default_rng(3)
+    with CorpusWriter(tmp_path / "corpus", vocab_size=997) as writer:
+        for _ in range(2000):
+            writer.add((rng.zipf(1.3, 300) % 997).astype(np.uint32))
+        path = writer.finish()
+    folder, out = tmp_path / "parts", tmp_path / "keys.mgk"
+    folder.mkdir()
+    command = [sys.executable, "-c", CODE, *map(str, (path, folder, out, 997))]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "PYTHONWARNINGS": ""}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "killed" in done.stdout
+    memgraft.mine(memgraft.Corpus.open(path), (2, 3, 4), 3000).save(tmp_path / "one.mgk")
+    assert out.read_bytes() == (tmp_path / "one.mgk").read_bytes()
+    assert sorted(os.listdir(folder)) == ["part-00000-of-00002.mgr", "part-00001-of-00002.mgr"]
