@@ -112,3 +112,35 @@ def plan_budgets(
         if progress is not None:
             progress("budgets", len(points), len(wanted))
     return keys, points
+
+
+def budget_for(keys: KeySet, corpus: Corpus, target: float, *, sample: int = 1 << 21) -> int | None:
+    """About how many keys would cover the share ``target`` of ``corpus``; ``None`` where more of them hardly help.
+
+    Coverage goes on with the logarithm of the budget as it has between a quarter of ``keys`` and all of them.
+
+    Args:
+        keys: the key set; its most frequent quarter stands for a smaller budget.
+        corpus: text the keys were not mined from; its first ``sample`` tokens are looked up.
+        target: wanted coverage, 0 to 1.
+        sample: tokens to look up at most.
+
+    Raises:
+        TokenError: a token is outside the vocabulary of the keys.
+    """
+    if len(keys) < 4:
+        return None
+    tokens = corpus.tokens(0, min(corpus.num_tokens, sample))
+    starts = corpus.document_starts
+    bounds = np.unique(np.concatenate(([0], starts[starts < len(tokens)], [len(tokens)]))).astype(np.int64)
+
+    def reached(some: KeySet) -> float:
+        rows, _ = NgramIndex.build(some).lookup(tokens, cu_seqlens=bounds)
+        return float(np.mean(rows >= 0))
+
+    quarter, whole = reached(keys.select(np.arange(len(keys) // 4))), reached(keys)
+    rise = (whole - quarter) / np.log(4)
+    if rise < 1e-3:
+        return None
+    budget = len(keys) * np.exp((target - whole) / rise)
+    return int(budget) if budget < 2**31 else None

@@ -74,3 +74,26 @@ def test_tokens_outside_the_vocabulary_are_refused(tmp_path):
     index = memgraft.NgramIndex.build(memgraft.KeySet.from_keys([(1,)], vocab_size=5))
     with pytest.raises(TokenError):
         memgraft.coverage(index, make_corpus(tmp_path, [[1, 8]]))
+
+
+@pytest.mark.parametrize("block", [3, 1 << 20])
+def test_different_rows_of_batches(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(facts, "BLOCK", block)
+    corpus = make_corpus(tmp_path, [[1, 1, 2, 1, 5, 2, 2]])
+    index = memgraft.NgramIndex.build(memgraft.KeySet.from_keys([(1,), (2,), (3,)], vocab_size=9))
+    found = memgraft.coverage(index, corpus, batches=(2, 4, 99))["unique_rows_per_token"]
+    assert found == pytest.approx({2: (1 + 2 + 1 + 1) / 7, 4: (2 + 1) / 7, 99: 2 / 7})
+
+
+def test_the_budget_that_would_do(tmp_path):
+    from memgraft.planning import budget_for
+
+    # Tokens as frequent as one over their rank: coverage rises with the logarithm of the budget.
+    rng = np.random.default_rng(0)
+    chances = 1 / np.arange(1, 4001)
+    tokens = rng.choice(4000, 60_000, p=chances / chances.sum())
+    corpus = make_corpus(tmp_path, [tokens], vocab_size=4000)
+    some = memgraft.KeySet.from_keys([(token,) for token in range(100)], range(100, 0, -1), vocab_size=4000)
+    budget = budget_for(some, corpus, 0.8)
+    needed = int(np.searchsorted(np.cumsum(chances) / chances.sum(), 0.8))
+    assert needed / 1.5 < budget < needed * 1.5

@@ -8,6 +8,9 @@ import typer
 from memgraft.cli import artifacts, common
 from memgraft.errors import ArgumentError
 
+#: Share of positions without a match above which the verb warns.
+MOST_FALLBACK = 0.3
+
 
 @common.verb
 @artifacts.reads_corpora
@@ -24,8 +27,9 @@ def run(
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
-    """Count positions with a longest match by order, and those left to the fallback."""
+    """Count positions with a longest match by order, and those left to the fallback; several paths apart, too."""
     from memgraft import coverage
+    from memgraft.planning import budget_for
 
     if part not in ("auto", "all", "train", "held-out"):
         raise ArgumentError(f"part: expected auto, all, train or held-out, got {part!r}")
@@ -41,4 +45,17 @@ def run(
         stream = train if part == "train" else held_out
     with common.progress("tokens") as report:
         facts = coverage(opened, stream, keys=keys, threads=threads, progress=report)
-    common.emit({"part": part, **facts}, json=json, title=f"Coverage of {index}")
+    domains = {}
+    if part == "all" and len(corpus) > 1:
+        for path in corpus:
+            found = coverage(opened, reading.open([path]), keys=keys, threads=threads)
+            domains[str(path)] = {name: found[name] for name in ("positions", "coverage", "fallback_share", "hits")}
+    if facts["fallback_share"] > MOST_FALLBACK:
+        wanted = None if keys is None else budget_for(keys, stream, 1 - MOST_FALLBACK)
+        reach = f"about {wanted:,} keys like these would reach it" if wanted else "more keys like these hardly help"
+        common.log(
+            f"warning: {facts['fallback_share']:.0%} of positions are left to the fallback, more than "
+            f"{MOST_FALLBACK:.0%}; {reach}; memgraft plan measures budgets"
+        )
+    shown = {"part": part, **facts, **({"domains": domains} if domains else {})}
+    common.emit(shown, json=json, title=f"Coverage of {index}")

@@ -1,6 +1,6 @@
 """Coverage: how much of a token stream the keys reach, by order, and what is left to the fallback."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -9,9 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 from memgraft.corpus import Corpus
 from memgraft.errors import FingerprintError
 from memgraft.keyset import KeySet
+from memgraft.mining.options import positive
 
 #: Positions looked up at a time.
 BLOCK = 1 << 20
+#: Tokens of the batches whose different rows are counted.
+BATCHES = (8192, 65536, 524288)
 
 
 class _Index(Protocol):
@@ -58,6 +61,8 @@ class Coverage(TypedDict):
     """Share of positions with a match below the top order."""
     unique_rows: int
     """Different rows that were hit."""
+    unique_rows_per_token: dict[int, float]
+    """Different rows of a batch over its tokens, by tokens of the batch: what a training step moves."""
     num_keys: int
     """Rows there are."""
     corpus: str
@@ -74,6 +79,7 @@ def coverage(
     corpus: Corpus,
     *,
     keys: KeySet | None = None,
+    batches: Sequence[int] = BATCHES,
     threads: int | None = None,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> Coverage:
@@ -83,6 +89,7 @@ def coverage(
         index: the index, or a bank.
         corpus: the tokens; for a prediction, text the keys were not mined from.
         keys: the key set of a bare index, if at hand: its metadata says what it was mined from.
+        batches: tokens of the batches whose different rows are counted; consecutive tokens make a batch.
         threads: for the lookup; default: every core.
         progress: called with (stage, positions done, positions in all).
 
@@ -106,6 +113,7 @@ def coverage(
         )
     by_order = np.zeros(256, np.int64)
     seen = np.zeros(len(index), np.bool_)
+    counters = [_Batches(size) for size in sorted(set(batches))]
     starts = corpus.document_starts
     total = corpus.num_tokens
     for start in range(0, total, BLOCK):
@@ -118,6 +126,8 @@ def coverage(
         rows, orders = rows[start - first :], orders[start - first :]
         by_order += np.bincount(orders, minlength=256)
         seen[rows[rows >= 0]] = True
+        for counter in counters:
+            counter.add(rows)
         if progress is not None:
             progress("coverage", stop, total)
     misses = int(by_order[0])
@@ -130,6 +140,7 @@ def coverage(
         fallback_share=misses / total,
         backoff_share=int(by_order[1 : index.max_order].sum()) / total,
         unique_rows=int(seen.sum()),
+        unique_rows_per_token={counter.size: counter.finish() / total for counter in counters},
         num_keys=len(index),
         corpus=corpus.fingerprint,
         keyset=index.keyset_fingerprint,
@@ -153,3 +164,30 @@ def mined_from(metadata: Mapping[str, Any], corpus: Corpus) -> bool | None:
         return False
     same_split = all(ours[name] == theirs[name] for name in ("held_out", "seed"))
     return not (same_split and ours["part"] != theirs["part"])
+
+
+class _Batches:
+    """Adds up the different rows of batches of ``size`` tokens; the last may be shorter."""
+
+    def __init__(self, size: int) -> None:
+        self.size = positive("batches", size)
+        self._open: list[NDArray[np.int32]] = []
+        self._held = 0
+        self._distinct = 0
+
+    def add(self, rows: NDArray[np.int32]) -> None:
+        while len(rows):
+            take = min(self.size - self._held, len(rows))
+            self._open.append(rows[:take])
+            self._held += take
+            rows = rows[take:]
+            if self._held == self.size:
+                self.finish()
+
+    def finish(self) -> int:
+        """Closes the open batch; returns the sum so far."""
+        if self._open:
+            rows = np.concatenate(self._open)
+            self._distinct += len(np.unique(rows[rows >= 0]))
+            self._open, self._held = [], 0
+        return self._distinct
