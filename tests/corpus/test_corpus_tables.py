@@ -1,8 +1,11 @@
 """Parquet files and saved datasets give the corpus that token files with the same documents give."""
 
+import errno
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import corpus_layouts as layouts
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 
 from memgraft import mine
 from memgraft.corpus import Corpus
-from memgraft.errors import CorpusError, TokenError
+from memgraft.errors import CorpusError, StorageError, TokenError
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -166,6 +169,29 @@ def test_lengths_lie_where_the_mask_is_set(tmp_path):
     more = {"attention_mask": column(masks), "seq_lengths": column([[1, 2], [2, 1]])}
     corpus = Corpus.open(write_parquet(tmp_path / "c.parquet", rows, **more))
     assert [corpus.document(i).tolist() for i in range(corpus.num_documents)] == [[5], [7, 9], [4, 6], [8]]
+
+
+def test_tokens_of_tables_lie_where_the_caller_says(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "c.parquet")
+    seen = []
+    made = tempfile.TemporaryDirectory
+    monkeypatch.setattr(
+        tempfile, "TemporaryDirectory", lambda *args, **options: seen.append(options) or made(*args, **options)
+    )
+    Corpus.open(path, temporary=tmp_path / "elsewhere")
+    assert [Path(options["dir"]) for options in seen] == [tmp_path / "elsewhere"]
+    assert not list((tmp_path / "elsewhere").iterdir())
+    with pytest.raises(StorageError, match=r"c\.parquet.*temporary="):
+        Corpus.open(path, temporary=path / "no folder")
+
+
+def test_a_file_system_that_maps_nothing(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(pa, "memory_map", refuse)
+    corpus = Corpus.open(write_arrow(tmp_path / "c.arrow"))
+    assert [corpus.document(i).tolist() for i in range(corpus.num_documents)] == DOCUMENTS
 
 
 def test_eos_cuts_rows(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from memgraft.errors import StorageError
+from memgraft.system import sync_file, sync_folder, written_beside
 
 
 def cache_directory() -> Path:
@@ -61,11 +62,11 @@ def directory_beside(final: Path) -> Iterator[Path]:
         yield temporary
         for path in temporary.rglob("*"):
             if path.is_file():
-                _sync(path)
+                sync_file(path)
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
-        _sync(final.parent)
+        sync_folder(final.parent)
     except OSError as error:
         raise StorageError(
             f"{final}: cannot be written ({error.strerror or error}); check the disk and its permissions"
@@ -80,25 +81,9 @@ def write_beside(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the operating system refused.
     """
-    temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-        _sync(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise StorageError(f"{path}: cannot be written ({error.strerror or error}); choose a writable place") from error
-
-
-def _sync(path: Path) -> None:
-    """Flush a file's or directory's metadata to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with written_beside(path, "choose a writable place") as beside:
+        beside.write_bytes(data)

@@ -23,6 +23,7 @@ from memgraft.bank.writer import BankWriter
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
+from memgraft.system import num_threads
 
 _WRITE_BYTES = 64 << 20
 
@@ -448,8 +449,7 @@ class Bank:
 
 def default_threads() -> int:
     """Threads of a gather where the caller does not say: what this process may use, at most 4."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(4, available)
+    return num_threads(most=4)
 
 
 def _open_parts(folder: Path) -> tuple[Path, Manifest, KeySet, NgramIndex]:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from memgraft.errors import StorageError
+from memgraft.system import sync_folder, written_beside
 
 _NO_ALLOCATE = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
@@ -52,24 +53,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes ``path`` beside, fsyncs, renames."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
-    fsync_directory(path.parent)
+    """Writes ``path`` beside, fsyncs, renames.
+
+    Raises:
+        StorageError: the system refused.
+    """
+    with written_beside(path) as beside:
+        beside.write_bytes(data)
 
 
 def fsync_directory(path: Path) -> None:
-    """Makes renames and new names inside ``path`` durable."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+    """Makes renames and new names inside ``path`` durable, where its file system can."""
+    sync_folder(path)

@@ -24,6 +24,7 @@ from memgraft.bank.values import shard_header, shard_name
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
+from memgraft.system import num_threads
 
 if TYPE_CHECKING:
     from memgraft.bank.bank import Bank
@@ -456,7 +457,7 @@ class BankWriter:
         """Puts the content fingerprint into a shard's header."""
         name = folder / shard_name(place, self.num_shards)
         length = self._values_start(place) - self._scales_bytes(place)
-        threads = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+        threads = num_threads(most=4)
         content = fingerprint_content(name, length, threads)
         pwrite_all(self._files[place], name, self._header(place, content, length), 0)
         os.fsync(self._files[place])

@@ -1,5 +1,6 @@
 """The ``memgraft`` command: typer and rich, one file a verb, heavy imports inside the functions."""
 
+import io
 import sys
 
 
@@ -11,6 +12,10 @@ def main() -> None:
     except ModuleNotFoundError as error:
         sys.stderr.write(f"memgraft: the command line needs {error.name}: run  pip install 'memgraft[cli]'\n")
         raise SystemExit(2) from None
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the stream's encoding does not have must not end a run that is done.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     from memgraft.cli.app import build_app
 
     build_app()()

@@ -11,6 +11,7 @@ import typer
 
 from memgraft.cli import common
 from memgraft.errors import ArgumentError, StorageError
+from memgraft.system import check_writable
 
 if TYPE_CHECKING:
     from memgraft import Bank, Corpus, KeySet, NgramIndex
@@ -46,8 +47,11 @@ class Reading:
         str, typer.Option("--column", help="Column of token ids in Parquet files and saved datasets.")
     ] = "input_ids"
 
-    def open(self, paths: "Path | list[Path]") -> "Corpus":
-        """Opens a corpus; a bar shows text being tokenised and tables being read, token files open at once."""
+    def open(self, paths: "Path | list[Path]", *, temporary: Path | None = None) -> "Corpus":
+        """Opens a corpus; a bar shows text being tokenised and tables being read, token files open at once.
+
+        ``temporary`` is the folder for the tokens of text and tables.
+        """
         from memgraft import Corpus
 
         with common.progress("bytes") as report:
@@ -59,6 +63,7 @@ class Reading:
                 tokenizer=self.tokenizer,
                 documents="file" if self.file_is_document else None,
                 column=self.column,
+                temporary=temporary,
                 progress=report,
             )
 
@@ -172,14 +177,11 @@ def check_output(path: Path, *, overwrite: bool = False) -> Path:
         ArgumentError: a file is there and ``overwrite`` is not set.
         StorageError: the folder is missing or cannot be written, or ``path`` is a folder.
     """
-    import os
-
     if path.is_dir():
         raise StorageError(f"{path}: expected a file name to write to, found a folder; add a name")
     if not path.parent.is_dir():
         raise StorageError(f"{path}: expected to write into the folder {path.parent}, found no such folder; make it")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise StorageError(f"{path}: expected to write into {path.parent}, found it not writable; choose another --out")
+    check_writable(path.parent)
     if path.exists() and not overwrite:
         raise ArgumentError(f"{path}: is there already and is not written over; choose another --out, or --overwrite")
     return path
@@ -191,13 +193,10 @@ def check_folder(path: Path) -> Path:
     Raises:
         StorageError: it cannot.
     """
-    import os
-
     nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     if not nearest.is_dir():
         raise StorageError(f"{path}: expected a folder or a new name, found the file {nearest}; choose another --out")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise StorageError(f"{path}: expected to write into {nearest}, found it not writable; choose another --out")
+    check_writable(nearest)
     return path
 
 

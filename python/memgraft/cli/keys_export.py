@@ -1,12 +1,12 @@
 """``memgraft keys export``: key set to Parquet."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from memgraft.cli import artifacts, common
+from memgraft.system import written_beside
 
 #: Rows of a row group.
 ROWS = 1 << 20
@@ -23,7 +23,6 @@ def run(
     import json as jsonlib
 
     from memgraft import KeySet
-    from memgraft.corpus.writer import storage_errors
 
     artifacts.check_output(out, overwrite=overwrite)
     pa = common.need("pyarrow", "parquet")
@@ -34,27 +33,18 @@ def run(
         [("tokens", pa.list_(pa.uint32())), ("count", pa.uint64()), ("documents", pa.uint64())],
         metadata={b"memgraft.keyset": jsonlib.dumps(facts).encode()},
     )
-    temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    unwritten = "cannot write the key set; free some space or choose another place"
-    try:
-        with (
-            storage_errors(out, unwritten),
-            common.progress("keys") as report,
-            parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
-        ):
-            for start in range(0, len(opened), ROWS):
-                stop = min(start + ROWS, len(opened))
-                part = opened.arrays(start, stop)
-                tokens = pa.ListArray.from_arrays(pa.array(part.offsets.astype("int32")), pa.array(part.tokens))
-                columns = [tokens, pa.array(part.counts), pa.array(part.documents)]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-                report("export", stop, len(opened))
-        with storage_errors(out, unwritten):
-            with open(temporary, "rb+") as written:
-                os.fsync(written.fileno())
-            os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        written_beside(out) as temporary,
+        common.progress("keys") as report,
+        parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for start in range(0, len(opened), ROWS):
+            stop = min(start + ROWS, len(opened))
+            part = opened.arrays(start, stop)
+            tokens = pa.ListArray.from_arrays(pa.array(part.offsets.astype("int32")), pa.array(part.tokens))
+            columns = [tokens, pa.array(part.counts), pa.array(part.documents)]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            report("export", stop, len(opened))
     common.emit(
         {"parquet": out, "num_keys": len(opened), "bytes": out.stat().st_size}, json=json, title=f"Exported {out}"
     )

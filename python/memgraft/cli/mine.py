@@ -53,7 +53,7 @@ def run(
     """Mine the most frequent n-grams of a token corpus, with exact counts."""
     from memgraft.mining import mine, plan_spill
 
-    opened = reading.open(corpus)
+    opened = reading.open(corpus, temporary=temporary)
     if held_out is not None:
         opened, _ = opened.split(held_out=held_out, seed=seed)
     means: dict[str, Any] = {

@@ -4,7 +4,8 @@ import json
 import operator
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +27,9 @@ from memgraft.corpus.text import (
     tokenizer_file_fingerprint,
     tokenizer_size,
 )
-from memgraft.corpus.writer import MAX_VOCAB_SIZE
+from memgraft.corpus.writer import MAX_VOCAB_SIZE, storage_errors
 from memgraft.errors import ArgumentError, CorpusError, TokenError
+from memgraft.system import check_writable, num_threads
 
 PathLike = str | os.PathLike[str]
 
@@ -75,11 +77,12 @@ class Corpus:
         documents: Literal["file"] | None = None,
         delimiter: Literal["end", "start"] | None = None,
         column: str = COLUMN,
+        temporary: PathLike | None = None,
         progress: Progress | None = None,
     ) -> "Corpus":
         """Opens token files, reads tables of token ids, or tokenises a folder of text.
 
-        The tokens of tables and text are kept in an unlinked temporary file (``$TMPDIR``) while the corpus is open.
+        The tokens of tables and text are kept in an unlinked temporary file while the corpus is open.
 
         Args:
             path: a file, a Megatron prefix, a directory of shards in one format, or several of these in order; Parquet
@@ -95,6 +98,7 @@ class Corpus:
             documents: ``"file"`` takes each file as one document.
             delimiter: whether ``eos_id`` ends a document (default) or starts one (llm.c's way, and its default).
             column: the column of token ids in a table.
+            temporary: folder of that temporary file; ``$TMPDIR`` by default.
             progress: called with (stage, bytes done, bytes in all) while text is tokenised or tables are read.
 
         Raises:
@@ -111,9 +115,9 @@ class Corpus:
                     f"{paths[0]}: expected token files, found text; give tokenizer=<tokenizer.json>, or "
                     "run `memgraft tokenize`"
                 )
-            return cls._open_text(paths, tokenizer, eos_id, progress)
+            return cls._open_text(paths, tokenizer, eos_id, temporary, progress)
         if format is None and all(map(is_table, paths)) and not any(map(_holds_tokens, paths)):
-            return cls._open_tables(paths, tokenizer, eos_id, column, progress)
+            return cls._open_tables(paths, tokenizer, eos_id, column, temporary, progress)
         if format is None and tokenizer is not None:
             _refuse_mixed(paths)
         for item in paths:
@@ -166,11 +170,16 @@ class Corpus:
 
     @classmethod
     def _open_text(
-        cls, paths: Sequence[Path], tokenizer: PathLike, eos_id: int | None, progress: Progress | None
+        cls,
+        paths: Sequence[Path],
+        tokenizer: PathLike,
+        eos_id: int | None,
+        temporary: PathLike | None,
+        progress: Progress | None,
     ) -> "Corpus":
         if len(paths) > 1:
             raise ArgumentError("path: expected one folder of text, got several; tokenise them one by one")
-        with tempfile.TemporaryDirectory(prefix="memgraft-corpus-") as folder:
+        with _temporary_folder(temporary) as folder:
             written = tokenize_folder(paths[0], tokenizer, Path(folder) / "corpus", eos=eos_id, progress=progress)
             corpus = cls.open(written)
         corpus._source = ("text", paths)
@@ -183,6 +192,7 @@ class Corpus:
         tokenizer: PathLike | None,
         eos_id: int | None,
         column: str,
+        temporary: PathLike | None,
         progress: Progress | None,
     ) -> "Corpus":
         facts: dict[str, Any] = {"vocab_size": MAX_VOCAB_SIZE}
@@ -191,7 +201,7 @@ class Corpus:
             facts["tokenizer"] = tokenizer_file_fingerprint(tokenizer)
             facts["vocab_size"] = tokenizer_size(loaded)
             facts["special_ids"] = find_special_ids(loaded)
-        with tempfile.TemporaryDirectory(prefix="memgraft-corpus-") as folder:
+        with _temporary_folder(temporary) as folder:
             written = write_tables(paths, Path(folder) / "corpus", column=column, progress=progress, **facts)
             corpus = cls.open(written, eos_id=_index("eos_id", eos_id))
         corpus._source = ("table", paths)
@@ -237,7 +247,7 @@ class Corpus:
     @property
     def fingerprint(self) -> str:
         """64 hex digits over tokens and documents, the same in every format; the first use reads the whole corpus."""
-        return self._core.fingerprint(_threads())
+        return self._core.fingerprint(num_threads())
 
     def tokens(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint32]:
         """Returns positions ``start`` to ``stop`` as a ``(stop - start,)`` uint32 copy.
@@ -274,7 +284,7 @@ class Corpus:
         """
         if not 0 <= operator.index(seed) < 2**64:
             raise ArgumentError(f"seed: expected 0 to 2**64 - 1, got {seed}")
-        parts = self._core.split(float(held_out), seed, _threads())
+        parts = self._core.split(float(held_out), seed, num_threads())
         train, held = (
             Corpus(
                 part,
@@ -296,6 +306,18 @@ class Corpus:
         where = self.paths[0] if len(self.paths) == 1 else f"{len(self.paths)} files from {self.paths[0]}"
         part = f", {self.split_facts['part']} part" if self.split_facts else ""
         return f"Corpus({where}, {self.format}, {self.num_tokens:,} tokens, {self.num_documents:,} documents{part})"
+
+
+@contextmanager
+def _temporary_folder(parent: PathLike | None) -> Iterator[str]:
+    """A folder that is removed at the end, in ``parent`` or where the system puts such things."""
+    where = Path(tempfile.gettempdir() if parent is None else parent)
+    if parent is not None:
+        with storage_errors(where, "cannot make the folder; name another with temporary="):
+            where.mkdir(parents=True, exist_ok=True)
+    check_writable(where)
+    with tempfile.TemporaryDirectory(prefix="memgraft-corpus-", dir=where) as folder:
+        yield folder
 
 
 def _holds_tokens(path: Path) -> bool:
@@ -327,10 +349,6 @@ def _index(name: str, value: int | None) -> int | None:
     if not 0 <= operator.index(value) < 2**32:
         raise ArgumentError(f"{name}: expected a token id, got {value}")
     return operator.index(value)
-
-
-def _threads() -> int:
-    return os.cpu_count() or 1
 
 
 def _read_facts(paths: Sequence[PathLike]) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.errors import ArgumentError, CorpusError, StorageError, TokenError
+from memgraft.system import sync_folder
 
 #: Ids are below this, whatever the vocabulary.
 MAX_VOCAB_SIZE = 1 << 20
@@ -164,11 +165,7 @@ class CorpusWriter:
         final[".bin"].unlink(missing_ok=True)
         for suffix in (".json", ".idx", ".bin"):
             os.replace(self._temporary[suffix], final[suffix])
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.path.parent)
         return final[".bin"]
 
     def _facts(self) -> dict[str, Any]:

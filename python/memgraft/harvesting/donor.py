@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 _HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model", "*.txt")
+#: The weights once more, in the form of those who trained them.
+_HUB_COPIES = ("original/*", "consolidated*", "*/consolidated*", "onnx/*", "gguf/*")
 _WEIGHTS = "*.safetensors"
 
 
@@ -202,7 +204,9 @@ def _hub_snapshot(name: str) -> Path:
 
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+        return Path(
+            huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_COPIES))
+        )
     except HFValidationError as error:
         raise DonorError(f"donor {name}: neither a local path nor a hub id ({error})") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

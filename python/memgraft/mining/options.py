@@ -14,6 +14,7 @@ from memgraft import _core
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, TokenError
 from memgraft.keyset import KeyArrays, KeySet
+from memgraft.system import num_threads
 
 Progress: TypeAlias = Callable[[str, int, int], object]
 #: Which keys come first: in equal shares per order by count, or of all orders together by one measure.
@@ -127,7 +128,7 @@ def means(
     return _core.Means(
         parse_bytes(memory),
         os.fspath(temporary) if temporary is not None else tempfile.gettempdir(),
-        positive("threads", threads) if threads is not None else os.cpu_count() or 1,
+        positive("threads", threads) if threads is not None else num_threads(),
         sketch,
     )
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -17,6 +16,7 @@ from memgraft.assets.cache import write_beside
 from memgraft.bank import Bank
 from memgraft.bank.health import bank_health
 from memgraft.report.page import render
+from memgraft.system import num_threads
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 FORMAT_VERSION = 1
@@ -101,10 +101,9 @@ def machine_facts() -> dict[str, Any]:
     for package in ("torch", "transformers"):
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": processor,
-        "cores": cores,
+        "cores": num_threads(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         **versions,

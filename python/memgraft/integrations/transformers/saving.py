@@ -33,6 +33,7 @@ from memgraft.integrations.transformers.locate import CHECKPOINT_FOLDER, graft_f
 from memgraft.integrations.transformers.runtime import GraftRuntime, the_runtime
 from memgraft.integrations.transformers.weights import copy_weights, whole_weights
 from memgraft.nn.compression import CompressedVocabulary
+from memgraft.system import written_beside
 
 Model = TypeVar("Model", bound=nn.Module)
 GRAFT_FORMAT_VERSION = 1
@@ -373,16 +374,5 @@ def _write(path: str, text: str) -> None:
 
 def _replace(path: Path, write: Callable[[str], None]) -> None:
     """Write beside, fsync, rename, fsync the folder."""
-    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
+    with written_beside(path) as beside:
         write(str(beside))
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

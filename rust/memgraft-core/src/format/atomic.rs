@@ -111,7 +111,19 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(parent)?.sync_all()
+    match File::open(parent).and_then(|folder| folder.sync_all()) {
+        // Some network and user-mapped file systems cannot make a folder durable, or let nobody open one.
+        Err(error) if cannot_sync(&error) => Ok(()),
+        result => result,
+    }
+}
+
+/// Whether a file system says that it has no fsync of folders, as opposed to a device that failed.
+fn cannot_sync(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, IsADirectory, PermissionDenied, Unsupported};
+    const EBADF: i32 = 9;
+    matches!(error.kind(), InvalidInput | IsADirectory | PermissionDenied | Unsupported)
+        || error.raw_os_error() == Some(EBADF)
 }
 
 #[cfg(test)]

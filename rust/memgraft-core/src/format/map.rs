@@ -44,7 +44,8 @@ impl Map {
 ///
 /// A mapped file must not be truncated while open: reads past its new end raise SIGBUS, as
 /// with every mapping. Replacing it by rename, which is how this crate writes, or deleting
-/// it is safe: the mapping keeps the old contents.
+/// it is safe: the mapping keeps the old contents. A file on a file system that maps none is read
+/// into memory.
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be opened or mapped.
@@ -56,10 +57,20 @@ pub fn map_file(path: &Path) -> Result<Map> {
     }
     // SAFETY: the mapping is read-only and private to this object; the files are only ever
     // replaced by rename. Every value read from it is bounded before use as an index.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "cannot map the file", e))?;
+    let map = match unsafe { Mmap::map(&file) } {
+        Ok(map) => map,
+        Err(error) if cannot_map(&error) => return read_file(path),
+        Err(error) => return Err(Error::io(path, "cannot map the file", error)),
+    };
     #[cfg(target_os = "linux")]
     map.advise(memmap2::Advice::HugePage).ok(); // advice only: not every file system has huge file pages
     Ok(Map(Some(map)))
+}
+
+/// Whether a file system says that it maps no files, as some user-mapped mounts do: the file is then read instead.
+fn cannot_map(error: &std::io::Error) -> bool {
+    const ENODEV: i32 = 19;
+    error.kind() == std::io::ErrorKind::Unsupported || error.raw_os_error() == Some(ENODEV)
 }
 
 /// Reads the file at `path` into an anonymous buffer with huge pages.

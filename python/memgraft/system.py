@@ -1,0 +1,132 @@
+"""What depends on where a process runs: how files are put in place, how many threads it may use, where it may write."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from memgraft.errors import StorageError
+
+#: What file systems say that cannot make a folder durable, or let nobody open one; the names in it are written anyway.
+_NO_FOLDER_SYNC = {
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EBADF,
+    errno.EISDIR,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+}
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def sync_folder(path: Path) -> None:
+    """Makes renames and new names inside ``path`` durable, where its file system can.
+
+    Raises:
+        OSError: the device failed.
+    """
+    try:
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def sync_file(path: Path) -> None:
+    """Makes the bytes of a file durable.
+
+    Raises:
+        OSError: the device failed.
+    """
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def written_beside(path: Path, way_out: str = "free some space or choose another place") -> Iterator[Path]:
+    """Gives a name beside ``path`` to write to; the file is synced and takes the place of ``path`` at the end.
+
+    After an error in the block nothing is left, and ``path`` is as it was.
+
+    Raises:
+        StorageError: the system refused to sync or rename, or refused a write in the block (an OSError there).
+    """
+    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield beside
+        sync_file(beside)
+        os.replace(beside, path)
+        sync_folder(path.parent)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}; {way_out}") from error
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Tries whether a file can be made in ``folder``: permission bits are no answer on network and user-mapped mounts.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=".memgraft-"):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: expected a folder that can be written to: {error.strerror or error}; choose another"
+        ) from error
+
+
+def num_threads(most: int | None = None) -> int:
+    """Threads that this process may use: its processors, less what its control group allows; at least 1.
+
+    Args:
+        most: the answer is not above this.
+    """
+    count = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = min(count, len(os.sched_getaffinity(0)))
+    quota = _quota()
+    if quota is not None:
+        count = min(count, max(1, int(quota)))
+    return count if most is None else min(count, most)
+
+
+def _quota() -> float | None:
+    """Processors that the control group of this process may use at a time, None where it is not limited."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            group = _CGROUPS / name.lstrip("/")
+            above = [folder for folder in (group, *group.parents) if _CGROUPS in (folder, *folder.parents)]
+            quotas += [_read_quota(folder / "cpu.max") for folder in above]
+        elif "cpu" in controllers.split(","):
+            for folder in (_CGROUPS / controllers / name.lstrip("/"), _CGROUPS / "cpu"):
+                quotas.append(_read_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _read_quota(*files: Path) -> float | None:
+    try:
+        words = " ".join(file.read_text(encoding="utf-8") for file in files).split()
+        quota, period = float(words[0]), float(words[1])
+    except (OSError, ValueError, IndexError):
+        return None  # "max", or no such controller
+    return quota / period if quota > 0 < period else None
