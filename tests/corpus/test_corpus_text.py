@@ -1,13 +1,16 @@
 """What a folder of text may look like besides plain files."""
 
+import gzip
 import json
 import os
+import signal
+import threading
 
 import pytest
 
-from memgraft.corpus import Corpus, is_text
-from memgraft.corpus.text import read_documents, text_files
-from memgraft.errors import CorpusError
+from memgraft.corpus import Corpus, is_text, tokenize_folder
+from memgraft.corpus.text import Cutting, interruptible, left_out, read_documents, text_files
+from memgraft.errors import ArgumentError, CorpusError
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -90,3 +93,61 @@ def test_what_was_opened_is_named_and_not_the_temporary_file(tmp_path, tokenizer
     corpus = Corpus.open(tmp_path / "a.txt", tokenizer=tokenizer)
     assert (corpus.format, corpus.paths) == ("text", [tmp_path / "a.txt"])
     assert "a.txt, text, 3 tokens" in repr(corpus)
+
+
+PACK = {".gz": gzip.compress, ".zst": lambda data: pytest.importorskip("pyarrow").compress(data, "zstd", asbytes=True)}
+
+
+@pytest.mark.parametrize("packed", PACK)
+def test_packed_text_is_unpacked(tmp_path, packed):
+    (tmp_path / f"a.txt{packed}").write_bytes(PACK[packed](b"first\n\ndocument"))
+    (tmp_path / f"b.jsonl{packed}").write_bytes(PACK[packed](b'{"text": "second"}\n\n{"text": "third"}\n'))
+    (tmp_path / f"c.json{packed}").write_bytes(PACK[packed](b'{"text": "fourth"}'))
+    assert list(read_documents(tmp_path)) == ["first\n\ndocument", "second", "third", "fourth"]
+    whole = PACK[packed](b'{"text": "a long line of text"}\n' * 2000)
+    (tmp_path / f"d.jsonl{packed}").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CorpusError, match=f"d.jsonl{packed}: expected a whole compressed file"):
+        list(read_documents(tmp_path))
+
+
+def test_separators_fields_and_columns(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    (tmp_path / "a.txt").write_text("one<|end|>two<|end|>three")
+    (tmp_path / "b.jsonl").write_text('{"content": "four"}\n')
+    pytest.importorskip("pyarrow.parquet").write_table(pa.table({"body": ["five", "six"]}), tmp_path / "c.parquet")
+    cutting = Cutting(separator="<|end|>", field="content", column="body")
+    assert list(read_documents(tmp_path, cutting=cutting)) == ["one", "two", "three", "four", "five", "six"]
+    assert [file.name for file in left_out(tmp_path)] == ["c.parquet"]
+    assert left_out(tmp_path, cutting.suffixes) == []
+    for wrong, match in (
+        (Cutting(field="content", column="text"), "column 'text' of text, found body"),
+        (Cutting(field="text"), 'a string "text"'),
+    ):
+        with pytest.raises(CorpusError, match=match):
+            list(read_documents(tmp_path, cutting=wrong))
+    with pytest.raises(ArgumentError, match="separator"):
+        Cutting(separator="")
+
+
+def test_one_giant_document_of_many_is_named(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr("memgraft.corpus.text.GIANT_CHARACTERS", 20)
+    special = "<|end|>"
+    made = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    made.add_special_tokens([special])
+    made.save(str(tokenizer / "tokenizer.json"))
+    (tmp_path / "all.txt").write_text(f"a b{special}a{special}b a{special}" * 3)
+    with pytest.warns(UserWarning, match=r"all\.txt: one document .* 9 times.*give separator="):
+        tokenize_folder(tmp_path / "all.txt", tokenizer, tmp_path / "joined")
+    cut = tokenize_folder(tmp_path / "all.txt", tokenizer, tmp_path / "cut", cutting=Cutting(separator=special))
+    assert Corpus.open(cut).num_documents == 9
+
+
+def test_interrupts_are_answered_while_native_code_runs():
+    release = threading.Event()
+    threading.Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(lambda: release.wait(60))
+    release.set()
+    assert interruptible(lambda: 5) == 5
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 // 0)

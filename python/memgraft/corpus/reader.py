@@ -56,10 +56,12 @@ class Corpus:
         tokenizer: str | None = None,
         special_ids: Sequence[int] = (),
         source: tuple[str, Sequence[Path]] | None = None,
+        recorded_split: Mapping[str, Any] | None = None,
     ) -> None:
         """Wraps the compiled corpus; use :meth:`open` instead."""
         self._core = core
         self._source = source
+        self._recorded_split = recorded_split
         self.eos_id = core.eos_id if eos_id is None else eos_id
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
@@ -166,6 +168,7 @@ class Corpus:
             vocab_size=vocab_size,
             tokenizer=fingerprint,
             special_ids=special_ids,
+            recorded_split=facts.get("split"),
         )
 
     @classmethod
@@ -242,7 +245,7 @@ class Corpus:
     @property
     def split_facts(self) -> Mapping[str, Any] | None:
         """Which part of which corpus this is, after :meth:`split`: part, held_out, seed, of (fingerprint), counts."""
-        return self._core.split_facts
+        return self._core.split_facts or self._recorded_split
 
     @property
     def fingerprint(self) -> str:
@@ -371,6 +374,8 @@ def _read_facts(paths: Sequence[PathLike]) -> Mapping[str, Any]:
                 )
             facts[name] = found.get(name)
         num_tokens.append(found.get("num_tokens", 0))
+        if len(paths) == 1 and isinstance(found.get("split"), dict):
+            facts["split"] = found["split"]
     if num_tokens and len(num_tokens) == len(paths):
         facts["num_tokens"] = sum(num_tokens)
     return facts

@@ -1,26 +1,59 @@
 """From a folder of text to a token corpus, documents kept apart."""
 
-import json
+import functools
 import os
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from memgraft import _core
+from memgraft.corpus.documents import (
+    BYTE_ORDER_MARK,
+    TEXT_SUFFIXES,
+    Cutting,
+    Document,
+    documents,
+    left_out,
+    num_bytes,
+    text_files,
+)
 from memgraft.corpus.foreign import refuse_text_splits
 from memgraft.corpus.writer import CorpusWriter, storage_errors
 from memgraft.errors import ArgumentError, ConfigError, CorpusError, TokenError
 
-#: One document per file, but ``.jsonl``: one per line.
-TEXT_SUFFIXES = (".txt", ".md", ".jsonl")
-TOKEN_SUFFIXES = (".bin", ".ds", ".npy")
+__all__ = [
+    "BYTE_ORDER_MARK",
+    "TEXT_SUFFIXES",
+    "TOKEN_SUFFIXES",
+    "Cutting",
+    "Progress",
+    "find_special_ids",
+    "has_token_files",
+    "interruptible",
+    "is_text",
+    "left_out",
+    "load_tokenizer",
+    "read_documents",
+    "text_files",
+    "tokenize_folder",
+    "tokenizer_file_fingerprint",
+    "tokenizer_path",
+    "tokenizer_size",
+]
 
-BYTE_ORDER_MARK = "\ufeff"
+TOKEN_SUFFIXES = (".bin", ".ds", ".npy")
 
 #: Characters handed to the tokenizer at a time: enough for its threads, little memory.
 BATCH_CHARACTERS = 4_000_000
+
+#: A document of fewer characters is not looked at for marks of document ends inside it.
+GIANT_CHARACTERS = 1_000_000
+
+T = TypeVar("T")
 
 Progress = Callable[[str, int, int], object]
 
@@ -28,7 +61,7 @@ Progress = Callable[[str, int, int], object]
 def is_text(path: Path) -> bool:
     """Whether ``path`` is a text file, or a folder with text and no token files in it."""
     if not path.is_dir():
-        return path.suffix.lower() in TEXT_SUFFIXES
+        return path.name.lower().endswith(TEXT_SUFFIXES)
     return not has_token_files(path) and next(text_files(path), None) is not None
 
 
@@ -38,36 +71,7 @@ def has_token_files(folder: Path) -> bool:
         return any(entry.suffix in TOKEN_SUFFIXES for entry in folder.iterdir())
 
 
-def text_files(path: Path) -> Iterator[Path]:
-    """Yields a text file itself, or those below a folder, by folder and name; hidden ones are left out.
-
-    Links to folders are followed, each folder once.
-
-    Raises:
-        StorageError: a folder cannot be listed.
-    """
-    if not path.is_dir():
-        yield path
-        return
-
-    def refuse(error: OSError) -> None:
-        with storage_errors(Path(error.filename or path), "cannot list the folder; check its permissions"):
-            raise error
-
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(path, onerror=refuse, followlinks=True):
-        facts = os.stat(folder)
-        if (facts.st_dev, facts.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((facts.st_dev, facts.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(TEXT_SUFFIXES) and not name.startswith("."):
-                yield Path(folder) / name
-
-
-def read_documents(path: str | os.PathLike[str]) -> Iterator[str]:
+def read_documents(path: str | os.PathLike[str], *, cutting: Cutting | None = None) -> Iterator[str]:
     """Yields the documents of a text file or folder: files by folder and name, lines of ``.jsonl`` in order.
 
     Text is taken as it is, line ends included, but for a byte order mark at a file's start.
@@ -75,71 +79,11 @@ def read_documents(path: str | os.PathLike[str]) -> Iterator[str]:
     Raises:
         CorpusError: no text file; bytes that are not UTF-8 (with their offset); a line without a ``text`` string.
     """
-    refuse_text_splits(Path(path), text_files(Path(path)))
-    for document, _ in _read_sized(Path(path)):
-        yield document
-
-
-def _read_sized(path: Path) -> Iterator[tuple[str, int]]:
-    """Documents with the bytes they took."""
-    if not path.exists():
-        raise CorpusError(f"{path}: expected a folder of text (.txt, .md, .jsonl), found nothing there")
-    found = False
-    for file in text_files(path):
-        found = True
-        if file.suffix.lower() != ".jsonl":
-            with storage_errors(file, "cannot read the text; check its permissions"):
-                data = file.read_bytes()
-            yield _decode(file, data, 0).removeprefix(BYTE_ORDER_MARK), len(data)
-            continue
-        offset = 0
-        with storage_errors(file, "cannot read the text; check its permissions"), open(file, "rb") as stream:
-            for number, line in enumerate(stream, 1):
-                text = _decode(file, line, offset)
-                if number == 1:
-                    text = text.removeprefix(BYTE_ORDER_MARK)
-                offset += len(line)
-                if text.strip():
-                    yield _line_text(file, number, text), len(line)
-    if not found:
-        raise CorpusError(f"{path}: expected text files (.txt, .md, .jsonl), found none")
-
-
-def _size(file: Path) -> int:
-    with storage_errors(file, "cannot read the text; check its permissions, or whether a link leads nowhere"):
-        return file.stat().st_size
-
-
-def _decode(file: Path, data: bytes, offset: int) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{file}: expected UTF-8, found byte 0x{data[error.start]:02x} at offset {offset + error.start} "
-            f"({error.reason}); convert the file (`iconv -t UTF-8`), or leave it out"
-        ) from None
-
-
-def _line_text(file: Path, number: int, line: str) -> str:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise CorpusError(
-            f"{file}: line {number}: expected a JSON object, found {line.strip()[:40]!r} ({error})"
-        ) from None
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        raise CorpusError(
-            f'{file}: line {number}: expected an object with a string "text", found {line.strip()[:40]!r}'
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise CorpusError(
-            f"{file}: line {number}: expected text, found half of a surrogate pair ({text[error.start]!a}) in it; "
-            "write the line again from the whole text"
-        ) from None
-    return text
+    cutting = Cutting() if cutting is None else cutting
+    refuse_text_splits(Path(path), text_files(Path(path), cutting.suffixes))
+    for document in documents(Path(path), cutting):
+        if document.text or not document.num_bytes:
+            yield document.text
 
 
 def tokenizer_path(path: str | os.PathLike[str]) -> Path:
@@ -196,6 +140,7 @@ def tokenize_folder(
     *,
     eos: str | int | None = None,
     vocab_size: int | None = None,
+    cutting: Cutting | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Tokenises text files into ``<out>.bin/.idx/.json`` and returns the ``.bin``; see :class:`CorpusWriter`.
@@ -209,6 +154,7 @@ def tokenize_folder(
         out: prefix of the corpus.
         eos: the delimiter, as token text or id; ``None`` appends none (the index keeps documents apart).
         vocab_size: declared vocabulary of the model; default: the tokenizer's size.
+        cutting: how text is cut into documents, and which columns and fields hold it.
         progress: called with (stage, bytes done, bytes in all).
 
     Raises:
@@ -217,7 +163,8 @@ def tokenize_folder(
         ArgumentError: the tokenizer does not know ``eos``.
     """
     source = Path(path)
-    refuse_text_splits(source, text_files(source))
+    cutting = Cutting() if cutting is None else cutting
+    refuse_text_splits(source, text_files(source, cutting.suffixes))
     loaded = load_tokenizer(tokenizer)
     size = tokenizer_size(loaded)
     if vocab_size is not None and size > vocab_size:
@@ -226,7 +173,7 @@ def tokenize_folder(
             f"found {size}; declare the model's real vocabulary, or take its own tokenizer"
         )
     eos_id = _eos_id(loaded, eos, size, tokenizer)
-    total = sum(map(_size, text_files(source))) if source.exists() else 0
+    total = num_bytes(source, cutting)
     done = 0
     with CorpusWriter(
         out,
@@ -235,12 +182,13 @@ def tokenize_folder(
         tokenizer=tokenizer_file_fingerprint(tokenizer),
         special_ids=find_special_ids(loaded),
     ) as writer:
-        for batch, num_bytes in _batches(_read_sized(source)):
-            for encoding in loaded.encode_batch_fast(batch, add_special_tokens=False):
+        for batch, size in _batches(_watched(documents(source, cutting), loaded, cutting)):
+            encodings = interruptible(functools.partial(loaded.encode_batch_fast, batch, add_special_tokens=False))
+            for encoding in encodings:
                 ids = encoding.ids
                 if ids:
                     writer.add(np.array(ids if eos_id is None else [*ids, eos_id], np.uint32))
-            done += num_bytes
+            done += size
             if progress is not None:
                 progress("tokenize", min(done, total - 1), total)
         if progress is not None:
@@ -257,15 +205,57 @@ def _eos_id(tokenizer: Any, eos: str | int | None, size: int, path: str | os.Pat
     return int(found)
 
 
-def _batches(documents: Iterator[tuple[str, int]]) -> Iterator[tuple[list[str], int]]:
+def interruptible(work: Callable[[], T]) -> T:
+    """Runs native code in a thread, so that Ctrl-C is answered while it goes on; the thread is then left to itself.
+
+    Raises:
+        BaseException: what ``work`` raised.
+    """
+    done = threading.Event()
+    outcome: list[tuple[bool, Any]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((True, work()))
+        except BaseException as error:
+            outcome.append((False, error))
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name="memgraft-tokenize", daemon=True).start()
+    done.wait()
+    succeeded, result = outcome[0]
+    if not succeeded:
+        raise result
+    return cast(T, result)
+
+
+def _watched(found: Iterator[Document], tokenizer: Any, cutting: Cutting) -> Iterator[Document]:
+    """``found``; warns once of one large document with marks of document ends inside, which keys would cross."""
+    special = [added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special]
+    marks = [mark for mark in special if len(mark) > 2] if cutting.separator is None else []
+    for document in found:
+        if len(document.text) >= GIANT_CHARACTERS:
+            for mark in marks:
+                if (count := document.text.count(mark)) > 1:
+                    warnings.warn(
+                        f"{document.file}: one document of {len(document.text)} characters holds {mark!r} {count} "
+                        f"times: keys would cross the documents that it parts; give separator={mark!r}",
+                        stacklevel=3,
+                    )
+                    marks = []
+        yield document
+
+
+def _batches(found: Iterator[Document]) -> Iterator[tuple[list[str], int]]:
     batch: list[str] = []
-    characters = num_bytes = 0
-    for document, size in documents:
-        batch.append(document)
-        characters += len(document)
-        num_bytes += size
+    characters = size = 0
+    for document in found:
+        batch.append(document.text)
+        characters += len(document.text)
+        size += document.num_bytes
         if characters >= BATCH_CHARACTERS:
-            yield batch, num_bytes
-            batch, characters, num_bytes = [], 0, 0
+            yield batch, size
+            batch, characters, size = [], 0, 0
     if batch:
-        yield batch, num_bytes
+        yield batch, size

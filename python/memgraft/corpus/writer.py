@@ -3,7 +3,7 @@
 import json
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +46,8 @@ class CorpusWriter:
         eos_id: int | None = None,
         tokenizer: str | None = None,
         special_ids: Sequence[int] = (),
+        split: Mapping[str, Any] | None = None,
+        declared: bool = True,
     ) -> None:
         """Opens the temporary files.
 
@@ -55,6 +57,8 @@ class CorpusWriter:
             eos_id: the delimiter that the caller appends to documents, if any; recorded.
             tokenizer: fingerprint of the tokenizer's file; recorded.
             special_ids: the tokenizer's special tokens; recorded.
+            split: which part of which corpus this is; recorded.
+            declared: whether ``vocab_size`` is a tokenizer's or model's, and recorded, or a bound.
         """
         if not 0 < vocab_size <= MAX_VOCAB_SIZE:
             raise ArgumentError(f"vocab_size: expected 1 to {MAX_VOCAB_SIZE}, got {vocab_size}")
@@ -62,6 +66,7 @@ class CorpusWriter:
         self.path = Path(text[:-4] if text.endswith(".bin") else text)
         self.vocab_size, self.eos_id, self.tokenizer = vocab_size, eos_id, tokenizer
         self.special_ids = [int(token) for token in special_ids]
+        self.split, self.declared = split, declared
         self.dtype = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<i4")
         self.num_tokens = 0
         self._lengths: list[int] = []
@@ -173,11 +178,12 @@ class CorpusWriter:
             "format": "memgraft.corpus",
             "format_version": 1,
             "tokenizer": self.tokenizer,
-            "vocab_size": self.vocab_size,
+            "vocab_size": self.vocab_size if self.declared else None,
             "eos_id": self.eos_id,
             "special_ids": self.special_ids,
             "num_tokens": self.num_tokens,
             "num_documents": self.num_documents,
+            **({} if self.split is None else {"split": dict(self.split)}),
         }
 
     def abort(self) -> None:

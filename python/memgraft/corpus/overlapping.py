@@ -1,0 +1,162 @@
+"""What two corpora share: whole documents, and runs of tokens inside documents that were cut or joined otherwise."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from memgraft.errors import ArgumentError
+
+#: Tokens read at a time.
+_BLOCK = 1 << 20
+#: Runs remembered of the first corpus at most, by and large.
+_MOST = 1 << 22
+#: An odd factor: its powers can be undone modulo 2**64.
+_FACTOR = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+Hashes = npt.NDArray[np.uint64]
+
+
+class Documents(Protocol):
+    """What is asked of a corpus; `memgraft.Corpus` has it."""
+
+    eos_id: int | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all."""
+
+    @property
+    def document_starts(self) -> npt.NDArray[np.uint64]:
+        """Where documents start, and the number of tokens."""
+
+    def tokens(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """The tokens ``start .. stop``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """What of one corpus is in another.
+
+    Attributes:
+        num_documents: documents looked for, empty ones left out.
+        num_shared_documents: those that are a document of the other corpus, token for token, delimiters aside.
+        num_tokens: tokens of the documents looked for.
+        num_shared_tokens: tokens of the shared documents.
+        length: tokens of a run.
+        num_runs: runs sampled, by their content, in the documents looked for.
+        num_shared_runs: those that are in the other corpus.
+    """
+
+    num_documents: int
+    num_shared_documents: int
+    num_tokens: int
+    num_shared_tokens: int
+    length: int
+    num_runs: int
+    num_shared_runs: int
+
+    @property
+    def share(self) -> float:
+        """The larger of the shares of tokens in shared documents and of shared runs, 0 to 1."""
+        documents = self.num_shared_tokens / self.num_tokens if self.num_tokens else 0.0
+        runs = self.num_shared_runs / self.num_runs if self.num_runs else 0.0
+        return max(documents, runs)
+
+
+def overlap(corpus: Documents, other: Documents, *, length: int = 32) -> Overlap:
+    """What of ``other`` is in ``corpus``, such as documents to measure by in those that keys were mined from.
+
+    Documents are compared by a hash of their tokens. Runs of ``length`` tokens inside documents are sampled by their
+    own hash, the same ones in both corpora, so that documents which were cut into windows or joined are found too. Both
+    hashes have 64 bits.
+
+    Args:
+        corpus: the one that is searched.
+        other: what is looked for.
+        length: tokens of a run.
+
+    Raises:
+        ArgumentError: ``length`` below 2.
+    """
+    if length < 2:
+        raise ArgumentError(f"length: expected runs of at least 2 tokens, got {length}")
+    bits = max(0, (corpus.num_tokens // _MOST).bit_length())
+    there = list(_read(corpus, length, bits))
+    known_documents = np.unique(np.concatenate([np.empty(0, np.uint64), *(documents for documents, _, _ in there)]))
+    known_runs = np.unique(np.concatenate([np.empty(0, np.uint64), *(runs for _, _, runs in there)]))
+    del there
+    counts = np.zeros(6, np.int64)
+    for documents, sizes, runs in _read(other, length, bits):
+        shared = np.isin(documents, known_documents)
+        found = np.count_nonzero(np.isin(runs, known_runs))
+        counts += np.array(
+            [len(documents), np.count_nonzero(shared), sizes.sum(), sizes[shared].sum(), len(runs), found], np.int64
+        )
+    return Overlap(
+        num_documents=int(counts[0]),
+        num_shared_documents=int(counts[1]),
+        num_tokens=int(counts[2]),
+        num_shared_tokens=int(counts[3]),
+        length=length,
+        num_runs=int(counts[4]),
+        num_shared_runs=int(counts[5]),
+    )
+
+
+def _read(corpus: Documents, length: int, bits: int) -> Iterator[tuple[Hashes, npt.NDArray[np.int64], Hashes]]:
+    """Hashes and sizes of documents that are not empty, and hashes of sampled runs, some documents at a time."""
+    starts = corpus.document_starts.astype(np.int64)
+    first = 0
+    while first < len(starts) - 1:
+        last = max(first + 1, int(np.searchsorted(starts, starts[first] + _BLOCK, side="right")) - 1)
+        edges = starts[first : last + 1] - starts[first]
+        tokens = corpus.tokens(int(starts[first]), int(starts[last])).astype(np.uint64)
+        yield _hash(tokens, edges, corpus.eos_id, length, bits)
+        first = last
+
+
+def _hash(
+    tokens: Hashes, edges: npt.NDArray[np.int64], eos_id: int | None, length: int, bits: int
+) -> tuple[Hashes, npt.NDArray[np.int64], Hashes]:
+    begins, ends = edges[:-1].copy(), edges[1:].copy()
+    if eos_id is not None and len(tokens):
+        # A delimiter at either end belongs to the format, not to the document.
+        held = ends > begins
+        ends[held] -= tokens[ends[held] - 1] == eos_id
+        held = ends > begins
+        begins[held] += tokens[begins[held]] == eos_id
+    powers = _powers(_FACTOR, len(tokens))
+    inverse = _powers(pow(_FACTOR, -1, 1 << 64), len(tokens))
+    # sums[b] - sums[a], times the factor to the power of -a, is a polynomial of the tokens a .. b alone.
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((tokens + np.uint64(1)) * powers, dtype=np.uint64)])
+    begins, ends = begins[ends > begins], ends[ends > begins]
+    sizes = ends - begins
+    documents = _mix((sums[ends] - sums[begins]) * inverse[begins] + sizes.astype(np.uint64))
+    inside = np.zeros(len(tokens) + 1, np.int64)
+    long = sizes >= length
+    np.add.at(inside, begins[long], 1)
+    np.add.at(inside, ends[long] - length + 1, -1)
+    places = np.flatnonzero(np.cumsum(inside[:-1]) > 0)
+    runs = _mix((sums[places + length] - sums[places]) * inverse[places])
+    return documents, sizes, runs[runs & np.uint64((1 << bits) - 1) == 0]
+
+
+def _powers(factor: int, count: int) -> Hashes:
+    """``factor`` to the powers 0 to ``count - 1``, modulo 2**64."""
+    powers = np.ones(1, np.uint64)
+    step = factor
+    while len(powers) < count:
+        powers = np.concatenate([powers, powers * np.uint64(step)])
+        step = step * step & _MASK
+    return powers[: max(count, 1)]
+
+
+def _mix(values: Hashes) -> Hashes:
+    """splitmix64's output function: the low bits, by which runs are sampled, depend on all others."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

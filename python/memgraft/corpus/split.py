@@ -1,0 +1,65 @@
+"""A corpus written as two: documents to train on and documents to measure by, chosen as mining chooses them."""
+
+import os
+from pathlib import Path
+
+from memgraft.corpus.reader import Corpus
+from memgraft.corpus.text import Progress
+from memgraft.corpus.writer import MAX_VOCAB_SIZE, CorpusWriter
+
+#: Tokens copied at a time.
+_BLOCK = 1 << 22
+
+
+def write_split(
+    corpus: Corpus,
+    train: str | os.PathLike[str],
+    held: str | os.PathLike[str],
+    *,
+    held_out: float,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Path, Path]:
+    """Writes the two parts of :meth:`Corpus.split` as corpora of their own and returns their ``.bin`` files.
+
+    Their :attr:`Corpus.split_facts` and fingerprints are those of the parts, so that keys mined from the one are known
+    to be of the training part, and ``held_out`` of ``mine`` with the same seed holds out the same documents.
+
+    Args:
+        corpus: what to split.
+        train: prefix of the training part.
+        held: prefix of the held-out part.
+        held_out: the share of documents that is held out.
+        seed: of the choice.
+        progress: called with (stage, tokens done, tokens in all).
+
+    Raises:
+        ArgumentError: ``held_out`` is not between 0 and 1.
+        CorpusError: fewer than two documents, or a part without tokens.
+        StorageError: a file cannot be written.
+    """
+    parts = corpus.split(held_out=held_out, seed=seed)
+    done = 0
+    written = []
+    for part, out in zip(parts, (train, held), strict=True):
+        with CorpusWriter(
+            out,
+            vocab_size=part.vocab_size or MAX_VOCAB_SIZE,
+            eos_id=part.eos_id,
+            tokenizer=part.tokenizer,
+            special_ids=part.special_ids,
+            split=part.split_facts,
+            declared=part.vocab_size is not None,
+        ) as writer:
+            starts = part.document_starts.astype("int64")
+            first = 0
+            while first < part.num_documents:
+                last = max(first + 1, int(starts.searchsorted(starts[first] + _BLOCK, side="right")) - 1)
+                lengths = starts[first + 1 : last + 1] - starts[first:last]
+                writer.add_many(part.tokens(int(starts[first]), int(starts[last])), lengths)
+                done += int(lengths.sum())
+                first = last
+                if progress is not None:
+                    progress("split", done, corpus.num_tokens)
+            written.append(writer.finish())
+    return written[0], written[1]
