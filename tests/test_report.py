@@ -155,6 +155,26 @@ def test_arms_that_differ_in_more_than_the_graft_are_called_out():
     assert "NOT in this run" not in render(build_facts(experiment=experiment(-0.4, -0.2)))
 
 
+def test_groups_and_costs_are_those_of_the_arms():
+    facts = experiment(-0.4, -0.2, seeds=(0, 1), arms=("none", "graft"))
+    for result in facts["arms"]:
+        loss = {"none": 4.0, "graft": 3.5}[result["arm"]] + 0.25 * result["seed"]
+        result["held_out"]["by_order"] = [
+            {"order": 0, "loss": loss, "tokens": 70}, {"order": 1, "loss": None, "tokens": 0},
+        ]  # fmt: skip
+        result["held_out"]["by_count_decile"] = [{"decile": 1, "loss": loss + 1, "tokens": 30}]
+        result["costs"] = {
+            "dense_parameters": 1234, "table_parameters": 0, "flops_per_token": 2468, "bank_bytes_per_hit": 64,
+            "table_bytes_per_miss": 0,
+        }  # fmt: skip
+    page = render(build_facts(experiment=facts))
+    cells = [re.findall(r"<td[^>]*>([^<]*)", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    assert ["no match", "70", "4.1250", "\N{MINUS SIGN}0.5000"] in cells
+    assert ["order 1", "0", "–", "–"] in cells
+    assert ["decile 1 (most frequent keys)", "30", "5.1250", "\N{MINUS SIGN}0.5000"] in cells
+    assert ["graft", "1,234", "0", "2,468", "64", "0"] in cells
+
+
 def test_text_from_files_is_escaped():
     sample = {"prompt": "<script>", "text": "a & b", "new_tokens": 3, "tokens_per_second": 2.0, "hit_share": 0.5}
     page = render(build_facts(sample=sample, title="<b>", material={"text": "<i>"}))

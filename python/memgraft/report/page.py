@@ -30,7 +30,7 @@ section > p { margin: 6px 0 12px; color: var(--muted); max-width: 70ch; }
 .tiles b { display: block; font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums; }
 .tiles span { color: var(--muted); font-size: 14px; }
 svg { width: 100%; height: auto; display: block; }
-svg + svg, svg + .scroll { margin-top: 16px; }
+svg + svg, svg + .scroll, .scroll + .scroll { margin-top: 16px; }
 .number + .scroll { margin-top: 10px; }
 svg text { font-family: inherit !important; }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
@@ -57,6 +57,8 @@ def render(facts: Mapping[str, Any]) -> str:
     sections = [
         _verdict(experiment) if experiment else "",
         _arms(experiment) if experiment else "",
+        _groups(experiment) if experiment else "",
+        _costs(experiment) if experiment else "",
         _coverage(facts["coverage"]) if facts.get("coverage") else "",
         _gates(facts["gates"]) if facts.get("gates") else "",
         _bank(facts["bank"]) if facts.get("bank") else "",
@@ -115,11 +117,7 @@ def _verdict(experiment: Mapping[str, Any]) -> str:
         return ""
     found = verdict(experiment)
     main = experiment["comparisons"][0]
-    labels = {result["arm"]: result["label"] for result in experiment["arms"]}
-    names = [
-        f"{labels.get(entry['first'], entry['first'])} minus {labels.get(entry['second'], entry['second'])}"
-        for entry in experiment["comparisons"]
-    ]
+    names = [f"{entry['first']} minus {entry['second']}".replace("_", " ") for entry in experiment["comparisons"]]
     interval, difference = main["interval"], main["difference"]
     number = (
         f'<div class="number">{_signed(difference["overall"])} <small>nats per held-out token, {escape(names[0])}; '
@@ -170,6 +168,62 @@ def _arms(experiment: Mapping[str, Any]) -> str:
     return _section(
         "Held-out loss by arm", lead, plots.curves_plot(arms, tokens_per_step) + plots.finals_plot(arms) + table
     )
+
+
+def _mean_by(results: Sequence[Mapping[str, Any]], kind: str, name: str) -> dict[Any, tuple[float | None, int]]:
+    """Mean loss over seeds and number of tokens of each group of ``kind``; no loss where a seed has none."""
+    found: dict[Any, tuple[float | None, int]] = {}
+    for number, entry in enumerate(results[0]["held_out"].get(kind, ())):
+        losses = [result["held_out"][kind][number]["loss"] for result in results]
+        known = [loss for loss in losses if loss is not None]
+        found[entry[name]] = (sum(known) / len(known) if len(known) == len(losses) else None, entry["tokens"])
+    return found
+
+
+def _groups(experiment: Mapping[str, Any]) -> str:
+    """What each arm loses against no memory (or the first arm) by order of the match and decile of the key's count."""
+    by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    for result in experiment["arms"]:
+        by_arm.setdefault(result["arm"], []).append(result)
+    base = "none" if "none" in by_arm else next(iter(by_arm))
+    if len(by_arm) < 2 or not all("by_order" in result["held_out"] for result in experiment["arms"]):
+        return ""
+    others = [arm for arm in by_arm if arm != base]
+    tables = ""
+    for kind, name, words in (
+        ("by_order", "order", {0: "no match"}),
+        ("by_count_decile", "decile", {1: "decile 1 (most frequent keys)", 10: "decile 10 (rarest keys)"}),
+    ):
+        means = {arm: _mean_by(results, kind, name) for arm, results in by_arm.items()}
+        rows = []
+        for group, (loss, tokens) in means[base].items():
+            differences = [
+                None if loss is None or means[arm][group][0] is None else means[arm][group][0] - loss  # type: ignore[operator]
+                for arm in others
+            ]
+            title = words.get(group, f"{name} {group}")
+            rows.append((title, str(tokens), _loss(loss), *(_signed(difference) for difference in differences)))
+        heads = [f"{arm} minus {base}".replace("_", " ") for arm in others]
+        tables += _table((f"by {name}", "tokens", base.replace("_", " "), *heads), rows)
+    lead = (
+        f"Held-out loss of '{base}' and what each arm differs from it, means over seeds, no intervals: by the order "
+        "of the longest match before the predicted token and by how often its key was seen."
+    )
+    return _section("Which tokens", lead, tables)
+
+
+def _costs(experiment: Mapping[str, Any]) -> str:
+    arms = {result["arm"]: result for result in experiment["arms"] if "costs" in result}
+    if not arms:
+        return ""
+    names = ("dense_parameters", "table_parameters", "flops_per_token", "bank_bytes_per_hit", "table_bytes_per_miss")
+    rows = [(result["label"], *(f"{result['costs'][name]:,}" for name in names)) for result in arms.values()]
+    head = ("arm", *(name.replace("_", " ") for name in names))
+    lead = (
+        "What each arm adds to the recipient. FLOPs are two a dense parameter of a forward; rows of tables and of the "
+        "bank are read, not multiplied."
+    )
+    return _section("What each arm costs", lead, _table(head, rows))
 
 
 _MINED = {
