@@ -100,6 +100,14 @@ def test_train_then_report(place, bank, tmp_path):
     assert [entry["arm"] for entry in results["arms"]] == ["graft", "shuffled"]
     assert (tmp_path / "run" / "model" / "graft" / "graft.safetensors").is_file()
 
+    verified = invoke("verify", tmp_path / "run", tmp_path / "run" / "model" / "graft", "--json")
+    assert verified.exit_code == 0, verified.stderr
+    assert [facts["kind"] for facts in json.loads(verified.stdout)["verified"]] == ["experiment", "graft"]
+    shown = json.loads(invoke("inspect", tmp_path / "run", "--json").stdout)
+    assert shown["graft seed 0"] == results["arms"][0]["held_out"]["overall"]
+    assert json.loads(invoke("inspect", tmp_path / "run" / "model" / "graft", "--json").stdout)["config"]["sites"] == [
+        1
+    ]
     text = invoke(*train_command(place, tmp_path / "run"), "--steps", 3, "--arms", "graft,shuffled")
     assert "graft minus shuffled" in text.stdout
 

@@ -145,6 +145,25 @@ def test_nothing_that_is_there_is_written_over_unless_asked(made, tmp_path):
     assert b"precious" not in {path.read_bytes() for path in tmp_path.iterdir()}
 
 
+def test_records_of_experiments_and_grafts_are_checked(tmp_path):
+    for name in ("plan.json", "graft-seed0/settings.json", "none-seed0/settings.json"):
+        (tmp_path / "exp" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "exp" / name).write_text('{"steps": 3, "settings": {"bank": "abc"}}')
+    result = {"arm": "none", "seed": 0, "held_out": {"overall": 2.5}}
+    (tmp_path / "exp" / "none-seed0" / "result.json").write_text(json.dumps(result))
+    facts = ok_json("inspect", tmp_path / "exp")
+    assert (facts["kind"], facts["none seed 0"], facts["unfinished"]) == ("experiment", 2.5, ["graft-seed0"])
+    assert ok_json("verify", tmp_path / "exp")["verified"][0]["fingerprint"] == "abc"
+    (tmp_path / "exp" / "none-seed0" / "result.json").write_text('{"arm": "none"}')
+    broken = memgraft_cli("verify", tmp_path / "exp")
+    assert (broken.exit_code, "expected the result of an arm" in broken.stderr) == (1, True)
+    (tmp_path / "graft").mkdir()
+    (tmp_path / "graft" / "graft.json").write_text("{}")
+    (tmp_path / "graft" / "graft.safetensors").write_bytes(b"torn")
+    broken = memgraft_cli("verify", tmp_path / "graft")
+    assert (broken.exit_code, "expected the weights of a graft" in broken.stderr) == (1, True)
+
+
 def test_lookup_takes_text(made):
     by_text = ok_json("lookup", made / "index.mgi", "--text", "the cat sat")
     assert by_text == ok_json("lookup", made / "index.mgi", "2", "3", "4")

@@ -93,7 +93,7 @@ def reads_corpora(function: Callable[Concatenate[Reading, P], None]) -> Callable
 
 
 def kind_of(path: Path) -> str:
-    """``"bank"``, ``"keys"``, ``"index"`` or ``"corpus"``, from the name and what is there.
+    """``"bank"``, ``"keys"``, ``"index"``, ``"graft"``, ``"experiment"`` or ``"corpus"``, from name and content.
 
     Raises:
         StorageError: nothing is there.
@@ -108,6 +108,10 @@ def kind_of(path: Path) -> str:
     # Any of a bank's files makes a folder a bank, so that one without its bank.json is reported as such.
     if path.name == "bank.json" or any((path / name).exists() for name in ("bank.json", "keys.mgk", "index.mgi")):
         return "bank"
+    if (path / "graft.json").is_file():
+        return "graft"
+    if (path / "plan.json").is_file() and not (path / "stages.json").exists():
+        return "experiment"
     if path.with_name(path.name + ".partial").is_dir():
         return "bank"
     if not path.exists() and not path.with_name(path.name + ".idx").exists():

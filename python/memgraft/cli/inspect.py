@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memgraft.cli import artifacts, common, inspect_model
+from memgraft.cli import artifacts, common, inspect_model, records
 from memgraft.errors import ArgumentError, FingerprintError
 
 #: What stands where bytes are no whole character.
@@ -39,7 +39,14 @@ def run(
         return
     if recipient is not None or bank_path is not None:
         raise ArgumentError(f"{path}: --recipient and --bank are for a graft with --text")
-    if artifacts.kind_of(path) == "corpus":
+    kind = artifacts.kind_of(path)
+    if kind in ("graft", "experiment"):
+        if text is not None or rows:
+            raise ArgumentError(f"{path}: expected a bank, index.mgi or keys.mgk for --text and --rows, found {kind}")
+        facts = records.graft_facts(path) if kind == "graft" else records.experiment_facts(path)
+        common.emit({"kind": kind, **facts}, json=json, title=f"{kind.capitalize()} {path}")
+        return
+    if kind == "corpus":
         if text is not None or rows:
             raise ArgumentError(f"{path}: expected a bank, index.mgi or keys.mgk for --text and --rows, found a corpus")
         opened = reading.open(path)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memgraft.cli import artifacts, common
+from memgraft.cli import artifacts, common, records
 from memgraft.errors import MemgraftError
 
 
@@ -26,6 +26,8 @@ def run(
                 # The fingerprint reads every token; documents were checked at opening.
                 opened = reading.open(path)
                 facts = {"path": path, "kind": kind, "fingerprint": opened.fingerprint}
+            elif kind in ("graft", "experiment"):
+                facts = {"path": path, "kind": kind, "fingerprint": records.verify_record(path, kind)}
             else:
                 facts = {"path": path, "kind": kind, "fingerprint": verify_artifact(path, kind, threads)}
         except MemgraftError as error:

@@ -87,7 +87,9 @@ def undertrained(experiment: Mapping[str, Any]) -> list[str]:
     if unigram is None or not math.isfinite(unigram):
         return []
     names = dict.fromkeys(
-        result["label"] for result in experiment["arms"] if result["held_out"]["overall"] > UNDERTRAINED * unigram
+        result["arm"].replace("_", " ")
+        for result in experiment["arms"]
+        if result["held_out"]["overall"] > UNDERTRAINED * unigram
     )
     if not names:
         return []
