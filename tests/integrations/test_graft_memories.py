@@ -14,7 +14,7 @@ from grafted_models import CACHE, EOS, PAD, VOCAB, grafted, make_bank, prompts, 
 from memgraft.bank import Bank, open_memory
 from memgraft.errors import ArgumentError, FingerprintError, GraftError
 from memgraft.keyset import KeySet
-from memgraft.torch import graft, load_graft, save_graft
+from memgraft.torch import graft, load_graft, record_telemetry, save_graft
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +199,9 @@ def test_a_graft_takes_another_bank_of_its_space_on_request(bank: Any, other: Ba
     facts = json.loads((tmp_path / "again" / "graft.json").read_text())["bank"]
     assert (facts["fingerprint"], facts["trained_on"]) == (other.fingerprint, bank.fingerprint)
     assert bank.fingerprint in (tmp_path / "again" / "README.md").read_text()
+    with record_telemetry(loaded) as telemetry:
+        loaded(ids)
+    assert telemetry.banks == {"default": {"reads": other.fingerprint, "trained_on": bank.fingerprint}}
 
 
 def test_paths_stand_in_for_banks(bank: Any, tmp_path: Path) -> None:

@@ -89,9 +89,16 @@ class SiteStatistics:
 
 
 class Telemetry:
-    """Statistics of the calls made while it records."""
+    """Statistics of the calls made while it records.
+
+    Attributes:
+        sites: by graft name and site.
+        banks: by graft name the fingerprint of the bank that it reads, and of the one that it was trained on where that
+            is another (``load_graft(..., rows="any")``).
+    """
 
     def __init__(self) -> None:
+        self.banks: dict[str, dict[str, str]] = {}
         self.sites: dict[tuple[str, int], SiteStatistics] = {}
 
     def observer(self, name: str, site: int, side: Any) -> Observer:
@@ -172,6 +179,9 @@ def _attach(recipient: nn.Module, telemetry: Telemetry) -> None:
         raise GraftError("the model's telemetry is recorded already: one recorder at a time")
     for runtime in runtimes:
         runtime.recorder = telemetry
+        telemetry.banks[runtime.name] = {"reads": runtime.bank.fingerprint}
+        if runtime.trained_on not in (None, runtime.bank.fingerprint):
+            telemetry.banks[runtime.name]["trained_on"] = str(runtime.trained_on)
 
 
 def _detach(recipient: nn.Module) -> None:
