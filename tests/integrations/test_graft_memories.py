@@ -168,6 +168,28 @@ def test_memories_that_do_not_fit_are_refused(bank: Any, other: Bank, tmp_path: 
         torch.testing.assert_close(got, model(ids, memgraft=other, use_cache=False).logits[:, 10:], atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_a_batch_of_another_bank_is_not_read_as_this_one(bank: Any, other: Bank, tmp_path: Path) -> None:
+    import pickle
+
+    from memgraft.data import GraftCollator, prefetch
+
+    model, ids = grafted(bank), prompts(2, 20)
+    batch = GraftCollator(other)([{"input_ids": row} for row in ids])
+    memory = pickle.loads(pickle.dumps(batch["memgraft"]))
+    with pytest.raises(FingerprintError, match="holds rows of bank"):
+        model(ids, memgraft=memory)
+    with pytest.raises(FingerprintError, match="to stage them from"):
+        next(iter(prefetch([batch], bank)))
+    # Staged values of the same space are what generate(memgraft=other) reads.
+    assert torch.equal(model(ids, memgraft=memory.stage(other)).logits, model(ids, memgraft=other).logits)
+    far = Bank.create(
+        tmp_path / "far", keys=other.keys, values=other.floats(np.arange(len(other))), taps=(2,), donor={"name": "x"}
+    )
+    with pytest.raises(FingerprintError, match="holds rows of bank"):
+        model(ids, memgraft=GraftCollator(far)([{"input_ids": row} for row in ids])["memgraft"].stage(far))
+
+
 # ------------------------------------------------------------------ value spaces
 
 

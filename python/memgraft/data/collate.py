@@ -121,6 +121,7 @@ class GraftCollator:
             rows=torch.where(padding, -1, laid_rows),
             orders=torch.where(padding, 0, laid_orders).to(torch.uint8),
             segments=segments,
+            source=(self.bank.fingerprint, self.bank.space),
         )
 
     def _miss_annotation(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from memgraft.bank import Memory, Staged, StageFacts
 from memgraft.data.dispatch import refuse_if_dispatching
 from memgraft.data.dtypes import stored_tensor, to_floats
-from memgraft.errors import ArgumentError, GraftError, TokenError
+from memgraft.errors import ArgumentError, FingerprintError, GraftError, TokenError
 
 if TYPE_CHECKING:
     from memgraft.data.ring import StagingRing
@@ -24,7 +24,7 @@ KEY = "memgraft"
 class MemoryBatch:
     """The memory of one batch; travels as ``batch["memgraft"]`` and reaches the model as ``memgraft=``.
 
-    Holds tensors and nothing else, so that it pickles, pins and moves like any batch.
+    Holds tensors and a few words about them, so that it pickles, pins and moves like any batch.
 
     Attributes:
         rows: int32 ``(B, T)``, -1 = miss.
@@ -35,6 +35,7 @@ class MemoryBatch:
         values: once staged, ``(U, taps, value_dim)`` in storage dtype.
         scales: fp32 ``(U, taps)`` for fp8 rows, ``(taps, value_dim)`` for int8 rows, else None.
         facts: telemetry of the staging.
+        source: fingerprint and value space of the bank that the rows are of, where that is known.
     """
 
     rows: torch.Tensor
@@ -45,6 +46,7 @@ class MemoryBatch:
     values: torch.Tensor | None = None
     scales: torch.Tensor | None = None
     facts: StageFacts | None = None
+    source: tuple[str, str] | None = None
 
     @property
     def staged(self) -> bool:
@@ -60,12 +62,18 @@ class MemoryBatch:
         """A copy with the values of ``bank``, in memory of ``ring`` if given; itself if staged already.
 
         Raises:
-            ArgumentError: the rows are not of this bank.
+            ArgumentError: a row is out of range.
+            FingerprintError: the rows are of another bank.
             FormatError: a shard changed since the bank was opened.
             StorageError: a read failed.
         """
         if self.staged:
             return self
+        if self.source is not None and self.source[0] != bank.fingerprint:
+            raise FingerprintError(
+                f"the batch's rows are of bank {self.source[0]}, found {bank.fingerprint} to stage them from: give the "
+                'collator, prefetch and model one bank (load_graft(..., bank=, rows="any") for another of its space)'
+            )
         rows = self.rows.cpu().numpy()
         if ring is None:
             staged = bank.stage(rows=rows, orders=self.orders.cpu().numpy(), threads=threads)
@@ -180,6 +188,7 @@ class MemoryBatch:
             rows=torch.from_numpy(rows).to(device),
             orders=torch.from_numpy(orders).to(device),
             segments=segments.to(device=device, dtype=torch.int32),
+            source=(bank.fingerprint, bank.space),
         )
 
     def tensors(self) -> list[torch.Tensor]:
@@ -195,14 +204,20 @@ class MemoryBatch:
         return replace(self, **moved)
 
 
-_Packed = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int32]]
+_Packed = tuple[
+    npt.NDArray[np.int32],
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.int32],
+    npt.NDArray[np.int32],
+    tuple[str, str] | None,
+]
 
 
 def _pack(memory: MemoryBatch) -> _Packed:
     """Rows, orders, and the segments as (id, first position) of each run of equal ones."""
     flat = memory.segments.numpy().reshape(-1)
     starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1)).astype(np.int32)
-    return memory.rows.numpy(), memory.orders.numpy(), flat[starts], starts
+    return memory.rows.numpy(), memory.orders.numpy(), flat[starts], starts, memory.source
 
 
 def _arrive(*packed: Any) -> MemoryBatch:
@@ -221,12 +236,14 @@ def _unpack(
     orders: npt.NDArray[np.uint8],
     segments: npt.NDArray[np.int32],
     starts: npt.NDArray[np.int32],
+    source: tuple[str, str] | None,
 ) -> MemoryBatch:
     each = np.repeat(segments, np.diff(starts, append=rows.size))
     return MemoryBatch(
         rows=torch.from_numpy(rows),
         orders=torch.from_numpy(orders),
         segments=torch.from_numpy(each.reshape(rows.shape)),
+        source=source,
     )
 
 

@@ -96,7 +96,11 @@ class Generate:
         self.model = model
         self.decoder = decoder
         self.replaced = replaced
-        self.__signature__ = inspect.signature(self._original())
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        # Made when it is asked for: the defaults in it need not pickle, and a grafted model must.
+        return inspect.signature(self._original())
 
     def _original(self) -> Any:
         if self.replaced is not None:

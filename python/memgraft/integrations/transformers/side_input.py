@@ -13,7 +13,7 @@ from memgraft.bank import Memory
 from memgraft.data.handle import MemoryBatch
 from memgraft.data.masks import UnreadableMask
 from memgraft.data.segments import from_batch
-from memgraft.errors import GraftError
+from memgraft.errors import FingerprintError, GraftError
 from memgraft.integrations.transformers.decode_state import (
     DecodeState,
     GraftedCache,
@@ -139,6 +139,7 @@ def prepare(
                     f"memgraft= is of shape {tuple(batch.rows.shape)}, input_ids of shape {tuple(input_ids.shape)}: "
                     "they are not of the same batch"
                 )
+            _check_source(runtime, batch)
             segments = batch.segments.to(input_ids.device)
         else:
             if raw is None:
@@ -275,6 +276,23 @@ def running_segments(
     starts[:, 0] |= history[:, -1] < 0
     base = history.amax(dim=1, keepdim=True).clamp_min(0)
     return torch.cat([history, torch.where(padding, -1, base + starts.long().cumsum(dim=1))], dim=1)
+
+
+def _check_source(runtime: GraftRuntime, batch: MemoryBatch) -> None:
+    """Refuse rows of a bank that the graft does not read, unless they are staged and of its value space.
+
+    Raises:
+        FingerprintError: they are.
+    """
+    if batch.source is None or batch.source[0] == runtime.bank.fingerprint:
+        return
+    plain = runtime.controlled is None and runtime.config.control != "trainable"
+    if batch.staged and batch.source[1] == runtime.bank.space and plain:
+        return
+    raise FingerprintError(
+        f"memgraft= holds rows of bank {batch.source[0]}, the graft {runtime.name!r} reads {runtime.bank.fingerprint}: "
+        'give collator and model one bank (load_graft(..., bank=, rows="any") for another of the same value space)'
+    )
 
 
 def _raw_segments(input_ids: Tensor, mask: Any, said: Mapping[str, Any], past: int | Tensor) -> Tensor:
