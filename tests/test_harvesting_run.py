@@ -263,3 +263,54 @@ def test_the_bank_opens_and_verifies(place, tmp_path):
     started = time.perf_counter()
     Bank.open(tmp_path / "bank")
     assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize("dtype", ["fp8_e4m3", "int8"])
+def test_eight_bits_from_the_harvest(place, tmp_path, dtype):
+    """Within what the manifest says; the same bytes after an interruption, which does not measure again."""
+    exact, whole = run(place, tmp_path / "exact"), run(place, tmp_path / "whole", dtype=dtype)
+    rows = np.arange(exact.num_rows, dtype=np.int32)
+    storage = whole.manifest.donor["storage"]
+    difference = np.linalg.norm(whole.floats(rows) - exact.floats(rows), axis=2).sum(0)
+    error = difference / np.linalg.norm(exact.floats(rows), axis=2).sum(0)
+    np.testing.assert_allclose(error, storage["error"], rtol=0.2)
+    assert (error < 0.05).all()
+    assert max(storage["error_bf16"]) < min(storage["error"])
+    if dtype == "int8":
+        assert storage["clipped"] < 1e-3
+        assert "sampled rows" in storage["scales"]
+
+    def stop_late(stage, done, total):
+        if stage == "donor" and done > total // 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(place, tmp_path / "bank", dtype=dtype, progress=stop_late)
+    run(place, tmp_path / "bank", dtype=dtype)
+    assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
+
+
+def test_states_that_are_not_finite_are_listed_with_their_keys(place, tmp_path):
+    donor = open_donor(place / "donor", compute_dtype="float32")
+    token = int(donor.tokenizer.encode_inside(["the"])[0][0])
+    donor.model.get_input_embeddings().weight[token] = float("nan")
+    with pytest.raises(DonorError, match=r"not finite in float32 \(row \d+: key \(.*another compute dtype"):
+        run(place, tmp_path / "bank", donor=donor)
+
+
+def test_mistakes_are_told_before_the_donor_is_opened(place, tmp_path, monkeypatch):
+    run(place, tmp_path / "bank")
+    monkeypatch.setattr("memgraft.harvesting.setup.open_donor", lambda *_args, **_options: pytest.fail("opened"))
+    for changes, message in (
+        ({"taps": (1, 2)}, r"taps: expected \(1, 2\), found \(0, 2\)"),
+        ({"dtype": "bf16"}, "dtype: expected 'bf16', found 'fp32'"),
+        ({"dtype": "bf17"}, "expected one of bf16"),
+        ({"resume": False}, "resume=True"),
+        ({"rank": 2, "world_size": 2}, "rank 2"),
+    ):
+        with pytest.raises((ArgumentError, FingerprintError), match=message):
+            run(place, tmp_path / "bank", **changes)
+    for taps, message in (((4,), "tap 4: donor donor has 3 blocks"), ((2, 1), "ascending"), ((), "ascending")):
+        with pytest.raises(DonorError, match=message):
+            run(place, tmp_path / "other", taps=taps)
+    assert not (tmp_path / "other.partial").exists()

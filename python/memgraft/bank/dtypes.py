@@ -131,7 +131,7 @@ class ValueDtype:
         scales: whether fp32 scales go with each row and tap, or with each tap and channel of the table.
         encoder: see `encode`, which checks what it gives the encoder.
         decoder: stored values as float32, before any scale.
-        harvested: whether a harvest writes it: a type with channel scales has to see every value first.
+        harvested: whether a harvest writes it; channel scales then come from a sample of the keys.
     """
 
     name: str
@@ -210,7 +210,7 @@ DTYPES: Mapping[str, ValueDtype] = {
             scales="channel",
             encoder=_encode_int8,
             decoder=_decode_float,
-            harvested=False,
+            harvested=True,
         ),
     )
 }

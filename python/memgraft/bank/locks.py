@@ -59,7 +59,7 @@ class OwnerLock:
     def __init__(self, folder: Path, rank: int, world_size: int) -> None:
         self.path = folder / _OWNER.format(rank)
         self._file = open_lock(self.path)
-        self._stop = threading.Event()
+        self._stop, self._held = threading.Event(), False
         try:
             # Others look at this lock for a moment when they start.
             deadline = time.monotonic() + 1
@@ -69,6 +69,7 @@ class OwnerLock:
                     raise StorageError(f"{folder}: rank {rank} is {who} already; wait for it, or stop it")
                 time.sleep(0.05)
             self._refuse_other_hosts(folder, rank)
+            self._held = True
             facts = {"host": socket.gethostname(), "pid": os.getpid(), "world_size": world_size}
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, json.dumps(facts).encode(), 0)
@@ -115,8 +116,9 @@ class OwnerLock:
         """Gives the rank back; once or more often."""
         self._stop.set()
         if self._file >= 0:
-            with contextlib.suppress(OSError):  # a rest does not hinder the next one of this host
-                os.ftruncate(self._file, 0)
+            if self._held:
+                with contextlib.suppress(OSError):  # a rest does not hinder the next one of this host
+                    os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = -1
 

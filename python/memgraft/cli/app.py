@@ -19,6 +19,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("bank merge", "memgraft.cli.bank_merge"),
     ("bank subtract", "memgraft.cli.bank_subtract"),
     ("bank truncate", "memgraft.cli.bank_truncate"),
+    ("bank requantise", "memgraft.cli.bank_requantise"),
     ("train", "memgraft.cli.train"),
     ("compare", "memgraft.cli.compare"),
     ("report", "memgraft.cli.report"),

@@ -17,7 +17,7 @@ def run(
     donor: Annotated[str, typer.Option("--donor", help="A transformers folder, a .gguf file, or a hub id.")],
     taps: Annotated[str, typer.Option("--taps", help="Donor depths, e.g. 8 or 8,24; r is after r blocks.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bank directory to be.")],
-    dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16 or fp32.")] = "bf16",
+    dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16, fp32, fp8_e4m3 or int8.")] = "bf16",
     compute_dtype: Annotated[str, typer.Option(help="The donor's run: auto, float32, bfloat16 or float16.")] = "auto",
     prefix: Annotated[
         str,
@@ -112,6 +112,7 @@ def run(
         "donor_tokens": manifest.donor.get("num_donor_tokens"),
         "distinct_prefixes": manifest.donor.get("num_prefixes"),
         "prefixes_shared": manifest.donor.get("shared_prefixes"),
+        "storage": manifest.donor.get("storage"),
     }
     emit(facts, json=json, title="bank")
 

@@ -30,6 +30,7 @@ from memgraft.harvesting.reading import reading_facts, warn_of_collapse
 from memgraft.harvesting.selecting import Progress, Selection, keys_text, select_keys, selection_beside
 from memgraft.harvesting.setup import Setup, set_up
 from memgraft.harvesting.sharing import Sharing, find_sharing
+from memgraft.harvesting.storage import storage_beside
 from memgraft.harvesting.text import RoundTrip
 from memgraft.keyset import KeySet
 from memgraft.tokenizer import tokenizer_facts
@@ -99,7 +100,8 @@ def harvest(
         donor: a transformers folder, a ``.gguf`` file, a hub id, or an open `Donor`.
         taps: ascending donor depths; r is the residual stream after r blocks, 0 the embeddings.
         out: the bank directory to be. While it grows it is called ``<out>.partial``.
-        dtype: storage type: ``"bf16"``, ``"fp16"`` or ``"fp32"``.
+        dtype: storage type: ``"bf16"``, ``"fp16"``, ``"fp32"``, or 8 bits: ``"fp8_e4m3"`` (a scale for each row) or
+            ``"int8"`` (a scale for each channel, from a sample of the keys); what 8 bits cost is in ``donor.storage``.
         compute_dtype: type of the donor's run, see `open_donor`; an open `Donor` keeps its own.
         prefix: donor tokens before every key. ``"auto"`` measures behind which of a few words of one token differ most
             at these taps; ``"none"`` (or None) is the isolated n-gram, ``"bos"`` the donor's BOS; else text or ids.
@@ -173,6 +175,15 @@ def harvest(
     facts |= {"shared_prefixes": sharing.shared, **_counts(selection, setup.prefix)}
     if note is not None:
         note(_describe(facts, sharing))
+    storage = storage_beside(
+        partial,
+        value_dtype(dtype),
+        len(selection.kept),
+        {**facts, "dtype": dtype, "taps": list(setup.taps)},
+        lambda rows: _values(setup, selection, rows, sharing, batch_tokens),
+    )
+    if storage.facts:
+        facts["storage"] = storage.facts
     try:
         writer = BankWriter(
             out,
@@ -182,6 +193,7 @@ def harvest(
             dtype=dtype,
             donor=facts,
             tokenizer=tokenizer,
+            scales=storage.scales,
             order=selection.order,
             rank=place.rank,
             world_size=place.world_size,

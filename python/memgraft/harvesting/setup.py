@@ -1,11 +1,12 @@
 """What a harvest is made with: tokenizers, donor, taps, prefix; checked against the keys before the donor is opened."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memgraft.errors import FingerprintError, TokenError
+from memgraft.errors import DonorError, FingerprintError, TokenError
 from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.forward import check_taps
 from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
@@ -24,6 +25,28 @@ class Setup:
     taps: tuple[int, ...]
     round_trip: RoundTrip
     prefix: Prefix
+
+
+def refuse_taps(donor: str | Path | Donor, taps: Sequence[int]) -> None:
+    """Refuses taps by what the folder's ``config.json`` says, where there is one; loading weights takes far longer.
+
+    Raises:
+        DonorError: they are not ascending, or beyond the donor.
+    """
+    taps = tuple(int(tap) for tap in taps)
+    if not taps or any(tap < 0 for tap in taps) or list(taps) != sorted(set(taps)):
+        raise DonorError(f"taps: expected distinct ascending numbers of blocks, found {taps}")
+    if isinstance(donor, Donor):
+        return
+    try:
+        config = json.loads((Path(donor).expanduser() / "config.json").read_text(encoding="utf-8"))
+        blocks = config.get("text_config", config).get("num_hidden_layers")
+    except (OSError, ValueError, AttributeError):
+        return  # a GGUF file, a hub id, or what `open_donor` refuses
+    if isinstance(blocks, int) and taps[-1] > blocks:
+        raise DonorError(
+            f"tap {taps[-1]}: donor {Path(donor).name} has {blocks} blocks, so taps run from 0 (embeddings) to {blocks}"
+        )
 
 
 def set_up(
@@ -53,6 +76,7 @@ def set_up(
             f"tokenizer {recipient_tokenizer}: expected the file {mined_with} that made the keys' tokens, "
             f"found {recipient.file_fingerprint}; name the tokenizer.json that tokenised the corpus"
         )
+    refuse_taps(donor, taps)
     opened = open_donor(donor, compute_dtype=compute_dtype, device=device, progress=progress)
     depths = check_taps(opened, taps)
     return Setup(
