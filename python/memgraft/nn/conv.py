@@ -26,6 +26,11 @@ class SegmentConv(nn.Module):
         self.norm = NormWeight(dim, streams)
         self.weight = nn.Parameter(torch.zeros(kernel, streams, dim))
 
+    def taps(self) -> Tensor:
+        """The taps with the norm's weight in them, (kernel, S, D) float32."""
+        norm: Tensor = self.norm()
+        return widened(self.weight) * norm
+
     def forward(self, inputs_BHSD: Tensor, segments_BH: Tensor, num_new: int) -> Tensor:
         """Convolve and return the last ``num_new`` positions.
 
@@ -40,8 +45,7 @@ class SegmentConv(nn.Module):
         # Positions further back than the reach are never read: normalising them would be wasted.
         start = max(0, inputs_BHSD.shape[1] - num_new - self.reach)
         inputs, segments = inputs_BHSD[:, start:], segments_BH[:, start:]
-        # The norm's weight goes into the taps.
-        weight = (widened(self.weight) * self.norm()).to(inputs.dtype)
+        weight = self.taps().to(inputs.dtype)
         convolved: Tensor = _ShiftedSums.apply(inputs, weight, segments, num_new, self.dilation, self.norm.eps)
         return functional.silu(convolved)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +16,22 @@ from memgraft.nn.conv import SegmentConv
 from memgraft.nn.fallback import HashFallback
 from memgraft.nn.gate import NormWeight, gate, rms_normalize, rms_scale, widened
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+# A program of the kernel holds a position's whole width in registers.
+MAX_KERNEL_WIDTH = 8192
+
 # Called with hidden_BTSD, alpha_BTS1, update_BTSD (float32), written_BTSD (hidden's dtype).
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Projected rows: keys with both norms' weights in them, the keys' RMS scales, values; and each position's row."""
+
+    keys_NSD: Tensor
+    scales_NS1: Tensor
+    values_ND: Tensor
+    picked_BT: Tensor
 
 
 class GraftLayer(nn.Module):
@@ -36,7 +52,13 @@ class GraftLayer(nn.Module):
         normalize_values: RMS-normalise bank rows first.
         output_scale: multiply the update by one learned scalar.
         num_trainable_rows: replace the bank's values by a trained table of so many rows (a control).
+
+    Attributes:
+        kernel: gate and mix as one Triton kernel (`memgraft.nn.kernel`) for CUDA tensors; off by default, since nobody
+            has run it on a card. A call with an observer takes the torch path.
     """
+
+    kernel: bool = False
 
     def __init__(
         self,
@@ -123,11 +145,15 @@ class GraftLayer(nn.Module):
                 f"dimension, found {tuple(hidden_BTD.shape)}"
             )
         num_new = hidden_BTSD.shape[1]
-        alpha_BTS1, values_BTD = self._read(hidden_BTSD, values_UV, inverse_BT, segments_BH, tokens_BH, misses_M)
-
-        sourced = (segments_BH[:, -num_new:] >= 0)[..., None, None]
+        rows = self._read(values_UV, inverse_BT, segments_BH, tokens_BH, misses_M)
+        sourced_BT = segments_BH[:, -num_new:] >= 0
         if self.fallback is None:
-            sourced = sourced & (inverse_BT >= 0)[..., None, None]
+            sourced_BT = sourced_BT & (inverse_BT >= 0)
+        if observer is None and self._fused(hidden_BTSD, conv_state_BCSD):
+            written_BTSD, gated_BTSD = self._fuse(hidden_BTSD, rows, sourced_BT, segments_BH, conv_state_BCSD)
+            return written_BTSD.view(hidden_BTD.shape), gated_BTSD
+        alpha_BTS1, values_BTD = self._gate(hidden_BTSD, rows)
+        sourced = sourced_BT[..., None, None]
         alpha_BTS1 = torch.where(sourced, alpha_BTS1, 0.0)
         gated_BTSD = alpha_BTS1 * values_BTD.unsqueeze(2)
         update_BTSD = gated_BTSD
@@ -143,16 +169,59 @@ class GraftLayer(nn.Module):
             observer(hidden_BTSD, alpha_BTS1, update_BTSD, written_BTSD)
         return written_BTSD.view(hidden_BTD.shape), gated_BTSD
 
+    def _fused(self, hidden_BTSD: Tensor, conv_state_BCSD: Tensor | None) -> bool:
+        """Whether this call runs the kernel."""
+        if not self.kernel or self.hidden_dim > MAX_KERNEL_WIDTH:
+            return False
+        if conv_state_BCSD is not None and conv_state_BCSD.requires_grad:
+            return False
+        if not HAS_TRITON:
+            raise ArgumentError("kernel=True: expected the package triton, found none; pip install triton")
+        from memgraft.nn.kernel import runs_on
+
+        if not runs_on(hidden_BTSD.device):
+            raise ArgumentError(f"kernel=True: expected a CUDA tensor, found one on {hidden_BTSD.device}")
+        return True
+
+    def _fuse(
+        self, hidden_BTSD: Tensor, rows: _Rows, sourced_BT: Tensor, segments_BH: Tensor, state_BCSD: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        from memgraft.nn.kernel import gate_and_mix
+
+        history = 0 if state_BCSD is None else state_BCSD.shape[1]
+        written, gated, _ = gate_and_mix(
+            hidden_BTSD,
+            rows.keys_NSD,
+            rows.scales_NS1.squeeze(-1),
+            rows.values_ND,
+            rows.picked_BT,
+            sourced_BT,
+            segments_BH[:, -hidden_BTSD.shape[1] - history :],
+            None if self.conv is None else self.conv.taps(),
+            None if self.scale is None else widened(self.scale),
+            state_BCSD,
+            1 if self.conv is None else self.conv.dilation,
+            self.gate_kind == "signed_sqrt",
+        )
+        return written, gated
+
+    def _gate(self, hidden_BTSD: Tensor, rows: _Rows) -> tuple[Tensor, Tensor]:
+        """Gates (B, T, S, 1) float32 and values (B, T, D) of every position."""
+        shape, picked = rows.picked_BT.shape, rows.picked_BT.flatten()
+        keys_BTSD = functional.embedding(picked, rows.keys_NSD.flatten(1)).view(*shape, self.streams, self.hidden_dim)
+        scales = rows.scales_NS1.index_select(0, picked).view(*shape, self.streams, 1)
+        alpha_BTS1 = gate(keys_BTSD, hidden_BTSD, scales * rms_scale(hidden_BTSD, self.query_norm.eps), self.gate_kind)
+        return alpha_BTS1, functional.embedding(picked, rows.values_ND).view(*shape, self.hidden_dim)
+
     def _read(
         self,
-        hidden_BTSD: Tensor,
         values_UV: Tensor | None,
         inverse_BT: Tensor,
         segments_BH: Tensor,
         tokens_BH: Tensor | None,
         misses_M: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Gates (B, T, S, 1) float32 and values (B, T, D) of every position."""
+    ) -> _Rows:
+        """The projected rows of both sources, and which of them every position reads."""
         # One list of rows for both sources, the bank's and then those of the misses: what is projected is as short as
         # it can be, and every position picks one entry.
         picked, shape = inverse_BT.flatten().long(), inverse_BT.shape
@@ -179,13 +248,13 @@ class GraftLayer(nn.Module):
             place = torch.arange(len(picked), device=picked.device) if misses_M is None else is_miss.cumsum(0) - 1
             picked = torch.where(is_miss, place + num_rows, picked)
         keys_NSD = torch.cat(keys).view(-1, self.streams, self.hidden_dim)
-        picked = picked.clamp_min(0)
         # Weights and norms are taken per row, before the rows are spread over positions.
-        weighted_ND = (keys_NSD * (self.query_norm() * self.key_norm())).flatten(1)
-        keys_BTSD = functional.embedding(picked, weighted_ND).view(*shape, self.streams, self.hidden_dim)
-        scales = rms_scale(keys_NSD, self.key_norm.eps).index_select(0, picked).view(*shape, self.streams, 1)
-        alpha_BTS1 = gate(keys_BTSD, hidden_BTSD, scales * rms_scale(hidden_BTSD, self.query_norm.eps), self.gate_kind)
-        return alpha_BTS1, functional.embedding(picked, torch.cat(values)).view(*shape, self.hidden_dim)
+        return _Rows(
+            keys_NSD=keys_NSD * (self.query_norm() * self.key_norm()),
+            scales_NS1=rms_scale(keys_NSD, self.key_norm.eps),
+            values_ND=torch.cat(values),
+            picked_BT=picked.clamp_min(0).view(shape),
+        )
 
     def _rows(self, values_UV: Tensor) -> Tensor:
         assert self.memory_key is not None
