@@ -10,7 +10,7 @@ from test_graft_layer import CASES, D, make_inputs, make_layer
 
 from memgraft.nn import kernel
 
-QUICK = ["signed_sqrt"]
+PLAIN = ["plain", "signed_sqrt", "fallback_alone", "raw_values"]
 
 
 def both(layer, arguments, **more):
@@ -97,7 +97,7 @@ if __name__ == "__main__":
     assert kernel.INTERPRETED
     assert D <= 64
     groups = {
-        "quick": lambda: shapes(QUICK),
+        "plain": lambda: shapes(PLAIN),
         "shapes": lambda: shapes(CASES),
         "edges": edges,
         "decoding": decoding,
