@@ -12,6 +12,7 @@ __all__ = [
     "Choice",
     "Corpus",
     "Index",
+    "IndexStack",
     "KeySet",
     "Means",
     "MergedFacts",
