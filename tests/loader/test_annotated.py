@@ -23,7 +23,11 @@ def test_annotated_windows_collate_to_what_a_lookup_gives(make_bank, tmp_path, m
     looked_up = GraftCollator(bank, pad, column="segments")(
         [{name: example[name] for name in ("input_ids", "segments")} for example in examples]
     )["memgraft"]
-    monkeypatch.setattr(type(bank), "lookup", None)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("annotated examples are not looked up")
+
+    monkeypatch.setattr(type(bank), "lookup", refuse)
     annotated = GraftCollator(bank, pad, column="segments")(examples)["memgraft"]
     for name in ("rows", "orders", "segments"):
         np.testing.assert_array_equal(getattr(annotated, name), getattr(looked_up, name))
