@@ -63,3 +63,7 @@ def test_misuse_is_named(tmp_path, corpus):
     odd = run("keys", "merge", tmp_path / "0.mgr", "--part", "3/2", "-o", tmp_path / "x.mgr")
     assert odd.exit_code == 2
     assert "--part: expected range I of N" in odd.stderr
+    useless = run("mine", "--partial", "--sketch", corpus, "-o", tmp_path / "1.mgr")
+    assert useless.exit_code == 2
+    assert "--sketch: expected without --partial" in useless.stderr
+    assert not (tmp_path / "1.mgr").exists()

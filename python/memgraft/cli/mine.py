@@ -7,6 +7,7 @@ import typer
 
 from memgraft.cli import artifacts, common
 from memgraft.cli.choosing import Choosing, chooses_keys, parse_budget, tell
+from memgraft.errors import ArgumentError
 
 if TYPE_CHECKING:
     from memgraft import Corpus
@@ -53,6 +54,8 @@ def run(
     """Mine the most frequent n-grams of a token corpus, with exact counts."""
     from memgraft.mining import mine, plan_spill
 
+    if partial and sketch:
+        raise ArgumentError("--sketch: expected without --partial, because one rank cannot tell what occurs once")
     opened = reading.open(corpus, temporary=temporary)
     if held_out is not None:
         opened, _ = opened.split(held_out=held_out, seed=seed)
