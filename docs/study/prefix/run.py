@@ -2,8 +2,9 @@
 
     python docs/study/prefix/run.py OUT [--steps 120] [--seeds 0,1,2] [--prefixes none,auto]
 
-What is done is kept in OUT; the same command goes on from there. OUT/results-PREFIXES.json is written after every pair
-of arms.
+What is done is kept in OUT; the same command goes on from there. OUT/results-STEPS-SEEDS.json is written after every
+pair of arms. A folder OUT that holds tokens, tokenizer, keys and both banks needs no donor and no network, and trains on
+a GPU where there is one.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 import memgraft
 from memgraft.assets import default_corpus, default_donor
 from memgraft.experiments import Recipe, run_experiment
+from memgraft.experiments.train import device_name
 from memgraft.quickstart import text
 
 BUDGET = 30_000
@@ -47,13 +49,18 @@ def main() -> None:
     material(out)
     banks = {}
     for prefix in options.prefixes.split(","):
-        banks[prefix] = memgraft.harvest(
-            memgraft.KeySet.open(out / "keys.mgk"),
-            recipient_tokenizer=out / "tokenizer.json",
-            donor=default_donor(),
-            taps=(8,),
-            out=out / f"bank-{prefix}",
-            prefix=prefix,
+        folder = out / f"bank-{prefix}"
+        banks[prefix] = (
+            memgraft.Bank.open(folder)
+            if (folder / "bank.json").exists()
+            else memgraft.harvest(
+                memgraft.KeySet.open(out / "keys.mgk"),
+                recipient_tokenizer=out / "tokenizer.json",
+                donor=default_donor(),
+                taps=(8,),
+                out=folder,
+                prefix=prefix,
+            )
         )
         sys.stderr.write(f"{prefix}: {dict(banks[prefix].manifest.donor)}\n")
     rows = []
@@ -63,7 +70,7 @@ def main() -> None:
                 bank,
                 memgraft.Corpus.open(out / "tokens" / "training.bin"),
                 memgraft.Corpus.open(out / "tokens" / "held-out.bin"),
-                out / f"experiment-{prefix}-{seed}",
+                out / f"experiment-{prefix}-{options.steps}-{seed}",
                 tokenizer=out / "tokenizer.json",
                 eos_id=0,
                 recipe=Recipe(**RECIPE),
@@ -72,10 +79,20 @@ def main() -> None:
                 steps=options.steps,
             )
             losses = {arm["arm"]: arm["held_out"] for arm in result["arms"]}
-            rows.append({"prefix": prefix, "seed": seed, "steps": options.steps, "held_out": losses})
+            rows.append(
+                {
+                    "prefix": prefix,
+                    "seed": seed,
+                    "steps": options.steps,
+                    "device": device_name(),
+                    "held_out": {
+                        name: {k: v for k, v in loss.items() if k != "per_window"} for name, loss in losses.items()
+                    },
+                }
+            )
             sys.stderr.write(f"{prefix} {seed}: { {name: loss['overall'] for name, loss in losses.items()} }\n")
             facts = {name: dict(bank.manifest.donor) for name, bank in banks.items()}
-            (out / f"results-{options.prefixes}.json").write_text(
+            (out / f"results-{options.steps}-{options.seeds}.json").write_text(
                 json.dumps({"donor": facts, "runs": rows}, indent=1) + "\n"
             )
 
