@@ -3,7 +3,7 @@
     python docs/study/prefix/run.py OUT [--steps 120] [--seeds 0,1,2] [--prefixes none,auto]
 
 What is done is kept in OUT; the same command goes on from there. OUT/results-STEPS-SEEDS.json is written after every
-pair of arms. A folder OUT that holds tokens, tokenizer, keys and both banks needs no donor and no network, and trains on
+pair of arms. A folder OUT that holds tokens, tokenizer, keys and both banks needs no donor and no network; it trains on
 a GPU where there is one.
 """
 

@@ -115,7 +115,9 @@ def read_comparison(path: str | Path) -> Comparison:
         raise ConfigError(f"{path}: recipe: expected a mapping, found {recipe!r}")
     _known(path, recipe, [field.name for field in dataclasses.fields(Recipe)], "recipe: ")
     for name, value in recipe.items():
-        if type(value) not in (int, float) and value is not None:
+        if name == "compile" and type(value) is not bool:
+            raise ConfigError(f"{path}: recipe: compile: expected true or false, found {value!r}")
+        if name != "compile" and type(value) not in (int, float) and value is not None:
             raise ConfigError(f"{path}: recipe: {name}: expected a number, found {value!r}")
     values["recipe"] = Recipe(**recipe)
     return Comparison(**values)

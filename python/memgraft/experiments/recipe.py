@@ -39,6 +39,8 @@ class Recipe:
     curve_windows: int | None = None
     """Windows of each point of the held-out curve; None sizes it by the training."""
     curve_points: int = 10
+    compile: bool = False
+    """Train through ``torch.compile``: worth it on a GPU from some minutes an arm on."""
 
     def __post_init__(self) -> None:
         """Validate.

@@ -226,6 +226,7 @@ def train_arm(
         warmup_steps=max(1, round(recipe.warmup * steps)),
         max_grad_norm=1.0,
         bf16=bf16,
+        torch_compile=recipe.compile,
         use_cpu=not cuda,
         seed=seed,
         data_seed=seed,
