@@ -14,13 +14,15 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md \
 FETCHED = || { echo "memgraft: the line above says what could not be fetched or built; connect to the package registries (or set PIP_INDEX_URL to a mirror) and run the same command again: what is done is kept" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-rust test-python test-slow test-oldest check format bench wheel tools clean
+.PHONY: help quickstart test test-rust test-python test-slow test-oldest test-gpu bench-gpu check format bench wheel tools clean
 
 help:
 	@echo "make quickstart   set up $(VENV), then mine, harvest, graft and train on real text with a real donor"
 	@echo "make test         set up $(VENV), then run the Rust and the Python tests"
 	@echo "make test-slow    the Python tests that take longer"
 	@echo "make test-oldest  the tests of grafts with the oldest transformers that pyproject.toml allows"
+	@echo "make test-gpu     the tests that need a CUDA device; skipped, and said so, where there is none"
+	@echo "make bench-gpu    training steps, decoding, copies and harvest on a CUDA device, as ratios"
 	@echo "make check        formatting, lints, types, stubs, import directions"
 	@echo "make bench        lookup and gather beside their peers, one table of ratios"
 	@echo "make wheel        build the wheel into dist/"
@@ -38,6 +40,13 @@ test-python: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m slow $(PYTEST)
+
+# In one process: the card is one.
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m gpu tests $(PYTEST)
+
+bench-gpu: $(VENV)/.installed-dev
+	$(BIN)/python benches/gpu.py $(BENCH)
 
 # The oldest transformers that pyproject.toml allows, beside the environment: it needs huggingface_hub 1.
 OLDEST := $(VENV)/oldest

@@ -1,16 +1,30 @@
-"""What ``test_kernel.py`` runs under ``TRITON_INTERPRET=1``: prints ``same`` after the last case."""
+"""The fused kernel beside the torch path: values and gradients, group by group.
+
+``test_kernel.py`` runs a group under ``TRITON_INTERPRET=1`` on the CPU, ``tests/gpu`` on a card.
+    python tests/nn/kernel_cases.py GROUP [DEVICE]          prints ``same`` after the last case
+"""
 
 from __future__ import annotations
 
 import copy
 import sys
 
+import test_graft_layer
 import torch
-from test_graft_layer import CASES, D, make_inputs, make_layer
+from test_graft_layer import CASES, D
 
 from memgraft.nn import kernel
 
 PLAIN = ["plain", "signed_sqrt", "fallback_alone", "raw_values"]
+DEVICE = "cpu"
+
+
+def make_layer(**options):
+    return test_graft_layer.make_layer(**options).to(DEVICE)
+
+
+def make_inputs(**options):
+    return tuple(tensor.to(DEVICE) for tensor in test_graft_layer.make_inputs(**options))
 
 
 def both(layer, arguments, **more):
@@ -21,7 +35,7 @@ def both(layer, arguments, **more):
         twin.kernel = fused
         hidden = arguments[0].clone().requires_grad_()
         written, gated = twin(hidden, *arguments[1:], **more)
-        weights = torch.linspace(-1, 1, written.numel(), dtype=torch.float32).view(written.shape)
+        weights = torch.linspace(-1, 1, written.numel(), device=written.device).view(written.shape)
         ((written.float() * weights).sum() + (gated * weights.view(gated.shape)).square().sum()).backward()
         gradients = {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
         results.append((written.detach(), gated.detach(), hidden.grad, gradients))
@@ -46,6 +60,8 @@ def shapes(names):
         options = CASES[name]
         layer = make_layer(**options)
         hidden, values, inverse, segments, tokens = make_inputs(streams=options.get("streams", 1), length=17)
+        if layer.rows is not None:
+            values = torch.tensor([8, 3, 0, 5, 1], device=DEVICE)
         if layer.value_dim is None:
             inverse = torch.full_like(inverse, -1)
         given = values if layer.value_dim is not None else None
@@ -92,16 +108,24 @@ def traced():
     torch.library.opcheck(kernel.gate_and_mix, (*given, *rest))
 
 
-if __name__ == "__main__":
+GROUPS = {
+    "plain": lambda: shapes(PLAIN),
+    "shapes": lambda: shapes(CASES),
+    "edges": edges,
+    "decoding": decoding,
+    "traced": traced,
+}
+
+
+def main(group, device="cpu"):
+    global DEVICE
+    DEVICE = device
     torch.set_num_threads(1)
-    assert kernel.INTERPRETED
+    assert (device == "cpu") == kernel.INTERPRETED
     assert D <= 64
-    groups = {
-        "plain": lambda: shapes(PLAIN),
-        "shapes": lambda: shapes(CASES),
-        "edges": edges,
-        "decoding": decoding,
-        "traced": traced,
-    }
-    groups[sys.argv[1]]()
+    GROUPS[group]()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
     print("same")

@@ -1,0 +1,46 @@
+"""What needs a card: skipped without one, with the reason said."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from grafted_models import make_bank  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "nn"))
+
+
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+            # Modules of other packages, while a compiler imports them.
+            item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning"))
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    """float32 products as the CPU makes them."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.fixture(scope="session")
+def bank(tmp_path_factory):
+    """One tap, 150 rows, float32."""
+    return make_bank(tmp_path_factory.mktemp("bank") / "bank")
+
+
+@pytest.fixture(scope="session", params=["bf16", "fp8_e4m3", "int8"])
+def stored(request, tmp_path_factory):
+    """Banks of every narrower storage dtype."""
+    return make_bank(tmp_path_factory.mktemp("bank") / "bank", dtype=request.param)
