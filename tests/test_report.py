@@ -115,6 +115,15 @@ def test_arms_near_the_unigram_loss_are_named():
     assert "Undertrained" not in " ".join(verdict(experiment(-0.4, -0.2)).sentences)
 
 
+def test_held_out_text_that_is_in_the_training_text_is_named():
+    counts = {"num_documents": 20, "num_shared_documents": 1, "num_tokens": 900, "num_shared_tokens": 45}
+    overlap = {**counts, "length": 32, "num_runs": 50, "num_shared_runs": 2, "share": 0.05}
+    sentences = " ".join(verdict(experiment(-0.4, -0.2, overlap=overlap)).sentences)
+    assert "The held-out text shares 1 of 20 documents and 4% of its runs of 32 tokens with the training" in sentences
+    overlap |= {"num_shared_tokens": 0, "num_shared_runs": 0}
+    assert "shares" not in " ".join(verdict(experiment(-0.4, -0.2, overlap=overlap)).sentences)
+
+
 def test_graft_minus_shuffled_comes_first():
     page = render(build_facts(experiment=experiment(-0.4, -0.2), coverage=COVERAGE))
     assert re.findall(r"<h2>([^<]*)</h2>", page)[0] == "Graft minus shuffled"

@@ -13,6 +13,9 @@ from memgraft.mining import budgets_by_order, coverage, mine
 
 Progress = Callable[[str, int, int], object]
 
+FARTHEST = 16
+"""Times the keys that were measured up to which `budget_for` estimates."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetPoint:
@@ -115,9 +118,10 @@ def plan_budgets(
 
 
 def budget_for(keys: KeySet, corpus: Corpus, target: float, *, sample: int = 1 << 21) -> int | None:
-    """About how many keys would cover the share ``target`` of ``corpus``; ``None`` where more of them hardly help.
+    """About how many keys would cover the share ``target`` of ``corpus``; ``None`` where nothing measured says so.
 
-    Coverage goes on with the logarithm of the budget as it has between a quarter of ``keys`` and all of them.
+    Coverage goes on with the logarithm of the budget as it has between a quarter of ``keys`` and all of them, which
+    holds for a few steps: beyond `FARTHEST` times ``keys`` there is no estimate.
 
     Args:
         keys: the key set; its most frequent quarter stands for a smaller budget.
@@ -142,5 +146,5 @@ def budget_for(keys: KeySet, corpus: Corpus, target: float, *, sample: int = 1 <
     rise = (whole - quarter) / np.log(4)
     if rise < 1e-3:
         return None
-    budget = len(keys) * np.exp((target - whole) / rise)
-    return int(budget) if budget < 2**31 else None
+    times = (target - whole) / rise / np.log(FARTHEST)
+    return int(len(keys) * FARTHEST**times) if times <= 1 else None

@@ -164,6 +164,14 @@ def test_train_refuses_its_own_training_text(place, bank, tmp_path):
     result = invoke(*command, "--steps", 2)
     assert result.exit_code == 1
     assert "the held-out corpus is the training corpus" in result.stderr
+    (tmp_path / "some").mkdir()
+    for number in (0, 20):
+        (tmp_path / "some" / f"{number}.txt").write_text(tiny_text(number, sentences=12))
+    memgraft.tokenize_folder(tmp_path / "some", place / "tokenizer.json", tmp_path / "c", eos="<|endoftext|>")
+    command[command.index("--held-out") + 1] = tmp_path / "c.bin"
+    result = invoke(*command, "--steps", 2)
+    assert result.exit_code == 1
+    assert "the held-out corpus: expected documents that are not in the training corpus, found 1 of 2" in result.stderr
 
 
 @pytest.mark.parametrize(

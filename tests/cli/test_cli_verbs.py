@@ -112,6 +112,24 @@ def test_coverage_takes_the_held_out_part_by_itself(made):
 
 def test_coverage_of_the_whole_says_that_the_keys_come_from_it(made):
     assert ok_json("coverage", made / "keys.mgk", made / "corpus", "--part", "all")["mined_from_it"] is True
+    said = ok("coverage", made / "keys.mgk", made / "corpus", "--part", "all").stderr
+    assert "the keys were mined from these documents" in said
+
+
+def test_coverage_finds_documents_that_the_mined_corpus_has_too(made, tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "old.txt").write_text("the cat sat on the mat and the cat ran", encoding="utf-8")
+    (tmp_path / "text" / "new.txt").write_text("dog dog dog mat dog dog mat dog dog", encoding="utf-8")
+    ok("tokenize", tmp_path / "text", "--tokenizer", made / "tokenizer.json", "--eos", "<eos>", "-o", tmp_path / "c")
+    command = ("coverage", made / "keys.mgk", tmp_path / "c", "--mined-from", made / "corpus")
+    facts = ok_json(*command)
+    assert facts["mined_from_it"] is False
+    assert facts["shared_with_mined"] == pytest.approx(10 / 19)
+    assert "53% of this text is in the corpus that was mined" in ok(*command).stderr
+    assert ok_json(*command[:3])["shared_with_mined"] is None
+    other = memgraft_cli(*command[:4], tmp_path / "c")
+    assert other.exit_code == 1
+    assert "that the keys were mined from" in other.stderr
 
 
 def test_split_writes_the_two_parts_that_mining_holds_apart(made, tmp_path):

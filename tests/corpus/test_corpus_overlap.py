@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memgraft import mine
-from memgraft.corpus import Corpus, CorpusWriter, overlap, write_split
-from memgraft.errors import ArgumentError
+from memgraft.corpus import Corpus, CorpusWriter, overlap, refuse_overlap, write_split
+from memgraft.errors import ArgumentError, CorpusError
 
 Texts = st.lists(st.lists(st.integers(1, 3), max_size=12), min_size=1, max_size=6)
 
@@ -99,3 +99,30 @@ def test_a_vocabulary_that_is_not_known_stays_so(tmp_path):
     np.array([5, 6, 0, 7, 0, 8, 9, 0], np.uint16).tofile(tmp_path / "c.bin")
     paths = write_split(Corpus.open(tmp_path / "c.bin", eos_id=0), tmp_path / "t", tmp_path / "h", held_out=0.3)
     assert [Corpus.open(path).vocab_size for path in paths] == [None, None]
+
+
+def corpus_of(folder, documents):
+    with CorpusWriter(folder, vocab_size=500, eos_id=0) as writer:
+        for document in documents:
+            writer.add(np.array(document, np.uint32))
+        return Corpus.open(writer.finish())
+
+
+def test_text_that_was_learnt_from_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(1, 500, 60) for _ in range(40)]
+    train = corpus_of(tmp_path / "a", texts[:20])
+    assert refuse_overlap(train, corpus_of(tmp_path / "b", texts[20:]), "A", "B").share == 0
+    few = refuse_overlap(train, corpus_of(tmp_path / "c", texts[19:]), "A", "C")
+    assert few.num_shared_documents == 1
+    assert few.warning("A", "C").startswith("C shares 1 of 21 documents and 5% of its runs of 32 tokens with A")
+    with pytest.raises(CorpusError, match=r"B: expected documents .* not in A, found 5 of 25 there \(20% of the"):
+        refuse_overlap(train, corpus_of(tmp_path / "d", texts[15:]), "A", "B")
+
+
+def test_parts_of_one_split_may_share_what_occurs_twice(tmp_path):
+    document = np.arange(1, 61)
+    both = corpus_of(tmp_path / "a", [document] * 10).split(held_out=0.3)
+    found = refuse_overlap(*both, "A", "B")
+    assert found.share == 1
+    assert found.facts()["num_shared_documents"] == 3

@@ -24,11 +24,16 @@ def run(
             help="Documents to look up: all, train, held-out; auto: held-out where keys came from a split of it."
         ),
     ] = "auto",
+    mined_from: Annotated[
+        Path | None,
+        typer.Option("--mined-from", help="The corpus that was mined: look for documents that CORPUS shares with it."),
+    ] = None,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Count positions with a longest match by order, and those left to the fallback; several paths apart, too."""
     from memgraft import coverage
+    from memgraft.corpus.overlapping import WORTH_SAYING
     from memgraft.planning import budget_for
 
     if part not in ("auto", "all", "train", "held-out"):
@@ -43,16 +48,28 @@ def run(
             raise ArgumentError(f"--part {part}: expected the key set beside {index}, found none; give --part all")
         train, held_out = artifacts.split_of_keys(keys, stream, "--part all")
         stream = train if part == "train" else held_out
+    mined = None if mined_from is None else reading.open(mined_from)
     with common.progress("tokens") as report:
-        facts = coverage(opened, stream, keys=keys, threads=threads, progress=report)
+        facts = coverage(opened, stream, keys=keys, mined=mined, threads=threads, progress=report)
     domains = {}
     if part == "all" and len(corpus) > 1:
         for path in corpus:
             found = coverage(opened, reading.open([path]), keys=keys, threads=threads)
             domains[str(path)] = {name: found[name] for name in ("positions", "coverage", "fallback_share", "hits")}
+    if facts["mined_from_it"]:
+        common.log("warning: the keys were mined from these documents, so this is no coverage of new text")
+    elif (facts["shared_with_mined"] or 0) >= WORTH_SAYING:
+        common.log(
+            f"warning: {facts['shared_with_mined']:.0%} of this text is in the corpus that was mined, so coverage of "
+            "new text is lower"
+        )
     if facts["fallback_share"] > MOST_FALLBACK:
         wanted = None if keys is None else budget_for(keys, stream, 1 - MOST_FALLBACK)
-        reach = f"about {wanted:,} keys like these would reach it" if wanted else "more keys like these hardly help"
+        reach = (
+            f"about {wanted:,} keys like these would reach it"
+            if wanted
+            else "no budget of such keys near this one reaches it"
+        )
         common.log(
             f"warning: {facts['fallback_share']:.0%} of positions are left to the fallback, more than "
             f"{MOST_FALLBACK:.0%}; {reach}; memgraft plan measures budgets"

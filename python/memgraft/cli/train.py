@@ -7,7 +7,7 @@ import typer
 
 from memgraft.cli import artifacts
 from memgraft.cli.artifacts import Reading, check_folder, reads_corpora
-from memgraft.cli.common import JsonOption, OverwriteOption, emit, keeps, need, progress, verb
+from memgraft.cli.common import JsonOption, OverwriteOption, emit, keeps, log, need, progress, verb
 from memgraft.cli.sizes import parse_range
 
 
@@ -59,6 +59,7 @@ def run(
     need("torch", "torch")
     need("transformers", "transformers")
     from memgraft.bank import Bank
+    from memgraft.corpus import Overlap
     from memgraft.experiments import Recipe, arms_named, run_experiment
 
     numbers = tuple(parse_range("--seeds", seeds))
@@ -99,6 +100,8 @@ def run(
             overwrite=overwrite,
             progress=report,
         )
+    if warning := Overlap.of(results["overlap"]).warning("the training corpus", "the held-out corpus"):
+        log(f"warning: {warning}")
     if json:
         emit(results, json=True)
         return

@@ -1,9 +1,18 @@
 """Token corpora: reading what training code writes, and writing one from a folder of text."""
 
-from memgraft.corpus.overlapping import Overlap, overlap
+from memgraft.corpus.overlapping import Overlap, overlap, refuse_overlap
 from memgraft.corpus.reader import Corpus
 from memgraft.corpus.split import write_split
 from memgraft.corpus.text import is_text, tokenize_folder
 from memgraft.corpus.writer import CorpusWriter
 
-__all__ = ["Corpus", "CorpusWriter", "Overlap", "is_text", "overlap", "tokenize_folder", "write_split"]
+__all__ = [
+    "Corpus",
+    "CorpusWriter",
+    "Overlap",
+    "is_text",
+    "overlap",
+    "refuse_overlap",
+    "tokenize_folder",
+    "write_split",
+]

@@ -1,16 +1,20 @@
 """What two corpora share: whole documents, and runs of tokens inside documents that were cut or joined otherwise."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from memgraft.errors import ArgumentError
+from memgraft.errors import ArgumentError, CorpusError
 
 #: Tokens read at a time.
 _BLOCK = 1 << 20
+#: Share of the tokens to measure by that may lie in documents of the training corpus; what has more is refused.
+MOST_SHARED = 0.1
+#: Share from which it is worth a word.
+WORTH_SAYING = 0.01
 #: Runs remembered of the first corpus at most, by and large.
 _MOST = 1 << 22
 #: An odd factor: its powers can be undone modulo 2**64.
@@ -65,6 +69,58 @@ class Overlap:
         documents = self.num_shared_tokens / self.num_tokens if self.num_tokens else 0.0
         runs = self.num_shared_runs / self.num_runs if self.num_runs else 0.0
         return max(documents, runs)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Overlap":
+        """The overlap that `facts` describe."""
+        return cls(**{field.name: facts[field.name] for field in fields(cls)})
+
+    def facts(self) -> dict[str, int | float]:
+        """The counts and the share, for results and reports."""
+        return {**asdict(self), "share": self.share}
+
+    def warning(self, first: str, second: str) -> str | None:
+        """What to say of ``second``, a corpus to measure by, beside ``first``; None where they share hardly anything.
+
+        Args:
+            first: what the corpus that was searched is called.
+            second: what the one looked for is called.
+        """
+        if self.share < WORTH_SAYING:
+            return None
+        runs = self.num_shared_runs / max(1, self.num_runs)
+        return (
+            f"{second} shares {self.num_shared_documents} of {self.num_documents} documents and {runs:.0%} of its runs "
+            f"of {self.length} tokens with {first}: what is measured there is better than on new text"
+        )
+
+
+def refuse_overlap(corpus: Documents, other: Documents, first: str, second: str) -> Overlap:
+    """What of ``other`` is in ``corpus``; refuses to measure by documents that were learnt from.
+
+    Parts of one split are not refused, since documents that occur twice in a text fall into either: `Overlap.warning`
+    says what they share.
+
+    Args:
+        corpus: what was learnt or mined from.
+        other: what is to be measured by.
+        first: what ``corpus`` is called in messages, such as "the training corpus".
+        second: what ``other`` is called.
+
+    Raises:
+        CorpusError: more than `MOST_SHARED` of the tokens of ``other`` are in documents of ``corpus``.
+    """
+    found = overlap(corpus, other)
+    mine, theirs = getattr(corpus, "split_facts", None) or {}, getattr(other, "split_facts", None) or {}
+    if mine and all(mine[name] == theirs.get(name) for name in ("of", "held_out", "seed")):
+        return found
+    if found.num_shared_tokens > MOST_SHARED * found.num_tokens:
+        raise CorpusError(
+            f"{second}: expected documents that are not in {first}, found {found.num_shared_documents} of "
+            f"{found.num_documents} there ({found.num_shared_tokens / found.num_tokens:.0%} of the tokens); hold "
+            "documents out with `memgraft split`, or name other text"
+        )
+    return found
 
 
 def overlap(corpus: Documents, other: Documents, *, length: int = 32) -> Overlap:

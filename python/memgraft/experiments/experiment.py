@@ -16,6 +16,7 @@ from torch import nn
 from memgraft import __version__
 from memgraft.assets.cache import directory_beside, write_beside
 from memgraft.bank import Bank
+from memgraft.corpus.overlapping import refuse_overlap
 from memgraft.corpus.text import tokenizer_path
 from memgraft.errors import ConfigError, CorpusError
 from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
@@ -87,7 +88,8 @@ def run_experiment(
     Raises:
         ConfigError: unknown arms, no seed, a budget too small for one step, or ``out`` holds an experiment of other
             settings.
-        CorpusError: too little text, or the held-out tokens are those of the training or of the bank's keys.
+        CorpusError: too little text, or the held-out tokens are those of the training or of the bank's keys, or more
+            than a tenth of them is in documents of the training.
     """
     recipe = Recipe() if recipe is None else recipe
     chosen = arms_named(arms)
@@ -96,6 +98,7 @@ def run_experiment(
     if not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds: expected distinct seeds, found {list(seeds)}")
     material = _material(bank, train, held_out, recipe, tokenizer, eos_id)
+    shared_text = refuse_overlap(train, held_out, "the training corpus", "the held-out corpus")
     out = Path(out)
     bf16 = native_compute_dtype("cuda" if torch.cuda.is_available() else None) == "bfloat16"
     shared = {
@@ -123,6 +126,7 @@ def run_experiment(
         "format_version": RESULTS_FORMAT_VERSION,
         "settings": settings,
         "plan": plan,
+        "overlap": shared_text.facts(),
         "unigram_loss": unigram_loss(train, held_out, material.vocab_size),
         "tokens_per_arm": plan["steps"] * recipe.tokens_per_step,
         "same_start": all(len({r["start_fingerprint"] for r in results if r["seed"] == seed}) == 1 for seed in seeds),

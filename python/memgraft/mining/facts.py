@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypedDict, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from memgraft.corpus import Corpus
+from memgraft.corpus import Corpus, overlap
 from memgraft.errors import FingerprintError
 from memgraft.keyset import KeySet
 from memgraft.mining.options import positive
@@ -72,6 +72,9 @@ class Coverage(TypedDict):
     mined_from_it: bool | None
     """Whether the keys were mined from this stream, a part of it or a whole around it, so that coverage is no
     prediction; None: not known."""
+    shared_with_mined: float | None
+    """Larger of the shares of tokens in documents, and of runs of tokens, that the mined corpus has too; None where
+    ``mined`` was not given."""
 
 
 def coverage(
@@ -79,6 +82,7 @@ def coverage(
     corpus: Corpus,
     *,
     keys: KeySet | None = None,
+    mined: Corpus | None = None,
     batches: Sequence[int] = BATCHES,
     threads: int | None = None,
     progress: Callable[[str, int, int], object] | None = None,
@@ -89,12 +93,15 @@ def coverage(
         index: the index, or a bank.
         corpus: the tokens; for a prediction, text the keys were not mined from.
         keys: the key set of a bare index, if at hand: its metadata says what it was mined from.
+        mined: the corpus that the keys were mined from, or that it was split off; then documents are compared, since
+            two corpora of different fingerprints may hold the same ones.
         batches: tokens of the batches whose different rows are counted; consecutive tokens make a batch.
         threads: for the lookup; default: every core.
         progress: called with (stage, positions done, positions in all).
 
     Raises:
-        FingerprintError: the corpus is of another tokenizer than the keys, or ``keys`` are not those of ``index``.
+        FingerprintError: the corpus is of another tokenizer than the keys, ``keys`` are not those of ``index``, or were
+            not mined from ``mined``.
         TokenError: a token is outside the vocabulary of the keys.
     """
     if isinstance(index, _Bank):
@@ -111,6 +118,7 @@ def coverage(
             f"{corpus.paths[0]}: expected tokens of the tokenizer {expected}, which made the keys, found "
             f"{corpus.tokenizer}; tokenise the text with the recipient's tokenizer"
         )
+    searched = None if mined is None else mined_part(metadata, mined)
     by_order = np.zeros(256, np.int64)
     seen = np.zeros(len(index), np.bool_)
     counters = [_Batches(size) for size in sorted(set(batches))]
@@ -145,6 +153,7 @@ def coverage(
         corpus=corpus.fingerprint,
         keyset=index.keyset_fingerprint,
         mined_from_it=mined_from(metadata, corpus),
+        shared_with_mined=None if searched is None else overlap(searched, corpus).share,
     )
 
 
@@ -152,7 +161,8 @@ def mined_from(metadata: Mapping[str, Any], corpus: Corpus) -> bool | None:
     """Whether keys with this ``metadata`` were mined from documents of ``corpus``; None where they do not say.
 
     True for the corpus itself, for one that the mined part was split off, for a part of the mined one, and for parts of
-    one corpus that are not the two sides of one split. Documents that two unrelated corpora share are not seen here.
+    one corpus that are not the two sides of one split. Documents that two unrelated corpora share are seen by
+    ``coverage(mined=...)`` alone.
     """
     mined = (metadata.get("corpus") or {}).get("fingerprint")
     if mined is None:
@@ -164,6 +174,22 @@ def mined_from(metadata: Mapping[str, Any], corpus: Corpus) -> bool | None:
         return False
     same_split = all(ours[name] == theirs[name] for name in ("held_out", "seed"))
     return not (same_split and ours["part"] != theirs["part"])
+
+
+def mined_part(metadata: Mapping[str, Any], corpus: Corpus) -> Corpus:
+    """The documents that keys with this ``metadata`` were mined from: ``corpus``, or the training part of it.
+
+    Raises:
+        FingerprintError: they were mined from another corpus.
+    """
+    mined, split = (metadata.get("corpus") or {}).get("fingerprint"), metadata.get("split") or {}
+    if mined not in (None, corpus.fingerprint) and split.get("of") != corpus.fingerprint:
+        raise FingerprintError(
+            f"{corpus.paths[0]}: expected the corpus {mined} that the keys were mined from, found {corpus.fingerprint}"
+        )
+    if split.get("of") == corpus.fingerprint:
+        return corpus.split(held_out=split["held_out"], seed=split["seed"])[0]
+    return corpus
 
 
 class _Batches:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memgraft.corpus import Overlap
+
 MIN_SEEDS = 3
 """Below so many seeds there is no verdict."""
 REQUIRED = ("none", "engram", "shuffled")
@@ -34,7 +36,7 @@ def verdict(experiment: Mapping[str, Any]) -> Verdict:
     results = experiment["arms"]
     arms = list(dict.fromkeys(result["arm"] for result in results))
     seeds = {arm: {result["seed"] for result in results if result["arm"] == arm} for arm in arms}
-    notes = tuple(undertrained(experiment))
+    notes = (*undertrained(experiment), *shared_text(experiment))
     absent = [arm for arm in ("graft", *REQUIRED) if arm not in arms]
     if "graft" in absent:
         return Verdict("none", ("No verdict: the arm 'graft' was not run.", *notes))
@@ -97,3 +99,11 @@ def undertrained(experiment: Mapping[str, Any]) -> list[str]:
         f"Undertrained: {', '.join(names)}. Knowing only how often each token occurs gives {unigram:.3f} nats; these "
         "arms are near that or above it, so their differences say little about trained models."
     ]
+
+
+def shared_text(experiment: Mapping[str, Any]) -> list[str]:
+    """A sentence where held-out text is in the training text too; none where nothing is known of it."""
+    if "overlap" not in experiment:
+        return []
+    warning = Overlap.of(experiment["overlap"]).warning("the training text", "The held-out text")
+    return [f"{warning}."] if warning else []
