@@ -1,6 +1,7 @@
 """Arms that need no donor, and comparison files: parity with slow twins, causality, typed errors."""
 
 import collections
+import dataclasses
 import json
 from pathlib import Path
 
@@ -223,6 +224,43 @@ def test_compare_runs_the_file(place, tmp_path):
     assert results["same_order"]
     assert {"by_order", "by_count_decile"} <= set(results["arms"][0]["held_out"])
     assert (tmp_path / "run" / "results.json").is_file()
+
+
+def losses(results):
+    return {(entry["arm"], entry["seed"]): entry["held_out"]["overall"] for entry in results["arms"]}
+
+
+@pytest.mark.slow
+def test_processes_find_what_one_process_finds(place, tmp_path):
+    settings = {"arms": ["none", "graft"], "seeds": [0, 1], "steps": 2}
+    alone = read_comparison(comparison_file(place, tmp_path / "a.yaml", out="alone", **settings))
+    apart = read_comparison(comparison_file(place, tmp_path / "b.yaml", out="apart", **settings))
+    expected = alone.run()
+    assert apart.run(processes=2, seconds=0)["unfinished"] == [
+        {"arm": arm, "seed": seed} for seed in (0, 1) for arm in ("none", "graft")
+    ]
+    found = apart.run(processes=2)
+    assert found["unfinished"] == []
+    assert losses(found) == pytest.approx(losses(expected), rel=1e-6)
+    assert (tmp_path / "apart" / "model" / "graft").is_dir()
+
+
+@pytest.mark.slow
+def test_an_arm_that_comes_too_late_is_left_and_taken_up(place, tmp_path):
+    comparison = read_comparison(comparison_file(place, tmp_path / "a.yaml", arms=["none", "graft"], steps=2))
+    comparison = dataclasses.replace(comparison, arms=("none",))
+    first = comparison.run()
+    both = dataclasses.replace(comparison, arms=("none", "graft"))
+    late = both.run(seconds=0)
+    assert losses(late) == losses(first)
+    assert late["unfinished"] == [{"arm": "graft", "seed": 0}]
+    assert len(losses(both.run())) == 2
+
+
+def test_processes_need_steps(place, tmp_path):
+    comparison = read_comparison(comparison_file(place, tmp_path / "a.yaml", steps=None))
+    with pytest.raises(ConfigError, match="expected steps beside 2 processes"):
+        comparison.run(processes=2)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Material of the large comparison: tokens and keys here, the bank where the GPU is.
 
     python benches/fetch_text.py                                     # real text: manuals, documentation, source code
-    python docs/study/large/prepare.py tokens OUT --tokens 100e6     # corpora, tokenizer, keys: no GPU needed
+    python docs/study/large/prepare.py tokens OUT                    # corpora, tokenizer, keys: no GPU needed
     python docs/study/large/prepare.py bank OUT --donor FOLDER_OR_GGUF
-    memgraft compare docs/study/large/config.yaml                    # with OUT as its folder `material`
+    memgraft compare docs/study/large/config.yaml                    # with OUT as docs/study/large/material
 
 What is done is kept; the same command goes on from there.
 """
@@ -20,12 +20,9 @@ from memgraft.assets import cache_directory
 from memgraft.corpus import CorpusWriter
 
 EOS = 0
-HELD_OUT_TOKENS = 2_000_000
+HELD_OUT_TOKENS = 1_100_000
 ORDERS = (2, 3, 4)
-BUDGET = 300_000
 TAP = 8
-BATCH_TOKENS = 32_768
-"""Donor tokens a batch: a GPU needs more of them than the default."""
 
 
 def write_part(source: memgraft.Corpus, out: Path, tokens: int) -> None:
@@ -44,7 +41,7 @@ def write_part(source: memgraft.Corpus, out: Path, tokens: int) -> None:
     sys.stderr.write(f"{out}: {written:,} tokens\n")
 
 
-def tokens(out: Path, wanted: int) -> None:
+def tokens(out: Path, wanted: int, keys: int) -> None:
     """Corpora, tokenizer and keys."""
     text = cache_directory() / "benches" / "text"
     out.mkdir(parents=True, exist_ok=True)
@@ -53,10 +50,10 @@ def tokens(out: Path, wanted: int) -> None:
     write_part(memgraft.Corpus.open(text / "held_out.bin"), out / "held-out", HELD_OUT_TOKENS)
     if not (out / "keys.mgk").exists():
         corpus = memgraft.Corpus.open(out / "training.bin")
-        memgraft.mine(corpus, orders=ORDERS, budget=BUDGET, vocab_size=corpus.vocab_size).save(out / "keys.mgk")
+        memgraft.mine(corpus, orders=ORDERS, budget=keys, vocab_size=corpus.vocab_size).save(out / "keys.mgk")
 
 
-def bank(out: Path, donor: str) -> None:
+def bank(out: Path, donor: str, dtype: str) -> None:
     """The bank: every key behind the prefix that the probe chooses, read after block ``TAP``."""
     memgraft.harvest(
         memgraft.KeySet.open(out / "keys.mgk"),
@@ -64,8 +61,7 @@ def bank(out: Path, donor: str) -> None:
         donor=donor,
         taps=(TAP,),
         out=out / "bank",
-        dtype="bf16",
-        batch_tokens=BATCH_TOKENS,
+        dtype=dtype,
     )
 
 
@@ -74,13 +70,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("tokens", "bank"))
     parser.add_argument("out", type=Path)
-    parser.add_argument("--tokens", type=float, default=100e6)
+    parser.add_argument("--tokens", type=float, default=25e6)
+    parser.add_argument("--keys", type=int, default=60_000)
+    parser.add_argument("--dtype", default="int8")
     parser.add_argument("--donor", default="")
     options = parser.parse_args()
     if options.step == "tokens":
-        tokens(options.out, int(options.tokens))
+        tokens(options.out, int(options.tokens), options.keys)
     else:
-        bank(options.out, options.donor)
+        bank(options.out, options.donor, options.dtype)
 
 
 if __name__ == "__main__":

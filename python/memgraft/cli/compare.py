@@ -14,6 +14,10 @@ def run(
     file: Annotated[
         Path, typer.Argument(help="YAML file: bank, train, held_out, tokenizer, out, arms, seeds, recipe.")
     ],
+    processes: Annotated[
+        int, typer.Option(min=1, help="Arms that train at the same moment, on one GPU each where there are several.")
+    ] = 1,
+    seconds: Annotated[float | None, typer.Option(min=0.0, help="Start no arm later than this.")] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -25,7 +29,7 @@ def run(
     comparison = read_comparison(file)
     keeps(f"finished arms and the last checkpoint are in {comparison.out}; the same command goes on from there")
     with progress() as report:
-        results = comparison.run(overwrite=overwrite, progress=report)
+        results = comparison.run(processes=processes, seconds=seconds, overwrite=overwrite, progress=report)
     if json:
         emit(results, json=True)
         return

@@ -1,6 +1,7 @@
 """A comparison as a file: which bank, corpora, recipe, arms and seeds; read, checked and run."""
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from memgraft.errors import ConfigError
 from memgraft.experiments.arms import DEFAULT_ARMS, arms_named
 from memgraft.experiments.experiment import run_experiment
 from memgraft.experiments.recipe import Recipe
+from memgraft.experiments.spread import spread
 from memgraft.experiments.train import Progress
 
 
@@ -42,12 +44,53 @@ class Comparison:
     minutes: float = 10.0
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
 
-    def run(self, *, overwrite: bool = False, progress: Progress | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        *,
+        processes: int = 1,
+        seconds: float | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
         """Train and compare; see :func:`run_experiment`.
 
+        Args:
+            processes: arms that train at the same moment, each in a process with its share of the processors and, where
+                there are several, a GPU of its own; needs ``steps``.
+            seconds: no arm is started later than this; the same call goes on from there.
+            overwrite: where ``out`` holds an experiment of other settings, delete its arms instead of refusing.
+            progress: called as ``progress(stage, done, total)``.
+
         Raises:
-            ConfigError: no held-out corpus, and the keys were not mined from a split of the training one.
+            ConfigError: no held-out corpus, and the keys were not mined from a split of the training one; or several
+                processes without ``steps``.
         """
+        if processes < 1:
+            raise ConfigError(f"processes: expected at least 1, found {processes}")
+        if processes > 1:
+            if self.steps is None:
+                raise ConfigError(
+                    f"processes: expected steps beside {processes} processes, found minutes: arms that train at the "
+                    "same moment slow each other down, so their speed cannot be measured alone"
+                )
+            started = time.monotonic()
+            # Settings, guards and the folder are checked here, once, before any process starts.
+            self.run_here(overwrite=overwrite, seconds=0)
+            spread(self, processes, seconds=seconds, progress=progress)
+            if seconds is not None:
+                seconds = max(0.0, seconds - (time.monotonic() - started))
+        return self.run_here(overwrite=overwrite and processes == 1, seconds=seconds, progress=progress)
+
+    def run_here(
+        self,
+        *,
+        overwrite: bool = False,
+        seconds: float | None = None,
+        keep: bool = True,
+        write: bool = True,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """:meth:`run` in this process; ``keep``: save the graft's model; ``write``: write ``results.json``."""
         bank, train = Bank.open(self.bank), Corpus.open(self.train)
         if self.held_out is not None:
             held_out = Corpus.open(self.held_out)
@@ -68,6 +111,9 @@ class Comparison:
             seeds=self.seeds,
             minutes=self.minutes,
             steps=self.steps,
+            seconds=seconds,
+            keep="graft" if keep else "",
+            write=write,
             overwrite=overwrite,
             progress=progress,
         )

@@ -30,6 +30,8 @@ from memgraft.integrations.transformers import graft, graft_layers, optimizer_gr
 
 Progress = Callable[[str, int, int], None]
 
+_LOGITS_AT_ONCE = 1 << 28
+"""Logits of one forward of an evaluation on a GPU: 1 GiB in float32, of which the loss needs a few copies."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -146,6 +148,13 @@ def costs(arm: Arm, model: nn.Module, material: Material) -> dict[str, Any]:
     }
 
 
+def evaluation_batch(recipe: Recipe, vocab_size: int) -> int:
+    """Windows of one forward of an evaluation: on a GPU as many as their logits allow, else twice a training step's."""
+    if not torch.cuda.is_available():
+        return 2 * recipe.batch_size
+    return max(1, _LOGITS_AT_ONCE // (recipe.seq_len * vocab_size))
+
+
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW with the graft's own groups: hash tables at five times the rate and without decay."""
     groups = optimizer_groups(model, lr=recipe.peak_lr, weight_decay=recipe.weight_decay)
@@ -207,7 +216,8 @@ def train_arm(
     start_fingerprint = weights_fingerprint(model)
     recorder = OrderRecorder(arm_collator(arm, material))
     stage = f"train {arm.name}" + (f" (seed {seed})" if seed else "")
-    evaluation: dict[str, Any] = {"grafted": arm.grafted, "batch_size": 2 * recipe.batch_size, "bf16": bf16}
+    size = evaluation_batch(recipe, material.vocab_size)
+    evaluation: dict[str, Any] = {"grafted": arm.grafted, "batch_size": size, "bf16": bf16}
     final_windows, curve_size = recipe.evaluation(steps)
     curve_windows = spread_windows(material.held_out, curve_size)
 
@@ -231,6 +241,8 @@ def train_arm(
         seed=seed,
         data_seed=seed,
         logging_steps=max(1, steps // 40),
+        # The filter waits for the GPU at every step; a loss that is not finite ends the run below.
+        logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=max(1, steps // 4),
         save_total_limit=1,
