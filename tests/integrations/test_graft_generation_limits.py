@@ -81,6 +81,8 @@ def test_detached_and_grafted_again(bank: Any, two_taps: Any) -> None:
 
 
 @pytest.mark.gpu
+# A static cache compiles, and inductor's modules warn while they are imported.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", ["offloaded", "offloaded_static"])
 def test_offloaded_caches(kind: str, bank: Any) -> None:
     model, ids = grafted(bank).cuda(), prompts().cuda()

@@ -91,7 +91,8 @@ def test_pins_and_moves_to_a_gpu(memory):
     bank, found = memory
     staged = found.stage(bank)
     pinned = staged.pin_memory()
-    assert all(tensor.is_pinned() for tensor in pinned.tensors())
+    # An empty tensor has no memory to pin; this batch has no misses.
+    assert all(tensor.is_pinned() for tensor in pinned.tensors() if tensor.numel())
     moved = pinned.to("cuda", non_blocking=True)
     torch.cuda.synchronize()
     torch.testing.assert_close(moved.floats().cpu(), staged.floats())

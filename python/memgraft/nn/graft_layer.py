@@ -55,7 +55,7 @@ class GraftLayer(nn.Module):
 
     Attributes:
         kernel: gate and mix as one Triton kernel (`memgraft.nn.kernel`) for CUDA tensors; off by default, since nobody
-            has run it on a card. A call with an observer takes the torch path.
+            has measured its speed on a card. A call with an observer takes the torch path.
     """
 
     kernel: bool = False
