@@ -280,6 +280,8 @@ def step(bench: Bench) -> dict[str, Any]:
     }
     if bench.cuda:
         arms["graft, kernel"] = {"kernel": True}
+    hot = {"graft, 10 % hot rows": 0.1, "graft, 50 % hot rows": 0.5}
+    arms |= {name: {} for name in hot}
     contenders, waits, peaks, loaders = {}, {}, {}, {}
     for name, options in arms.items():
         model = bench.model().train()
@@ -295,7 +297,8 @@ def step(bench: Bench) -> dict[str, Any]:
             persistent_workers=bench.cuda,
             pin_memory=bench.cuda and not memory,
         )
-        ahead = prefetch(plain, bench.bank(), device=bench.device, depth=2) if memory else plain
+        kept = int(hot.get(name, 0) * bench.bank().num_rows)
+        ahead = prefetch(plain, bench.bank(), device=bench.device, depth=2, hot_rows=kept) if memory else plain
         loaders[name] = (ahead, iter(ahead))
 
         def one_step(name: str = name, model: Any = model, optimizer: Any = optimizer) -> None:
@@ -328,6 +331,7 @@ def step(bench: Bench) -> dict[str, Any]:
             held = ahead.facts
             facts["staged"] = {
                 "bytes_per_step": round(held.num_bytes / held.num_batches * sizes.micro_steps),
+                "hot_rows_per_step": round(held.num_hot_rows / held.num_batches * sizes.micro_steps),
                 "hit_share": round(held.num_hits / held.num_positions, 4),
                 "distinct_rows_per_hit": round(held.unique_share, 4),
                 "stage_seconds_per_step": round(held.stage_seconds / held.num_batches * sizes.micro_steps, 5),

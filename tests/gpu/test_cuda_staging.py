@@ -33,12 +33,13 @@ def expected_values(bank: Any, ids: torch.Tensor) -> np.ndarray:
     return table[rows]
 
 
+@pytest.mark.parametrize("hot", [None, 40, 1000])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_slots_are_used_again_only_after_their_copies(depth: int, stored: Any) -> None:
+def test_slots_are_used_again_only_after_their_copies(depth: int, hot: int | None, stored: Any) -> None:
     loader = DataLoader(Texts(400), batch_size=8, collate_fn=GraftCollator(stored), num_workers=0)
     ring = StagingRing(depth + 1)
     assert ring.pinned
-    ahead = prefetch(loader, stored, device="cuda", depth=depth, ring=ring)
+    ahead = prefetch(loader, stored, device="cuda", depth=depth, ring=ring, hot_rows=hot)
     load = torch.randn(2048, 2048, device="cuda")
     kept = []
     for batch in ahead:

@@ -87,6 +87,9 @@ class Memory(Protocol):
     ) -> Staged:
         """Each distinct row once, with its values in storage form."""
 
+    def distinct(self, rows: Any) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """The distinct rows of ``rows``, ascending, and each position's place among them (-1 = miss)."""
+
     def floats(self, rows: Any) -> FloatArray:
         """Values of ``rows`` as float32, ``rows.shape + (taps, value_dim)``."""
 

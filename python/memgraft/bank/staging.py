@@ -22,6 +22,7 @@ class StageFacts:
         num_cold_rows: rows that had to be read from the device.
         cold_reader: what reads them (`Bank.cold_reader`).
         seconds: time of the whole call.
+        num_hot_rows: distinct rows that were on the device already.
     """
 
     num_positions: int
@@ -31,6 +32,7 @@ class StageFacts:
     num_cold_rows: int
     cold_reader: str
     seconds: float
+    num_hot_rows: int = 0
 
     @property
     def unique_share(self) -> float:

@@ -2,7 +2,17 @@
 
 from memgraft.data.collate import GraftCollator
 from memgraft.data.handle import KEY, MemoryBatch
+from memgraft.data.hot import HotRows
 from memgraft.data.prefetch import PrefetchFacts, PrefetchLoader, prefetch
 from memgraft.data.ring import StagingRing
 
-__all__ = ["KEY", "GraftCollator", "MemoryBatch", "PrefetchFacts", "PrefetchLoader", "StagingRing", "prefetch"]
+__all__ = [
+    "KEY",
+    "GraftCollator",
+    "HotRows",
+    "MemoryBatch",
+    "PrefetchFacts",
+    "PrefetchLoader",
+    "StagingRing",
+    "prefetch",
+]

@@ -69,17 +69,25 @@ class MemoryBatch:
         """
         if self.staged:
             return self
-        if self.source is not None and self.source[0] != bank.fingerprint:
-            raise FingerprintError(
-                f"the batch's rows are of bank {self.source[0]}, found {bank.fingerprint} to stage them from: give the "
-                'collator, prefetch and model one bank (load_graft(..., bank=, rows="any") for another of its space)'
-            )
+        self.refuse_other(bank)
         rows = self.rows.cpu().numpy()
         if ring is None:
             staged = bank.stage(rows=rows, orders=self.orders.cpu().numpy(), threads=threads)
         else:
             staged = ring.stage(bank, rows=rows, orders=self.orders.cpu().numpy(), threads=threads)
         return self.with_staged(staged)
+
+    def refuse_other(self, bank: Memory) -> None:
+        """Check that the rows are of ``bank``.
+
+        Raises:
+            FingerprintError: the rows are of another bank.
+        """
+        if self.source is not None and self.source[0] != bank.fingerprint:
+            raise FingerprintError(
+                f"the batch's rows are of bank {self.source[0]}, found {bank.fingerprint} to stage them from: give the "
+                'collator, prefetch and model one bank (load_graft(..., bank=, rows="any") for another of its space)'
+            )
 
     def with_staged(self, staged: Staged) -> "MemoryBatch":
         """A copy that holds ``staged`` (same positions), on this batch's device; shares memory on the CPU."""

@@ -15,6 +15,7 @@ import torch
 
 from memgraft.bank import Memory
 from memgraft.data.handle import KEY, MemoryBatch
+from memgraft.data.hot import HotRows
 from memgraft.data.ring import StagingRing
 from memgraft.errors import GraftError
 
@@ -92,15 +93,22 @@ class Stager:
     ring: StagingRing
     threads: int | None
     device: torch.device | None
+    hot: HotRows | None = None
 
     def stage(self, item: Item, stream: torch.cuda.Stream | None) -> Item:
         """``item`` with its memory staged, and on its way to the device where there is one."""
-        memory = item.memory.stage(self.bank, self.ring, threads=self.threads)
+        rows: torch.Tensor | None = None
+        if self.hot is None or item.memory.staged:
+            memory = item.memory.stage(self.bank, self.ring, threads=self.threads)
+        else:
+            memory, rows = self.hot.stage(item.memory, self.bank, self.ring, threads=self.threads)
         event = None
         if stream is not None:
-            memory, event = upload(memory, self.ring, stream)
+            memory, event = upload(memory, self.ring, stream, self.hot, rows)
         elif self.device is not None:
             memory = memory.to(self.device)
+        if stream is None and self.hot is not None and rows is not None:
+            memory = self.hot.join(memory.to(self.hot.device), rows.to(self.hot.device))
         item.batch[KEY] = memory
         return replace(item, memory=memory, event=event)
 
@@ -213,10 +221,26 @@ def _copy_stream(device: torch.device | None) -> torch.cuda.Stream | None:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def upload(memory: MemoryBatch, ring: StagingRing, stream: torch.cuda.Stream) -> tuple[MemoryBatch, torch.cuda.Event]:
-    """Starts the copy to the device on ``stream``; the slot stays taken until the event has passed."""
+def upload(
+    memory: MemoryBatch,
+    ring: StagingRing,
+    stream: torch.cuda.Stream,
+    hot: HotRows | None = None,
+    rows: torch.Tensor | None = None,
+) -> tuple[MemoryBatch, torch.cuda.Event]:
+    """Starts the copy to the device on ``stream``; the slot stays taken until the event has passed.
+
+    Args:
+        memory: staged on the host; without the values of ``rows``, where there are any.
+        ring: whose slot the values lie in.
+        stream: of the copy.
+        hot: rows that are on the device already.
+        rows: those of them that the batch reads, int64 (H,).
+    """
     with torch.cuda.stream(stream):
         moved = memory.start_copy(stream.device)
+        if hot is not None and rows is not None:
+            moved = hot.join(moved, rows.to(stream.device))
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(stream)
     ring.hold(event, *memory.tensors())

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 from memgraft.bank import Memory, open_memory
 from memgraft.bank.overlay import Where
 from memgraft.data.dispatch import DISPATCHER, SHARD, prepared_by_accelerate, refuse_dispatched_handles
-from memgraft.data.handle import KEY, MemoryBatch
-from memgraft.data.pipeline import Stager, memory_of, start
+from memgraft.data.handle import MemoryBatch
+from memgraft.data.hot import HotRows
+from memgraft.data.pipeline import Item, Stager, memory_of, start
 from memgraft.data.ring import StagingRing
 from memgraft.errors import ConfigError
 
@@ -34,6 +35,7 @@ class PrefetchFacts:
         num_hits: positions with a row.
         num_unique: distinct rows staged.
         num_bytes: bytes of values staged.
+        num_hot_rows: distinct rows of batches that were on the device already.
         num_cold_rows: rows read from the device.
         cold_reader: what reads them (`Bank.cold_reader`).
         stage_seconds: time spent staging, in the background.
@@ -45,6 +47,7 @@ class PrefetchFacts:
     num_hits: int = 0
     num_unique: int = 0
     num_bytes: int = 0
+    num_hot_rows: int = 0
     num_cold_rows: int = 0
     cold_reader: str = ""
     stage_seconds: float = 0.0
@@ -64,6 +67,7 @@ class PrefetchFacts:
             self.num_hits += facts.num_hits
             self.num_unique += facts.num_unique
             self.num_bytes += facts.num_bytes
+            self.num_hot_rows += facts.num_hot_rows
             self.num_cold_rows += facts.num_cold_rows
             self.cold_reader = facts.cold_reader
             self.stage_seconds += facts.seconds
@@ -77,6 +81,7 @@ def prefetch(
     device: torch.device | str | None = None,
     threads: int | None = None,
     ring: StagingRing | None = None,
+    hot_rows: int | HotRows | None = None,
 ) -> "PrefetchLoader[BatchT]":
     """``loader`` with the memory of its batches drawn and staged ahead by two background threads.
 
@@ -91,12 +96,17 @@ def prefetch(
         device: copy the memory there on a stream of its own; by default the device of a prepared loader, else none.
         threads: threads of the gather.
         ring: staging memory to share; by default one of this loader.
+        hot_rows: how many of the most frequent rows to keep on the device, in storage dtype, or such rows that another
+            loader keeps already. Batches read these there, and only the others cross the bus; values are the same.
 
     Raises:
-        ConfigError: ``depth`` below 1, or ``dispatch_batches=True`` around a collator in handle mode; later, where the
-            loader that this returns is prepared by accelerate: prepare first, then prefetch.
+        ConfigError: ``depth`` below 1, ``hot_rows`` without a device or of another one, or ``dispatch_batches=True``
+            around a collator in handle mode; later, where the loader that this returns is prepared by accelerate:
+            prepare first, then prefetch.
     """
-    return PrefetchLoader(loader, open_memory(bank), depth=depth, device=device, threads=threads, ring=ring)
+    return PrefetchLoader(
+        loader, open_memory(bank), depth=depth, device=device, threads=threads, ring=ring, hot_rows=hot_rows
+    )
 
 
 class PrefetchLoader(Generic[BatchT]):
@@ -115,6 +125,7 @@ class PrefetchLoader(Generic[BatchT]):
         device: torch.device | str | None,
         threads: int | None,
         ring: StagingRing | None,
+        hot_rows: int | HotRows | None = None,
     ) -> None:
         if depth < 1:
             raise ConfigError(f"depth {depth}: expected at least 1 batch ahead")
@@ -128,6 +139,8 @@ class PrefetchLoader(Generic[BatchT]):
         self._reached: Any = None
         self._prepared = prepared_by_accelerate(loader)
         refuse_dispatched_handles(loader)
+        place = getattr(loader, "device", None) if self.device is None and self._prepared else self.device
+        self.hot = _hot_rows(hot_rows, self.bank, place)
         if self._prepared == SHARD:
             self._stage_underneath(cast(Any, loader))
 
@@ -143,7 +156,13 @@ class PrefetchLoader(Generic[BatchT]):
         if not isinstance(inner, PrefetchLoader):
             device = prepared.device if self.device is None else self.device
             inner = PrefetchLoader(
-                inner, self.bank, depth=self.depth, device=device, threads=self.threads, ring=self.ring
+                inner,
+                self.bank,
+                depth=self.depth,
+                device=device,
+                threads=self.threads,
+                ring=self.ring,
+                hot_rows=self.hot,
             )
             prepared.base_dataloader = inner
         self.facts, self.ring = inner.facts, inner.ring
@@ -158,15 +177,17 @@ class PrefetchLoader(Generic[BatchT]):
             self._reached = self.loader.state_dict()
         return _PrefetchIterator(self)
 
+    @property
+    def stager(self) -> Stager:
+        """What staging a batch of this loader takes."""
+        return Stager(bank=self.bank, ring=self.ring, threads=self.threads, device=self.device, hot=self.hot)
+
     def _stage_on_arrival(self) -> Iterator[BatchT]:
         for batch in self.loader:
             started = time.perf_counter()
-            memory = memory_of(batch).stage(self.bank, self.ring, threads=self.threads)
-            if self.device is not None:
-                memory = memory.to(self.device)
-            cast(Any, batch)[KEY] = memory
-            self.facts.add(memory, time.perf_counter() - started)
-            yield batch
+            item = self.stager.stage(Item(batch=cast(Any, batch), memory=memory_of(batch), state=None), None)
+            self.facts.add(item.memory, time.perf_counter() - started)
+            yield cast(BatchT, item.batch)
 
     def __len__(self) -> int:
         return len(cast(Any, self.loader))
@@ -193,13 +214,26 @@ class PrefetchLoader(Generic[BatchT]):
         cast(Any, self.loader).load_state_dict(state)
 
 
+def _hot_rows(asked: int | HotRows | None, bank: Memory, device: torch.device | None) -> HotRows | None:
+    if asked is None or asked == 0:
+        return None
+    if device is None:
+        raise ConfigError("hot_rows: expected device= too, the one that keeps them, found none")
+    if isinstance(asked, HotRows):
+        if asked.fingerprint != bank.fingerprint:
+            raise ConfigError(f"hot_rows: rows of bank {asked.fingerprint}, expected {bank.fingerprint}")
+        if asked.device.type != device.type or (device.index is not None and asked.device != device):
+            raise ConfigError(f"hot_rows: rows on {asked.device}, expected {device}")
+        return asked
+    return HotRows.load(bank, asked, device)
+
+
 class _PrefetchIterator(Iterator[BatchT]):
     """One pass. Dropping it, or `close`, ends its threads and frees its slots."""
 
     def __init__(self, owner: PrefetchLoader[BatchT]) -> None:
         self._owner = owner
-        stager = Stager(bank=owner.bank, ring=owner.ring, threads=owner.threads, device=owner.device)
-        self._queue, close, self._threads = start(owner.loader, stager, owner.depth)
+        self._queue, close, self._threads = start(owner.loader, owner.stager, owner.depth)
         self._finalizer = weakref.finalize(self, close)
         self._finalizer.atexit = False
 
