@@ -1,13 +1,14 @@
-"""Instructions per token of the lookup, counted by callgrind: the same number on every run of one build.
+"""Instructions per token of the lookup and per row of the gather, counted by callgrind: the same on every run.
 
     python benches/instructions.py [--keys FILE --corpus STEM] [--tokens N]
 
-Two runs of different length cancel what opening and reading cost. By default it runs over the small corpus of
+By default it runs over the small corpus of
 ``make bench BENCH=--quick``. Needs valgrind (Linux).
 """
 
 import argparse
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -23,18 +24,38 @@ WAYS = {
     "8 lanes": ["--lanes", "8"],
     "scalar": ["--lanes", "1", "--prefetch", "false"],
 }
+GATHERS = {
+    "gather": [],
+    "gather, resident": ["--resident", "true"],
+    "stage": ["--stage", "true"],
+}
 
 
-def count(program: Path, arguments: list[str], repeat: int) -> tuple[int, int]:
-    """Instructions of one run, and the tokens it read."""
+def count(program: Path, command_words: list[str], of: str, repeat: int) -> tuple[int, int]:
+    """Instructions of one run, and the tokens or rows (``of``) it read."""
     with tempfile.TemporaryDirectory() as folder:
         tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/out"]
-        command = [*tool, str(program), "walk", *arguments, "--repeat", str(repeat)]
+        command = [*tool, str(program), *command_words, "--repeat", str(repeat)]
         got = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.search(r"Collected\s*:\s*(\d+)", got.stderr)
     if got.returncode != 0 or found is None:
         raise SystemExit(f"callgrind failed: {(got.stderr.strip().splitlines() or ['no output'])[-1]}")
-    return int(found[1]), int(json.loads(got.stdout)["tokens"])
+    return int(found[1]), int(json.loads(got.stdout)[of])
+
+
+def each(program: Path, command_words: list[str], of: str) -> float:
+    """Instructions for each token or row; two runs of different length cancel what opening costs."""
+    once, number = count(program, command_words, of, 1)
+    thrice, _ = count(program, command_words, of, 3)
+    return (thrice - once) / (2 * number)
+
+
+def shard(path: Path, num_rows: int, value_dim: int) -> None:
+    """A value shard of bf16 rows with any bytes."""
+    num_bytes = num_rows * value_dim * 2
+    entry = {"dtype": "BF16", "shape": [num_rows, 1, value_dim], "data_offsets": [0, num_bytes]}
+    header = json.dumps({"values": entry}).encode().ljust(4088)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + random.Random(0).randbytes(num_bytes))
 
 
 def main() -> None:
@@ -52,13 +73,18 @@ def main() -> None:
     program, index = prepare.binary(), options.keys.with_suffix(".mgi")
     subprocess.run([program, "build", "--keys", options.keys, "--index", index], check=True, stdout=subprocess.DEVNULL)
     common = ["--index", str(index), "--corpus", str(options.corpus), "--tokens", str(options.tokens)]
-    report = {}
+    report, gathers = {}, {}
     for name, way in WAYS.items():
-        once, tokens = count(program, common + way, 1)
-        thrice, _ = count(program, common + way, 3)
-        report[name] = (thrice - once) / (2 * tokens)
-        print(f"{name:<10} {report[name]:8.2f} instructions a token", file=sys.stderr)
-    json.dump({"unit": "instructions a token", "tokens": options.tokens, "ways": report}, sys.stdout, indent=1)
+        report[name] = each(program, ["walk", *common, *way], "tokens")
+        print(f"{name:<18} {report[name]:8.2f} instructions a token", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        shard(Path(folder) / "values", num_rows=20_000, value_dim=512)
+        for name, way in GATHERS.items():
+            words = ["gather", "--shard", f"{folder}/values", "--asked", str(1 << 14), *way]
+            gathers[name] = each(program, words, "rows")
+            print(f"{name:<18} {gathers[name]:8.2f} instructions a row", file=sys.stderr)
+    found = {"unit": "instructions a token, a row", "tokens": options.tokens, "ways": report, "gathers": gathers}
+    json.dump(found, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":

@@ -24,11 +24,12 @@ fn run(command: &str, words: impl Iterator<Item = String>) -> Fallible<Value> {
     let mut arguments = Arguments::parse(words)?;
     let report = match command {
         "build" => commands::build::run(&mut arguments),
+        "gather" => commands::gather::run(&mut arguments),
         "open" => commands::open::run(&mut arguments),
         "lookup" => commands::lookup::run(&mut arguments),
         "rows" => commands::rows::run(&mut arguments),
         "walk" => commands::walk::run(&mut arguments),
-        _ => Err("expected a command: build, open, lookup, rows or walk".into()),
+        _ => Err("expected a command: build, gather, open, lookup, rows or walk".into()),
     }?;
     arguments.finish()?;
     Ok(report)
