@@ -3,6 +3,8 @@
 //!
 //! A number is reported only after every contender gave the same answers.
 
+#![allow(clippy::as_conversions, reason = "benches turn counts into figures")]
+
 pub mod arguments;
 pub mod commands;
 pub mod contest;

@@ -1,4 +1,5 @@
 //! Times a build and shows its peak memory: `profile_build KEYS.mgk INDEX.mgi`.
+#![allow(clippy::as_conversions, reason = "benches turn counts into figures")]
 #![allow(clippy::print_stdout, reason = "a command line tool")]
 
 use std::time::Instant;

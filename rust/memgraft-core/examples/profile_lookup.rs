@@ -2,6 +2,7 @@
 //!
 //! Variants run interleaved; the median of the rounds is printed. For a look under the hood:
 //! `valgrind --tool=callgrind target/release/examples/profile_lookup …` or `perf record`.
+#![allow(clippy::as_conversions, reason = "benches turn counts into figures")]
 #![allow(clippy::print_stdout, reason = "a command line tool")]
 
 use std::path::PathBuf;

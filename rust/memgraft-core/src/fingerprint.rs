@@ -3,7 +3,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::convert::Infallible;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,10 +13,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
 use crate::ids::{u64_of, usize_of_u64};
-use crate::{Error, Result};
+use crate::memory::map_file;
+use crate::{Error, Result, threads};
 
 /// Leaf of the parallel hash; a power of two, so that leaves are subtrees.
-const LEAF: usize = 4 << 20;
+const LEAF: u64 = 4 << 20;
 
 /// A 32-byte BLAKE3 hash that ties artifacts together; shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,49 +47,64 @@ impl FromStr for Fingerprint {
 /// The BLAKE3 hash of `data`, on up to `threads` threads.
 #[must_use]
 pub fn digest(data: &[u8], threads: usize) -> Fingerprint {
-    let num_leaves = data.len().div_ceil(LEAF);
-    let threads = threads.clamp(1, num_leaves.max(1));
-    if num_leaves < 2 || threads == 1 {
-        return Fingerprint(*blake3::hash(data).as_bytes());
+    let update = |leaf: Range<u64>, _: &mut Vec<u8>, hasher: &mut blake3::Hasher| {
+        hasher.update(&data[usize_of_u64(leaf.start)..usize_of_u64(leaf.end)]);
+        Ok::<_, Infallible>(())
+    };
+    let Ok(found) = tree(u64_of(data.len()), threads, update);
+    found
+}
+
+/// The BLAKE3 hash of `len` bytes, on up to `threads` threads. `update(range, buffer, hasher)` adds the bytes of a range;
+/// `buffer` is one a thread, for what it likes.
+///
+/// # Errors
+/// Those of `update`.
+pub(crate) fn tree<E: Send>(
+    len: u64,
+    threads: usize,
+    update: impl Fn(Range<u64>, &mut Vec<u8>, &mut blake3::Hasher) -> std::result::Result<(), E> + Sync,
+) -> std::result::Result<Fingerprint, E> {
+    let num_leaves = usize_of_u64(len.div_ceil(LEAF));
+    if num_leaves < 2 {
+        let mut hasher = blake3::Hasher::new();
+        update(0..len, &mut Vec::new(), &mut hasher)?;
+        return Ok(Fingerprint(*hasher.finalize().as_bytes()));
     }
     let next = AtomicUsize::new(0);
-    let hash_leaves = || {
-        let mut done: Vec<(usize, ChainingValue)> = Vec::new();
+    let hash_leaves = |_| {
+        let (mut done, mut buffer) = (Vec::new(), Vec::new());
         loop {
             let leaf = next.fetch_add(1, Ordering::Relaxed);
             if leaf >= num_leaves {
-                return done;
+                return Ok(done);
             }
-            let start = leaf * LEAF;
-            let bytes = &data[start..data.len().min(start + LEAF)];
+            let start = u64_of(leaf) * LEAF;
             let mut hasher = blake3::Hasher::new();
-            hasher.set_input_offset(u64_of(start)).update(bytes);
+            hasher.set_input_offset(start);
+            update(start..len.min(start + LEAF), &mut buffer, &mut hasher)?;
             done.push((leaf, hasher.finalize_non_root()));
         }
     };
     let mut leaves = vec![ChainingValue::default(); num_leaves];
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (1..threads).map(|_| scope.spawn(hash_leaves)).collect();
-        let mut parts = vec![hash_leaves()];
-        // A worker cannot fail: it hashes bytes it borrows. Were it to panic, the panic is passed on.
-        parts.extend(workers.into_iter().map(|worker| worker.join().unwrap_or_else(|e| std::panic::resume_unwind(e))));
-        for (leaf, value) in parts.into_iter().flatten() {
+    for part in threads::run(threads.min(num_leaves), hash_leaves) {
+        for (leaf, value) in part? {
             leaves[leaf] = value;
         }
-    });
-    let left = usize_of_u64(left_subtree_len(u64_of(data.len())));
-    let (a, b) = leaves.split_at(left / LEAF);
-    let hash = merge_subtrees_root(&merge(a, left), &merge(b, data.len() - left), Mode::Hash);
-    Fingerprint(*hash.as_bytes())
+    }
+    let left = left_subtree_len(len);
+    let (a, b) = leaves.split_at(usize_of_u64(left / LEAF));
+    let hash = merge_subtrees_root(&merge(a, left), &merge(b, len - left), Mode::Hash);
+    Ok(Fingerprint(*hash.as_bytes()))
 }
 
 /// The chaining value of the left-balanced subtree of `len` bytes over `leaves`.
-fn merge(leaves: &[ChainingValue], len: usize) -> ChainingValue {
-    if leaves.len() == 1 {
-        return leaves[0];
+fn merge(leaves: &[ChainingValue], len: u64) -> ChainingValue {
+    if let [leaf] = leaves {
+        return *leaf;
     }
-    let left = usize_of_u64(left_subtree_len(u64_of(len)));
-    let (a, b) = leaves.split_at(left / LEAF);
+    let left = left_subtree_len(len);
+    let (a, b) = leaves.split_at(usize_of_u64(left / LEAF));
     merge_subtrees_non_root(&merge(a, left), &merge(b, len - left), Mode::Hash)
 }
 
@@ -95,14 +113,8 @@ fn merge(leaves: &[ChainingValue], len: usize) -> ChainingValue {
 /// # Errors
 /// [`Error::Io`] where the file cannot be read.
 pub fn fingerprint_file(path: impl AsRef<Path>, threads: usize) -> Result<Fingerprint> {
-    let map = crate::format::map_file(path.as_ref())?;
+    let map = map_file(path.as_ref())?;
     Ok(digest(map.bytes(), threads))
-}
-
-/// The number of threads to use where the caller did not say: what the system offers, at most 16.
-#[must_use]
-pub fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(16)
 }
 
 #[cfg(test)]
@@ -111,6 +123,7 @@ mod tests {
 
     #[test]
     fn parallel_hash_is_plain_blake3() {
+        const LEAF: usize = usize_of_u64(super::LEAF);
         let data: Vec<u8> = (0..3 * LEAF + 12345).map(|i| (i * 31 % 251).to_le_bytes()[0]).collect();
         for len in [0, 1, 1024, LEAF - 1, LEAF, LEAF + 1, 2 * LEAF, 2 * LEAF + 1, 3 * LEAF, data.len()] {
             let want = *blake3::hash(&data[..len]).as_bytes();

@@ -1,6 +1,7 @@
 //! Ids as newtypes, the limits of the format, and the one home of `as` casts.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::as_conversions, reason = "every cast of the crate is here, with what makes it right")]
 
 use crate::{Error, Result};
 
@@ -10,10 +11,6 @@ pub const MAX_ORDER: usize = 16;
 pub const MAX_VOCAB_SIZE: u32 = 1 << 20;
 /// Most keys of one set: rows are non-negative `i32` on the Python side.
 pub const MAX_KEYS: u64 = (1 << 31) - 1;
-
-/// One tokenizer id, smaller than the vocabulary size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TokenId(pub u32);
 
 /// A key's place in the bank; rows run from the most to the least frequent key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,10 +25,6 @@ impl StateId {
     pub const START: Self = Self(0);
 }
 
-/// The length of a key, 1 to [`MAX_ORDER`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Order(pub u8);
-
 const _: () = assert!(usize::BITS == 64, "memgraft addresses files larger than 4 GiB: 64-bit targets only");
 
 /// `u32` to `usize`, lossless.
@@ -39,6 +32,13 @@ const _: () = assert!(usize::BITS == 64, "memgraft addresses files larger than 4
 #[must_use]
 pub const fn usize_of(value: u32) -> usize {
     value as usize
+}
+
+/// `u8` to `u32`, lossless, where `From` cannot be called.
+#[inline(always)]
+#[must_use]
+pub const fn u32_of(value: u8) -> u32 {
+    value as u32
 }
 
 /// `u64` to `usize`, lossless on the 64-bit targets this crate builds for.
@@ -76,11 +76,46 @@ pub const fn row_as_i32(value: u32) -> i32 {
     value as i32
 }
 
+/// A row of callers as an index; a miss lies past every table.
+#[inline(always)]
+#[must_use]
+pub const fn usize_of_row(row: i32) -> usize {
+    row.cast_unsigned() as usize
+}
+
 /// `usize` to `u32` where the caller has checked the limit; saturates rather than wraps.
 #[inline(always)]
 #[must_use]
 pub const fn saturating_u32(value: usize) -> u32 {
     if value > u32::MAX as usize { u32::MAX } else { value as u32 }
+}
+
+/// An integer that callers hold token ids in.
+pub(crate) trait LowBits: Copy {
+    /// The low 32 bits, those of the sign continued.
+    fn low(self) -> u32;
+}
+
+macro_rules! low_bits {
+    ($($kind:ty)*) => {
+        $(
+            impl LowBits for $kind {
+                #[inline(always)]
+                #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, trivial_numeric_casts)]
+                fn low(self) -> u32 {
+                    self as u32
+                }
+            }
+        )*
+    };
+}
+
+low_bits!(i64 i32 u32 u16 u8 i16 u64);
+
+/// `round(fraction * count)` for a fraction between 0 and 1.
+#[must_use]
+pub fn share_of(fraction: f64, count: usize) -> usize {
+    (fraction * count as f64).round() as usize
 }
 
 /// `value` as `u32`, or a limit error that names `what`.

@@ -2,16 +2,31 @@
 
 #![forbid(unsafe_code)]
 
+/// The number of threads to use where the caller did not say: what the system offers, at most 16.
+#[must_use]
+pub fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(16)
+}
+
 /// Runs `work(0)` to `work(threads - 1)` side by side, the first on the calling thread, and
 /// returns their results in order; a panic of one is passed on.
 pub(crate) fn run<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    if threads <= 1 {
-        return vec![work(0)];
+    over(0..threads.max(1), work)
+}
+
+/// Runs `work` on each of `parts` side by side, the first on the calling thread, and returns the results in order.
+///
+/// All have ended when it returns or passes a panic on: none writes to a part afterwards.
+pub(crate) fn over<P: Send, T: Send>(parts: impl IntoIterator<Item = P>, work: impl Fn(P) -> T + Sync) -> Vec<T> {
+    let mut parts = parts.into_iter().peekable();
+    let Some(own) = parts.next() else { return Vec::new() };
+    if parts.peek().is_none() {
+        return vec![work(own)];
     }
     std::thread::scope(|scope| {
         let work = &work;
-        let others: Vec<_> = (1..threads).map(|index| scope.spawn(move || work(index))).collect();
-        let mut results = vec![work(0)];
+        let others: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
+        let mut results = vec![work(own)];
         results.extend(others.into_iter().map(|other| other.join().unwrap_or_else(|e| std::panic::resume_unwind(e))));
         results
     })

@@ -1,4 +1,5 @@
 //! Every path of the index against brute force.
+#![allow(clippy::as_conversions, reason = "tests compute expected values in any type")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

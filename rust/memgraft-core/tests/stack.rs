@@ -1,4 +1,5 @@
 //! A stack of indexes against one dictionary.
+#![allow(clippy::as_conversions, reason = "tests compute expected values in any type")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

@@ -80,6 +80,6 @@ pub(crate) fn threads(asked: Option<usize>) -> Result<usize> {
     match asked {
         Some(0) => Err(Error::argument("threads: expected at least 1, got 0; None takes what the machine offers")),
         Some(n) => Ok(n),
-        None => Ok(memgraft_core::fingerprint::default_threads()),
+        None => Ok(memgraft_core::threads::default_threads()),
     }
 }

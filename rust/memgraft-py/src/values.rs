@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use memgraft_core::fingerprint::digest;
 use memgraft_core::values::verify::content_fingerprint;
 use memgraft_core::values::{ColdReader, GatherFacts, ValueTable};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
@@ -134,7 +135,7 @@ impl PyValueTable {
         let staged = py.detach(|| self.inner.stage(&rows, out, threads)).map_err(to_py)?;
         let facts = staged.gathered.map(|facts| facts_dict(py, facts)).transpose()?;
         let dedup = staged.dedup;
-        Ok((dedup.unique.into_pyarray(py), dedup.inverse.into_pyarray(py), dedup.num_hits, facts))
+        Ok((dedup.unique.into_vec().into_pyarray(py), dedup.inverse.into_pyarray(py), dedup.num_hits, facts))
     }
 
     fn gather_scales<'py>(
@@ -157,14 +158,13 @@ impl PyValueTable {
 /// Fingerprint of a file's bytes from `start` on, as 64 hex digits.
 #[pyfunction]
 fn fingerprint_content(py: Python<'_>, path: PathBuf, start: u64, threads: usize) -> PyResult<String> {
-    let hash = py.detach(|| content_fingerprint(&path, start, threads)).map_err(to_py)?;
-    Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(py.detach(|| content_fingerprint(&path, start, threads)).map_err(to_py)?.to_string())
 }
 
 /// BLAKE3 of `data`, as 64 hex digits.
 #[pyfunction]
 fn fingerprint_bytes(data: &[u8]) -> String {
-    memgraft_core::values::verify::fingerprint_bytes(data).iter().map(|byte| format!("{byte:02x}")).collect()
+    digest(data, 1).to_string()
 }
 
 /// Adds this file's names to the module.

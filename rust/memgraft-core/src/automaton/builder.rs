@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use super::NO_ROW;
 use super::layout::{Placer, blocks};
-use super::probe::prefetch;
-use super::table::{EMPTY, ENTRIES, LEN_SHIFT, LINE, ORDER_SHIFT, SPILL, TOKEN_MASK, Table, UNIT, home, root_lines};
+use super::prefetch::prefetch;
+use super::table::Table;
 use super::trie::Trie;
+use super::words::{ENTRIES, LINE, NO_ROW, TokenWord, UNIT, home, root_lines};
 use crate::format::{HugeBuffer, Store};
-use crate::ids::{saturating_u32, usize_of};
+use crate::ids::{low_u8, saturating_u32, usize_of};
 use crate::{Error, Result};
 
 /// Families ahead whose blocks are asked for while links are set.
@@ -27,10 +27,10 @@ pub fn build(trie: &Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
     let words = buffer.words_mut();
     for token in 0..=vocab_size {
         let at = usize_of(token) * UNIT;
-        words[at..at + UNIT].copy_from_slice(&[token | 1 << LEN_SHIFT, 0, NO_ROW, 0]);
+        words[at..at + UNIT].copy_from_slice(&lone(token));
     }
     for slot in usize_of(vocab_size) + 1..usize_of(root_lines(vocab_size)) * UNIT {
-        words[slot * UNIT..(slot + 1) * UNIT].copy_from_slice(&[EMPTY | 1 << LEN_SHIFT, 0, NO_ROW, 0]);
+        words[slot * UNIT..(slot + 1) * UNIT].copy_from_slice(&lone(TokenWord::EMPTY));
     }
     // The unit of each state, one level a depth from 1, in the order of the families.
     let families = |depth| if depth < trie.levels.len() { trie.families(depth).count() } else { 0 };
@@ -69,6 +69,11 @@ pub fn build(trie: &Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
     Table::new(words, placer.regions, placer.fan_shift, vocab_size, max_spill)
 }
 
+/// A unit with one entry, without output and without a state to go on in.
+fn lone(token: u32) -> [u32; UNIT] {
+    [TokenWord::from_bits(token).begin(1, false).bits(), 0, NO_ROW, 0]
+}
+
 /// Distributes `tokens` over `lines` home lines and as many spill lines as it takes, frequent keys at home.
 fn spread(tokens: &[u32], rows: &[u32], lines: u32) -> Vec<(Vec<u32>, bool)> {
     let mut order: Vec<(u32, u32)> = rows.iter().copied().zip(tokens.iter().copied()).collect();
@@ -87,7 +92,7 @@ fn spread(tokens: &[u32], rows: &[u32], lines: u32) -> Vec<(Vec<u32>, bool)> {
     }
     for (tokens, _) in &mut out {
         if tokens.is_empty() {
-            tokens.push(EMPTY);
+            tokens.push(TokenWord::EMPTY);
         }
     }
     out
@@ -99,7 +104,7 @@ fn write_part(words: &mut [u32], tokens: &[u32], spill: bool) {
     words[..n].copy_from_slice(tokens);
     words[n..2 * n].fill(0);
     words[2 * n..3 * n].fill(NO_ROW);
-    words[0] |= saturating_u32(n) << LEN_SHIFT | if spill { SPILL } else { 0 };
+    words[0] = TokenWord::from_bits(words[0]).begin(saturating_u32(n), spill).bits();
 }
 
 /// A table under construction: the words, and a map from line to home lines.
@@ -124,7 +129,11 @@ impl Draft<'_> {
 
     /// Number of entries of the part at word `at`.
     fn part_len(&self, at: usize) -> usize {
-        usize_of((self.words[at] >> LEN_SHIFT) & 7)
+        usize_of(self.token_word(at).len())
+    }
+
+    fn token_word(&self, at: usize) -> TokenWord {
+        TokenWord::from_bits(self.words[at])
     }
 
     /// The entry of `token` in the block at `unit` (0: the root row).
@@ -135,10 +144,10 @@ impl Draft<'_> {
         let mut at = usize_of(unit) * UNIT + usize_of(home(token, self.lines(unit))) * LINE;
         loop {
             let n = self.part_len(at);
-            if let Some(i) = (0..n).find(|i| self.words[at + i] & TOKEN_MASK == token) {
+            if let Some(i) = (0..n).find(|i| self.token_word(at + i).token() == token) {
                 return Some(Entry { at: at + i, n });
             }
-            if self.words[at] & SPILL == 0 {
+            if !self.token_word(at).spills() {
                 return None;
             }
             at += LINE;
@@ -162,7 +171,7 @@ impl Draft<'_> {
         let mut i = 0;
         loop {
             let at = at + i * LINE;
-            let spill = self.words[at] & SPILL != 0;
+            let spill = self.token_word(at).spills();
             let word = at + 3 * self.part_len(at);
             self.words[word] = link;
             i += 1;
@@ -179,7 +188,7 @@ fn link(trie: &Trie, units: &[Vec<u32>], words: &mut [u32], placer: &Placer) -> 
     regions.reverse();
     let mut draft = Draft { words, regions };
     for (depth, level) in trie.levels.iter().enumerate() {
-        let order = saturating_u32(depth + 1);
+        let order = low_u8(saturating_u32(depth + 1));
         // Families come in the order of their parents, and a parent is what has a block.
         let parents = depth.checked_sub(1).map_or(&[][..], |up| &units[up]);
         let (mut families, mut owns) = (0, units[depth].iter());
@@ -211,7 +220,7 @@ fn link(trie: &Trie, units: &[Vec<u32>], words: &mut [u32], placer: &Placer) -> 
                 };
                 state = draft.words[entry.at + entry.n];
                 row = draft.words[entry.at + 2 * entry.n];
-                out_order = draft.words[entry.at] >> ORDER_SHIFT & 31;
+                out_order = draft.token_word(entry.at).order();
             }
             if node.has_children
                 && let Some(&own) = owns.next()
@@ -228,7 +237,7 @@ fn link(trie: &Trie, units: &[Vec<u32>], words: &mut [u32], placer: &Placer) -> 
             let Some(entry) = draft.find(parent, token) else {
                 return Err(Error::argument("transition table: a child is missing from its block"));
             };
-            draft.words[entry.at] |= out_order << ORDER_SHIFT;
+            draft.words[entry.at] = draft.token_word(entry.at).with_order(out_order).bits();
             draft.words[entry.at + entry.n] = state;
             draft.words[entry.at + 2 * entry.n] = row;
         }

@@ -5,9 +5,10 @@
 
 use std::cmp::Reverse;
 
-use super::NO_ROW;
-use super::table::{ENTRIES, FAN, LINE, Region, UNIT, root_lines};
+use super::table::Region;
 use super::trie::Trie;
+use super::view::FAN;
+use super::words::{ENTRIES, LINE, NO_ROW, UNIT, root_lines};
 use crate::ids::{saturating_u32, usize_of};
 use crate::keyset::sort::by_descending_count;
 use crate::{Error, Result};

@@ -10,16 +10,20 @@
 
 mod builder;
 mod layout;
+mod prefetch;
 mod probe;
 mod table;
 mod trie;
 mod view;
+mod words;
 
 pub(crate) use builder::build;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use probe::Avx2;
-pub(crate) use probe::{Portable, Prober, order};
-pub use table::{Found, NO_ROW, Region, Table};
+pub(crate) use probe::{Portable, Prober};
+pub use table::{Found, Region, Table};
 pub(crate) use trie::Trie;
 pub(crate) use view::Place;
 pub use view::View;
+pub use words::NO_ROW;
+pub(crate) use words::TokenWord;

@@ -2,27 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-use super::probe::{Portable, Prober, order};
-use super::view::{Edge, View};
+use super::probe::{Portable, Prober};
+use super::view::{Edge, FAN, View};
+use super::words::{LINE, root_lines};
 use crate::format::Store;
-use crate::ids::{MAX_ORDER, StateId, low_u32, saturating_u32, usize_of};
+use crate::ids::{MAX_ORDER, StateId, saturating_u32, usize_of};
 use crate::{Error, Result};
-
-/// The row word of a transition without output; -1 as an `i32`.
-pub const NO_ROW: u32 = u32::MAX;
-/// Words of a line, units of a line, entries of a line.
-pub(super) const LINE: usize = 16;
-pub(super) const UNIT: usize = 4;
-pub(super) const ENTRIES: usize = 5;
-/// Fields of a token word.
-pub(super) const TOKEN_MASK: u32 = (1 << 21) - 1;
-pub(super) const ORDER_SHIFT: u32 = 21;
-/// Slots of the map from line to region.
-pub(super) const FAN: usize = 4096;
-pub(super) const LEN_SHIFT: u32 = 26;
-pub(super) const SPILL: u32 = 1 << 29;
-/// A token that no text holds: fills a line of a large block that got no child.
-pub(super) const EMPTY: u32 = TOKEN_MASK;
 
 /// A run of lines whose blocks all spread over `lines` home lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +23,7 @@ pub struct Region {
 pub struct Found {
     /// The state after the token.
     pub state: StateId,
-    /// Row of the longest key that ends here, or [`NO_ROW`].
+    /// Row of the longest key that ends here, or [`NO_ROW`](super::NO_ROW).
     pub row: u32,
     /// Its order, or 0.
     pub order: u8,
@@ -54,17 +39,6 @@ pub struct Table {
     fan_shift: u32,
     vocab_size: u32,
     max_spill: u32,
-}
-
-/// The home line of `token` among `lines`; fixed by the format.
-#[inline(always)]
-pub(super) fn home(token: u32, lines: u32) -> u32 {
-    low_u32((u64::from(token.wrapping_mul(0x9E37_79B1)) * u64::from(lines)) >> 32)
-}
-
-/// Lines of the root row.
-pub(super) fn root_lines(vocab_size: u32) -> u32 {
-    (vocab_size + 1).div_ceil(saturating_u32(UNIT))
 }
 
 impl Table {
@@ -166,7 +140,7 @@ impl Table {
         for _ in 0..self.probe_limit() {
             let probe = Portable.probe(view.part(place), token);
             if probe.hit {
-                return Some(Found { state: StateId(probe.state), row: probe.row, order: order(probe.entry) });
+                return Some(Found { state: StateId(probe.state), row: probe.row, order: probe.entry.order() });
             }
             place = view.go_on(probe.go_on, place, view.locate(probe.state, token));
         }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::NO_ROW;
+use super::words::NO_ROW;
 use crate::Result;
 use crate::ids::{fit_u32, saturating_u32, usize_of};
 use crate::keyset::KeySet;

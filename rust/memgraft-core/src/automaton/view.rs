@@ -1,15 +1,23 @@
-//! What an inner loop sees of a table: where to look for a token, and the words there.
+//! The inner loop's view of a table: it turns a state and a token into a place, and a place into words.
+//!
+//! `locate` and `go_on` compute places without a check, because a state in a damaged table may be any number. `part`
+//! checks instead: a place before the last two lines is read in the table, every other one in `Edge`, a copy of these
+//! lines with room after them. So no word of a table leads outside of it.
 
 use std::hint::select_unpredictable;
 
-use super::probe::{Part, REACH, prefetch};
-use super::table::{FAN, LINE, UNIT, home};
+use super::prefetch::prefetch;
+use super::probe::{Part, REACH};
+use super::words::{LINE, UNIT, home};
 use crate::ids::{StateId, saturating_u32, usize_of};
 
-/// Lines at the end of a table that a probe could read past, if what they hold were wrong.
+/// Lines at the end of a table from which a probe could read past the end, if the words there were wrong.
 const EDGE_LINES: usize = 2;
 const UNIT_BYTES: usize = UNIT * 4;
 const LINE_BYTES: usize = LINE * 4;
+
+/// Slots of the map from line to region.
+pub(super) const FAN: usize = 4096;
 
 /// A copy of a table's last lines with room after them.
 #[derive(Debug, Clone)]
@@ -49,7 +57,7 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The only way to a view: `part` relies on `edge_start` being that of `words`.
+    /// Borrows the parts; `edge` is [`Edge::of`] the same `words`. `part` relies on `edge_start`, which is made here.
     pub(super) fn new(words: &'a [u32], fan: &'a [u32; FAN], edge: &'a Edge, unit_shift: u32, vocab_size: u32) -> Self {
         let last_unit = saturating_u32((words.len() / UNIT).saturating_sub(1));
         Self { words, fan, edge, edge_start: start_of_edge(words), unit_shift, last_unit, vocab_size }
@@ -76,7 +84,7 @@ impl<'a> View<'a> {
         Place(usize_of(select_unpredictable(state == 0, token, unit)) * UNIT_BYTES)
     }
 
-    /// `next`, or the line after `place` if the block goes on there.
+    /// The line after `place` if the block goes on there, else `next`.
     #[inline(always)]
     pub(crate) fn go_on(&self, go_on: bool, place: Place, next: Place) -> Place {
         Place(select_unpredictable(go_on, place.0.wrapping_add(LINE_BYTES), next.0))
@@ -88,13 +96,13 @@ impl<'a> View<'a> {
         prefetch(self.words.as_ptr().wrapping_byte_add(place.0));
     }
 
-    /// The words at `place`; of the last unit if that lies past the end, where only a damaged table or no state leads.
+    /// The words at `place`. Where `place` lies past the end, as only a damaged table's do, the words of the last unit.
     #[inline(always)]
     pub(crate) fn part(&self, place: Place) -> &'a Part {
         if place.0 < self.edge_start {
             debug_assert!(place.0.is_multiple_of(UNIT_BYTES), "places are made of units");
-            // SAFETY: places are multiples of 16 and this one lies before the edge, from which on two whole lines follow:
-            // as many words as `REACH`.
+            // SAFETY: places are multiples of 16 bytes, so the words are aligned. This one lies before the edge, which is two
+            // whole lines long: from `place` on the table has at least `REACH` words (asserted below).
             unsafe { &*self.words.as_ptr().byte_add(place.0).cast::<Part>() }
         } else {
             self.part_of_edge(place)
@@ -110,7 +118,6 @@ impl<'a> View<'a> {
 }
 
 const _: () = assert!(REACH <= UNIT + EDGE_LINES * LINE, "parts before the edge end inside the table");
-const _: () = assert!(UNIT * 4 == LINE, "units of a line");
 
 #[cfg(test)]
 mod tests {

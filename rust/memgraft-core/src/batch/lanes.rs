@@ -3,9 +3,10 @@
 
 use std::hint::select_unpredictable;
 
+use super::limits::Limits;
 use super::segments::Feeder;
-use super::{Limits, Tokens};
-use crate::automaton::{NO_ROW, Place, Prober, Table, View, order};
+use super::tokens::Tokens;
+use crate::automaton::{NO_ROW, Place, Prober, Table, TokenWord, View};
 use crate::ids::{row_as_i32, saturating_u32, usize_of};
 
 /// One walk in progress, in a part of the lanes' buffers that is its own.
@@ -39,16 +40,16 @@ pub(super) struct Walk<'a, 'o> {
     pub feeder: Feeder<'a>,
 }
 
-/// Tokens that lanes read, and what they answer.
+/// The tokens that lanes read and the answers that they write, one part for each lane.
 ///
-/// A lane's run is copied in when it begins and its answers are copied out when it ends. Dozens of runs read and
-/// written where the caller has them would be more streams than a processor foresees, each store to a line that has
-/// yet to come from memory; these buffers stay in the first caches.
+/// [`Entrance::next`] copies a run of tokens in, and [`Entrance::swap`] copies its answers out. Lanes do not read and write
+/// the caller's memory, because 64 and more streams there are more than a processor prefetches: each store would wait for
+/// its line. These buffers stay in the first caches.
 struct Buffers {
-    /// At each place the token, until a lane reads it; then what its probes said, at last the row.
+    /// A place holds the token until a lane has read it, and its row from then on.
     words: Vec<u32>,
-    /// The token words that answered, which hold the orders.
-    entries: Vec<u32>,
+    /// A place holds the token word that answered, which has the order, once a lane has read the place.
+    entries: Vec<TokenWord>,
 }
 
 impl Walk<'_, '_> {
@@ -59,8 +60,9 @@ impl Walk<'_, '_> {
         let room = self.feeder.longest();
         // A lane probes once a round, and no token takes more probes than this.
         let patience = self.table.probe_limit();
-        // One more: the token after a run's last is read too, for nothing.
-        let mut buffers = Buffers { words: vec![0; LANES * room + 1], entries: vec![0; LANES * room + 1] };
+        // One place more: the loop reads the token after a run's last too, and does not use it.
+        let mut buffers =
+            Buffers { words: vec![0; LANES * room + 1], entries: vec![TokenWord::default(); LANES * room + 1] };
         let mut entrance = Entrance { view, walk: self, sound: true };
         let mut lanes = [Lane::default(); LANES];
         let mut active = 0;
@@ -86,7 +88,8 @@ impl Walk<'_, '_> {
                 let (at, token) = (lane.at, lane.token);
                 debug_assert!(lane.part <= at && at < lane.end);
                 let probe = prober.probe(view.part(lane.place), token);
-                // Written on a miss too, and then again: cheaper than a branch that cannot be predicted.
+                // The lane writes on a miss too, and writes again at the next probe: a branch that cannot be predicted would
+                // cost more. Only a hit moves `at`, so that the hit's answer is the last one written.
                 // SAFETY: `at < end`, and `Entrance::next` checked that `end` lies in the buffers.
                 let following = unsafe {
                     let following = *words.add(usize_of(at) + 1);
@@ -144,7 +147,7 @@ impl Entrance<'_, '_, '_> {
         let (words, entries) = (&buffers.words[places.clone()], &buffers.entries[places]);
         let (rows, orders) = (&mut self.walk.rows[answers.clone()], &mut self.walk.orders[answers]);
         rows.iter_mut().zip(words).for_each(|(row, &word)| *row = row_as_i32(word));
-        orders.iter_mut().zip(entries).for_each(|(found, &entry)| *found = order(entry));
+        orders.iter_mut().zip(entries).for_each(|(found, &entry)| *found = entry.order());
         self.sound &= self.walk.limits.hold(words, orders);
         self.next(done.part, buffers)
     }

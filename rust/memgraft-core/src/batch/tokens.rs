@@ -4,16 +4,15 @@
 
 use std::ops::{BitOr, Range};
 
-use super::{Bounds, Unknown};
+use super::bounds::Bounds;
+use super::options::Unknown;
+use crate::ids::LowBits;
 use crate::{Error, Result};
 
 const TOP: u32 = 1 << 31;
 
 /// An integer that callers hold token ids in.
-trait Id: Copy + Default + PartialEq + BitOr<Output = Self> + TryFrom<u32> + TryInto<u32> + TryInto<i64> {
-    /// The low 32 bits.
-    fn low(self) -> u32;
-}
+trait Id: LowBits + Default + PartialEq + BitOr<Output = Self> + TryFrom<u32> + TryInto<u32> + TryInto<i64> {}
 
 macro_rules! ids {
     ($($variant:ident $kind:ty),*) => {
@@ -24,13 +23,7 @@ macro_rules! ids {
         }
 
         $(
-            impl Id for $kind {
-                #[inline(always)]
-                #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, trivial_numeric_casts)]
-                fn low(self) -> u32 {
-                    self as u32
-                }
-            }
+            impl Id for $kind {}
 
             impl<'a> From<&'a [$kind]> for Ids<'a> {
                 fn from(ids: &'a [$kind]) -> Self {

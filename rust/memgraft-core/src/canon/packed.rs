@@ -1,8 +1,10 @@
-//! The archive form of the canonical sections: no random access, deflated.
+//! The archive form of the canonical sections: deflated, without random access.
 //!
-//! A level is, for every prefix one token shorter, the number of its children; then the children's last tokens, each
-//! less the one before it under the same parent, as planes of bytes from the lowest up, so that each plane has a
-//! narrow distribution of its own. `docs/FORMAT.md` has the bytes.
+//! A level of the trie holds the prefixes of one length. It is written in two parts. The first has the number of children
+//! of every prefix that is one token shorter. The second has the last token of every child. A child whose sibling comes
+//! before it stores the difference to that sibling's token, less one. The lowest bytes of all these numbers are written
+//! first, then the second bytes, then the third. Each of these planes deflates better than mixed bytes do, because its
+//! values are alike. `docs/FORMAT.md` has the bytes.
 
 #![forbid(unsafe_code)]
 
@@ -12,12 +14,11 @@ use flate2::Compression;
 use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 
-use crate::ids::{low_u8, low_u32, u64_of, usize_of};
+use crate::ids::{low_u8, u64_of, usize_of};
+use crate::wire::{MAX_LEB128, leb128, push_leb128};
 
 /// Bytes that a token may need.
 const PLANES: [u32; 3] = [0, 8, 16];
-/// Longest LEB128 number.
-const MAX_VARINT: u64 = 10;
 
 /// One level: rank of the parent and last token of each prefix, ascending.
 pub(crate) type Pairs = (Vec<u32>, Vec<u32>);
@@ -43,7 +44,7 @@ pub(crate) fn pack_level(
         last = Some((parent, token));
     }
     let mut raw = Vec::with_capacity(above + gaps.len() * 2);
-    children.iter().for_each(|&n| push_varint(&mut raw, n));
+    children.iter().for_each(|&n| push_leb128(&mut raw, n));
     for shift in planes(vocab_size) {
         raw.extend(gaps.iter().map(|gap| low_u8(gap >> shift)));
     }
@@ -52,10 +53,10 @@ pub(crate) fn pack_level(
 
 /// The level in `packed`; `None` where it is damaged or has more than `most` prefixes.
 pub(crate) fn unpack_level(packed: &[u8], above: usize, vocab_size: u32, most: u64) -> Option<Pairs> {
-    let mut raw = Inflated::new(packed, u64_of(above) * MAX_VARINT + most.saturating_mul(3));
-    let children = (0..above).map(|_| raw.varint()).collect::<Option<Vec<_>>>()?;
+    let mut raw = Inflated::new(packed, u64_of(above) * u64_of(MAX_LEB128) + most.saturating_mul(3));
+    let children = (0..above).map(|_| raw.leb128()).collect::<Option<Vec<_>>>()?;
     let len = children.iter().try_fold(0u64, |sum, &n| sum.checked_add(n)).filter(|&len| len <= most)?;
-    // Memory grows with the bytes that are there, not with the numbers they claim.
+    // The vector grows as bytes are read: `len` comes from the file, and a damaged file may claim any number.
     let mut tokens: Vec<u32> = Vec::new();
     for _ in 0..len {
         tokens.push(u32::from(raw.byte()?));
@@ -85,14 +86,14 @@ pub(crate) fn unpack_level(packed: &[u8], above: usize, vocab_size: u32, most: u
 /// Those of the encoder.
 pub(crate) fn pack_numbers(numbers: impl Iterator<Item = u64>) -> io::Result<Vec<u8>> {
     let mut raw = Vec::new();
-    numbers.for_each(|number| push_varint(&mut raw, number));
+    numbers.for_each(|number| push_leb128(&mut raw, number));
     deflate(&raw)
 }
 
 /// The `len` numbers in `packed`; `None` where it is damaged.
 pub(crate) fn unpack_numbers(packed: &[u8], len: usize) -> Option<Vec<u64>> {
-    let mut raw = Inflated::new(packed, u64_of(len).saturating_mul(MAX_VARINT));
-    let numbers = (0..len).map(|_| raw.varint()).collect::<Option<Vec<_>>>()?;
+    let mut raw = Inflated::new(packed, u64_of(len).saturating_mul(u64_of(MAX_LEB128)));
+    let numbers = (0..len).map(|_| raw.leb128()).collect::<Option<Vec<_>>>()?;
     raw.ends()?;
     Some(numbers)
 }
@@ -101,22 +102,13 @@ fn planes(vocab_size: u32) -> impl Iterator<Item = u32> {
     PLANES.into_iter().filter(move |&shift| shift == 0 || (vocab_size - 1) >> shift > 0)
 }
 
-/// Low group first, seven bits a byte, the eighth set in all but the last (LEB128).
-fn push_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number > 0x7F {
-        out.push(low_u8(low_u32(number & 0x7F)) | 0x80);
-        number >>= 7;
-    }
-    out.push(low_u8(low_u32(number)));
-}
-
 fn deflate(raw: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(raw)?;
     encoder.finish()
 }
 
-/// Reads a zlib stream byte by byte, never past what it may hold.
+/// Reads a zlib stream byte by byte, at most the number of bytes that an undamaged stream can hold.
 struct Inflated<'a> {
     stream: io::Take<ZlibDecoder<&'a [u8]>>,
     buffer: Vec<u8>,
@@ -140,19 +132,12 @@ impl<'a> Inflated<'a> {
         Some(byte)
     }
 
-    fn varint(&mut self) -> Option<u64> {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 0x7F) << shift;
-            if byte < 0x80 {
-                return Some(number);
-            }
-        }
-        None
+    fn leb128(&mut self) -> Option<u64> {
+        leb128(|| self.byte())
     }
 
-    /// Whether nothing is left. A broken end of the stream counts as one: the key set's fingerprint decides.
+    /// `Some` where no byte is left. A broken end of the stream passes too, because the caller compares the key set's
+    /// fingerprint afterwards.
     fn ends(&mut self) -> Option<()> {
         self.byte().is_none().then_some(())
     }
@@ -182,7 +167,7 @@ mod tests {
     #[test]
     fn a_claim_without_bytes_is_refused() {
         let mut raw = Vec::new();
-        push_varint(&mut raw, u64::from(u32::MAX));
+        push_leb128(&mut raw, u64::from(u32::MAX));
         assert!(unpack_level(&deflate(&raw).unwrap(), 1, 10, u64::MAX).is_none());
         assert!(unpack_numbers(&deflate(&[0xFF; 11]).unwrap(), 1).is_none());
     }

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{BLOCK, Corpus};
+use super::stream::{BLOCK, Corpus};
 use crate::Result;
 use crate::fingerprint::Fingerprint;
 use crate::ids::{u64_of, usize_of_u64};

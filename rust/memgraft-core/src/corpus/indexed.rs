@@ -9,6 +9,7 @@ use super::dtype::TokenType;
 use super::layout::Layout;
 use super::shard::{Shard, map_tokens};
 use crate::ids::{u64_of, usize_of_u64};
+use crate::wire::{u32_at, u64_at};
 use crate::{Error, Result};
 
 const MEGATRON_MAGIC: &[u8] = b"MMIDIDX\0\0";
@@ -22,20 +23,12 @@ fn appended(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(word)
-}
-
 fn i64_at(bytes: &[u8], at: usize) -> i64 {
     u64_at(bytes, at).cast_signed()
 }
 
 fn i32_at(bytes: &[u8], at: usize) -> i32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    i32::from_le_bytes(word)
+    u32_at(bytes, at).cast_signed()
 }
 
 /// Megatron's pair; the layout's sources count from the start of this file.

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::dtype::TokenType;
 use super::shard::{Shard, map_tokens};
 use crate::ids::usize_of;
+use crate::wire::{u16_at, u32_at};
 use crate::{Error, Result};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
@@ -74,8 +75,8 @@ fn parse(bytes: &[u8]) -> std::result::Result<Header, String> {
         ));
     }
     let (start, len) = match bytes[6] {
-        1 => (10, usize::from(u16::from_le_bytes([bytes[8], bytes[9]]))),
-        2 | 3 => (12, usize_of(u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]))),
+        1 => (10, usize::from(u16_at(bytes, 8))),
+        2 | 3 => (12, usize_of(u32_at(bytes, 8))),
         version => return Err(format!("found version {version}; versions 1 to 3 are known")),
     };
     let end = start + len;

@@ -2,27 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::Corpus;
-use crate::fingerprint::Fingerprint;
-use crate::ids::{u64_of, usize_of_u64};
+use super::stream::{Corpus, Split};
+use crate::ids::{share_of, u64_of};
 use crate::{Error, Result};
-
-/// Which documents of a corpus a view has.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Split {
-    /// Whether this is the held-out part.
-    pub held_out: bool,
-    /// The share of documents that was held out.
-    pub fraction: f64,
-    /// The seed of the choice.
-    pub seed: u64,
-    /// Content of the corpus that was split.
-    pub of: Fingerprint,
-    /// Documents of that corpus.
-    pub num_documents: u64,
-    /// Documents held out of it.
-    pub num_held_out: u64,
-}
 
 /// splitmix64's output function: the order in which documents are held out is fixed by the format of a split,
 /// never by a library.
@@ -51,7 +33,7 @@ impl Corpus {
             return Err(Error::argument(format!("held_out: expected a share between 0 and 1, got {fraction}")));
         }
         let documents = self.num_documents();
-        let count = share(fraction, documents).max(1);
+        let count = share_of(fraction, documents).max(1);
         let path = self.paths().next().unwrap_or_else(|| std::path::Path::new("corpus")).to_path_buf();
         if count >= documents {
             return Err(Error::corpus(
@@ -87,10 +69,4 @@ impl Corpus {
         };
         Ok((part(false)?, part(true)?))
     }
-}
-
-/// `round(fraction * count)` for a fraction between 0 and 1.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn share(fraction: f64, count: usize) -> usize {
-    usize_of_u64((fraction * u64_of(count) as f64).round() as u64)
 }

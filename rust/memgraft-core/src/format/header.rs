@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::fingerprint::Fingerprint;
 use crate::ids::{MAX_KEYS, MAX_ORDER, check_vocab_size, u64_of, usize_of};
+use crate::wire::{array_at, u16_at, u32_at, u64_at};
 use crate::{Error, Result};
 
 /// Bytes of the header.
@@ -232,20 +233,4 @@ fn section_at(bytes: &[u8], i: usize, path: &Path, file_length: usize) -> Result
         return Err(Error::format(path, message));
     }
     Ok(entry)
-}
-
-fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    std::array::from_fn(|i| bytes[at + i])
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(array_at(bytes, at))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(array_at(bytes, at))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(array_at(bytes, at))
 }

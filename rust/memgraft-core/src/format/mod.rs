@@ -4,15 +4,14 @@
 
 mod atomic;
 mod header;
-mod map;
 mod reader;
 mod store;
 mod writer;
 
+pub use crate::memory::{HugeBuffer, Load, Map, map_file};
 pub use atomic::AtomicFile;
 pub(crate) use atomic::sync_parent;
 pub use header::{CHECKSUM_OFFSET, HEADER_LEN, Header, Kind, MAX_SECTIONS, SectionEntry, VERSION};
-pub use map::{HugeBuffer, Load, Map, map_file};
 pub use reader::Container;
 pub use store::{Pod, Store, bytes_of};
 pub use writer::{Section, write_container};

@@ -5,10 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::map::read_file;
 use super::{HEADER_LEN, Header, Kind, Load, Map, Pod, SectionEntry, Store, map_file};
 use crate::fingerprint::digest;
 use crate::ids::usize_of_u64;
+use crate::memory::read_file;
 use crate::{Error, Result};
 
 /// An opened file whose header has been checked and whose sections have not been read yet.

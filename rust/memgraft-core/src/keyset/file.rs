@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::build::show;
 use super::{KeySet, MARK_ROWS, content_fingerprint};
-use crate::fingerprint::default_threads;
 use crate::format::{Container, Header, Kind, Load, Section, Store, bytes_of, write_container};
 use crate::ids::{MAX_ORDER, saturating_u32, u64_of};
+use crate::threads::default_threads;
 use crate::{Error, Result};
 
 const TOKENS: u32 = 1;

@@ -13,9 +13,10 @@ use std::path::Path;
 pub use build::Arrays;
 pub(crate) use build::RowBuilder;
 
-use crate::fingerprint::{Fingerprint, default_threads, digest};
+use crate::fingerprint::{Fingerprint, digest};
 use crate::format::{Container, Store, bytes_of};
 use crate::ids::{MAX_ORDER, RowId, u64_of, usize_of, usize_of_u64};
+use crate::threads::default_threads;
 use crate::{Error, Result};
 
 /// Rows between two stored token offsets.

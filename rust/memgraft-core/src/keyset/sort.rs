@@ -1,4 +1,8 @@
-//! Lexicographic order of keys: buckets by first token, then what follows a few tokens at a time in one word.
+//! Two sorts: keys in lexicographic order, and rows by descending count.
+//!
+//! The lexicographic sort puts keys into buckets by their first token. Within a bucket it packs the next tokens of each
+//! key into one 64-bit word, three or more of them, and sorts the words. Keys with equal words are sorted by the tokens
+//! after those.
 
 #![forbid(unsafe_code)]
 
@@ -9,8 +13,9 @@ const DIGIT_BITS: u32 = 11;
 
 /// Gives `each` the keys `0..num_keys` in lexicographic order (a prefix before its extensions), as Python orders tuples.
 ///
-/// `key(i)` is the i-th key: at least one token, all below `vocab_size`. Sorting a bucket at a time leaves its keys in
-/// cache for `each`; 4 bytes of memory a key and 16 for those of the largest bucket. Equal keys come one after another.
+/// `key(i)` is the i-th key: at least one token, all below `vocab_size`. Equal keys come one after another. `each` is called
+/// after each bucket is sorted, while the bucket's keys are still in the cache. The sort takes 4 bytes of memory for each key
+/// and 16 for each key of the largest bucket.
 pub(crate) fn lexicographic<'a>(
     num_keys: u32,
     vocab_size: u32,
@@ -25,7 +30,7 @@ pub(crate) fn lexicographic<'a>(
     for end in &mut ends {
         sum += std::mem::replace(end, sum);
     }
-    // Each entry is where its bucket starts, and moves to where it ends.
+    // `ends` holds where each bucket starts. Putting keys in moves every entry to where its bucket ends.
     let mut order = vec![0u32; usize_of(num_keys)];
     for i in 0..num_keys {
         let at = &mut ends[usize_of(key(i)[0])];
@@ -47,7 +52,7 @@ pub(crate) fn lexicographic<'a>(
     }
 }
 
-/// How many tokens a word holds, each plus one, so that 0 says that the key has ended.
+/// How tokens are packed into a word: each as its number plus one, because 0 says that the key has ended.
 #[derive(Clone, Copy)]
 struct Words {
     bits: u32,
@@ -66,11 +71,12 @@ impl Words {
         let held = rest.iter().take(self.tokens);
         let missing = self.bits * saturating_u32(self.tokens - held.len());
         let word = held.fold(0, |word, &token| word << self.bits | u64::from(token + 1));
-        // Shifted in two, since an ended key misses all bits there are.
+        // Two shifts, because a key without further tokens misses 64 bits, and a shift by 64 is an error.
         word << (missing / 2) << (missing - missing / 2)
     }
 
-    /// Sorts `items`, whose keys agree before `depth`; their first halves are scratch.
+    /// Sorts `items` by the tokens of their keys from `depth` on; the keys agree before it. The words in `items` are
+    /// overwritten.
     fn sort<'a>(self, items: &mut [(u64, u32)], depth: usize, key: &impl Fn(u32) -> &'a [u32]) {
         if items.len() < 2 {
             return;
@@ -81,7 +87,8 @@ impl Words {
         items.sort_unstable_by_key(|&(word, _)| word);
         let last_token = (1 << self.bits) - 1;
         for run in items.chunk_by_mut(|a, b| a.0 == b.0) {
-            // A word that ends in a token may go on; a key set has one of those that end.
+            // Keys that end within this word are equal here, so that nothing is left to sort. The last token of the word
+            // is not 0 where they may go on.
             if run[0].0 & last_token != 0 {
                 self.sort(run, depth + self.tokens, key);
             }

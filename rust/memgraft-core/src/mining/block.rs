@@ -9,7 +9,7 @@
 
 use super::plan::Block;
 use super::sketch::Sketch;
-use super::window::{Key, Packing};
+use super::window::{Key, Orders, Packing};
 use crate::corpus::{BLOCK, Corpus};
 use crate::ids::{MAX_ORDER, fit_u32, u64_of, usize_of, usize_of_u64};
 use crate::{Error, Result};
@@ -23,9 +23,6 @@ pub(super) struct Record<const W: usize> {
     pub(super) tag: u32,
     pub(super) count: u32,
 }
-
-/// A number for each order, from 0.
-pub(super) type Orders = [u64; MAX_ORDER + 1];
 
 /// Bytes per position of a block: its record, and its share of what is kept per document.
 pub(super) fn bytes_per_position(words: usize) -> u64 {

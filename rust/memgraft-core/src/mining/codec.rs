@@ -6,10 +6,11 @@
 #![forbid(unsafe_code)]
 
 use super::window::Key;
-use crate::ids::{low_u8, low_u32, saturating_u32, u64_of, usize_of_u64};
+use crate::ids::{low_u8, saturating_u32, u64_of, usize_of_u64};
+use crate::wire::{MAX_LEB128, push_leb128, read_leb128};
 
 /// The most a record can take: head, 48 key bytes, tag, count.
-pub(super) const MAX_RECORD: usize = 1 + 48 + 10 + 10;
+pub(super) const MAX_RECORD: usize = 1 + 48 + 2 * MAX_LEB128;
 const COUNT_IS_ONE: u8 = 0x80;
 
 /// A record as read: key, tag, count.
@@ -80,29 +81,6 @@ impl<const W: usize> Decoder<W> {
         let count = if head & COUNT_IS_ONE == 0 { read_leb128(bytes, &mut at)? } else { 1 };
         Some(((self.last, tag, count), at))
     }
-}
-
-/// Appends `value`, seven bits a byte, low bits first.
-pub(super) fn push_leb128(buffer: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        buffer.push(low_u8(low_u32(value)) | 0x80);
-        value >>= 7;
-    }
-    buffer.push(low_u8(low_u32(value)));
-}
-
-/// Reads the number at `at` and moves `at` past it.
-pub(super) fn read_leb128(bytes: &[u8], at: &mut usize) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = *bytes.get(*at)?;
-        *at += 1;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 /// Bytes of a run as they lie in a block: what one position takes on disk.

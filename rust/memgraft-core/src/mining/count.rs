@@ -4,14 +4,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::block::Orders;
 use super::control::{Report, stage};
 use super::group::Groups;
 use super::merge::{self, Ranges};
 use super::options::Means;
 use super::select::{Candidate, Picker, Selection, Wanted};
 use super::spill::Run;
-use super::window::Packing;
+use super::window::{Orders, Packing};
 use crate::Result;
 use crate::ids::MAX_ORDER;
 use crate::keyset::{KeySet, RowBuilder};

@@ -8,7 +8,8 @@ use std::collections::binary_heap::PeekMut;
 
 use super::control::{Report, stage};
 use super::options::Means;
-use super::spill::{Item, MIN_READ_BUFFER, Reader, Run, SpillWriter};
+use super::spill::{Item, Reader, Run, SpillWriter};
+use super::stretch::MIN_READ_BUFFER;
 use super::window::{Key, Packing};
 use crate::Result;
 use crate::ids::{u64_of, usize_of_u64};
@@ -90,11 +91,6 @@ impl<const W: usize> Ranges<W> {
         }
         Ok(())
     }
-}
-
-/// How many runs one merge may read with `memory` bytes of buffers per thread.
-pub(super) fn max_fan_in(memory: u64) -> usize {
-    usize_of_u64(memory / u64_of(MIN_READ_BUFFER)).max(2)
 }
 
 /// Buffer per reader so that `num_runs` of them take `memory` bytes.

@@ -11,7 +11,7 @@
 //! cut into blocks can change the result.
 //!
 //! A [`RunSet`] is the cut between the two halves: [`part::mine_part`] leaves
-//! the sorted run of some documents in a file, [`parts`] merges and counts
+//! the sorted run of some documents in a file, [`merge_parts`] and [`select_parts`] merge and count
 //! such files, wherever they were made.
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ mod codec;
 mod control;
 mod count;
 mod group;
+mod join;
 mod merge;
 mod options;
 mod part;
@@ -33,14 +34,16 @@ mod scan;
 mod select;
 mod sketch;
 mod spill;
+mod stretch;
 mod task;
 mod window;
 
 pub use choice::{Batch, Choice, Filter, Rank};
 pub use control::Report;
+pub use join::{merge_parts, select_parts};
 pub use options::{MIN_MEMORY, Means, MineOptions, Mined};
 pub use part::{PartOptions, mine_part};
-pub use parts::{MergedFacts, merge_parts, select_parts};
+pub use parts::MergedFacts;
 pub use runs::{Facts, HEAD_LEN, MAGIC, RunSet, Shard};
 pub use task::{Estimate, estimate, mine};
 

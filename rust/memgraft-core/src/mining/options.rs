@@ -4,10 +4,11 @@
 
 use std::path::PathBuf;
 
-use super::block::Orders;
 use super::choice::Choice;
+use super::stretch::MIN_READ_BUFFER;
+use super::window::Orders;
 use crate::corpus::Corpus;
-use crate::ids::{check_vocab_size, u64_of};
+use crate::ids::{check_vocab_size, u64_of, usize_of_u64};
 use crate::keyset::KeySet;
 use crate::{Error, Result};
 
@@ -41,7 +42,8 @@ impl Means {
 
     /// How many runs one merge may read.
     pub(super) fn fan_in(&self) -> usize {
-        self.max_fan_in.unwrap_or_else(|| super::merge::max_fan_in(self.buffers()))
+        let fits = || usize_of_u64(self.buffers() / u64_of(MIN_READ_BUFFER)).max(2);
+        self.max_fan_in.unwrap_or_else(fits)
     }
 }
 

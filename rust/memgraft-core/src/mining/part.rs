@@ -13,7 +13,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::block::{self, bytes_per_position};
-use super::codec::push_leb128;
 use super::control::{REPORT, Report, single, stage};
 use super::merge::{self, Joiner, Ranges};
 use super::options::{self, Means};
@@ -26,6 +25,7 @@ use super::task::reserved_mask;
 use super::window::Packing;
 use crate::corpus::Corpus;
 use crate::ids::{MAX_ORDER, u64_of};
+use crate::wire::push_leb128;
 use crate::{Error, Result};
 
 /// Run files that one merge reads at a time: each is an open file.

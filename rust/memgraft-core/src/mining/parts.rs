@@ -3,30 +3,19 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::control::{REPORT, Report, single};
-use super::count;
-use super::merge::{self, Joiner, Ranges};
-use super::options::{self, Means, MineOptions, Mined};
-use super::part::lock;
-use super::runs::{Facts, RunSet, RunWriter, Shard};
-use super::select::Wanted;
+use super::runs::{Facts, RunSet, Shard};
 use super::spill::Run;
-use super::task::{excluded, not_conserved};
 use super::window::Packing;
-use super::{codec, plan};
 use crate::corpus::content::Root;
 use crate::fingerprint::Fingerprint;
-use crate::ids::{u64_of, usize_of};
+use crate::ids::usize_of;
+use crate::wire::{MAX_LEB128, read_leb128};
 use crate::{Error, Result};
-
-/// Run files open at a time.
-const MAX_FILES: usize = 256;
 
 /// What parts say about the corpus that all of them make up.
 #[derive(Debug, Clone)]
@@ -47,14 +36,14 @@ pub struct MergedFacts {
 type Span<'a> = (u32, u32, &'a RunSet);
 
 /// Parts, checked: of one corpus and one setting, every stretch once.
-struct Parts {
-    sets: Vec<Arc<RunSet>>,
+pub(super) struct Parts {
+    pub(super) sets: Vec<Arc<RunSet>>,
     /// What is common, with all shards and all first tokens.
-    facts: Facts,
+    pub(super) facts: Facts,
 }
 
 impl Parts {
-    fn open(paths: &[PathBuf]) -> Result<Self> {
+    pub(super) fn open(paths: &[PathBuf]) -> Result<Self> {
         let sets = paths.iter().map(|path| RunSet::open(path).map(Arc::new)).collect::<Result<Vec<_>>>()?;
         let first = sets.first().ok_or_else(|| Error::argument("parts: expected at least one run file, got none"))?;
         let mut shards: BTreeMap<u64, (Shard, Vec<Span<'_>>)> = BTreeMap::new();
@@ -112,16 +101,16 @@ impl Parts {
         Ok(Self { sets, facts })
     }
 
-    fn source(&self, rank: u64) -> Option<(&RunSet, &Shard)> {
+    pub(super) fn source(&self, rank: u64) -> Option<(&RunSet, &Shard)> {
         self.sets.iter().find_map(|set| Some((&**set, set.facts().shards.iter().find(|shard| shard.rank == rank)?)))
     }
 
-    fn runs<const W: usize>(&self, packing: &Packing) -> Vec<Run<W>> {
+    pub(super) fn runs<const W: usize>(&self, packing: &Packing) -> Vec<Run<W>> {
         self.sets.iter().map(|set| Run::Named(Arc::clone(set), *packing, 0)).collect()
     }
 
     /// Bytes by first token of all parts.
-    fn weights(&self) -> Vec<u64> {
+    pub(super) fn weights(&self) -> Vec<u64> {
         let mut weights = vec![0u64; usize_of(self.facts.vocab_size)];
         for (token, bytes) in self.sets.iter().flat_map(|set| set.weights()) {
             weights[usize_of(token)] = weights[usize_of(token)].saturating_add(bytes);
@@ -130,7 +119,7 @@ impl Parts {
     }
 
     /// Says that the shards are all there are, and what they make up.
-    fn whole(&self) -> Result<MergedFacts> {
+    pub(super) fn whole(&self) -> Result<MergedFacts> {
         let facts = &self.facts;
         if let Some(rank) = (0..facts.world).find(|rank| facts.shards.binary_search_by_key(rank, |s| s.rank).is_err()) {
             let have = facts.shards.len();
@@ -183,10 +172,10 @@ impl Parts {
             for &byte in bytes {
                 held.push(byte);
                 if byte & 0x80 == 0 {
-                    visit(codec::read_leb128(&held, &mut 0).unwrap_or(u64::MAX));
+                    visit(read_leb128(&held, &mut 0).unwrap_or(u64::MAX));
                     held.clear();
                 }
-                if held.len() > 10 {
+                if held.len() > MAX_LEB128 {
                     return Err(Error::format(
                         set.path(),
                         "the lengths of its documents are damaged; mine the part again",
@@ -208,7 +197,7 @@ fn missing(rank: u64, from: u32, to: u32) -> Error {
 }
 
 /// Both parts are of one kind.
-fn check_kin(first: &RunSet, set: &RunSet) -> Result<()> {
+pub(super) fn check_kin(first: &RunSet, set: &RunSet) -> Result<()> {
     let (a, b) = (first.facts(), set.facts());
     let differs = |what: &str, a: String, b: String| {
         Err(Error::Fingerprint {
@@ -244,181 +233,4 @@ fn check_kin(first: &RunSet, set: &RunSet) -> Result<()> {
         return differs(&name, show(&a.settings), show(&b.settings));
     }
     Ok(())
-}
-
-/// Merges parts into one at `out`: all their first tokens, or those of range `range.0` of `range.1`, which the parts alone
-/// decide. A merge that was killed goes on where it was; one that is there stays.
-///
-/// # Errors
-/// [`Error::Fingerprint`] for parts that do not belong together, are doubled, or where `out` is something else,
-/// [`Error::Format`] for a damaged part, [`Error::Argument`], [`Error::Io`], and what `report` returns.
-pub fn merge_parts(
-    paths: &[PathBuf],
-    out: &Path,
-    range: Option<(usize, usize)>,
-    means: &Means,
-    report: &mut Report<'_>,
-) -> Result<RunSet> {
-    let parts = Parts::open(paths)?;
-    let mut facts = parts.facts.clone();
-    options::check(facts.vocab_size, &facts.reserved, means)?;
-    if let Some((index, count)) = range {
-        if index >= count {
-            return Err(Error::argument(format!(
-                "range: expected one of 0 to {}, got {index}",
-                count.saturating_sub(1)
-            )));
-        }
-        let (from, to) = facts.tokens;
-        let cuts = plan::ranges(&parts.weights(), count);
-        let cut = |index: usize| cuts.get(index).copied().unwrap_or(facts.vocab_size).clamp(from, to);
-        let last = index + 1 >= count;
-        facts.tokens = (if index == 0 { from } else { cut(index) }, if last { to } else { cut(index + 1) });
-    }
-    if out.exists() {
-        let found = RunSet::open(out)?;
-        let same = found.facts().shards.len() == facts.shards.len()
-            && found.facts().shards.iter().zip(&facts.shards).all(|(a, b)| a.same(b))
-            && found.facts().tokens == facts.tokens;
-        check_kin(&parts.sets[0], &found)?;
-        if same {
-            return Ok(found);
-        }
-        return Err(Error::Fingerprint {
-            message: format!(
-                "{}: expected the merge of the parts given, found one of others; remove it, or choose another out",
-                out.display()
-            ),
-        });
-    }
-    let packing = Packing::new(facts.vocab_size, facts.max_order);
-    match packing.words() {
-        1 => write::<1>(&parts, facts, out, &packing, means, report),
-        2 => write::<2>(&parts, facts, out, &packing, means, report),
-        3 => write::<3>(&parts, facts, out, &packing, means, report),
-        4 => write::<4>(&parts, facts, out, &packing, means, report),
-        5 => write::<5>(&parts, facts, out, &packing, means, report),
-        _ => write::<6>(&parts, facts, out, &packing, means, report),
-    }
-}
-
-fn write<const W: usize>(
-    parts: &Parts,
-    mut facts: Facts,
-    out: &Path,
-    packing: &Packing,
-    means: &Means,
-    report: &mut Report<'_>,
-) -> Result<RunSet> {
-    let mut name = out.file_name().map(std::ffi::OsStr::to_os_string).unwrap_or_default();
-    name.push(".partial");
-    let folder = out.with_file_name(name);
-    fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "cannot be made; choose another place", e))?;
-    let locked = lock(&folder)?;
-    let (mut writer, next) = RunWriter::<W>::resume(out, &folder, &facts.identity(), packing)?;
-    let (from, to) = facts.tokens;
-    let from = next.unwrap_or(from);
-    if from < to {
-        let bound = (to < facts.vocab_size).then(|| packing.first(to));
-        let ranges = Ranges::starting(packing.first(from)).bounded(bound);
-        let runs = parts.runs::<W>(packing);
-        let (runs, _) = merge::reduce(runs, &ranges, &few_files(means), report)?;
-        let capacity = merge::buffer_size(means.buffers(), runs.len());
-        let total = parts.sets.iter().map(|set| set.facts().num_records).fold(0, u64::saturating_add);
-        let mut joiner = Joiner::default();
-        single(report, "merge", total, |control| {
-            let mut seen = 0u64;
-            ranges.merge(&runs, 1, capacity, |item| {
-                seen += 1;
-                if seen.is_multiple_of(REPORT) {
-                    control.advance(REPORT)?;
-                }
-                joiner.push(item, |(key, tag, count)| writer.push(&key, tag, count))
-            })?;
-            joiner.finish(|(key, tag, count)| writer.push(&key, tag, count))
-        })?;
-    }
-    for shard in &mut facts.shards {
-        let Some((set, source)) = parts.source(shard.rank) else { continue };
-        shard.lengths = writer.lengths(|put| set.read_lengths(source, |bytes| put(bytes)))?;
-    }
-    let set = writer.finish(&facts)?;
-    drop(locked);
-    fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, "cannot be removed", e))?;
-    Ok(set)
-}
-
-/// The same means, with no more files open than a process may have.
-fn few_files(means: &Means) -> Means {
-    Means { max_fan_in: Some(means.fan_in().min(MAX_FILES / means.threads.max(1)).max(2)), ..means.clone() }
-}
-
-/// Counts parts that make up a whole corpus and picks the keys: those that mining the corpus in one process picks.
-///
-/// Vocabulary and reserved tokens of `options` are those of the parts.
-///
-/// # Errors
-/// As [`merge_parts`] and [`super::mine`].
-pub fn select_parts(
-    paths: &[PathBuf],
-    options: &MineOptions<'_>,
-    report: &mut Report<'_>,
-) -> Result<(Mined, MergedFacts)> {
-    let parts = Parts::open(paths)?;
-    let merged = parts.whole()?;
-    let options =
-        MineOptions { vocab_size: parts.facts.vocab_size, reserved: parts.facts.reserved.clone(), ..options.clone() };
-    options.check()?;
-    let (wanted, has) = (options.choice.max_order(), parts.facts.max_order);
-    if wanted > has {
-        return Err(Error::argument(format!(
-            "orders: expected at most {has}, the longest that the parts hold, got {wanted}; mine the parts with that order"
-        )));
-    }
-    let packing = Packing::new(options.vocab_size, has);
-    let mined = match packing.words() {
-        1 => select::<1>(&parts, &options, &packing, report),
-        2 => select::<2>(&parts, &options, &packing, report),
-        3 => select::<3>(&parts, &options, &packing, report),
-        4 => select::<4>(&parts, &options, &packing, report),
-        5 => select::<5>(&parts, &options, &packing, report),
-        _ => select::<6>(&parts, &options, &packing, report),
-    }?;
-    Ok((mined, merged))
-}
-
-fn select<const W: usize>(
-    parts: &Parts,
-    options: &MineOptions<'_>,
-    packing: &Packing,
-    report: &mut Report<'_>,
-) -> Result<Mined> {
-    let means = &options.means;
-    let excluded = excluded(options, packing, report)?;
-    let wanted = Wanted::<W>::new(&options.choice, packing, excluded)?;
-    let totals = parts.facts.totals().unwrap_or_default();
-    let pieces = if means.threads == 1 { 1 } else { means.threads * 8 };
-    let mut ranges = Ranges::<W>::new(packing, &parts.weights(), pieces);
-    // Progress counts occurrences; how they are shared among ranges is not known.
-    ranges.weights.fill(0);
-    ranges.weights[0] = totals[1];
-    let runs = parts.runs::<W>(packing);
-    let (runs, spilled_bytes) = merge::reduce(runs, &ranges, &few_files(means), report)?;
-    let (sums, rows) = count::count(packing, &runs, &ranges, 0, means, &wanted, report)?;
-    let counted = sums.positions.iter().zip(&totals).enumerate().skip(1);
-    for (order, (&counted, &fits)) in counted.take(packing.max_order()) {
-        if counted != fits {
-            let cause = "a part was not written by this tool; mine the parts again";
-            return Err(Error::format(parts.sets[0].path(), not_conserved(order, fits, counted, cause)));
-        }
-    }
-    Ok(Mined {
-        keys: count::key_set(packing, &rows, options.vocab_size, &options.reserved)?,
-        positions: sums.positions,
-        distinct: sums.distinct,
-        frequent: sums.frequent,
-        excluded: sums.excluded,
-        num_runs: u64_of(parts.sets.len()),
-        spilled_bytes,
-    })
 }

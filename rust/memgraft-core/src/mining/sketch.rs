@@ -8,8 +8,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::block::Orders;
-use super::window::{Key, Packing};
+use super::window::{Key, Orders, Packing};
 use crate::ids::{low_u32, u64_of, usize_of_u64};
 
 /// Slots of two bits in a word.

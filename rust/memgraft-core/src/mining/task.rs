@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::block::{self, Orders, bytes_per_position};
+use super::block::{self, bytes_per_position};
 use super::choice::Excluded;
 use super::control::{Report, stage};
 use super::count::{self, Sums};
@@ -13,7 +13,7 @@ use super::scan::{self, Scan};
 use super::select::Wanted;
 use super::sketch::Sketch;
 use super::spill::{AsItem, Run, SpillWriter};
-use super::window::{Key, Packing};
+use super::window::{Key, Orders, Packing};
 use super::{codec, options};
 use crate::corpus::Corpus;
 use crate::ids::{MAX_ORDER, u64_of, usize_of};

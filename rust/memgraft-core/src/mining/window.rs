@@ -3,7 +3,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::ids::{low_u32, usize_of};
+use crate::ids::{MAX_ORDER, low_u32, usize_of};
+
+/// A number for each order, from 0.
+pub(super) type Orders = [u64; MAX_ORDER + 1];
 
 /// A packed n-gram: token `i` plus one in slot `i`, from the most significant bits down; zero where it has ended.
 pub(super) type Key<const W: usize> = [u64; W];

@@ -7,18 +7,15 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::sync::{Mutex, OnceLock};
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::values::Shard;
-use crate::values::gather::explain;
-use crate::values::sys::will_need;
+use super::reads::{Read, sort};
+use super::sys::will_need;
 #[cfg(target_os = "linux")]
-use crate::values::uring;
-use crate::{Error, Result};
+use super::uring;
+use crate::{Error, Result, threads};
 
-/// Longest single read; longer runs of neighbours are shared between workers.
-pub(crate) const MAX_RUN_BYTES: usize = 256 << 10;
 /// Reads that one worker announces at a time.
 const BATCH: usize = 64;
 /// Workers wait for the device, not for a core.
@@ -63,12 +60,14 @@ impl ColdReader {
 pub(crate) struct ColdReads {
     asked: ColdReader,
     refusal: OnceLock<String>,
+    /// Whether the last gather met rows that were not in memory: the next then looks at every row rather than at a few.
+    expected: AtomicBool,
 }
 
 impl ColdReads {
     /// `asked`, or `pread` with a reason where the system refuses it.
     pub fn new(asked: ColdReader) -> Self {
-        let reads = Self { asked, refusal: OnceLock::new() };
+        let reads = Self { asked, ..Self::default() };
         if asked == ColdReader::IoUring
             && let Err(error) = uring::probe()
         {
@@ -91,79 +90,79 @@ impl ColdReads {
         self.refusal.get_or_init(|| format!("the system refuses io_uring: {error}"));
     }
 
+    /// Whether to look at every row rather than at a few.
+    pub fn expected(&self) -> bool {
+        self.expected.load(Ordering::Relaxed)
+    }
+
+    /// Says whether rows were not in memory.
+    pub fn expect(&self, cold: bool) {
+        self.expected.store(cold, Ordering::Relaxed);
+    }
+
     /// Makes all reads.
     ///
     /// # Errors
     /// The first error met, naming file and offset; other outputs may then be unread.
-    pub fn read(&self, mut runs: Vec<Run<'_>>) -> Result<()> {
-        runs.sort_unstable_by(|a, b| (a.shard.path(), a.offset).cmp(&(b.shard.path(), b.offset)));
-        if self.reader() == ColdReader::IoUring && !runs.is_empty() {
-            match uring::read(&mut runs) {
-                Ok(outcome) => return outcome,
+    pub fn read(&self, mut reads: Vec<Read<'_>>) -> Result<()> {
+        sort(&mut reads);
+        if self.reader() == ColdReader::IoUring && !reads.is_empty() {
+            match uring::read(&mut reads) {
+                uring::Outcome::Read => return Ok(()),
+                uring::Outcome::Failed(error) => return Err(error),
                 // A later refusal: another process's limit, or a sandbox entered after the bank was opened.
-                Err(error) => self.refuse(&error),
+                uring::Outcome::Refused(error) => self.refuse(&error),
             }
         }
-        pread(runs)
+        pread(reads)
     }
-}
-
-/// One read: bytes of a shard into their place in the output.
-pub(crate) struct Run<'a> {
-    pub shard: &'a Shard,
-    pub offset: u64,
-    pub out: &'a mut [u8],
 }
 
 /// Makes all reads on threads of their own.
-fn pread(mut runs: Vec<Run<'_>>) -> Result<()> {
-    let workers = runs.len().div_ceil(BATCH / 4).min(MAX_WORKERS);
-    let batch = runs.len().div_ceil(workers.max(1)).clamp(1, BATCH);
-    let batches = Mutex::new(runs.chunks_mut(batch));
-    let work = || -> Result<()> {
+fn pread(mut reads: Vec<Read<'_>>) -> Result<()> {
+    let workers = reads.len().div_ceil(BATCH / 4).clamp(1, MAX_WORKERS);
+    let batch = reads.len().div_ceil(workers).clamp(1, BATCH);
+    let batches = Mutex::new(reads.chunks_mut(batch));
+    let results = threads::run(workers, |_| {
         loop {
             // A worker that panicked was not inside the iterator: the lock holds no broken state.
-            let next = batches.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+            let next = batches.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(batch) = next else { return Ok(()) };
-            for run in batch.iter() {
-                will_need(run.shard.file(), run.offset, run.out.len());
+            for read in batch.iter() {
+                will_need(read.file.file(), read.offset, read.out.len());
             }
-            for run in batch {
-                run.shard.read_at(run.offset, run.out).map_err(|error| explain(run.shard, error))?;
+            for read in batch {
+                read.file.read_at(read.offset, read.out).map_err(|error| read.file.explain(error))?;
             }
         }
-    };
-    if workers <= 1 {
-        return work();
-    }
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        let join = |worker: thread::ScopedJoinHandle<'_, Result<()>>| {
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        // All are joined before the first error is returned: none may still write to the output.
-        workers.into_iter().map(join).collect::<Vec<_>>().into_iter().collect()
-    })
+    });
+    // All have ended before the first error is returned: none may still write to the output.
+    results.into_iter().collect()
 }
 
 #[cfg(not(target_os = "linux"))]
 mod uring {
     use std::io;
 
-    use crate::Result;
+    pub(super) enum Outcome {
+        Read,
+        Failed(crate::Error),
+        Refused(io::Error),
+    }
 
     pub(super) fn probe() -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "this system has none"))
     }
 
-    pub(super) fn read(_: &mut [super::Run<'_>]) -> io::Result<Result<()>> {
-        probe().map(Ok)
+    pub(super) fn read(_: &mut [super::Read<'_>]) -> Outcome {
+        probe().map_or_else(Outcome::Refused, |()| Outcome::Read)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::values::Shard;
 
     /// Four bf16 rows of 4 KiB.
     fn shard(folder: &std::path::Path) -> Shard {
@@ -183,9 +182,9 @@ mod tests {
         for reader in ColdReader::ALL {
             let mut out = vec![0_u8; 3 * 4096];
             let (good, bad) = out.split_at_mut(4096);
-            let runs =
-                vec![Run { shard: &shard, offset: 4096 * 4, out: bad }, Run { shard: &shard, offset: 4096, out: good }];
-            let error = ColdReads::new(reader).read(runs).unwrap_err().to_string();
+            let file = shard.file();
+            let reads = vec![Read { file, offset: 4096 * 4, out: bad }, Read { file, offset: 4096, out: good }];
+            let error = ColdReads::new(reader).read(reads).unwrap_err().to_string();
             let expected = format!("{}: reading 4096 bytes at byte 20480: the file ends here", shard.path().display());
             assert_eq!(error, expected);
             let whole = std::fs::read(shard.path()).unwrap();

@@ -6,13 +6,15 @@
 
 use std::cell::RefCell;
 
-use crate::{Error, Result};
+use super::bounded::{Distinct, check_rows};
+use crate::Result;
+use crate::ids::{low_u32, row_as_i32, u64_of, usize_of, usize_of_u64};
 
 /// Distinct rows, ascending, and for each position its place among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dedup {
     /// Distinct rows, ascending.
-    pub unique: Vec<i32>,
+    pub unique: Distinct,
     /// Per position its index into `unique`, or -1 where the position is a miss.
     pub inverse: Vec<i32>,
     /// Positions that are not a miss.
@@ -20,7 +22,7 @@ pub struct Dedup {
 }
 
 /// Rows that one word of the bitmap stands for.
-const WORD_ROWS: usize = 32;
+const WORD_ROWS: u32 = 32;
 /// The bitmap is scanned whole: worth it up to this many words per id.
 const MAX_WORDS_PER_ID: usize = 4;
 /// Up to here a comparison sort beats setting anything up.
@@ -37,9 +39,9 @@ thread_local! {
 ///
 /// # Errors
 /// [`Error::Argument`] naming the first position whose row is below -1 or not below `num_rows`.
-pub fn dedup(rows: &[i32], num_rows: u64) -> Result<Dedup> {
+pub fn dedup(rows: &[i32], num_rows: usize) -> Result<Dedup> {
     check_rows(rows, num_rows, -1)?;
-    let words = (num_rows as usize).div_ceil(WORD_ROWS);
+    let words = num_rows.div_ceil(usize_of(WORD_ROWS));
     Ok(if rows.len() <= MAX_SORTED {
         by_sort(rows)
     } else if words <= rows.len() * MAX_WORDS_PER_ID {
@@ -57,7 +59,8 @@ fn by_sort(rows: &[i32]) -> Dedup {
 
 /// The hits of `rows` as `row << 32 | position`.
 fn pairs(rows: &[i32]) -> impl Iterator<Item = u64> {
-    rows.iter().enumerate().filter(|&(_, &row)| row >= 0).map(|(position, &row)| (row as u64) << 32 | position as u64)
+    let hits = rows.iter().enumerate().filter(|&(_, &row)| row >= 0);
+    hits.map(|(position, &row)| u64::from(row.cast_unsigned()) << 32 | u64_of(position))
 }
 
 fn from_sorted(pairs: &[u64], positions: usize) -> Dedup {
@@ -65,20 +68,20 @@ fn from_sorted(pairs: &[u64], positions: usize) -> Dedup {
     let mut unique: Vec<i32> = Vec::new();
     let mut last = -1_i32;
     for &pair in pairs {
-        let row = (pair >> 32) as i32;
+        let row = row_as_i32(low_u32(pair >> 32));
         if row != last {
             unique.push(row);
             last = row;
         }
-        inverse[pair as u32 as usize] = unique.len() as i32 - 1;
+        inverse[usize_of(low_u32(pair))] = row_as_i32(low_u32(u64_of(unique.len() - 1)));
     }
-    Dedup { unique, inverse, num_hits: pairs.len() as u64 }
+    Dedup { unique: Distinct::of(unique), inverse, num_hits: u64_of(pairs.len()) }
 }
 
 /// Words hold 32 rows' bits below and the rank of their first row above.
 fn by_bitmap(rows: &[i32], words: usize, bitmap: &mut Vec<u64>) -> Dedup {
     // One word past the end takes the misses, so that no branch depends on them.
-    let place = |row: i32| if row < 0 { words } else { row as usize / WORD_ROWS };
+    let place = |row: i32| if row < 0 { words } else { usize_of(row.cast_unsigned() / WORD_ROWS) };
     if bitmap.len() < words + 1 {
         bitmap.resize(words + 1, 0);
     }
@@ -86,38 +89,38 @@ fn by_bitmap(rows: &[i32], words: usize, bitmap: &mut Vec<u64>) -> Dedup {
     let mut misses = 0_u64;
     for &row in rows {
         misses += u64::from(row < 0);
-        bitmap[place(row)] |= 1 << (row as u32 % WORD_ROWS as u32);
+        bitmap[place(row)] |= 1 << (row.cast_unsigned() % WORD_ROWS);
     }
     bitmap[words] = 0;
-    let mut unique: Vec<i32> = Vec::with_capacity(rows.len().min(words * WORD_ROWS));
+    let mut unique: Vec<i32> = Vec::with_capacity(rows.len().min(words * usize_of(WORD_ROWS)));
     for (place, word) in bitmap.iter_mut().enumerate() {
-        let mut bits = *word as u32;
-        *word |= (unique.len() as u64) << 32;
+        let (first, mut bits) = (low_u32(u64_of(place)) * WORD_ROWS, low_u32(*word));
+        *word |= u64_of(unique.len()) << 32;
         while bits != 0 {
-            unique.push((place * WORD_ROWS) as i32 + bits.trailing_zeros() as i32);
+            unique.push(row_as_i32(first + bits.trailing_zeros()));
             bits &= bits - 1;
         }
     }
     let rank = |row: i32| {
         let word = bitmap[place(row)];
-        let below = (1_u32 << (row as u32 % WORD_ROWS as u32)) - 1;
-        let found = (word >> 32) as i32 + (word as u32 & below).count_ones() as i32;
-        if row < 0 { -1 } else { found }
+        let below = (1_u32 << (row.cast_unsigned() % WORD_ROWS)) - 1;
+        let found = low_u32(word >> 32) + (low_u32(word) & below).count_ones();
+        if row < 0 { -1 } else { row_as_i32(found) }
     };
     let inverse = rows.iter().map(|&row| rank(row)).collect();
     bitmap.fill(0);
-    Dedup { unique, inverse, num_hits: rows.len() as u64 - misses }
+    Dedup { unique: Distinct::of(unique), inverse, num_hits: u64_of(rows.len()) - misses }
 }
 
 /// Least significant digit first; positions stay ascending within a row.
-fn by_radix(rows: &[i32], num_rows: u64) -> Dedup {
+fn by_radix(rows: &[i32], num_rows: usize) -> Dedup {
     const BUCKETS: usize = 1 << RADIX_BITS;
-    let bits = u64::BITS - num_rows.saturating_sub(1).leading_zeros();
+    let bits = usize::BITS - num_rows.saturating_sub(1).leading_zeros();
     let mut from: Vec<u64> = pairs(rows).collect();
     let mut to = vec![0_u64; from.len()];
     for pass in 0..bits.div_ceil(RADIX_BITS) {
         let shift = 32 + pass * RADIX_BITS;
-        let digit = |pair: u64| (pair >> shift) as usize % BUCKETS;
+        let digit = |pair: u64| usize_of_u64(pair >> shift) % BUCKETS;
         let mut starts = [0_u32; BUCKETS];
         for &pair in &from {
             starts[digit(pair)] += 1;
@@ -128,32 +131,12 @@ fn by_radix(rows: &[i32], num_rows: u64) -> Dedup {
         }
         for &pair in &from {
             let start = &mut starts[digit(pair)];
-            to[*start as usize] = pair;
+            to[usize_of(*start)] = pair;
             *start += 1;
         }
         std::mem::swap(&mut from, &mut to);
     }
     from_sorted(&from, rows.len())
-}
-
-/// Refuses rows outside `lowest..num_rows`.
-///
-/// # Errors
-/// [`Error::Argument`] naming the first such position.
-pub(crate) fn check_rows(rows: &[i32], num_rows: u64, lowest: i32) -> Result<()> {
-    let span = u32::try_from(num_rows as i64 - i64::from(lowest)).unwrap_or(u32::MAX);
-    let inside = |row: i32| (row.wrapping_sub(lowest) as u32) < span;
-    // No early exit: the loop over good rows, which is nearly always the case, then runs on vectors.
-    if rows.iter().fold(true, |good, &row| good & inside(row)) {
-        return Ok(());
-    }
-    let position = rows.iter().position(|&row| !inside(row)).unwrap_or(0);
-    let row = rows[position];
-    let miss = if lowest < 0 { " or -1 for a miss" } else { "" };
-    Err(Error::argument(format!(
-        "row {row} at position {position}: expected 0 <= row < {num_rows}{miss}; \
-         the rows come from another bank's index"
-    )))
 }
 
 #[cfg(test)]
@@ -174,7 +157,7 @@ mod tests {
         Dedup {
             inverse: rows.iter().map(place).collect(),
             num_hits: rows.iter().filter(|&&row| row >= 0).count() as u64,
-            unique,
+            unique: Distinct::of(unique),
         }
     }
 
@@ -188,10 +171,10 @@ mod tests {
             let rows: Vec<i32> = seeds.iter().map(row).collect();
             let expected = naive(&rows);
             prop_assert_eq!(&by_sort(&rows), &expected);
-            prop_assert_eq!(&by_radix(&rows, num_rows as u64), &expected);
-            prop_assert_eq!(&dedup(&rows, num_rows as u64).unwrap(), &expected);
+            prop_assert_eq!(&by_radix(&rows, num_rows as usize), &expected);
+            prop_assert_eq!(&dedup(&rows, num_rows as usize).unwrap(), &expected);
             if num_rows < 10_000 {
-                let words = (num_rows as usize).div_ceil(WORD_ROWS);
+                let words = (num_rows as usize).div_ceil(WORD_ROWS as usize);
                 let mut bitmap = vec![0; 3];
                 for _ in 0..2 {
                     prop_assert_eq!(&by_bitmap(&rows, words, &mut bitmap), &expected);
@@ -199,23 +182,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn rows_outside_are_named() {
-        for (rows, lowest, at) in [
-            (vec![0, 5, -2], -1, "row -2 at position 2"),
-            (vec![0, 6, -1], -1, "row 6 at position 1"),
-            (vec![0, -1], 0, "row -1 at position 1"),
-            (vec![i32::MIN], -1, "position 0"),
-            (vec![i32::MAX], 0, "position 0"),
-        ] {
-            let error = check_rows(&rows, 6, lowest).unwrap_err().to_string();
-            assert!(error.contains(at), "{error}");
-        }
-        assert!(check_rows(&[0, 5, -1], 6, -1).is_ok());
-        assert!(check_rows(&[i32::MAX - 1, -1], i32::MAX as u64, -1).is_ok());
-        assert!(check_rows(&[0], 0, -1).is_err());
-        assert!(check_rows(&[-1], 0, -1).is_ok());
     }
 }

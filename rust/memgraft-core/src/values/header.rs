@@ -6,13 +6,12 @@
 //! the header says.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::values::ValueDtype;
-use crate::values::shard::read_exact;
+use super::dtype::ValueDtype;
+use super::file::ValueFile;
 use crate::{Error, Result};
 
 /// Values start at a multiple of this many bytes into the file.
@@ -36,17 +35,18 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Reads and checks the header of `file`, which is `length` bytes long.
+    /// Reads and checks the header of `file`.
     ///
     /// # Errors
     /// [`Error::Format`] where the file is not a shard of ours or is truncated,
     /// [`Error::Io`] where it cannot be read.
-    pub fn read(path: &Path, file: &File, length: u64) -> Result<Self> {
+    pub fn read(file: &ValueFile) -> Result<Self> {
+        let (path, length) = (file.path(), file.num_bytes());
         if length < 8 {
             return Err(bad(path, format!("expected a value shard, found {length} bytes: truncated or another file")));
         }
         let mut prefix = [0_u8; 8];
-        read_exact(path, file, 0, &mut prefix)?;
+        file.read_at(0, &mut prefix)?;
         let header_length = u64::from_le_bytes(prefix);
         let Some(data_start) = header_length.checked_add(8).filter(|_| header_length <= MAX_HEADER) else {
             return Err(bad(path, format!("expected a safetensors header, found a header length of {header_length}")));
@@ -60,7 +60,7 @@ impl Header {
             ));
         }
         let mut text = vec![0_u8; usize::try_from(header_length).unwrap_or(usize::MAX)];
-        read_exact(path, file, 8, &mut text)?;
+        file.read_at(8, &mut text)?;
         let header = Self::parse(path, &text, data_start)?;
         let expected = header.file_length(path)?;
         if expected != length {

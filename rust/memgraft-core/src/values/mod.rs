@@ -4,13 +4,17 @@
 //! safetensors shards whose data starts on a page. [`ValueTable::stage`] turns
 //! row ids into distinct rows, an inverse, and the rows' bytes.
 
+mod bounded;
 mod cold;
 pub mod dedup;
 pub mod dtype;
+mod file;
 mod gather;
 mod header;
 mod kernel;
+mod reads;
 mod resident;
+mod rows;
 mod shard;
 mod sys;
 pub mod table;
@@ -18,6 +22,7 @@ pub mod table;
 mod uring;
 pub mod verify;
 
+pub use bounded::Distinct;
 pub use cold::ColdReader;
 pub use dtype::ValueDtype;
 pub use gather::GatherFacts;

@@ -1,15 +1,13 @@
 //! Rows in memory: copied for good, or read once so that the system holds them.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use memmap2::MmapMut;
-
-use crate::Result;
-use crate::values::gather::explain;
-use crate::values::sys::{huge_memory, populate};
-use crate::values::{Shard, ValueTable};
+use super::shard::Shard;
+use crate::ids::{u64_of, usize_of_u64};
+use crate::memory::HugeBuffer;
+use crate::{Result, threads};
 
 /// Bytes of one sequential read.
 const READ_BYTES: usize = 4 << 20;
@@ -17,64 +15,68 @@ const READ_BYTES: usize = 4 << 20;
 /// The first rows of a table in anonymous memory.
 #[derive(Debug)]
 pub(crate) struct Resident {
-    memory: MmapMut,
-    pub num_rows: u64,
+    memory: HugeBuffer,
+    len: usize,
     row_bytes: usize,
 }
 
 impl Resident {
-    /// Copies the first `num_rows` rows of `table`.
+    /// Copies the first `len` rows of `shards`.
     ///
     /// # Errors
     /// [`crate::Error::Io`] where memory is short or a read fails.
-    pub fn copy(table: &ValueTable, num_rows: u64, threads: usize) -> Result<Self> {
-        let row_bytes = table.row_bytes();
-        let mut memory = huge_memory(table.shards()[0].path(), num_rows as usize * row_bytes)?;
-        let mut rest = &mut memory[..num_rows as usize * row_bytes];
-        for (shard, rows) in parts(table, num_rows) {
-            let (part, after) = rest.split_at_mut(rows as usize * row_bytes);
+    pub fn copy(shards: &[Shard], len: usize, threads: usize) -> Result<Self> {
+        let row_bytes = shards.first().map_or(0, Shard::row_bytes);
+        let mut memory = HugeBuffer::zeroed(len * row_bytes)?;
+        let mut rest = &mut memory.bytes_mut()[..len * row_bytes];
+        for (shard, rows) in parts(shards, len) {
+            let (part, after) = rest.split_at_mut(rows * row_bytes);
             read_parallel(shard, part, threads)?;
             rest = after;
         }
-        Ok(Self { memory, num_rows, row_bytes })
+        Ok(Self { memory, len, row_bytes })
     }
 
-    /// The bytes of a row below `num_rows`.
-    pub fn row(&self, row: u64) -> &[u8] {
-        let start = row as usize * self.row_bytes;
-        &self.memory[start..start + self.row_bytes]
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The bytes of a row below [`Self::len`].
+    pub fn row(&self, row: usize) -> &[u8] {
+        let start = row * self.row_bytes;
+        &self.memory.bytes()[start..start + self.row_bytes]
     }
 }
 
-/// Brings the first `num_rows` rows into the page cache and maps them; returns the bytes read.
+/// Brings the first `len` rows of `shards` into the page cache and maps them; returns the bytes read.
 ///
 /// # Errors
 /// [`crate::Error::Io`] naming file and offset.
-pub(crate) fn warm(table: &ValueTable, num_rows: u64, threads: usize) -> Result<u64> {
+pub(crate) fn warm(shards: &[Shard], len: usize, threads: usize) -> Result<u64> {
     let mut warmed = 0;
-    for (shard, rows) in parts(table, num_rows) {
-        let bytes = rows as usize * table.row_bytes();
-        let next = AtomicU64::new(0);
-        run(threads.min(bytes.div_ceil(READ_BYTES)), || {
+    for (shard, rows) in parts(shards, len) {
+        let bytes = rows * shard.row_bytes();
+        let next = AtomicUsize::new(0);
+        all(threads::run(threads.min(bytes.div_ceil(READ_BYTES)), |_| {
             let mut buffer = vec![0_u8; READ_BYTES.min(bytes)];
             loop {
-                let start = next.fetch_add(READ_BYTES as u64, Ordering::Relaxed);
-                let Some(left) = (bytes as u64).checked_sub(start).filter(|&left| left > 0) else { return Ok(()) };
-                let buffer = &mut buffer[..READ_BYTES.min(left as usize)];
-                shard.read_at(shard.row_offset(0) + start, buffer).map_err(|error| explain(shard, error))?;
+                let start = next.fetch_add(READ_BYTES, Ordering::Relaxed);
+                let Some(left) = bytes.checked_sub(start).filter(|&left| left > 0) else { return Ok(()) };
+                read(shard, start, &mut buffer[..READ_BYTES.min(left)])?;
             }
-        })?;
-        populate(shard.map(), shard.row_offset(0) as usize, bytes);
-        warmed += bytes as u64;
+        }))?;
+        shard.populate(bytes);
+        warmed += u64_of(bytes);
     }
     Ok(warmed)
 }
 
-/// The shards that hold the first `num_rows` rows, and how many of each.
-fn parts(table: &ValueTable, num_rows: u64) -> impl Iterator<Item = (&Shard, u64)> {
-    let mut left = num_rows;
-    table.shards().iter().map_while(move |shard| {
-        let rows = left.min(shard.num_rows());
+/// The shards that hold the first `len` rows, and how many of each.
+fn parts(shards: &[Shard], len: usize) -> impl Iterator<Item = (&Shard, usize)> {
+    let mut left = len;
+    shards.iter().map_while(move |shard| {
+        let rows = left.min(usize_of_u64(shard.num_rows()));
         left -= rows;
         (rows > 0 || left > 0).then_some((shard, rows))
     })
@@ -82,27 +84,23 @@ fn parts(table: &ValueTable, num_rows: u64) -> impl Iterator<Item = (&Shard, u64
 
 /// Reads the first rows of `shard` into `out`.
 fn read_parallel(shard: &Shard, out: &mut [u8], threads: usize) -> Result<()> {
-    let parts = std::sync::Mutex::new(out.chunks_mut(READ_BYTES).enumerate());
-    run(threads, || {
+    let parts = Mutex::new(out.chunks_mut(READ_BYTES).enumerate());
+    all(threads::run(threads, |_| {
         loop {
-            let next = parts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+            let next = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some((place, part)) = next else { return Ok(()) };
-            let offset = shard.row_offset(0) + (place * READ_BYTES) as u64;
-            shard.read_at(offset, part).map_err(|error| explain(shard, error))?;
+            read(shard, place * READ_BYTES, part)?;
         }
-    })
+    }))
 }
 
-/// Runs `work` on `threads` threads, joins all, gives the first error.
-fn run(threads: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
-    if threads <= 1 {
-        return work();
-    }
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
-        let join = |worker: thread::ScopedJoinHandle<'_, Result<()>>| {
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        workers.into_iter().map(join).collect::<Vec<_>>().into_iter().collect()
-    })
+/// Reads values of `shard` from their byte `start` on.
+fn read(shard: &Shard, start: usize, out: &mut [u8]) -> Result<()> {
+    let file = shard.file();
+    file.read_at(shard.row_offset(0) + u64_of(start), out).map_err(|error| file.explain(error))
+}
+
+/// The first error of any thread.
+fn all(results: Vec<Result<()>>) -> Result<()> {
+    results.into_iter().collect()
 }

@@ -1,11 +1,12 @@
-//! What the table asks of the system: read-only maps, reads that do not wait,
-//! advice, huge anonymous memory. Each has a portable twin that is slower, never wrong.
+//! System calls of the value table: read-only maps, reads that do not wait,
+//! advice about pages, page-fault counts. Where a system lacks a call, a portable
+//! function of the same name stands in for it; it is slower and gives the same rows.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::path::Path;
 
-use memmap2::{Mmap, MmapMut, MmapOptions};
+use memmap2::{Mmap, MmapOptions};
 
 use crate::{Error, Result};
 
@@ -16,26 +17,13 @@ use crate::{Error, Result};
 /// # Errors
 /// [`Error::Io`] where the system refuses the map.
 pub(crate) fn map_random(path: &Path, file: &File) -> Result<Mmap> {
-    // SAFETY: the map is read-only and never lent out past the table. Another
-    // process may change the file: the bytes read may then be stale, which the
-    // identity checks around each gather report. What they cannot exclude is
-    // written down in `table`.
+    // SAFETY: the map is read-only and its owner never lends it out past itself.
+    // Another process may change the file: a gather may then read stale bytes,
+    // and its identity checks report that. The head of `table` says what these
+    // checks cannot exclude.
     let map = unsafe { MmapOptions::new().map(file) }.map_err(|source| Error::io(path, "mapping the file", source))?;
     #[cfg(unix)]
     map.advise(memmap2::Advice::Random).map_err(|source| Error::io(path, "advising random reads", source))?;
-    Ok(map)
-}
-
-/// Zeroed anonymous memory on huge pages where the system has them.
-///
-/// # Errors
-/// [`Error::Io`] where there is not enough memory.
-pub(crate) fn huge_memory(path: &Path, bytes: usize) -> Result<MmapMut> {
-    let map = MmapMut::map_anon(bytes.max(1))
-        .map_err(|source| Error::io(path, format!("reserving {bytes} bytes of memory for resident rows"), source))?;
-    #[cfg(target_os = "linux")]
-    // Advice: a kernel without huge pages serves small ones.
-    let _advice_only = map.advise(memmap2::Advice::HugePage);
     Ok(map)
 }
 
@@ -53,8 +41,8 @@ mod imp {
     use std::fs::File;
     use std::os::fd::AsRawFd;
 
-    /// Reads `out.len()` bytes at `offset` if all of them are in memory, where any must come from the device it is
-    /// false; `None` where the file system cannot tell, as tmpfs and most network ones.
+    /// Reads `out.len()` bytes at `offset` if all of them are in memory and returns true. Returns false where any byte
+    /// must come from the device, and `None` where the file system cannot tell, as tmpfs and most network ones.
     pub(crate) fn read_cached(file: &File, offset: u64, out: &mut [u8]) -> Option<bool> {
         let Ok(offset) = libc::off_t::try_from(offset) else { return Some(false) };
         let vector = libc::iovec { iov_base: out.as_mut_ptr().cast(), iov_len: out.len() };
@@ -64,7 +52,7 @@ mod imp {
         (!refused).then(|| usize::try_from(read) == Ok(out.len()))
     }
 
-    /// Whether all pages of `bytes` of a map are in memory; the system says yes to who may not know.
+    /// Whether all pages of `bytes` of a map are in memory. Linux answers yes for a file that the process may not write.
     pub(crate) fn in_memory(bytes: &[u8]) -> bool {
         const PAGES: usize = 64;
         // SAFETY: takes no pointers.
@@ -85,7 +73,7 @@ mod imp {
         advise(file, offset, bytes, libc::POSIX_FADV_WILLNEED);
     }
 
-    /// Reads through `file` bring in what they ask for and no more.
+    /// Asks the system to read no more than each read of `file` asks for.
     pub(crate) fn no_readahead(file: &File) {
         advise(file, 0, 0, libc::POSIX_FADV_RANDOM);
     }
@@ -112,7 +100,7 @@ mod imp {
 mod imp {
     use std::fs::File;
 
-    /// Nothing is known to be in memory: every row is read.
+    /// Says that nothing is in memory, because this system cannot tell: every row is then read.
     pub(crate) fn read_cached(_: &File, _: u64, _: &mut [u8]) -> Option<bool> {
         Some(false)
     }

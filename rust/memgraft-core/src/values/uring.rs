@@ -1,8 +1,9 @@
 //! Cold reads through `io_uring`: one thread keeps the device's queue full.
 //!
-//! A ring lives for one batch of reads, so that none crosses a `fork` and
-//! nothing of it outlives the memory it writes to. Where the system has no
-//! `io_uring` or forbids it, the caller reads with `pread` instead.
+//! `read` makes a ring for each batch and drops it before it returns. So no ring
+//! crosses a `fork`, and no request outlives the memory that it writes to. Where
+//! the system has no `io_uring` or forbids it, `read` says so and the caller
+//! reads with `pread` instead.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -12,9 +13,9 @@ use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode, types};
 
-use crate::Result;
-use crate::values::cold::Run;
-use crate::values::gather::explain;
+use super::reads::Read;
+use crate::Error;
+use crate::ids::{saturating_u32, u64_of, usize_of, usize_of_u64};
 
 /// Reads in flight.
 const DEPTH: u32 = 128;
@@ -39,29 +40,54 @@ pub(crate) fn probe() -> io::Result<()> {
     ring.submit_and_wait(1).map(|_| ())
 }
 
-/// Makes all reads; the outer error says that the system takes no requests, so that all are to be made otherwise.
+/// What became of a batch of reads.
+pub(crate) enum Outcome {
+    /// All were made.
+    Read,
+    /// One failed; other outputs may be unread. The error names file and offset.
+    Failed(Error),
+    /// The system takes no requests: all reads are to be made otherwise.
+    Refused(io::Error),
+}
+
+/// Makes all reads.
+pub(crate) fn read(reads: &mut [Read<'_>]) -> Outcome {
+    let mut done = vec![0_usize; reads.len()];
+    match read_all(reads, &mut done) {
+        Ok(None) => Outcome::Read,
+        Ok(Some((place, error))) => {
+            let Read { file, offset, out } = &reads[place];
+            let error = file.read_failed(offset + u64_of(done[place]), out.len() - done[place], error);
+            Outcome::Failed(file.explain(error))
+        }
+        Err(refusal) => Outcome::Refused(refusal),
+    }
+}
+
+/// Makes all reads, of each of which `done` bytes are read; returns the first that failed.
 ///
 /// # Errors
-/// Inner: the first read that failed, naming file and offset; other outputs may then be unread.
-pub(crate) fn read(runs: &mut [Run<'_>]) -> io::Result<Result<()>> {
+/// The system takes no requests.
+fn read_all(reads: &mut [Read<'_>], done: &mut [usize]) -> io::Result<Option<(usize, io::Error)>> {
     let mut queue = Queue { ring: IoUring::new(DEPTH)?, in_flight: 0 };
-    let mut done = vec![0_usize; runs.len()];
     let mut next = 0;
     let mut again: Vec<usize> = Vec::new();
     let mut failed: Option<(usize, io::Error)> = None;
     loop {
         while queue.in_flight < DEPTH && failed.is_none() {
-            let Some(place) = again.pop().or_else(|| (next < runs.len()).then_some(next)) else { break };
+            let Some(place) = again.pop().or_else(|| (next < reads.len()).then_some(next)) else { break };
             if place == next {
                 next += 1;
             }
-            queue.push(place, &mut runs[place], done[place]);
+            // SAFETY: `reads` is borrowed until this function returns, and nothing here touches an output. The queue is
+            // dropped before that, also by `?` and by a panic, and waits for all requests in flight.
+            unsafe { queue.push(place, &mut reads[place], done[place]) };
         }
         if queue.in_flight == 0 {
-            break;
+            return Ok(failed);
         }
         for (place, result) in queue.wait()? {
-            let left = runs[place].out.len() - done[place];
+            let left = reads[place].out.len() - done[place];
             match settle(result, left) {
                 Ok(read) if read == left => {}
                 Ok(read) => {
@@ -72,12 +98,6 @@ pub(crate) fn read(runs: &mut [Run<'_>]) -> io::Result<Result<()>> {
             }
         }
     }
-    drop(queue);
-    Ok(failed.map_or(Ok(()), |(place, error)| {
-        let Run { shard, offset, out } = &runs[place];
-        let error = shard.read_failed(offset + done[place] as u64, out.len() - done[place], error);
-        Err(explain(shard, error))
-    }))
 }
 
 /// What the kernel says of one request for `left` bytes: bytes read (0 = ask again) or why not.
@@ -95,52 +115,57 @@ fn settle(result: i32, left: usize) -> io::Result<usize> {
     }
 }
 
-/// A ring, and how many reads the kernel may still be writing for.
+/// A ring, and how many requests the kernel may still be writing for.
 struct Queue {
     ring: IoUring,
     in_flight: u32,
 }
 
 impl Queue {
-    /// Queues the rest of `run`; the caller keeps its output alive and alone until the read is waited for.
-    fn push(&mut self, place: usize, run: &mut Run<'_>, done: usize) {
-        let out = &mut run.out[done..];
-        let length = out.len().min(MAX_REQUEST) as u32;
-        let request = opcode::Read::new(types::Fd(run.shard.file().as_raw_fd()), out.as_mut_ptr(), length)
-            .offset(run.offset + done as u64)
+    /// Queues what is left of `read` after its first `done` bytes; `place` comes back with the result.
+    ///
+    /// # Safety
+    /// The output lives, and nobody else reads or writes it, until the result has come back or the queue is dropped. The
+    /// file stays open as long.
+    unsafe fn push(&mut self, place: usize, read: &mut Read<'_>, done: usize) {
+        let out = &mut read.out[done..];
+        let length = saturating_u32(out.len().min(MAX_REQUEST));
+        let request = opcode::Read::new(types::Fd(read.file.file().as_raw_fd()), out.as_mut_ptr(), length)
+            .offset(read.offset + u64_of(done))
             .build()
-            .user_data(place as u64);
-        // SAFETY: the output outlives the request: `runs` is borrowed until after the queue is dropped, which waits
-        // for all reads in flight, also when it unwinds. The file is open as long as its shard.
+            .user_data(u64_of(place));
+        // SAFETY: the caller keeps the output and the file as the request needs them.
         let pushed = unsafe { self.ring.submission().push(&request) };
         pushed.expect("the ring holds as many requests as may be in flight");
         self.in_flight += 1;
     }
 
-    /// Submits what is queued and waits for some of what is in flight.
+    /// Submits what is queued and returns (place, result) of some of what was in flight; waits for a quarter of it, which
+    /// keeps the device busy and spares calls.
     ///
     /// # Errors
     /// The system takes no more requests; those it took are still in flight.
     fn wait(&mut self) -> io::Result<Vec<(usize, i32)>> {
-        // Waiting for a quarter keeps the device busy and spares calls.
-        let wanted = (self.in_flight / 4).max(1) as usize;
+        let wanted = usize_of((self.in_flight / 4).max(1));
         match self.ring.submit_and_wait(wanted) {
             Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => Err(error),
             _ => Ok(self.completed()),
         }
     }
 
+    /// The results that are there.
     fn completed(&mut self) -> Vec<(usize, i32)> {
-        let found: Vec<_> = self.ring.completion().map(|entry| (entry.user_data() as usize, entry.result())).collect();
-        self.in_flight -= found.len() as u32;
-        found
+        let results = self.ring.completion().map(|entry| (usize_of_u64(entry.user_data()), entry.result()));
+        let results: Vec<_> = results.collect();
+        self.in_flight -= saturating_u32(results.len());
+        results
     }
 }
 
 impl Drop for Queue {
-    /// Waits until the kernel writes to no output any more; what it was never given is forgotten.
+    /// Waits until the kernel writes to no output any more. Requests that were queued and never submitted are dropped.
     fn drop(&mut self) {
-        while self.in_flight as usize > self.ring.submission().len() {
+        while usize_of(self.in_flight) > self.ring.submission().len() {
             if self.completed().is_empty() {
                 thread::sleep(Duration::from_micros(100));
             }

@@ -10,6 +10,7 @@ use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, SEGMENT_LEN, Segment, VERSION};
 use crate::fingerprint::Fingerprint;
 use crate::ids::{u64_of, usize_of_u64};
 use crate::mining::window::Packing;
+use crate::wire::{u32_at, u64_at};
 use crate::{Error, Result};
 
 /// A run file, open for reading: facts and table of segments. Records are read, and checked, range by range.
@@ -159,42 +160,4 @@ impl RunSet {
         }
         Err(Error::format(&self.path, "the lengths of its documents are damaged; copy it again or mine the part again"))
     }
-
-    /// Checks every byte: checksums, the order of records, their number.
-    ///
-    /// # Errors
-    /// [`Error::Format`] names what is wrong, [`Error::Io`] where the file cannot be read.
-    pub fn verify(&self) -> Result<()> {
-        let packing = self.packing();
-        match packing.words() {
-            1 => self.verify_records::<1>(&packing)?,
-            2 => self.verify_records::<2>(&packing)?,
-            3 => self.verify_records::<3>(&packing)?,
-            4 => self.verify_records::<4>(&packing)?,
-            5 => self.verify_records::<5>(&packing)?,
-            _ => self.verify_records::<6>(&packing)?,
-        }
-        self.facts.shards.iter().try_for_each(|shard| self.read_lengths(shard, |_| Ok(())))
-    }
-
-    fn verify_records<const W: usize>(&self, packing: &Packing) -> Result<()> {
-        let mut reader = super::SetReader::<W>::open(self, packing, None, None, 0, 1 << 20)?;
-        let mut found = 0;
-        while reader.next()?.is_some() {
-            found += 1;
-        }
-        if found == self.facts.num_records {
-            return Ok(());
-        }
-        let want = self.facts.num_records;
-        Err(Error::format(&self.path, format!("expected {want} records, found {found}; mine the part again")))
-    }
-}
-
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
-}
-
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
 }

@@ -9,9 +9,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::file::{u32_at, u64_at};
 use super::{SEGMENT_LEN, Segment};
 use crate::ids::u64_of;
+use crate::wire::{u32_at, u64_at};
 use crate::{Error, Result};
 
 const ENTRY_LEN: usize = SEGMENT_LEN + 24;

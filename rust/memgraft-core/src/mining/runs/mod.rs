@@ -53,9 +53,9 @@ impl Segment {
         let mut checksum = [0; 32];
         checksum.copy_from_slice(&bytes[24..]);
         Self {
-            token: file::u32_at(bytes, 0),
-            offset: file::u64_at(bytes, 8),
-            length: file::u64_at(bytes, 16),
+            token: crate::wire::u32_at(bytes, 0),
+            offset: crate::wire::u64_at(bytes, 8),
+            length: crate::wire::u64_at(bytes, 16),
             checksum: Fingerprint(checksum),
         }
     }

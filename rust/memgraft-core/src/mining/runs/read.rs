@@ -8,7 +8,7 @@ use super::RunSet;
 use crate::fingerprint::Fingerprint;
 use crate::ids::{u64_of, usize_of};
 use crate::mining::codec::{Decoder, Item};
-use crate::mining::spill::Stretch;
+use crate::mining::stretch::Stretch;
 use crate::mining::window::{Key, Packing};
 use crate::{Error, Result};
 
@@ -156,5 +156,37 @@ impl<'a, const W: usize> SetReader<'a, W> {
                 "the records from byte {place} on (first token {token}) are damaged; copy it again or mine the part again"
             ),
         )
+    }
+}
+
+impl RunSet {
+    /// Checks every byte: checksums, the order of records, their number.
+    ///
+    /// # Errors
+    /// [`Error::Format`] names what is wrong, [`Error::Io`] where the file cannot be read.
+    pub fn verify(&self) -> Result<()> {
+        let packing = self.packing();
+        match packing.words() {
+            1 => self.verify_records::<1>(&packing)?,
+            2 => self.verify_records::<2>(&packing)?,
+            3 => self.verify_records::<3>(&packing)?,
+            4 => self.verify_records::<4>(&packing)?,
+            5 => self.verify_records::<5>(&packing)?,
+            _ => self.verify_records::<6>(&packing)?,
+        }
+        self.facts().shards.iter().try_for_each(|shard| self.read_lengths(shard, |_| Ok(())))
+    }
+
+    fn verify_records<const W: usize>(&self, packing: &Packing) -> Result<()> {
+        let mut reader = SetReader::<W>::open(self, packing, None, None, 0, 1 << 20)?;
+        let mut found = 0;
+        while reader.next()?.is_some() {
+            found += 1;
+        }
+        if found == self.facts().num_records {
+            return Ok(());
+        }
+        let want = self.facts().num_records;
+        Err(Error::format(self.path(), format!("expected {want} records, found {found}; mine the part again")))
     }
 }

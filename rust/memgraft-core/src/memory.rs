@@ -119,6 +119,12 @@ impl HugeBuffer {
     }
 
     /// The bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }
