@@ -1,7 +1,7 @@
 """The two background threads of a `PrefetchLoader`'s pass: one draws batches from the loader, one stages them.
 
-Drawing a batch from worker processes is a millisecond of unpickling that holds the interpreter; staging is some of
-native code that does not: side by side, the first costs nothing.
+Drawing a batch from worker processes unpickles it, which takes about a millisecond and holds the interpreter. Staging
+runs native code, which releases the interpreter. Because each has a thread, drawing takes no time of its own.
 """
 
 import atexit
@@ -22,13 +22,13 @@ from memgraft.errors import GraftError
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One batch on its way.
+    """One batch between the loader and the training loop.
 
     Attributes:
-        batch: what the loader gave.
-        memory: its memory, staged or not yet.
-        state: the loader's state after this batch, where it has one.
-        event: passed once the memory is on the device.
+        batch: the batch that the loader gave.
+        memory: its memory batch, before or after staging.
+        state: the loader's state after this batch, where the loader has one.
+        event: the CUDA event that is complete once the rows are on the device.
     """
 
     batch: Any
@@ -38,7 +38,7 @@ class Item:
 
 
 class Queue:
-    """Items between two threads; either side can end it at any time."""
+    """Items between two threads; either thread can end the queue at any time."""
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
@@ -50,7 +50,7 @@ class Queue:
         self.last_state: Any = None
 
     def put(self, item: Item) -> bool:
-        """Waits for room; False once closed."""
+        """Waits for room and appends; returns False, and appends nothing, once the queue is closed."""
         with self.changed:
             self.changed.wait_for(lambda: self.closed or len(self.items) < self.depth)
             if not self.closed:
