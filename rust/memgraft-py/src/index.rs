@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::arrays::threads as thread_count;
-use crate::calls::{Advance, Lookup};
+use crate::calls::{Advance, Lookup, lookup_methods};
 use crate::errors::{ArgumentError, to_py};
 use crate::keyset::PyKeySet;
 
@@ -18,140 +18,81 @@ use crate::keyset::PyKeySet;
 #[pyclass(name = "Index", module = "memgraft._core", frozen)]
 pub(crate) struct PyIndex(pub(crate) Arc<Index>);
 
-#[pymethods]
-impl PyIndex {
-    #[staticmethod]
-    fn build(py: Python<'_>, keys: &PyKeySet) -> PyResult<Self> {
-        py.detach(|| Index::build(&keys.0)).map(|index| Self(Arc::new(index))).map_err(to_py)
-    }
+lookup_methods! {
+    impl PyIndex {
+        #[staticmethod]
+        fn build(py: Python<'_>, keys: &PyKeySet) -> PyResult<Self> {
+            py.detach(|| Index::build(&keys.0)).map(|index| Self(Arc::new(index))).map_err(to_py)
+        }
 
-    #[staticmethod]
-    fn open(py: Python<'_>, path: PathBuf, load: &str) -> PyResult<Self> {
-        let load = match load {
-            "map" => Load::Map,
-            "ram" => Load::Ram,
-            other => return Err(ArgumentError::new_err(format!("load: expected \"map\" or \"ram\", got {other:?}"))),
-        };
-        py.detach(|| Index::open(path, load)).map(|index| Self(Arc::new(index))).map_err(to_py)
-    }
+        #[staticmethod]
+        fn open(py: Python<'_>, path: PathBuf, load: &str) -> PyResult<Self> {
+            let load = match load {
+                "map" => Load::Map,
+                "ram" => Load::Ram,
+                other => return Err(ArgumentError::new_err(format!("load: expected \"map\" or \"ram\", got {other:?}"))),
+            };
+            py.detach(|| Index::open(path, load)).map(|index| Self(Arc::new(index))).map_err(to_py)
+        }
 
-    fn save(&self, py: Python<'_>, path: PathBuf, form: &str) -> PyResult<()> {
-        let form = match form {
-            "fast" => Form::Fast,
-            "archive" => Form::Archive,
-            other => {
-                let message = format!("form: expected \"fast\" or \"archive\", got {other:?}");
-                return Err(ArgumentError::new_err(message));
-            }
-        };
-        py.detach(|| self.0.save(path, form)).map_err(to_py)
-    }
+        fn save(&self, py: Python<'_>, path: PathBuf, form: &str) -> PyResult<()> {
+            let form = match form {
+                "fast" => Form::Fast,
+                "archive" => Form::Archive,
+                other => {
+                    let message = format!("form: expected \"fast\" or \"archive\", got {other:?}");
+                    return Err(ArgumentError::new_err(message));
+                }
+            };
+            py.detach(|| self.0.save(path, form)).map_err(to_py)
+        }
 
-    fn key_set(&self, py: Python<'_>) -> PyResult<PyKeySet> {
-        py.detach(|| self.0.key_set()).map(PyKeySet).map_err(to_py)
-    }
+        fn key_set(&self, py: Python<'_>) -> PyResult<PyKeySet> {
+            py.detach(|| self.0.key_set()).map(PyKeySet).map_err(to_py)
+        }
 
-    #[pyo3(signature = (threads=None))]
-    fn verify(&self, py: Python<'_>, threads: Option<usize>) -> PyResult<()> {
-        let threads = thread_count(threads).map_err(to_py)?;
-        py.detach(|| self.0.verify(threads)).map_err(to_py)
-    }
+        #[pyo3(signature = (threads=None))]
+        fn verify(&self, py: Python<'_>, threads: Option<usize>) -> PyResult<()> {
+            let threads = thread_count(threads).map_err(to_py)?;
+            py.detach(|| self.0.verify(threads)).map_err(to_py)
+        }
 
-    #[pyo3(signature = (tokens, rows, orders, *, width=None, segments=None, eos_id=None, cu_seqlens=None, threads=None, miss=false))]
-    #[allow(clippy::too_many_arguments, reason = "the whole call crosses at once")]
-    fn lookup(
-        &self,
-        py: Python<'_>,
-        tokens: &Bound<'_, PyAny>,
-        rows: &Bound<'_, PyAny>,
-        orders: &Bound<'_, PyAny>,
-        width: Option<usize>,
-        segments: Option<&Bound<'_, PyAny>>,
-        eos_id: Option<u32>,
-        cu_seqlens: Option<&Bound<'_, PyAny>>,
-        threads: Option<usize>,
-        miss: bool,
-    ) -> PyResult<()> {
-        let call = Lookup { tokens, rows, orders, width, segments, eos_id, cu_seqlens, threads, miss };
-        call.run(py, self.0.vocab_size(), |tokens, bounds, rows, orders, options| {
-            self.0.lookup_tokens(tokens, bounds, rows, orders, options)
-        })
-    }
+        fn key<'py>(&self, py: Python<'py>, row: u32) -> PyResult<Bound<'py, PyTuple>> {
+            PyTuple::new(py, self.0.key(RowId(row)).map_err(to_py)?)
+        }
 
-    #[pyo3(signature = (states, tokens, rows, orders, *, miss=false))]
-    fn advance(
-        &self,
-        py: Python<'_>,
-        states: &Bound<'_, PyAny>,
-        tokens: &Bound<'_, PyAny>,
-        rows: &Bound<'_, PyAny>,
-        orders: &Bound<'_, PyAny>,
-        miss: bool,
-    ) -> PyResult<()> {
-        let call = Advance { states, tokens, rows, orders, miss };
-        call.run(py, self.0.vocab_size(), |states, tokens, rows, orders| {
-            self.0.advance_tokens(states, tokens, rows, orders)
-        })
-    }
+        fn count(&self, row: u32) -> PyResult<u64> {
+            self.0.count(RowId(row)).map_err(to_py)
+        }
 
-    fn key<'py>(&self, py: Python<'py>, row: u32) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.0.key(RowId(row)).map_err(to_py)?)
-    }
+        fn documents(&self, row: u32) -> PyResult<u64> {
+            self.0.documents(RowId(row)).map_err(to_py)
+        }
 
-    fn count(&self, row: u32) -> PyResult<u64> {
-        self.0.count(RowId(row)).map_err(to_py)
-    }
+        fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+            let stats = self.0.stats();
+            let out = PyDict::new(py);
+            out.set_item("num_keys", stats.num_keys)?;
+            out.set_item("bytes", stats.bytes)?;
+            out.set_item("canonical_bytes", stats.canonical_bytes)?;
+            out.set_item("table_bytes", stats.table_bytes)?;
+            out.set_item("max_spill", stats.max_spill)?;
+            Ok(out)
+        }
 
-    fn documents(&self, row: u32) -> PyResult<u64> {
-        self.0.documents(RowId(row)).map_err(to_py)
-    }
+        #[getter]
+        fn keyset_fingerprint(&self) -> String {
+            self.0.keyset_fingerprint().to_string()
+        }
 
-    fn find(&self, tokens: Vec<u32>) -> PyResult<Option<u32>> {
-        Ok(self.0.find(&tokens).map_err(to_py)?.map(|row| row.0))
-    }
+        #[getter]
+        fn is_archive(&self) -> bool {
+            self.0.is_archive()
+        }
 
-    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.0.stats();
-        let out = PyDict::new(py);
-        out.set_item("num_keys", stats.num_keys)?;
-        out.set_item("bytes", stats.bytes)?;
-        out.set_item("canonical_bytes", stats.canonical_bytes)?;
-        out.set_item("table_bytes", stats.table_bytes)?;
-        out.set_item("max_spill", stats.max_spill)?;
-        Ok(out)
-    }
-
-    fn __len__(&self) -> usize {
-        self.0.num_keys()
-    }
-
-    #[getter]
-    fn vocab_size(&self) -> u32 {
-        self.0.vocab_size()
-    }
-
-    #[getter]
-    fn keys_by_order(&self) -> [u64; 16] {
-        *self.0.keys_by_order()
-    }
-
-    #[getter]
-    fn fingerprint(&self) -> String {
-        self.0.fingerprint().to_string()
-    }
-
-    #[getter]
-    fn keyset_fingerprint(&self) -> String {
-        self.0.keyset_fingerprint().to_string()
-    }
-
-    #[getter]
-    fn is_archive(&self) -> bool {
-        self.0.is_archive()
-    }
-
-    #[getter]
-    fn path(&self) -> Option<PathBuf> {
-        self.0.path().map(PathBuf::from)
+        #[getter]
+        fn path(&self) -> Option<PathBuf> {
+            self.0.path().map(PathBuf::from)
+        }
     }
 }
