@@ -1,6 +1,7 @@
 """Whether the files of a bank belong together, from their headers alone."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,33 @@ def check_table(folder: Path, manifest: Manifest, table: ValueTable, shards: Seq
         first_row += entry.num_rows
     if first_row != manifest.num_rows:
         raise FormatError(f"{folder / MANIFEST_NAME}: expected {manifest.num_rows} rows in shards, found {first_row}")
+
+
+def check_settings(state: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses to go on with the unfinished bank beside ``state`` under other settings than it was begun with.
+
+    Raises:
+        FormatError: ``state`` is not JSON.
+        FingerprintError: settings differ; names each with both values.
+    """
+    try:
+        found = json.loads(state.read_text())
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{state}: not JSON: {error}; remove {state.parent} and start again") from None
+    there, now = dict(_leaves(found)), dict(_leaves(settings))
+    names = [name for name in {**now, **there} if there.get(name) != now.get(name)]
+    if names:
+        differences = "; ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
+        raise FingerprintError(
+            f"{state.parent}: holds an unfinished harvest with other settings ({differences}); "
+            "repeat it with its settings, or remove that directory, or name another path"
+        )
+
+
+def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What ``settings`` (JSON) say, down to single facts: ``donor.fingerprint``, not the whole of ``donor``."""
+    if not isinstance(settings, dict) or not settings:
+        yield name, settings
+        return
+    for key, value in settings.items():
+        yield from _leaves(value, f"{name}.{key}" if name else str(key))

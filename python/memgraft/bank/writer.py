@@ -4,8 +4,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft._core import __version__, fingerprint_content
+from memgraft.bank.checks import check_settings
 from memgraft.bank.done import DoneLog
 from memgraft.bank.dtypes import AnyArray, FloatArray, encode, value_dtype
 from memgraft.bank.files import fsync_directory, pwrite_all, reserve, write_bytes, write_text
 from memgraft.bank.locks import Claims, OwnerLock, open_lock, try_lock, wait_for_lock
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest, ShardEntry
 from memgraft.bank.provenance import ORIGINS_NAME, Origins
-from memgraft.bank.values import shard_header, shard_name
-from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
+from memgraft.bank.shards import ShardLayout, runs
+from memgraft.errors import ArgumentError, FingerprintError, StorageError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
 from memgraft.system import num_threads
@@ -33,7 +33,6 @@ _STATE_NAME = "state.json"
 _DONE_NAME = "done.log"
 _LOCK_NAME, _LAYOUT_LOCK_NAME, _SEAL_LOCK_NAME, _CLAIMS_NAME = "lock", "layout.lock", "seal.lock", "claims"
 _FOLDER_NAME = "bank"
-_UNSEALED = "0" * 64
 
 
 class BankWriter:
@@ -101,8 +100,15 @@ class BankWriter:
         if order is not None and len(order) != self.num_rows:
             raise ArgumentError(f"order: expected {self.num_rows} rows, found {len(order)}")
         self._order = order
-        self.row_bytes = len(self.taps) * self.value_dim * self.dtype.size
-        self._starts = self._plan(shard_bytes)
+        self._layout = ShardLayout.plan(
+            keyset=keys.fingerprint,
+            num_rows=self.num_rows,
+            num_taps=len(self.taps),
+            value_dim=self.value_dim,
+            dtype=self.dtype,
+            shard_bytes=shard_bytes,
+        )
+        self.row_bytes = self._layout.row_bytes
         self._refuse_existing()
         self._settings = self._describe()
         self._files: list[int] = []
@@ -116,14 +122,10 @@ class BankWriter:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise ArgumentError(f"{self.path}: exists; open it with Bank.open, or remove it, or name another path")
 
-    def _plan(self, shard_bytes: int) -> list[int]:
-        rows_per_shard = max(1, shard_bytes // self.row_bytes)
-        return [*range(0, max(self.num_rows, 1), rows_per_shard), self.num_rows]
-
     @property
     def num_shards(self) -> int:
         """Number of value shards."""
-        return len(self._starts) - 1
+        return self._layout.num_shards
 
     def _describe(self) -> dict[str, Any]:
         settings = {
@@ -134,7 +136,7 @@ class BankWriter:
             "scales": None if self._scales is None else zlib.crc32(self._scales.tobytes()),
             "donor": self._donor,
             "tokenizer": self._tokenizer,
-            "shard_starts": self._starts,
+            "shard_starts": self._layout.starts,
             "order": None if self._order is None else zlib.crc32(np.ascontiguousarray(self._order, "<i8").tobytes()),
             "tool": __version__,
         }
@@ -153,7 +155,7 @@ class BankWriter:
                 raise StorageError(f"{self.partial}: another process is writing this bank; wait for it or stop it")
             self._owner = OwnerLock(self.partial, self.rank, self.world_size)
             self._lay_out_once(folder)
-            self._files = [os.open(folder / name, os.O_RDWR | os.O_CLOEXEC) for name in self._names()]
+            self._files = [os.open(folder / name, os.O_RDWR | os.O_CLOEXEC) for name in self._layout.names()]
             self._claims = Claims(self.partial / _CLAIMS_NAME)
             name = _DONE_NAME if self.world_size == 1 else f"done-{self.rank:05d}.log"
             self._log = DoneLog(self.partial / name)
@@ -174,7 +176,7 @@ class BankWriter:
             wait_for_lock(lock, path)
             self._refuse_existing()
             if state.exists():
-                self._check_settings(state)
+                check_settings(state, self._settings)
                 return
             shutil.rmtree(folder, ignore_errors=True)
             for log in self.partial.glob("done*.log"):
@@ -185,64 +187,19 @@ class BankWriter:
         finally:
             os.close(lock)
 
-    def _names(self) -> list[str]:
-        return [shard_name(place, self.num_shards) for place in range(self.num_shards)]
-
-    def _check_settings(self, state: Path) -> None:
-        try:
-            found = json.loads(state.read_text())
-        except json.JSONDecodeError as error:
-            raise FormatError(f"{state}: not JSON: {error}; remove {self.partial} and start again") from None
-        there, now = dict(_leaves(found)), dict(_leaves(self._settings))
-        names = [name for name in {**now, **there} if there.get(name) != now.get(name)]
-        if names:
-            differences = "; ".join(f"{name}: {there.get(name)!r} there, {now.get(name)!r} now" for name in names)
-            raise FingerprintError(
-                f"{self.partial}: holds an unfinished harvest with other settings ({differences}); "
-                "repeat it with its settings, or remove that directory, or name another path"
-            )
-
-    def _header(self, place: int, content: str, length: int | None = None) -> bytes:
-        first, last = self._starts[place], self._starts[place + 1]
-        metadata = {
-            "format": "memgraft-values",
-            "format_version": "1",
-            "keyset": self.keys.fingerprint,
-            "shard": f"{place + 1} of {self.num_shards}",
-            "first_row": str(first),
-            "content": content,
-        }
-        return shard_header(
-            dtype=self.dtype,
-            rows=last - first,
-            taps=len(self.taps),
-            value_dim=self.value_dim,
-            metadata=metadata,
-            length=length,
-        )
-
     def _lay_out(self, folder: Path) -> None:
         self.keys.save(folder / KEYS_NAME)
-        for place, name in enumerate(self._names()):
-            header, rows = self._header(place, _UNSEALED), self._starts[place + 1] - self._starts[place]
+        for place, name in enumerate(self._layout.names()):
             file = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                reserve(file, folder / name, self._values_start(place) + rows * self.row_bytes)
-                pwrite_all(file, folder / name, header, 0)
+                reserve(file, folder / name, self._layout.num_bytes(place))
+                pwrite_all(file, folder / name, self._layout.header(place), 0)
                 if self._scales is not None:
-                    pwrite_all(file, folder / name, self._scales.tobytes(), len(header))
+                    pwrite_all(file, folder / name, self._scales.tobytes(), self._layout.data_start(place))
                 os.fsync(file)
             finally:
                 os.close(file)
         fsync_directory(folder)
-
-    def _scales_bytes(self, place: int) -> int:
-        rows = self._starts[place + 1] - self._starts[place]
-        shape = self.dtype.scales_shape(rows, len(self.taps), self.value_dim)
-        return 0 if shape is None else 4 * shape[0] * shape[1]
-
-    def _values_start(self, place: int) -> int:
-        return len(self._header(place, _UNSEALED)) + self._scales_bytes(place)
 
     def missing(self) -> list[tuple[int, int]]:
         """The half-open ranges (of rows, or of places in ``order``) not yet written, ascending."""
@@ -308,7 +265,7 @@ class BankWriter:
         # Everything is encoded before anything is written: a value that does not fit leaves the rows as they were.
         parts = [
             (place, rows[a:b], *encode(values[a:b], self.dtype, self._scales, first_row=rows[a:b]))
-            for place, a, b in self._split(rows)
+            for place, a, b in self._layout.split(rows)
         ]
         self._store(parts)
         assert self._log is not None
@@ -341,7 +298,7 @@ class BankWriter:
         rows = np.arange(start_row, stop_row)
         self._store(
             (place, rows[a:b], stored[a:b], None if row_scales is None else row_scales[a:b])
-            for place, a, b in self._split(rows)
+            for place, a, b in self._layout.split(rows)
         )
         assert self._log is not None
         self._log.add(start_row, stop_row)
@@ -349,31 +306,22 @@ class BankWriter:
     def _store(self, parts: Iterable[tuple[int, npt.NDArray[np.int64], AnyArray, FloatArray | None]]) -> None:
         """Writes (shard, rows, stored values, row scales), and syncs each shard."""
         for place, part, stored, row_scales in parts:
-            inside = part - self._starts[place]
+            inside = part - self._layout.starts[place]
             if row_scales is not None:
-                scales_start = self._values_start(place) - self._scales_bytes(place)
-                self._put(place, scales_start, inside, row_scales.astype("<f4"))
-            self._put(place, self._values_start(place), inside, stored.astype(self.dtype.storage, copy=False))
+                self._put(place, self._layout.data_start(place), inside, row_scales.astype("<f4"))
+            self._put(place, self._layout.values_start(place), inside, stored.astype(self.dtype.storage, copy=False))
             os.fdatasync(self._files[place])
 
     @property
     def _done(self) -> list[tuple[int, int]]:
         return [] if self._log is None else self._log.done
 
-    def _split(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-        """The parts of ascending ``rows`` by shard: shard, first and past-the-last place in ``rows``."""
-        edges = np.searchsorted(rows, self._starts).tolist()
-        for place, (first, last) in enumerate(pairwise(edges)):
-            if first < last:
-                yield place, first, last
-
     def _put(self, place: int, begin: int, inside: npt.NDArray[np.int64], lines: AnyArray) -> None:
         """Writes one line for each of the ascending rows ``inside`` the shard, runs of neighbours at once."""
-        name = self.partial / _FOLDER_NAME / shard_name(place, self.num_shards)
+        name = self.partial / _FOLDER_NAME / self._layout.names()[place]
         view = np.ascontiguousarray(lines).reshape(-1).view(np.uint8).data
         size = len(view) // len(inside)
-        edges = [0, *(np.flatnonzero(np.diff(inside) != 1) + 1).tolist(), len(inside)]
-        for first, last in pairwise(edges):
+        for first, last in runs(inside):
             at = begin + int(inside[first]) * size
             pwrite_all(self._files[place], name, view[first * size : last * size], at)
 
@@ -455,15 +403,14 @@ class BankWriter:
 
     def _seal(self, folder: Path, place: int) -> ShardEntry:
         """Puts the content fingerprint into a shard's header."""
-        name = folder / shard_name(place, self.num_shards)
-        length = self._values_start(place) - self._scales_bytes(place)
-        threads = num_threads(most=4)
-        content = fingerprint_content(name, length, threads)
-        pwrite_all(self._files[place], name, self._header(place, content, length), 0)
+        name = folder / self._layout.names()[place]
+        length = self._layout.data_start(place)
+        content = fingerprint_content(name, length, num_threads(most=4))
+        pwrite_all(self._files[place], name, self._layout.header(place, content, length), 0)
         os.fsync(self._files[place])
         return ShardEntry(
             file=name.name,
-            num_rows=self._starts[place + 1] - self._starts[place],
+            num_rows=self._layout.num_rows(place),
             num_bytes=os.fstat(self._files[place]).st_size,
             content=content,
         )
@@ -491,12 +438,3 @@ class BankWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """What ``settings`` (JSON) say, down to single facts: ``donor.fingerprint``, not the whole of ``donor``."""
-    if not isinstance(settings, dict) or not settings:
-        yield name, settings
-        return
-    for key, value in settings.items():
-        yield from _leaves(value, f"{name}.{key}" if name else str(key))

@@ -328,7 +328,9 @@ def _holds_tokens(path: Path) -> bool:
 
 
 def _refuse_mixed(paths: Sequence[Path]) -> None:
-    """A tokenizer may have made the tokens or be there to make them: a folder with both, or neither, does not tell.
+    """Refuses a folder that holds both tokens and text, or neither: ``tokenizer=`` is then not clear.
+
+    It can be the tokenizer that made the tokens, or the one that is to read the text.
 
     Raises:
         CorpusError: there is such a folder.

@@ -21,8 +21,8 @@ from memgraft.errors import ArgumentError, ConfigError
 class GraftCollator:
     """Adds ``batch["memgraft"]``: rows by longest match, found in the loader's worker.
 
-    Rows cross to the trainer's process as ids (9 to 12 bytes a token); `prefetch`, or the grafted model itself,
-    gathers the values there.
+    Rows cross to the trainer's process as ids, 5 bytes a token in either mode (an ids tensor in memory has 12);
+    `prefetch`, or the grafted model itself, gathers the values there.
 
     Look-back stops where the batch, or an example of it, says that a document starts: `memgraft.boundaries` lists what
     is understood. Examples that `memgraft.bank.annotation` has annotated bring their rows along.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from memgraft.bank import Bank
+from memgraft.data.handle import KEY
 from memgraft.integrations.transformers import graft_layers
 from memgraft.integrations.transformers.families import find_decoder
 from memgraft.integrations.transformers.runtime import runtimes_of
@@ -166,9 +167,9 @@ class HalvesCollator:
         """Collate; each feature has the half of every token under ``column``."""
         halves = torch.stack([feature[self.column] for feature in features])
         batch = self.inner([{k: v for k, v in feature.items() if k != self.column} for feature in features])
-        memory = batch["memgraft"]
+        memory = batch[KEY]
         moved = memory.rows + (halves.to(memory.rows.dtype) + 1) * self.num_rows
-        batch["memgraft"] = dataclasses.replace(memory, rows=torch.where(memory.rows >= 0, moved, memory.rows))
+        batch[KEY] = dataclasses.replace(memory, rows=torch.where(memory.rows >= 0, moved, memory.rows))
         return batch
 
 
@@ -221,7 +222,7 @@ def add_mlp(model: nn.Module, site: int, num_parameters: int, seed: int) -> None
     """Attach a :class:`SiteMlp` before block ``site``, under the name ``memgraft``, which is not the recipient's."""
     _, blocks = find_decoder(model)
     mlp = SiteMlp(int(model.config.hidden_size), num_parameters, seed)  # type: ignore[union-attr, arg-type]
-    blocks[site].add_module("memgraft", mlp)
+    blocks[site].add_module(KEY, mlp)
 
     def before(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if args:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from memgraft.config import Init
+from memgraft.errors import ArgumentError
 from memgraft.nn.graft_layer import GraftLayer
 
 
@@ -22,9 +23,12 @@ def initialize(layer: GraftLayer, init: Init, *, seed: int, std: float = 0.02) -
         init: the mode.
         seed: same seed, same weights, on every device.
         std: standard deviation.
+
+    Raises:
+        ArgumentError: the layer has an output scale under another mode, or none under ``"scalar"``.
     """
     if (layer.scale is not None) != (init == "scalar"):
-        raise ValueError('output_scale goes with init="scalar" and with no other')
+        raise ArgumentError('output_scale goes with init="scalar" and with no other')
     generator = torch.Generator().manual_seed(seed)
 
     def draw(weight: torch.Tensor) -> None:

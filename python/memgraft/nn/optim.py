@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memgraft.errors import ArgumentError
+
 
 class RowwiseAdamW(torch.optim.AdamW):
     """AdamW for most groups, row-wise Adagrad for groups with ``rowwise=True``.
@@ -23,18 +25,18 @@ class RowwiseAdamW(torch.optim.AdamW):
         """Add a group; ``rowwise`` defaults to ``False``.
 
         Raises:
-            ValueError: a row-wise group with weight decay or a parameter that is not 2-D.
+            ArgumentError: a row-wise group with weight decay or a parameter that is not 2-D.
         """
         param_group.setdefault("rowwise", False)
         if param_group["rowwise"]:
             param_group.setdefault("weight_decay", 0.0)
             if param_group["weight_decay"] != 0.0:
-                raise ValueError(f"a row-wise group takes no weight decay, found {param_group['weight_decay']}")
+                raise ArgumentError(f"a row-wise group takes no weight decay, found {param_group['weight_decay']}")
         super().add_param_group(param_group)
         if param_group["rowwise"]:
             for param in param_group["params"]:
                 if param.dim() != 2:
-                    raise ValueError(f"a row-wise parameter must be (rows, width), found shape {tuple(param.shape)}")
+                    raise ArgumentError(f"a row-wise parameter must be (rows, width), found shape {tuple(param.shape)}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state; rows keep float32 sums, which torch would cast to the parameter's dtype."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from memgraft.boundaries import LONGEST, MARKS, unread_names
+from memgraft.data.handle import KEY
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers.decode_state import GraftedCache, adopt
 from memgraft.integrations.transformers.families import RULE, look_through, vocab_size_of
@@ -21,8 +22,7 @@ from memgraft.integrations.transformers.runtime import runtimes_of
 from memgraft.integrations.transformers.side_input import OFF, Off, SideInput, SideInputs, prepare
 from memgraft.nn.graft_layer import GraftLayer
 
-KWARG = "memgraft"
-CHILD = "memgraft"
+KWARG = CHILD = KEY
 _PAGED = ("block_table", "read_index", "write_index", "paged_attention_cache")
 NO_CONTINUOUS_BATCHING = (
     "continuous batching (generate_batch, paged attention) is not supported with a graft: its cache cannot carry the "

@@ -6,10 +6,11 @@ import os
 import re
 from pathlib import Path
 
+from memgraft.data.handle import KEY
 from memgraft.errors import GraftError, StorageError
 
 #: Under a checkpoint, one folder for each graft by name.
-CHECKPOINT_FOLDER = "memgraft"
+CHECKPOINT_FOLDER = KEY
 _MANIFEST = "graft.json"
 _FILES = (_MANIFEST, "graft.safetensors", "README.md")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
