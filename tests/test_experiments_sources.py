@@ -257,6 +257,14 @@ def test_an_arm_that_comes_too_late_is_left_and_taken_up(place, tmp_path):
     assert len(losses(both.run())) == 2
 
 
+def test_numbers_of_a_comparison_are_read_as_people_write_them(place, tmp_path):
+    file = comparison_file(place, tmp_path / "a.yaml", steps="3k", seeds="0-2", recipe={"seq_len": "1e2"})
+    comparison = read_comparison(file)
+    assert (comparison.steps, comparison.seeds, comparison.recipe.seq_len) == (3000, (0, 1, 2), 100)
+    with pytest.raises(ConfigError, match=r"a\.yaml: steps: expected a number such as 3000"):
+        read_comparison(comparison_file(place, tmp_path / "a.yaml", steps="3x"))
+
+
 def test_processes_need_steps(place, tmp_path):
     comparison = read_comparison(comparison_file(place, tmp_path / "a.yaml", steps=None))
     with pytest.raises(ConfigError, match="expected steps beside 2 processes"):

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from tokenizers import pre_tokenizers
 
+from memgraft.errors import DonorError
 from memgraft.harvesting import open_donor
-from memgraft.harvesting.gguf import STAGE
+from memgraft.harvesting.gguf import STAGE, gguf_blocks
+from memgraft.harvesting.setup import refuse_taps
 
 gguf = pytest.importorskip("gguf")
 
@@ -76,6 +78,18 @@ def test_the_cut_that_the_file_names_is_taken(cut, tmp_path, capfd):
     assert {stage for stage, _, _ in seen} == {STAGE}
     assert len({done / total for _, done, total in seen}) > 3, "progress is shown tensor by tensor"
     assert seen[-1][1] == seen[-1][2]
+
+
+def test_a_tap_beyond_the_donor_is_refused_by_the_head_of_the_file(tmp_path, monkeypatch):
+    path = write_gguf(tmp_path / "donor.gguf", "gpt-2")
+    assert gguf_blocks(path) == 1
+    with pytest.raises(DonorError, match=r"tap 2: donor donor\.gguf has 1 blocks"):
+        refuse_taps(path, (2,))
+    refuse_taps(path, (1,))
+    (tmp_path / "torn.gguf").write_bytes(path.read_bytes()[:40])
+    assert gguf_blocks(tmp_path / "torn.gguf") is None
+    (tmp_path / "text.gguf").write_bytes(b"no model")
+    assert gguf_blocks(tmp_path / "text.gguf") is None
 
 
 def test_an_unknown_cut_is_said(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from memgraft.bank import Bank
-from memgraft.errors import ArgumentError, DonorError, FingerprintError, KeySetError, TokenError
+from memgraft.errors import ArgumentError, DonorError, FingerprintError, FormatError, KeySetError, TokenError
 from memgraft.harvesting import harvest, open_donor, plan_harvest
 from memgraft.keyset import KeySet
 from tiny import byte_bpe, tiny_donor, tiny_text
@@ -58,6 +58,43 @@ def run(place, out, **changes):
 
 def contents(bank: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(bank.iterdir())}
+
+
+def test_the_bank_holds_the_tokenizer_and_the_dropped_keys(place, keys, tmp_path):
+    bank = run(place, tmp_path / "bank")
+    cut = next(key for key in keys if key not in bank.index)
+    assert bank.dropped_keys() == [{"key": cut, "count": 7, "reason": "partial_utf8"}]
+    assert bank.tokenizer_path == tmp_path / "bank" / "tokenizer.json"
+    assert bank.tokenizer_path.read_bytes() == (place / "tokenizer.json").read_bytes()
+    table = bank.to_pandas(3)
+    assert table.text.tolist() == [memgraft_tokenizer(place).decode(list(key)) for key in table.key]
+    bank.verify()
+    byte_bpe([tiny_text(5)], 290).save(str(bank.tokenizer_path))
+    with pytest.raises(FormatError, match=r"tokenizer\.json: not the tokenizer of the bank"):
+        bank.verify()
+    bank.tokenizer_path.unlink()
+    (tmp_path / "bank" / "dropped.jsonl").write_text("")
+    with pytest.raises(FormatError, match="expected 1 dropped keys, found 0"):
+        bank.verify()
+    assert run(place, tmp_path / "bare", keep_tokenizer=False).tokenizer_path is None
+
+
+def test_a_tokenizer_given_as_an_object_is_kept_too(place, tmp_path):
+    bank = run(place, tmp_path / "bank", recipient_tokenizer=memgraft_tokenizer(place), taps=(1,))
+    assert bank.tokenizer_path is not None
+    bank.verify()
+
+
+def test_errors_that_need_no_donor_come_before_it(place, tmp_path):
+    for changes, message in (
+        ({"device": "cuda:99"}, "device: expected a CUDA card for cuda:99, found"),
+        ({"device": "abacus"}, "device: expected cpu, cuda or cuda:0"),
+        ({"round_trip": "both"}, 'round_trip: expected "text" or "ids"'),
+    ):
+        stages = []
+        with pytest.raises(ArgumentError, match=message):
+            run(place, tmp_path / "bank", progress=lambda stage, *_, seen=stages: seen.append(stage), **changes)
+        assert stages == []
 
 
 def test_every_row_is_the_donors_state_at_the_keys_last_token(place, keys, tmp_path):

@@ -29,6 +29,10 @@ class ArgumentError(MemgraftError, ValueError):
     """An argument has the wrong shape, dtype, length or range."""
 
 
+class RowError(ArgumentError, IndexError):
+    """No such row or position; what ends an iteration by index."""
+
+
 class LimitError(MemgraftError, ValueError):
     """A limit of the format is exceeded."""
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from memgraft import _core
 from memgraft.errors import ArgumentError, FingerprintError
+from memgraft.keyed import Closed, Keyed
 from memgraft.keyset import KeySet, checked_row
 
 __all__ = ["NgramIndex"]
@@ -20,7 +21,7 @@ __all__ = ["NgramIndex"]
 _TOKEN_DTYPES = ("uint16", "int32", "uint32", "int64", "uint8", "int16", "uint64")
 
 
-class NgramIndex:
+class NgramIndex(Keyed):
     """Exact longest match over a key set; immutable, safe to share between threads.
 
     A mapped index costs N processes its memory once, and pickles as its path and fingerprint. Files are replaced by
@@ -222,6 +223,14 @@ class NgramIndex:
         if any(not 0 <= token < self.vocab_size for token in ids):
             return None
         return self._core.find(ids)
+
+    def __contains__(self, tokens: object) -> bool:
+        """Whether exactly these tokens are a key."""
+        return isinstance(tokens, Sequence) and self.find(tokens) is not None
+
+    def close(self) -> None:
+        """Lets go of the file; every later use is refused."""
+        self._core = Closed(f"index {self.path or ''}".strip())  # type: ignore[assignment]
 
     def __len__(self) -> int:
         """Number of keys."""

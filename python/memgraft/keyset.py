@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from memgraft import _core
 from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenError
+from memgraft.keyed import Closed, Keyed
 
 __all__ = ["KeyArrays", "KeySet"]
 
@@ -33,7 +34,7 @@ class KeyArrays(NamedTuple):
     """Documents with each key; zeros where they were not counted."""
 
 
-class KeySet:
+class KeySet(Keyed):
     """Distinct keys of 1 to 16 tokens; row 0 is the most frequent key, ties go by the key as a tuple.
 
     Immutable. Make one with :meth:`from_keys`, :meth:`from_arrays`, :meth:`open` or ``memgraft.mine``.
@@ -165,6 +166,10 @@ class KeySet:
             FormatError: Names what is damaged.
         """
         self._core.verify()
+
+    def close(self) -> None:
+        """Lets go of the file; every later use is refused."""
+        self._core = Closed(f"key set {self.path or ''}".strip())  # type: ignore[assignment]
 
     def __len__(self) -> int:
         """Number of keys."""

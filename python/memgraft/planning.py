@@ -1,6 +1,6 @@
 """How large a bank to build: what each budget of keys reaches on text that was not mined, and what it weighs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,7 @@ from memgraft.errors import ArgumentError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
 from memgraft.mining import budgets_by_order, coverage, mine
-
-Progress = Callable[[str, int, int], object]
+from memgraft.progress import Progress, callback
 
 FARTHEST = 16
 """Times the keys that were measured up to which `budget_for` estimates."""
@@ -46,7 +45,7 @@ def plan_budgets(
     vocab_size: int | None = None,
     memory: int | str = "4GiB",
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> tuple[KeySet, list[BudgetPoint]]:
     """Mines the largest budget from the training part and measures every budget on the held-out part.
 
@@ -62,7 +61,7 @@ def plan_budgets(
         vocab_size: every token is smaller than this; default: that of the corpus's tokenizer.
         memory: working memory of the mining.
         threads: default: every core.
-        progress: called with (stage, done, total).
+        progress: True for bars, or called with (stage, done, total).
 
     Returns:
         The keys of the largest budget, and a point for each budget, ascending.
@@ -71,6 +70,7 @@ def plan_budgets(
         ArgumentError: no budget, or one below the number of orders.
         CorpusError: fewer than two documents.
     """
+    progress = callback(progress)
     wanted = sorted(set(budgets))
     if not wanted:
         raise ArgumentError("budgets: expected at least one number of keys, got none")

@@ -101,7 +101,18 @@ def num_threads(most: int | None = None) -> int:
     quota = _quota()
     if quota is not None:
         count = min(count, max(1, int(quota)))
+    if _limit is not None:
+        count = min(count, _limit)
     return count if most is None else min(count, most)
+
+
+_limit: int | None = None
+
+
+def limit_threads(most: int | None) -> None:
+    """Makes `num_threads` answer at most ``most`` in this process; None takes the bound away."""
+    global _limit
+    _limit = most
 
 
 def _quota() -> float | None:

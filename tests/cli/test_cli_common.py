@@ -1,6 +1,9 @@
+import importlib
+import inspect
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import typer
@@ -8,7 +11,7 @@ from typer.testing import CliRunner
 
 from memgraft.cli import common
 from memgraft.cli.app import VERBS, build_app
-from memgraft.cli.sizes import parse_count, parse_counts, parse_range
+from memgraft.cli.sizes import Count, parse_count, parse_counts, parse_range
 from memgraft.errors import ArgumentError, ConfigError, FormatError
 
 
@@ -147,3 +150,45 @@ def test_missing_typer_is_one_clear_line():
 def test_usage_error_exits_with_2():
     result = CliRunner().invoke(build_app(), ["no-such-verb"])
     assert result.exit_code == 2
+
+
+def test_every_verb_takes_counts_as_people_write_them(tmp_path):
+    from memgraft.cli.app import takes_sizes
+
+    for _, module in VERBS:
+        run = importlib.import_module(module).run
+        takes_sizes(run)
+        for parameter in inspect.signature(run, eval_str=True).parameters.values():
+            hint = parameter.annotation
+            kinds = get_args(get_args(hint)[0]) or get_args(hint)[:1]
+            for option in getattr(hint, "__metadata__", ()):
+                assert (int in kinds) == (getattr(option, "parser", None) is not None), (module, parameter.name)
+    result = CliRunner().invoke(build_app(), ["inspect", str(tmp_path), "--rows", "3x"])
+    assert result.exit_code == 2
+    assert "expected a number such as 3000" in result.stderr
+    result = CliRunner().invoke(build_app(), ["train", "b", "--train", "t", "-o", "e", "--seq-len", "4"])
+    assert result.exit_code == 2
+    assert "expected at least 8, got 4" in result.stderr
+
+
+def test_counts_of_options_have_bounds():
+    assert [Count(1)("3k"), Count()("-5"), Count(0, 10)(7)] == [3000, -5, 7]
+    for wrong in ("0", "11"):
+        with pytest.raises(typer.BadParameter, match="expected 1 to 10"):
+            Count(1, 10)(wrong)
+
+
+def test_one_word_for_the_storage_type():
+    assert [common.storage_type("fp8"), common.storage_type("bf16", "int8")] == ["fp8_e4m3", "int8"]
+    with pytest.raises(ArgumentError, match="--value-dtype int4: expected one of"):
+        common.storage_type("int4")
+
+
+def test_threads_bound_what_is_asked_of_the_machine():
+    from memgraft import system
+
+    system.limit_threads(1)
+    try:
+        assert system.num_threads() == 1
+    finally:
+        system.limit_threads(None)

@@ -64,6 +64,18 @@ def test_harvest_writes_a_bank_and_says_what_is_in_it(place, bank):
     assert bank["value_bytes"] == opened.num_rows * 2 * 32 * 2
 
 
+def test_a_bank_shows_texts_by_its_own_tokenizer(place, bank):
+    shown = invoke("inspect", place / "bank", "--text", tiny_text(1, sentences=1), "--json")
+    assert shown.exit_code == 0, shown.stderr
+    assert any(token["row"] is not None for token in json.loads(shown.stdout)["tokens"])
+    facts = json.loads(invoke("inspect", place / "bank", "--rows", 2, "--dropped", 2, "--json").stdout)
+    assert all(key["text"] for key in facts["top_keys"])
+    assert facts["dropped_keys"] == []
+    refused = invoke("inspect", place / "keys.mgk", "--dropped", 2)
+    assert refused.exit_code == 2
+    assert "expected a bank for --dropped" in refused.stderr
+
+
 def test_a_dry_run_writes_nothing(place, bank, tmp_path):
     result = invoke(*harvest_command(place), "--out", tmp_path / "bank", "--dry-run", "--json")
     assert result.exit_code == 0, result.stderr

@@ -259,6 +259,20 @@ def test_inspect_facts(made):
     )  # fmt: skip
 
 
+def test_keys_are_exported_with_their_text(made, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    ok("keys", "export", made / "keys.mgk", "-o", tmp_path / "k.parquet", "--tokenizer", made / "tokenizer.json")
+    table = parquet.read_table(tmp_path / "k.parquet").to_pydict()
+    tokenizer = memgraft.corpus.text.load_tokenizer(made / "tokenizer.json")
+    assert table["text"] == [tokenizer.decode(key) for key in table["tokens"]]
+    ok("keys", "import", tmp_path / "k.parquet", "-o", tmp_path / "again.mgk")
+    assert (tmp_path / "again.mgk").read_bytes() == (made / "keys.mgk").read_bytes()
+    other = make_tokenizer(tmp_path / "other.json", ["the"])
+    refused = memgraft_cli("keys", "export", made / "keys.mgk", "-o", tmp_path / "x.parquet", "--tokenizer", other)
+    assert refused.exit_code == 1
+    assert "expected the tokenizer" in refused.stderr
+
+
 def test_lookup(made, tmp_path):
     answer = ok_json("lookup", made / "index.mgi", 2, 3, 4)["sequences"][0]
     index = memgraft.NgramIndex.open(made / "index.mgi")

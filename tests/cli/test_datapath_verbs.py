@@ -59,6 +59,15 @@ def test_annotate_writes_beside_a_corpus(make_bank, tmp_path):
     again = run(*options)
     assert again.exit_code == 2
     assert "exists" in again.stderr
+    shown = json.loads(run("inspect", out, "--json").stdout)
+    assert (shown["kind"], shown["num_hits"]) == ("annotation", int((found.rows >= 0).sum()))
+    assert json.loads(run("verify", out, "--json").stdout)["verified"][0]["fingerprint"] == bank.fingerprint
+    damaged = np.load(out / "orders.npy", mmap_mode="r+")
+    damaged[3] = 0
+    damaged.flush()
+    broken = run("verify", out)
+    assert broken.exit_code == 1
+    assert "and order 0; annotate again" in broken.stderr
     assert run("annotate", bank.path, "--out", out).exit_code == 2
 
 

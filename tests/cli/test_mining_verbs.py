@@ -29,6 +29,9 @@ def test_parts_merge_into_the_bytes_of_mine(tmp_path, corpus):
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["rank"] == rank
     parts = [tmp_path / f"{rank}.mgr" for rank in range(3)]
+    shown = json.loads(run("inspect", parts[1], "--json").stdout)
+    assert (shown["kind"], shown["ranks"], shown["orders"]) == ("part", [1], [2, 3, 4])
+    assert json.loads(run("verify", parts[1], "--json").stdout)["verified"][0]["fingerprint"] == shown["shards"][0]
     assert run("keys", "merge", *parts[:2], "-o", tmp_path / "two.mgr").exit_code == 0
     choosing = ["--budget", 90, "--policy", "gain", "--exclude", corpus, "--exclude-from", 4]
     merged = run("keys", "merge", tmp_path / "two.mgr", parts[2], "-o", tmp_path / "merged.mgk", *choosing, "--json")
@@ -43,6 +46,16 @@ def test_parts_merge_into_the_bytes_of_mine(tmp_path, corpus):
     ranges = [tmp_path / "range-0.mgr", tmp_path / "range-1.mgr"]
     assert run("keys", "merge", *ranges, "-o", tmp_path / "ranges.mgk", *choosing).exit_code == 0
     assert (tmp_path / "ranges.mgk").read_bytes() == (tmp_path / "one.mgk").read_bytes()
+
+
+def test_verify_finds_a_damaged_part(tmp_path, corpus):
+    run("mine", "--partial", corpus, "-o", tmp_path / "0.mgr")
+    data = bytearray((tmp_path / "0.mgr").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "0.mgr").write_bytes(data)
+    broken = run("verify", tmp_path / "0.mgr")
+    assert broken.exit_code == 1
+    assert "0.mgr" in broken.stderr
 
 
 def test_required_keys_come_from_a_file(tmp_path, corpus):

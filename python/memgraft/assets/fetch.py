@@ -7,7 +7,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -15,9 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from memgraft.assets.cache import sha256_file
 from memgraft.errors import DownloadError
-
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(what, bytes_done, bytes_total)``."""
+from memgraft.progress import Progress as Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from memgraft._core import ValueTable, fingerprint_content
 from memgraft.bank.checks import check_scales, check_table, expect_same
 from memgraft.bank.dtypes import AnyArray, FloatArray, channel_scales, decode, value_dtype
+from memgraft.bank.extras import TOKENIZER_NAME, check_extras, read_dropped
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest
 from memgraft.bank.overlay import Layer, Where, bank_paths, check_layers, stacked_manifest
 from memgraft.bank.provenance import Origins, sources_of
@@ -22,8 +24,12 @@ from memgraft.bank.staging import Staged, StageFacts, as_rows, output_bytes
 from memgraft.bank.writer import BankWriter
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 from memgraft.index import NgramIndex
+from memgraft.keyed import Closed, place
 from memgraft.keyset import KeySet
 from memgraft.system import num_threads
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
 
 _WRITE_BYTES = 64 << 20
 
@@ -270,6 +276,55 @@ class Bank:
     def __len__(self) -> int:
         return self.num_rows
 
+    def __getitem__(self, rows: Any) -> FloatArray:
+        """The values of a row, a slice or an array of rows as float32, ``(..., taps, value_dim)``.
+
+        Raises:
+            RowError: no such row; -1 is the last one here, as everywhere in Python.
+        """
+        if isinstance(rows, slice):
+            return self.floats(np.arange(*rows.indices(self.num_rows), dtype=np.int32))
+        if isinstance(rows, int | np.integer):
+            values: FloatArray = self.floats(np.array([place(int(rows), self.num_rows)], dtype=np.int32))[0]
+            return values
+        return self.floats(rows)
+
+    def __enter__(self) -> "Bank":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of files and resident rows; every later use is refused."""
+        self._table = Closed(f"bank {self.path}")  # type: ignore[assignment]
+        self.index.close()
+        self.keys.close()
+
+    def to_pandas(self, num_rows: int | None = None) -> "pd.DataFrame":
+        """A table of the most frequent rows: order, count, documents, key, and text where the bank has its tokenizer.
+
+        Arguments and errors as for :meth:`memgraft.KeySet.to_pandas`.
+        """
+        return self.index.to_pandas(num_rows, tokenizer=self.tokenizer_path)
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """The ``tokenizer.json`` of the recipient that lies in the bank (of a stack: in one of its banks), if any."""
+        return next((path / TOKENIZER_NAME for path in self.paths if (path / TOKENIZER_NAME).is_file()), None)
+
+    def dropped_keys(self) -> list[dict[str, Any]]:
+        """Keys that were mined and not harvested: ``key``, ``count``, ``reason``; at most 100,000, most frequent first.
+
+        Empty where none was dropped, and for banks from before they were listed; `manifest.dropped` counts them all.
+
+        Raises:
+            FormatError: the list is damaged.
+        """
+        return [entry for path in self.paths for entry in read_dropped(path)]
+
     def values(self, rows: Any) -> AnyArray:
         """The values of ``rows`` in storage form.
 
@@ -434,6 +489,7 @@ class Bank:
         self.keys.verify()
         self.index.verify()
         for layer in self.layers:
+            check_extras(layer.path, layer.manifest)
             if "sources" in layer.manifest.corpus:
                 read_origins(layer.path, layer.manifest.corpus)
         for entry, shard in zip(self.manifest.shards, self._table.shards(), strict=True):

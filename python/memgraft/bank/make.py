@@ -1,7 +1,7 @@
 """Banks made of banks: merged, without another's keys, cut to the most frequent rows."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.bank.bank import Bank
+from memgraft.bank.extras import tokenizer_files
 from memgraft.bank.overlay import Where
 from memgraft.bank.provenance import Origins, sources_of
 from memgraft.bank.writer import BankWriter
 from memgraft.errors import ArgumentError
 from memgraft.keyset import KeySet
 from memgraft.keysets import rows_in
+from memgraft.progress import Progress, callback
 
 __all__ = ["merge", "subtract", "truncate"]
 
-Progress = Callable[[str, int, int], None]
 Path_ = str | os.PathLike[str]
 _WRITE_BYTES = 64 << 20
 
 
-def merge(banks: Where, out: Path_, *, progress: Progress | None = None) -> Bank:
+def merge(banks: Where, out: Path_, *, progress: Progress | bool | None = None) -> Bank:
     """Writes one bank that answers as the stack of ``banks`` does, its rows in order of count.
 
     A key that several banks have keeps the last bank's value and gets the sum of the counts. `Bank.origin_of` still
@@ -34,6 +35,7 @@ def merge(banks: Where, out: Path_, *, progress: Progress | None = None) -> Bank
         FingerprintError: the banks do not fit together.
         StorageError: the disk refused.
     """
+    progress = callback(progress)
     stack = Bank.open(banks)
     if len(stack.layers) < 2:
         raise ArgumentError(f"banks: expected two or more to merge, got {len(stack.layers)}")
@@ -48,15 +50,17 @@ def merge(banks: Where, out: Path_, *, progress: Progress | None = None) -> Bank
     return _write(stack, winners == np.arange(len(stack)), out, counts, documents, progress)
 
 
-def subtract(bank: Where, others: Where, out: Path_, *, progress: Progress | None = None) -> Bank:
+def subtract(bank: Where, others: Where, out: Path_, *, progress: Progress | bool | None = None) -> Bank:
     """Writes the rows of ``bank`` whose keys none of ``others`` has; raises as `merge`, and where no row is left."""
+    progress = callback(progress)
     stack, taken = Bank.open(bank), Bank.open(others)
     keep = (rows_in(stack.keys, taken.index) < 0) & _reachable(stack)
     return _write(stack, keep, out, None, None, progress)
 
 
-def truncate(bank: Where, num_rows: int, out: Path_, *, progress: Progress | None = None) -> Bank:
+def truncate(bank: Where, num_rows: int, out: Path_, *, progress: Progress | bool | None = None) -> Bank:
     """Writes the ``num_rows`` most frequent rows of ``bank``; raises as `merge`, and for more rows than there are."""
+    progress = callback(progress)
     stack = Bank.open(bank)
     reachable = _reachable(stack)
     if not 1 <= num_rows <= int(reachable.sum()):
@@ -126,7 +130,7 @@ def _write(
                 writer.write_stored(start, stack.values(part), stack.scales(part) if per_row else None)
                 if progress is not None:
                     progress("rows", start + len(part), len(rows))
-        return writer.finish(corpus=_corpus(stack, origins), origins=origins)
+        return writer.finish(corpus=_corpus(stack, origins), origins=origins, files=tokenizer_files(stack.paths))
 
 
 def _corpus(stack: Bank, origins: Origins) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from memgraft.bank.bank import Bank
+from memgraft.bank.extras import dropped_file, tokenizer_files
 from memgraft.bank.values import FloatArray, channel_scales, decode, encode, value_dtype
 from memgraft.bank.writer import BankWriter
 from memgraft.errors import ArgumentError
@@ -42,7 +43,11 @@ def requantise(bank: Bank, out: str | os.PathLike[str], dtype: str, *, progress:
         error = _error(bank, kind, scales)
         storage = {**facts["storage"], "error": error}  # type: ignore[dict-item]
         return writer.finish(
-            dropped=bank.manifest.dropped, corpus=bank.manifest.corpus, donor={"storage": storage}, index=bank.index
+            dropped=bank.manifest.dropped,
+            corpus=bank.manifest.corpus,
+            donor={"storage": storage},
+            index=bank.index,
+            files={**tokenizer_files(bank.paths), **dropped_file(bank.dropped_keys())},
         )
 
 

@@ -75,6 +75,12 @@ class StackedIndex(NgramIndex):
         """Refused: one key may have a row in several layers."""
         raise ArgumentError("a stack of indexes has no key set; `layers` have theirs, `bank merge` makes one")
 
+    def close(self) -> None:
+        """Lets go of every layer's file."""
+        for layer in self.layers:
+            layer.close()
+        super().close()
+
     def stats(self) -> dict[str, int]:
         """Sizes summed over the layers; the largest ``max_spill``."""
         each = [layer.stats() for layer in self.layers]
@@ -121,6 +127,11 @@ class StackedKeys(KeySet):
         """Checks every byte of every layer's file."""
         for layer in self.layers:
             layer.verify()
+
+    def close(self) -> None:
+        """Lets go of every layer's file."""
+        for layer in self.layers:
+            layer.close()
 
     def __len__(self) -> int:
         """Rows of all layers."""

@@ -345,6 +345,7 @@ class BankWriter:
         corpus: Mapping[str, Any] | None = None,
         donor: Mapping[str, Any] | None = None,
         origins: Origins | None = None,
+        files: Mapping[str, bytes] | None = None,
     ) -> "Bank":
         """Seals the shards, adds index and manifest, renames to the final path and opens the bank.
 
@@ -354,6 +355,7 @@ class BankWriter:
             corpus: facts of the corpus; the key set's metadata by default.
             donor: more facts of the donor, added to those given at the start.
             origins: the source of each row, of a bank made of banks; ``corpus`` holds its facts.
+            files: what else lies in the bank's folder, by name (`memgraft.bank.extras`).
 
         Raises:
             ArgumentError: rows are missing.
@@ -374,6 +376,8 @@ class BankWriter:
         index.save(folder / INDEX_NAME)
         if origins is not None:
             write_bytes(folder / ORIGINS_NAME, origins.to_bytes())
+        for name, content in (files or {}).items():
+            write_bytes(folder / name, content)
         manifest = Manifest(
             keyset=self.keys.fingerprint,
             index=index.fingerprint,

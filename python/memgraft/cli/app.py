@@ -1,9 +1,14 @@
 """The table of verbs, and the typer application made of it."""
 
 import importlib
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from typing import Annotated, get_args
 
 import typer
+from typer.models import OptionInfo
+
+from memgraft.cli.sizes import Count
 
 #: Verb (a space puts it into a group) and the module whose ``run`` function it is. One file a verb; order is that of
 #: ``--help``. A module imports only the standard library, typer and :mod:`memgraft.cli.common` at its top.
@@ -84,8 +89,22 @@ def build_app() -> typer.Typer:
                 groups[group] = typer.Typer(no_args_is_help=True)
                 app.add_typer(groups[group], name=group, help=GROUPS[group])
             parent = groups[group]
-        parent.command(verb)(importlib.import_module(module).run)
+        run = importlib.import_module(module).run
+        takes_sizes(run)
+        parent.command(verb)(run)
     return app
+
+
+def takes_sizes(run: Callable[..., None]) -> None:
+    """Lets every whole number among a verb's options be written as people do: ``3k``, ``3e6``, ``3,000``."""
+    for parameter in inspect.signature(run, eval_str=True).parameters.values():
+        hint = parameter.annotation
+        kinds = get_args(get_args(hint)[0]) or get_args(hint)[:1]
+        if int not in kinds:
+            continue
+        for option in hint.__metadata__:
+            if isinstance(option, OptionInfo):
+                option.parser = Count(option.min, option.max)
 
 
 def _version(value: bool) -> None:

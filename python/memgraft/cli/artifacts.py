@@ -93,7 +93,10 @@ def reads_corpora(function: Callable[Concatenate[Reading, P], None]) -> Callable
 
 
 def kind_of(path: Path) -> str:
-    """``"bank"``, ``"keys"``, ``"index"``, ``"graft"``, ``"experiment"`` or ``"corpus"``, from name and content.
+    """What is at ``path``, from name and content.
+
+    One of ``"bank"``, ``"keys"``, ``"index"``, ``"part"`` (a run file), ``"graft"``, ``"annotation"``,
+    ``"experiment"``, ``"corpus"``.
 
     Raises:
         StorageError: nothing is there.
@@ -105,11 +108,15 @@ def kind_of(path: Path) -> str:
         return "keys"
     if path.suffix == ".mgi":
         return "index"
+    if path.suffix == ".mgr":
+        return "part"
     # Any of a bank's files makes a folder a bank, so that one without its bank.json is reported as such.
     if path.name == "bank.json" or any((path / name).exists() for name in ("bank.json", "keys.mgk", "index.mgi")):
         return "bank"
     if (path / "graft.json").is_file():
         return "graft"
+    if (path / "annotation.json").is_file():
+        return "annotation"
     if (path / "plan.json").is_file() and not (path / "stages.json").exists():
         return "experiment"
     if path.with_name(path.name + ".partial").is_dir():

@@ -6,24 +6,43 @@ from typing import Annotated
 import typer
 
 from memgraft.cli.artifacts import check_folder
-from memgraft.cli.common import JsonOption, emit, keeps, progress, verb
+from memgraft.cli.common import (
+    JsonOption,
+    OldDtypeOption,
+    ThreadsOption,
+    emit,
+    keeps,
+    progress,
+    storage_type,
+    use_threads,
+    verb,
+)
+from memgraft.errors import ArgumentError
 
 
 @verb
 def run(
     bank: Annotated[Path, typer.Argument(help="The bank directory.")],
-    dtype: Annotated[str, typer.Option("--dtype", help="Storage: bf16, fp16, fp32, fp8_e4m3 or int8.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bank directory to be.")],
+    value_dtype: Annotated[
+        str | None, typer.Option("--value-dtype", help="Storage: bf16, fp16, fp32, fp8_e4m3 (fp8) or int8.")
+    ] = None,
+    dtype: OldDtypeOption = None,
+    threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write the rows of a bank in another storage type, and say what that costs."""
     from memgraft import Bank
     from memgraft.bank.rewrite import requantise
 
+    if value_dtype is None and dtype is None:
+        raise ArgumentError("--value-dtype: expected the storage type to write, got none")
+    kind = storage_type(value_dtype or "", dtype)
+    use_threads(threads)
     check_folder(out)
     keeps(f"finished rows are in {out}.partial; the same command goes on from there")
     with progress("rows") as report:
-        made = requantise(Bank.open(bank), out, dtype, progress=lambda done, total: report("write", done, total))
+        made = requantise(Bank.open(bank), out, kind, progress=lambda done, total: report("write", done, total))
     facts = {"bank": str(out), "fingerprint": made.fingerprint, "num_rows": made.num_rows, "dtype": made.dtype}
     storage = made.manifest.donor["storage"]
     emit({**facts, "value_bytes": made.num_rows * made.bytes_per_row, "storage": storage}, json=json, title="bank")

@@ -28,9 +28,14 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default: every core.")]
 
+OldDtypeOption = Annotated[str | None, typer.Option("--dtype", hidden=True)]
+
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Write over what is there under the name of --out; default: refuse.")
 ]
+
+#: Beginnings of stages that count something else than their verb: a donor is opened tensor by tensor.
+_OTHER_UNITS = ("open ", "budgets")
 
 Counted = Callable[[int, int], None]
 """``progress(done, total)`` of one stage."""
@@ -206,10 +211,9 @@ def progress(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
             return
         if done >= total:
             ended.add(stage)
-            # A donor is opened tensor by tensor, whatever the verb counts.
-            log(stage if stage.startswith("open ") else f"{stage}: {total} {unit}".rstrip())
+            log(stage if stage.startswith(_OTHER_UNITS) else f"{stage}: {total} {unit}".rstrip())
         elif time.monotonic() - spoke >= LOG_SECONDS:
-            log(f"{stage}: {done} of {total} {'' if stage.startswith('open ') else unit}".rstrip())
+            log(f"{stage}: {done} of {total} {'' if stage.startswith(_OTHER_UNITS) else unit}".rstrip())
         else:
             return
         spoke = time.monotonic()
@@ -224,6 +228,37 @@ def _short(value: float) -> str:
             return f"{value:.3g}{suffix}"
         value /= 1000
     return f"{value:.3g}G"
+
+
+def storage_type(value_dtype: str, old: str | None = None) -> str:
+    """The storage type of ``--value-dtype``, or of ``--dtype``, which some verbs called it once.
+
+    Raises:
+        ArgumentError: there is no such type.
+    """
+    from memgraft.bank.dtypes import DTYPES
+
+    asked = old or value_dtype
+    found = {"fp8": "fp8_e4m3"}.get(asked, asked)
+    if found not in DTYPES:
+        raise ArgumentError(f"--value-dtype {asked}: expected one of {', '.join([*DTYPES, 'fp8'])}")
+    return found
+
+
+def use_threads(threads: int | None) -> None:
+    """Bounds the threads of what this process computes with: torch, tokenizers, and memgraft's own."""
+    if threads is None:
+        return
+    import importlib.util
+
+    from memgraft import system
+
+    system.limit_threads(threads)
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 def need(module: str, extra: str) -> ModuleType:

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from memgraft.cli.common import JsonOption, OverwriteOption, emit, keeps, need, progress, verb
+from memgraft.cli.common import (
+    JsonOption,
+    OverwriteOption,
+    ThreadsOption,
+    emit,
+    keeps,
+    need,
+    progress,
+    use_threads,
+    verb,
+)
 from memgraft.cli.train import print_results
 
 
@@ -18,11 +28,13 @@ def run(
         int, typer.Option(min=1, help="Arms that train at the same moment, on one GPU each where there are several.")
     ] = 1,
     seconds: Annotated[float | None, typer.Option(min=0.0, help="Start no arm later than this.")] = None,
+    threads: ThreadsOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train the arms and seeds of a comparison file on the same tokens and compare them; resumable by arm and seed."""
     need("torch", "torch")
+    use_threads(threads)
     need("transformers", "transformers")
     from memgraft.experiments import read_comparison
 

@@ -24,7 +24,7 @@ def run(
     orders: Annotated[str | None, typer.Option(help="Lengths of keys; default: the bank's.")] = None,
     min_count: Annotated[int, typer.Option(min=1, help="Fewest occurrences of a key.")] = 2,
     memory: Annotated[str, typer.Option(help="Working memory of the mining.")] = "4GiB",
-    device: Annotated[str | None, typer.Option(help="Where the donor runs, e.g. cuda; default: the processor.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a card if there is one.")] = None,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
@@ -35,10 +35,11 @@ def run(
     common.need("transformers", "transformers")
     from memgraft.harvesting.extend import harvest_like, mine_lacking
 
+    common.use_threads(threads)
     artifacts.check_folder(out)
     base = Bank.open(bank)
     tokenizer = reading.tokenizer or next(
-        (found for folder in (base.path, base.path.parent) if (found := folder / "tokenizer.json").is_file()),
+        (found for found in (base.tokenizer_path, base.path.parent / "tokenizer.json") if found and found.is_file()),
         None,
     )
     if tokenizer is None:

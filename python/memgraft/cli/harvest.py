@@ -7,7 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from memgraft.cli.artifacts import check_folder
-from memgraft.cli.common import JsonOption, emit, keeps, log, need, progress, verb
+from memgraft.cli.common import (
+    JsonOption,
+    OldDtypeOption,
+    ThreadsOption,
+    emit,
+    keeps,
+    log,
+    need,
+    progress,
+    storage_type,
+    use_threads,
+    verb,
+)
+from memgraft.cli.sizes import parse_range
 
 
 @verb
@@ -17,7 +30,8 @@ def run(
     donor: Annotated[str, typer.Option("--donor", help="A transformers folder, a .gguf file, or a hub id.")],
     taps: Annotated[str, typer.Option("--taps", help="Donor depths, e.g. 8 or 8,24; r is after r blocks.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bank directory to be.")],
-    dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16, fp32, fp8_e4m3 or int8.")] = "bf16",
+    value_dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16, fp32, fp8_e4m3 (fp8) or int8.")] = "bf16",
+    dtype: OldDtypeOption = None,
     compute_dtype: Annotated[str, typer.Option(help="The donor's run: auto, float32, bfloat16 or float16.")] = "auto",
     prefix: Annotated[
         str,
@@ -36,8 +50,12 @@ def run(
         int | None, typer.Option(help="This process among --world; default: what torchrun or Slurm set.")
     ] = None,
     world: Annotated[int | None, typer.Option(help="Processes that harvest this bank together.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where the donor runs, e.g. cuda; default: the processor.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a card if there is one.")] = None,
     resume: Annotated[bool, typer.Option(help="Take up an interrupted harvest of the same settings.")] = True,
+    keep_tokenizer: Annotated[
+        bool, typer.Option("--keep-tokenizer/--no-keep-tokenizer", help="Copy the tokenizer into the bank.")
+    ] = True,
+    threads: ThreadsOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge the keys, time a sample, write nothing.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -46,12 +64,13 @@ def run(
     from memgraft.keyset import KeySet
 
     need("torch", "torch")
+    use_threads(threads)
     need("transformers", "transformers")
     from memgraft.harvesting import harvest, plan_harvest
 
     try:
-        depths = tuple(int(tap) for tap in taps.split(","))
-    except ValueError:
+        depths = tuple(parse_range("--taps", taps))
+    except ArgumentError:
         raise ArgumentError(f"--taps {taps}: expected numbers of blocks such as 8 or 8,24") from None
     if not dry_run:
         check_folder(out)
@@ -60,7 +79,7 @@ def run(
         "recipient_tokenizer": tokenizer,
         "donor": donor,
         "taps": depths,
-        "dtype": dtype,
+        "dtype": storage_type(value_dtype, dtype),
         "compute_dtype": compute_dtype,
         "prefix": prefix.replace("\\n", "\n"),
         "prepend_bos": prepend_bos,
@@ -86,7 +105,7 @@ def run(
         }
         emit(facts, json=json, title="a harvest would make")
         return
-    options |= {"rank": rank, "world_size": world, "note": log}
+    options |= {"keep_tokenizer": keep_tokenizer, "rank": rank, "world_size": world, "note": log}
     keeps(f"finished rows are in {out}.partial; the same command goes on from there")
     with progress("keys") as report:
         bank = harvest(

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 @artifacts.reads_corpora
 def run(
     reading: artifacts.Reading,
-    path: Annotated[Path, typer.Argument(help="Bank, index.mgi, keys.mgk, token corpus or (with --text) graft.")],
+    path: Annotated[Path, typer.Argument(help="Anything that memgraft writes, or a token corpus.")],
     text: Annotated[
         str | None, typer.Option("--text", help="Show, token by token, the longest match in this text.")
     ] = None,
     rows: Annotated[int, typer.Option("--rows", min=0, help="Show so many of the most frequent keys.")] = 0,
+    dropped: Annotated[
+        int, typer.Option("--dropped", min=0, help="Show so many keys that were mined and not harvested, and why.")
+    ] = 0,
     recipient: Annotated[
         Path | None, typer.Option("--recipient", help="The recipient of a graft, where it is not beside it.")
     ] = None,
@@ -40,10 +43,12 @@ def run(
     if recipient is not None or bank_path is not None:
         raise ArgumentError(f"{path}: --recipient and --bank are for a graft with --text")
     kind = artifacts.kind_of(path)
-    if kind in ("graft", "experiment"):
+    if dropped and kind != "bank":
+        raise ArgumentError(f"{path}: expected a bank for --dropped, found {kind}")
+    if kind in records.RECORDS:
         if text is not None or rows:
             raise ArgumentError(f"{path}: expected a bank, index.mgi or keys.mgk for --text and --rows, found {kind}")
-        facts = records.graft_facts(path) if kind == "graft" else records.experiment_facts(path)
+        facts = records.record_facts(path, kind)
         common.emit({"kind": kind, **facts}, json=json, title=f"{kind.capitalize()} {path}")
         return
     if kind == "corpus":
@@ -54,7 +59,10 @@ def run(
         return
     index, bank, keys = artifacts.open_index(path)
     given = reading.tokenizer
-    loaded = load_recipient_tokenizer(path, given, bank, keys) if text is not None or given is not None else None
+    loaded = None
+    if text is not None or given is not None or rows or dropped:
+        needed = text is not None or given is not None
+        loaded = load_recipient_tokenizer(path, given, bank, keys, needed=needed)
     if text is not None:
         matches = match_text(index, loaded, text, bank)
         if json:
@@ -65,9 +73,12 @@ def run(
     facts = index_facts(index, bank, keys)
     if rows:
         facts["top_keys"] = [key_facts(index, row, loaded, bank) for row in range(min(rows, len(index)))]
+    if dropped and bank is not None:
+        facts["dropped_keys"] = dropped_facts(bank, dropped, loaded)
     if json:
         common.emit(facts, json=True)
         return
+    gone = facts.pop("dropped_keys", [])
     top = facts.pop("top_keys", [])
     if bank is not None:
         from memgraft.bank.health import collapsed
@@ -77,6 +88,10 @@ def run(
     common.emit(facts, json=False, title=str(path))
     if top:
         print_keys(top)
+    if gone:
+        print_keys(gone)
+    elif dropped:
+        common.log("no key was dropped" if not facts["dropped"] else "the bank counts its dropped keys, and lists none")
 
 
 def corpus_facts(corpus: Any) -> dict[str, Any]:
@@ -155,8 +170,23 @@ def key_facts(index: "NgramIndex", row: int, tokenizer: Any, bank: "Bank | None"
     return facts | (origin_facts(bank, row) if bank is not None else {})
 
 
-def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None", keys: "KeySet | None") -> Any:
-    """The tokenizer given, or the one that the bank names, checked against the fingerprint the keys were mined with.
+def dropped_facts(bank: "Bank", at_most: int, tokenizer: Any) -> list[dict[str, Any]]:
+    """The most frequent keys that were not harvested: reason, count, key, and text where a tokenizer is at hand."""
+    facts = []
+    for entry in bank.dropped_keys()[:at_most]:
+        text = {} if tokenizer is None else {"text": artifacts.decode(tokenizer, entry["key"])}
+        facts.append(
+            {"reason": entry["reason"], "order": len(entry["key"]), **entry, "key": list(entry["key"]), **text}
+        )
+    return facts
+
+
+def load_recipient_tokenizer(
+    path: Path, given: Path | None, bank: "Bank | None", keys: "KeySet | None", *, needed: bool = True
+) -> Any:
+    """The tokenizer given, or the one in the bank or beside, checked against what the keys were mined with.
+
+    Where it is not ``needed``, none is found without an error.
 
     Raises:
         ArgumentError: none is given and none is found.
@@ -167,8 +197,11 @@ def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None"
 
     facts = bank.manifest.tokenizer if bank is not None else {}
     folder = bank.path if bank is not None else path.parent if path.is_file() else path
-    candidates = [folder / "tokenizer.json", folder.parent / "tokenizer.json"]
+    inside = bank.tokenizer_path if bank is not None else None
+    candidates = [inside or folder / "tokenizer.json", folder.parent / "tokenizer.json"]
     chosen = given or next((found for found in candidates if found.is_file()), None)
+    if chosen is None and not needed:
+        return None
     if chosen is None:
         raise ArgumentError(f"{path}: expected a tokenizer.json beside it, found none; give --tokenizer")
     if facts.get("fingerprint"):
@@ -177,6 +210,8 @@ def load_recipient_tokenizer(path: Path, given: Path | None, bank: "Bank | None"
         expected = facts.get("file_fingerprint") or (keys.metadata.get("tokenizer") if keys is not None else None)
         found = tokenizer_file_fingerprint(chosen)
         difference = f"expected {expected}, found {found}" if expected not in (None, found) else None
+    if difference and not needed:
+        return None
     if difference:
         raise FingerprintError(
             f"{chosen}: expected the tokenizer that {path} was made with: {difference}; give that one with --tokenizer"
@@ -224,14 +259,15 @@ def token_text(tokenizer: Any, text: str, ids: list[int], spans: list[tuple[int,
 
 
 def print_keys(keys: list[dict[str, Any]]) -> None:
-    """A table of the most frequent keys."""
+    """A table of keys: the most frequent ones by row, or dropped ones by reason."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for name in ("row", "order", "count"):
-        table.add_column(name, justify="right")
+    first = "row" if "row" in keys[0] else "reason"
+    for name in (first, "order", "count"):
+        table.add_column(name, justify="right" if name != "reason" else "left")
     table.add_column("key")
     several = any("bank" in key for key in keys)
     if several:
@@ -239,7 +275,7 @@ def print_keys(keys: list[dict[str, Any]]) -> None:
     for key in keys:
         shown = repr(key["text"]) if "text" in key else " ".join(map(str, key["key"]))
         origin = [key["bank"]] if several else []
-        table.add_row(str(key["row"]), str(key["order"]), str(key["count"]), Text(shown), *origin)
+        table.add_row(str(key[first]), str(key["order"]), str(key["count"]), Text(shown), *origin)
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 

@@ -29,8 +29,9 @@ def run(
     if (bool(tokens), bool(file), text is not None).count(True) != 1:
         raise ArgumentError("lookup: expected token ids as arguments or --file or --text, got none or several")
     opened, bank, keys = artifacts.open_index(index)
+    needed = text is not None or tokenizer is not None
+    loaded = load_recipient_tokenizer(index, tokenizer, bank, keys, needed=needed)
     if text is not None:
-        loaded = load_recipient_tokenizer(index, tokenizer, bank, keys)
         sequences = [loaded.encode(text, add_special_tokens=False).ids]
     else:
         sequences = read_sequences(file) if file else [list(tokens or ())]
@@ -43,17 +44,19 @@ def run(
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     for answer in found:
         table = Table(box=None, pad_edge=False)
-        for name in ("token", "order", "row", "count", "key"):
-            table.add_column(name, justify="left" if name == "key" else "right")
+        for name in ("token", "order", "row", "count", "key", *(["text"] if loaded is not None else [])):
+            table.add_column(name, justify="left" if name in ("key", "text") else "right")
         for token, row, order in zip(answer["tokens"], answer["rows"], answer["orders"], strict=True):
             if row < 0:
                 table.add_row(str(token), "-", "miss", "", "")
             else:
-                key = " ".join(map(str, opened.key(row)))
-                table.add_row(str(token), str(order), str(row), str(opened.count(row)), key)
+                key = opened.key(row)
+                shown = [] if loaded is None else [Text(repr(artifacts.decode(loaded, key)))]
+                table.add_row(str(token), str(order), str(row), str(opened.count(row)), " ".join(map(str, key)), *shown)
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 

@@ -9,9 +9,6 @@ from memgraft.cli import artifacts, common
 from memgraft.cli.sizes import parse_counts
 from memgraft.errors import ArgumentError
 
-#: The bank's name for it is longer.
-_SHORT = {"fp8": "fp8_e4m3"}
-
 
 @common.verb
 @artifacts.reads_corpora
@@ -40,9 +37,7 @@ def run(
     from memgraft.bank.dtypes import DTYPES
     from memgraft.planning import plan_budgets
 
-    stored = DTYPES.get(_SHORT.get(value_dtype, value_dtype))
-    if stored is None:
-        raise ArgumentError(f"--value-dtype {value_dtype}: expected one of {', '.join([*DTYPES, *_SHORT])}")
+    stored = DTYPES[common.storage_type(value_dtype)]
     depths = artifacts.parse_ids("taps", taps)
     if donor is not None and reading.tokenizer is None:
         raise ArgumentError("--donor: expected --tokenizer too, which turns keys into text, got none")
@@ -115,6 +110,10 @@ def _print(facts: list[dict[str, Any]]) -> None:
             "-" if seconds is None else f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.1f} h",
         )
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    if facts[0]["value_bytes"] is None:
+        common.log("values: give --value-dim, the donor's width, or --donor; harvest: --donor and --tokenizer")
+    elif facts[0]["harvest_seconds"] is None:
+        common.log("harvest: give --donor and --tokenizer, and the donor is timed on a sample of the keys")
 
 
 def _size(count: float) -> str:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from memgraft.cli.common import JsonOption, emit, keeps, log, need, progress, verb
+from memgraft.cli.common import JsonOption, ThreadsOption, emit, keeps, log, need, progress, use_threads, verb
+from memgraft.cli.sizes import parse_range
 
 
 @verb
@@ -22,6 +23,7 @@ def run(
     vocab_size: Annotated[int, typer.Option(min=258, max=1 << 20, help="Of the recipient's tokenizer.")] = 8192,
     budget: Annotated[int, typer.Option(min=1, help="Keys to mine, over orders 2 to 4.")] = 90_000,
     tap: Annotated[int | None, typer.Option(min=0, help="Donor depth; default: 8, or the middle.")] = None,
+    threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Mine, harvest, graft, train four arms, generate and report, on the default text and donor or on yours.
@@ -29,17 +31,13 @@ def run(
     What is done is kept in OUT: a second run goes on where the first one stopped, and a stage is done again only when
     its inputs changed.
     """
-    from memgraft.errors import ArgumentError
-
     for module, extra in (("torch", "torch"), ("transformers", "transformers"), ("matplotlib", "report")):
         need(module, extra)
+    use_threads(threads)
     from memgraft.quickstart import Options
     from memgraft.quickstart import run as quickstart
 
-    try:
-        numbers = tuple(int(seed) for seed in seeds.split(","))
-    except ValueError:
-        raise ArgumentError(f"--seeds {seeds}: expected whole numbers such as 0 or 0,1,2") from None
+    numbers = tuple(parse_range("--seeds", seeds))
     keeps(f"finished stages are in {out}; the same command goes on from there")
     options = Options(
         corpus=corpus,

@@ -18,6 +18,7 @@ def run(
     ],
     held_out: Annotated[float, typer.Option("--held-out", help="Share of documents to hold out.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Seed of the choice.")] = 0,
+    threads: common.ThreadsOption = None,
     overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:
@@ -25,6 +26,7 @@ def run(
     from memgraft import Corpus
     from memgraft.corpus import write_split
 
+    common.use_threads(threads)
     targets = {part: out.with_name(f"{out.name}-{part}") for part in ("train", "held-out")}
     for target in targets.values():
         artifacts.check_output(target.with_name(target.name + ".bin"), overwrite=overwrite)

@@ -29,6 +29,7 @@ def run(
         str | None, typer.Option(help="Column of Parquet files that holds text; default: they are left out.")
     ] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Declared vocabulary; default: the tokenizer's.")] = None,
+    threads: common.ThreadsOption = None,
     overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:
@@ -36,6 +37,7 @@ def run(
     from memgraft import Corpus, tokenize_folder
     from memgraft.corpus.text import Cutting, left_out
 
+    common.use_threads(threads)
     artifacts.check_output(out.with_name(out.name + ".bin"), overwrite=overwrite)
     delimiter = int(eos) if eos is not None and eos.isdecimal() else eos
     if separator is not None:

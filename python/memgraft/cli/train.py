@@ -7,7 +7,18 @@ import typer
 
 from memgraft.cli import artifacts
 from memgraft.cli.artifacts import Reading, check_folder, reads_corpora
-from memgraft.cli.common import JsonOption, OverwriteOption, emit, keeps, log, need, progress, verb
+from memgraft.cli.common import (
+    JsonOption,
+    OverwriteOption,
+    ThreadsOption,
+    emit,
+    keeps,
+    log,
+    need,
+    progress,
+    use_threads,
+    verb,
+)
 from memgraft.cli.sizes import parse_range
 
 
@@ -44,6 +55,7 @@ def run(
         typer.Option(min=0, help="Windows of the final evaluation, 0 for all; default: by the training, at most 400."),
     ] = None,
     curve_points: Annotated[int, typer.Option(min=1, help="Points of the held-out curve.")] = 10,
+    threads: ThreadsOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -54,9 +66,8 @@ def run(
     """
     from memgraft.errors import ArgumentError
 
-    if reading.tokenizer is None:
-        raise ArgumentError("--tokenizer: expected the recipient's tokenizer.json, which the fallback reads, got none")
     need("torch", "torch")
+    use_threads(threads)
     need("transformers", "transformers")
     from memgraft.bank import Bank
     from memgraft.corpus import Overlap
@@ -79,6 +90,11 @@ def run(
     check_folder(out)
     keeps(f"finished arms and the last checkpoint are in {out}; the same command goes on from there")
     opened = Bank.open(bank)
+    tokenizer = reading.tokenizer or opened.tokenizer_path
+    if tokenizer is None:
+        raise ArgumentError(
+            f"--tokenizer: expected the recipient's tokenizer.json, which the fallback reads, got none; {bank} has none"
+        )
     train_corpus = reading.open(training)
     if held_out is None:
         train_corpus, held_out_corpus = artifacts.split_of_keys(opened.keys, train_corpus, "--held-out")
@@ -90,7 +106,7 @@ def run(
             train_corpus,
             held_out_corpus,
             out,
-            tokenizer=reading.tokenizer,
+            tokenizer=tokenizer,
             eos_id=train_corpus.eos_id,
             recipe=recipe,
             arms=arms.split(","),

@@ -13,7 +13,7 @@ from memgraft.errors import MemgraftError
 @artifacts.reads_corpora
 def run(
     reading: artifacts.Reading,
-    paths: Annotated[list[Path], typer.Argument(help="Bank directories, keys.mgk, index.mgi, token corpora.")],
+    paths: Annotated[list[Path], typer.Argument(help="Anything that memgraft writes, and token corpora.")],
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
@@ -26,7 +26,7 @@ def run(
                 # The fingerprint reads every token; documents were checked at opening.
                 opened = reading.open(path)
                 facts = {"path": path, "kind": kind, "fingerprint": opened.fingerprint}
-            elif kind in ("graft", "experiment"):
+            elif kind in records.RECORDS:
                 facts = {"path": path, "kind": kind, "fingerprint": records.verify_record(path, kind)}
             else:
                 facts = {"path": path, "kind": kind, "fingerprint": verify_artifact(path, kind, threads)}

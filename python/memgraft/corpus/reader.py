@@ -7,7 +7,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,13 @@ from memgraft.corpus.text import (
     tokenizer_size,
 )
 from memgraft.corpus.writer import MAX_VOCAB_SIZE, storage_errors
-from memgraft.errors import ArgumentError, CorpusError, TokenError
+from memgraft.errors import ArgumentError, ConfigError, CorpusError, TokenError
+from memgraft.keyed import Closed, decoder, place
+from memgraft.progress import callback
 from memgraft.system import check_writable, num_threads
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
 
 PathLike = str | os.PathLike[str]
 
@@ -80,7 +86,7 @@ class Corpus:
         delimiter: Literal["end", "start"] | None = None,
         column: str = COLUMN,
         temporary: PathLike | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> "Corpus":
         """Opens token files, reads tables of token ids, or tokenises a folder of text.
 
@@ -101,13 +107,15 @@ class Corpus:
             delimiter: whether ``eos_id`` ends a document (default) or starts one (llm.c's way, and its default).
             column: the column of token ids in a table.
             temporary: folder of that temporary file; ``$TMPDIR`` by default.
-            progress: called with (stage, bytes done, bytes in all) while text is tokenised or tables are read.
+            progress: True for bars, or called with (stage, bytes done, bytes in all) while text is tokenised or
+                tables are read.
 
         Raises:
             ConfigError: the library that the files need is not installed.
             CorpusError: a file is empty, damaged, ambiguous, or does not tell documents apart.
             StorageError: a file cannot be read.
         """
+        progress = callback(progress)
         paths = [Path(item) for item in ([path] if isinstance(path, (str, os.PathLike)) else path)]
         if not paths:
             raise ArgumentError("path: expected at least one file or folder, got none")
@@ -304,6 +312,59 @@ class Corpus:
     def __len__(self) -> int:
         """Tokens in the stream."""
         return self.num_tokens
+
+    def __getitem__(self, position: "int | slice") -> Any:
+        """The token at a position (negative: from the end) as an int, or those of a slice as uint32 ``(n,)``.
+
+        Raises:
+            RowError: no such position.
+        """
+        if isinstance(position, slice):
+            start, stop, step = position.indices(self.num_tokens)
+            if step != 1:
+                places = range(start, stop, step)
+                low, high = (min(places), max(places) + 1) if places else (0, 0)
+                return self.tokens(low, high)[np.arange(start, stop, step) - low]
+            return self.tokens(start, max(start, stop))
+        at = place(position, self.num_tokens)
+        return int(self.tokens(at, at + 1)[0])
+
+    def __enter__(self) -> "Corpus":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the files; every later use is refused."""
+        self._core = Closed(f"corpus {self.paths[0]}")  # type: ignore[assignment]
+
+    def to_pandas(self, num_documents: int | None = None, *, tokenizer: Any = None) -> "pd.DataFrame":
+        """A table of the first ``num_documents`` documents (all by default): start, num_tokens, tokens.
+
+        Args:
+            num_documents: documents of the table at most.
+            tokenizer: path of a ``tokenizer.json`` or its folder, or a loaded tokenizer: adds the column ``text``.
+
+        Raises:
+            ConfigError: pandas, or tokenizers for a path, is not installed.
+            ArgumentError: ``num_documents`` is negative.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError:
+            raise ConfigError("to_pandas() needs pandas, which is not installed: pip install pandas") from None
+        if num_documents is not None and num_documents < 0:
+            raise ArgumentError(f"num_documents: expected at least 0, got {num_documents}")
+        chosen = self.num_documents if num_documents is None else min(num_documents, self.num_documents)
+        starts = self.document_starts[: chosen + 1].astype(np.int64)
+        documents = [self.document(each) for each in range(chosen)]
+        columns: dict[str, Any] = {"start": starts[:-1], "num_tokens": np.diff(starts), "tokens": documents}
+        if tokenizer is not None:
+            columns["text"] = decoder(tokenizer)([document.tolist() for document in documents])
+        return pd.DataFrame(columns, index=pd.RangeIndex(chosen, name="document"))
 
     def __repr__(self) -> str:
         where = self.paths[0] if len(self.paths) == 1 else f"{len(self.paths)} files from {self.paths[0]}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from memgraft.corpus.reader import Corpus
 from memgraft.corpus.text import Progress
 from memgraft.corpus.writer import MAX_VOCAB_SIZE, CorpusWriter
+from memgraft.progress import callback
 
 #: Tokens copied at a time.
 _BLOCK = 1 << 22
@@ -18,7 +19,7 @@ def write_split(
     *,
     held_out: float,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> tuple[Path, Path]:
     """Writes the two parts of :meth:`Corpus.split` as corpora of their own and returns their ``.bin`` files.
 
@@ -31,13 +32,14 @@ def write_split(
         held: prefix of the held-out part.
         held_out: the share of documents that is held out.
         seed: of the choice.
-        progress: called with (stage, tokens done, tokens in all).
+        progress: True for bars, or called with (stage, tokens done, tokens in all).
 
     Raises:
         ArgumentError: ``held_out`` is not between 0 and 1.
         CorpusError: fewer than two documents, or a part without tokens.
         StorageError: a file cannot be written.
     """
+    progress = callback(progress)
     parts = corpus.split(held_out=held_out, seed=seed)
     done = 0
     written = []

@@ -24,6 +24,8 @@ from memgraft.corpus.documents import (
 from memgraft.corpus.foreign import refuse_text_splits
 from memgraft.corpus.writer import CorpusWriter, storage_errors
 from memgraft.errors import ArgumentError, ConfigError, CorpusError, TokenError
+from memgraft.progress import Progress as Progress
+from memgraft.progress import callback
 
 __all__ = [
     "BYTE_ORDER_MARK",
@@ -54,8 +56,6 @@ BATCH_CHARACTERS = 4_000_000
 GIANT_CHARACTERS = 1_000_000
 
 T = TypeVar("T")
-
-Progress = Callable[[str, int, int], object]
 
 
 def is_text(path: Path) -> bool:
@@ -141,7 +141,7 @@ def tokenize_folder(
     eos: str | int | None = None,
     vocab_size: int | None = None,
     cutting: Cutting | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Path:
     """Tokenises text files into ``<out>.bin/.idx/.json`` and returns the ``.bin``; see :class:`CorpusWriter`.
 
@@ -155,13 +155,14 @@ def tokenize_folder(
         eos: the delimiter, as token text or id; ``None`` appends none (the index keeps documents apart).
         vocab_size: declared vocabulary of the model; default: the tokenizer's size.
         cutting: how text is cut into documents, and which columns and fields hold it.
-        progress: called with (stage, bytes done, bytes in all).
+        progress: True for bars, or called with (stage, bytes done, bytes in all).
 
     Raises:
         CorpusError: no text, text that is not UTF-8, a file that is no tokenizer.
         TokenError: the tokenizer is larger than ``vocab_size``.
         ArgumentError: the tokenizer does not know ``eos``.
     """
+    progress = callback(progress)
     source = Path(path)
     cutting = Cutting() if cutting is None else cutting
     refuse_text_splits(source, text_files(source, cutting.suffixes))

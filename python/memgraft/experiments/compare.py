@@ -8,12 +8,14 @@ from typing import Any
 
 from memgraft.bank import Bank
 from memgraft.corpus import Corpus
-from memgraft.errors import ConfigError
+from memgraft.errors import ArgumentError, ConfigError
 from memgraft.experiments.arms import DEFAULT_ARMS, arms_named
 from memgraft.experiments.experiment import run_experiment
 from memgraft.experiments.recipe import Recipe
 from memgraft.experiments.spread import spread
 from memgraft.experiments.train import Progress
+from memgraft.progress import callback
+from memgraft.sizes import parse_count, parse_range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class Comparison:
         processes: int = 1,
         seconds: float | None = None,
         overwrite: bool = False,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> dict[str, Any]:
         """Train and compare; see :func:`run_experiment`.
 
@@ -59,12 +61,13 @@ class Comparison:
                 there are several, a GPU of its own; needs ``steps``.
             seconds: no arm is started later than this; the same call goes on from there.
             overwrite: where ``out`` holds an experiment of other settings, delete its arms instead of refusing.
-            progress: called as ``progress(stage, done, total)``.
+            progress: True for bars, or called as ``progress(stage, done, total)``.
 
         Raises:
             ConfigError: no held-out corpus, and the keys were not mined from a split of the training one; or several
                 processes without ``steps``.
         """
+        progress = callback(progress)
         if processes < 1:
             raise ConfigError(f"processes: expected at least 1, found {processes}")
         if processes > 1:
@@ -144,6 +147,12 @@ def read_comparison(path: str | Path) -> Comparison:
             if not isinstance(values[name], str):
                 raise ConfigError(f"{path}: {name}: expected a path, found {values[name]!r}")
             values[name] = path.parent / values[name]
+    for name in {"steps", "seeds"} & set(values):
+        values[name] = _number(path, name, values[name])
+    recipe = values.get("recipe") or {}
+    if not isinstance(recipe, Mapping):
+        raise ConfigError(f"{path}: recipe: expected a mapping, found {recipe!r}")
+    recipe = {name: _number(path, f"recipe: {name}", value) for name, value in recipe.items()}
     for name, kind in (("arms", str), ("seeds", int)):
         if name in values:
             entries = values[name]
@@ -156,9 +165,6 @@ def read_comparison(path: str | Path) -> Comparison:
         raise ConfigError(f"{path}: steps: expected a whole number from 1, found {steps!r}")
     if type(minutes) not in (int, float) or minutes <= 0:
         raise ConfigError(f"{path}: minutes: expected a number above 0, found {minutes!r}")
-    recipe = values.get("recipe") or {}
-    if not isinstance(recipe, Mapping):
-        raise ConfigError(f"{path}: recipe: expected a mapping, found {recipe!r}")
     _known(path, recipe, [field.name for field in dataclasses.fields(Recipe)], "recipe: ")
     for name, value in recipe.items():
         if name == "compile" and type(value) is not bool:
@@ -167,6 +173,16 @@ def read_comparison(path: str | Path) -> Comparison:
             raise ConfigError(f"{path}: recipe: {name}: expected a number, found {value!r}")
     values["recipe"] = Recipe(**recipe)
     return Comparison(**values)
+
+
+def _number(path: Path, name: str, value: Any) -> Any:
+    """A whole number, or several, that YAML reads as a text because people wrote ``3k``, ``3e6`` or ``0-2``."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_range(name, value) if name == "seeds" else parse_count(name, value)
+    except ArgumentError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _known(path: Path, values: Mapping[str, Any], known: list[str], where: str = "") -> None:

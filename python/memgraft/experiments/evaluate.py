@@ -74,7 +74,7 @@ def held_out_loss(
     grafted: bool,
     batch_size: int,
     bf16: bool,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> HeldOutLoss:
     """Evaluate ``chosen`` windows; the model's training mode is put back afterwards.
 

@@ -36,6 +36,7 @@ from memgraft.experiments.train import (
 from memgraft.experiments.windows import TokenWindows
 from memgraft.harvesting.donor import native_compute_dtype, quiet_transformers
 from memgraft.mining.facts import mined_from
+from memgraft.progress import callback
 
 if TYPE_CHECKING:
     from memgraft.corpus import Corpus
@@ -64,7 +65,7 @@ def run_experiment(
     keep: str = "graft",
     write: bool = True,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Train every arm for every seed on the same tokens in the same order, evaluate, compare, write ``results.json``.
 
@@ -85,7 +86,7 @@ def run_experiment(
         keep: the arm whose model (of the first seed) is saved to ``<out>/model``; an empty name saves none.
         write: write ``results.json``.
         overwrite: where ``out`` holds an experiment of other settings, delete its arms instead of refusing.
-        progress: called as ``progress(stage, done, total)``.
+        progress: True for bars, or called as ``progress(stage, done, total)``.
 
     Returns:
         The content of ``results.json``.
@@ -97,6 +98,7 @@ def run_experiment(
             than a tenth of them is in documents of the training.
     """
     started = time.monotonic()
+    progress = callback(progress)
     recipe = Recipe() if recipe is None else recipe
     chosen = arms_named(arms)
     if keep in arms and ARMS[keep].source is not None:

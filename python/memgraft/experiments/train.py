@@ -27,8 +27,7 @@ from memgraft.experiments.evaluate import held_out_loss, spread_windows
 from memgraft.experiments.recipe import Recipe, build_recipient, settings_fingerprint, weights_fingerprint
 from memgraft.experiments.windows import HALVES_COLUMN, SEGMENTS_COLUMN, TokenWindows
 from memgraft.integrations.transformers import graft, graft_layers, optimizer_groups
-
-Progress = Callable[[str, int, int], None]
+from memgraft.progress import Progress as Progress
 
 _LOGITS_AT_ONCE = 1 << 28
 """Logits of one forward of an evaluation on a GPU: 1 GiB in float32, of which the loss needs a few copies."""

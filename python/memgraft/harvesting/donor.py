@@ -9,6 +9,7 @@ from typing import Any
 from memgraft.assets.cache import sha256_file
 from memgraft.errors import ArgumentError, DonorError, FormatError
 from memgraft.harvesting.gguf import STAGE, Progress, convert_gguf, quiet_transformers, tokenizer_losses
+from memgraft.progress import callback
 from memgraft.tokenizer import TextCodec, open_tokenizer
 
 __all__ = [
@@ -68,23 +69,26 @@ def open_donor(
     *,
     compute_dtype: str = "auto",
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Donor:
     """Load a donor and its tokenizer from a folder, a ``.gguf`` file or a hub id (``HF_HUB_OFFLINE`` is respected).
 
     ``compute_dtype`` is the type its blocks run in: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``:
-    bfloat16 where the machine multiplies it natively, else float32. Text is read as the folder's ``tokenizer.json``
+    bfloat16 where the device multiplies it natively, else float32. ``device`` is the best there is by default
+    (`best_device`). Text is read as the folder's ``tokenizer.json``
     says, which transformers may rebuild otherwise. ``progress`` is called as ``progress("open donor", done, total)``.
 
     Raises:
-        ArgumentError: an unknown ``compute_dtype``.
+        ArgumentError: an unknown ``compute_dtype``, or no such device.
         DonorError: nothing there, weights missing or pickled, no tokenizer, or not a causal language model.
     """
+    progress = callback(progress)
     if isinstance(source, Donor):
         return source
     import torch
     from transformers import AutoModelForCausalLM
 
+    device = best_device(device)
     dtype = native_compute_dtype(device) if compute_dtype == "auto" else compute_dtype
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ArgumentError(f"compute_dtype: expected auto, float32, bfloat16 or float16, found {compute_dtype!r}")
@@ -112,8 +116,7 @@ def open_donor(
         )
     model.requires_grad_(False)
     model.eval()
-    if device is not None:
-        model.to(device)
+    model.to(device)
     config = model.config.get_text_config()
     codec, bos = _donor_tokenizer(source, folder)
     if progress is not None:
@@ -153,6 +156,32 @@ def _donor_tokenizer(source: Any, folder: Path) -> tuple[TextCodec, int | None]:
         raise DonorError(f"donor {source}: {error}") from error
     bos = None if built is None else built.bos_token_id
     return codec, None if bos is None else int(bos)
+
+
+def best_device(asked: str | None) -> str:
+    """``asked``, if it is there; for None the best there is: ``"cuda"``, else ``"cpu"``.
+
+    Raises:
+        ArgumentError: no such device on this machine.
+    """
+    import torch
+
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked is None:
+        return "cuda" if cards else "cpu"
+    try:
+        wanted = torch.device(asked)
+    except RuntimeError:
+        raise ArgumentError(f"device: expected cpu, cuda or cuda:0, got {asked!r}") from None
+    if wanted.type == "cuda" and (wanted.index or 0) >= cards:
+        found = f"{cards} cards" if cards else "none that torch can use"
+        raise ArgumentError(f"device: expected a CUDA card for {asked}, found {found}; leave the device out, or cpu")
+    if wanted.type not in ("cpu", "cuda"):
+        try:
+            torch.empty(1, device=wanted)
+        except Exception as error:  # each backend refuses in its own way
+            raise ArgumentError(f"device: {asked} cannot be used here ({error}); leave it out, or cpu") from None
+    return asked
 
 
 def native_compute_dtype(device: str | None) -> str:

@@ -1,6 +1,6 @@
 """An overlay for a bank: mine what it lacks, harvest it with the settings the bank was harvested with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from memgraft.keyset import KeySet
 from memgraft.keysets import rows_in
 from memgraft.mining import mine
 from memgraft.mining.miner import budgets_by_order
-
-Progress = Callable[[str, int, int], None]
+from memgraft.progress import Progress, callback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ def mine_lacking(
     memory: int | str = "4GiB",
     reserved: Sequence[int] | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Lacking:
     """Mines the most frequent n-grams of ``corpus`` that are no key of ``bank``.
 
@@ -58,13 +57,14 @@ def mine_lacking(
         memory: working memory of the mining.
         reserved: tokens that are in no key; the bank's own by default.
         threads: default: every core.
-        progress: called with (stage, done, total).
+        progress: True for bars, or called with (stage, done, total).
 
     Raises:
         FingerprintError: the corpus is of another tokenizer than the bank's keys.
         KeySetError: the bank has every frequent n-gram already.
         ArgumentError: options out of range.
     """
+    progress = callback(progress)
     expected = bank.keys.metadata.get("tokenizer") or bank.manifest.tokenizer.get("file_fingerprint")
     if expected is not None and corpus.tokenizer is not None and corpus.tokenizer != expected:
         raise FingerprintError(
@@ -113,7 +113,7 @@ def harvest_like(
     out: str | Path,
     device: str | None = None,
     resume: bool = True,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Bank:
     """Harvests ``keys`` with the donor, taps, prefix and storage type that ``bank`` was harvested with.
 
@@ -122,6 +122,7 @@ def harvest_like(
         ArgumentError: the storage type cannot be harvested.
         DonorError, TokenError, KeySetError, StorageError: as for `harvest`.
     """
+    progress = callback(progress)
     facts = bank.manifest.donor
     if missing := [name for name in ("compute_dtype", "round_trip", "batch_tokens") if name not in facts]:
         raise FingerprintError(

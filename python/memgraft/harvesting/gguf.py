@@ -8,14 +8,13 @@ on.
 import contextlib
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from memgraft.assets.cache import cache_directory, directory_beside, sha256_file, write_beside
 from memgraft.errors import DonorError
-
-Progress = Callable[[str, int, int], None]
+from memgraft.progress import Progress as Progress
 
 NOTE_NAME = "memgraft-tokenizer.json"
 """What the conversion found out about the tokenizer."""
@@ -62,6 +61,45 @@ def tokenizer_losses(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     return lost
+
+
+#: Bytes of the scalar types of a GGUF's facts, by the number that names them; 8 is a text, 9 a list.
+_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+
+
+_FEW = 1000
+
+
+def gguf_blocks(path: Path) -> int | None:
+    """The number of blocks, from the head of a GGUF file (version 2 or 3); None where it stands behind long lists.
+
+    The file says it before its vocabulary, so that a few hundred bytes are read.
+    """
+    with open(path, "rb") as file:
+
+        def number(size: int) -> int:
+            return int.from_bytes(file.read(size), "little")
+
+        if file.read(4) != b"GGUF" or number(4) not in (2, 3):
+            return None
+        file.seek(8, 1)
+        for _ in range(min(number(8), 256)):
+            name = file.read(min(number(8), 1 << 16))
+            kind = number(4)
+            if name.endswith(b".block_count") and kind in (4, 5):
+                return number(4)
+            if kind == 8:
+                file.seek(number(8), 1)
+            elif kind in _SCALARS:
+                file.seek(_SCALARS[kind], 1)
+            elif kind == 9 and (inner := number(4)) in _SCALARS:
+                file.seek(number(8) * _SCALARS[inner], 1)
+            elif kind == 9 and inner == 8 and (entries := number(8)) <= _FEW:  # tags; a vocabulary is longer
+                for _ in range(entries):
+                    file.seek(number(8), 1)
+            else:
+                return None
+    return None
 
 
 def _convert(path: Path, folder: Path, progress: Progress | None) -> None:

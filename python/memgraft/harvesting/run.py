@@ -21,6 +21,7 @@ from memgraft.bank.dtypes import value_dtype
 from memgraft.data.dtypes import stored_array
 from memgraft.errors import ArgumentError, DonorError, MemgraftError
 from memgraft.harvesting.donor import Donor
+from memgraft.harvesting.extras import beside_bank
 from memgraft.harvesting.finished import finished_bank, refuse_other
 from memgraft.harvesting.forward import donor_values
 from memgraft.harvesting.packing import IntArray
@@ -32,7 +33,9 @@ from memgraft.harvesting.setup import Setup, set_up
 from memgraft.harvesting.sharing import Sharing, find_sharing
 from memgraft.harvesting.storage import storage_beside
 from memgraft.harvesting.text import RoundTrip
+from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
+from memgraft.progress import callback
 from memgraft.tokenizer import tokenizer_facts
 
 Note = Callable[[str], None]
@@ -89,7 +92,8 @@ def harvest(
     rank: int | None = None,
     world_size: int | None = None,
     resume: bool = True,
-    progress: Progress | None = None,
+    keep_tokenizer: bool = True,
+    progress: Progress | bool | None = None,
     note: Note | None = None,
 ) -> Bank:
     """Run the donor over the keys and write the bank; several processes may call it for one bank (docs/HARVESTING.md).
@@ -111,12 +115,14 @@ def harvest(
             runs alone.
         batch_tokens: padded donor tokens per batch.
         chunk_rows: rows written, and kept at a kill, at a time.
-        device: where the donor runs; the CPU by default, a card for each of several processes where there are cards.
+        device: where the donor runs; a CUDA card by default (one for each of several processes), else the CPU.
         rank: this process among ``world_size``; from ``RANK``/``WORLD_SIZE`` or ``SLURM_PROCID``/``SLURM_NTASKS`` by
             default. The bytes do not depend on it. What a killed process leaves, the others do.
         world_size: number of processes that harvest this bank.
         resume: take up ``<out>.partial``, and return a finished ``out`` of the same settings; else both are refused.
-        progress: see `Progress`.
+        keep_tokenizer: copy the recipient's ``tokenizer.json`` into the bank, where inspecting, explaining and grafting
+            find it.
+        progress: True for bars, or called as ``progress(stage, done, total)``.
         note: called with lines about what is shared and how fast it goes.
 
     Returns:
@@ -129,7 +135,10 @@ def harvest(
         FingerprintError: ``out`` or its partial is of other settings, or the keys are of another tokenizer.
         StorageError: the disk refused, or the rank is running already.
     """
+    progress = callback(progress)
     value_dtype(dtype)
+    if round_trip not in ("text", "ids"):
+        raise ArgumentError(f'round_trip: expected "text" or "ids", found {round_trip!r}')
     if batch_tokens < 1 or chunk_rows < 1:
         raise ArgumentError(f"batch_tokens {batch_tokens}, chunk_rows {chunk_rows}: expected at least 1")
     place, out = Rank.find(rank, world_size), Path(out)
@@ -174,6 +183,8 @@ def harvest(
     sharing = _sharing(setup, selection, share_prefixes, _recorded(out))
     facts |= {"shared_prefixes": sharing.shared, **_counts(selection, setup.prefix)}
     if note is not None:
+        where = next(setup.donor.model.parameters()).device
+        note(f"donor {setup.donor.name} runs on {where} in {setup.donor.compute_dtype}")
         note(_describe(facts, sharing))
     storage = storage_beside(
         partial,
@@ -206,7 +217,11 @@ def harvest(
         _fill(writer, setup, selection, sharing, dtype, batch_tokens, chunk_rows, progress, note)
         while not (out / "bank.json").exists():
             if writer.try_seal():
-                bank = writer.finish(dropped=selection.dropped, donor=reading_facts(selection))
+                index = NgramIndex.build(selection.kept)
+                files = beside_bank(keys, index, setup, recipient_tokenizer, keep_tokenizer=keep_tokenizer)
+                bank = writer.finish(
+                    index=index, dropped=selection.dropped, donor=reading_facts(selection), files=files
+                )
                 warn_of_collapse(bank)
                 return bank
             time.sleep(_POLL_SECONDS)
@@ -246,7 +261,7 @@ def _fill(
         for start, stop in _chunks(writer, chunk_rows, end_writing):
             rows = np.asarray(selection.order[start:stop])
             values = _values(setup, selection, rows, sharing, batch_tokens)
-            _refuse_strange(setup.donor, selection, rows, values)
+            _refuse_strange(setup, selection, rows, values)
             speed.count(int(selection.tokens.lengths[rows].sum()))
             end_writing()
             writing = start, thread.submit(writer.write, start, stored_array(values, value_dtype(dtype)))
@@ -281,14 +296,14 @@ def _values(setup: Setup, selection: Selection, rows: IntArray, sharing: Sharing
     return donor_values(setup.donor, setup.taps, tokens, max_tokens=batch_tokens, shared=sharing.shared)
 
 
-def _refuse_strange(donor: Donor, selection: Selection, rows: IntArray, values: torch.Tensor) -> None:
+def _refuse_strange(setup: Setup, selection: Selection, rows: IntArray, values: torch.Tensor) -> None:
     finite = torch.isfinite(values).flatten(1).all(1).numpy()
     if not finite.all():
-        strange = np.sort(rows[~finite]).tolist()
+        strange, donor = np.sort(rows[~finite]).tolist(), setup.donor
         raise DonorError(
             f"donor {donor.name}: states of {len(strange)} keys are not finite in {donor.compute_dtype} "
-            f"({keys_text(selection, strange)}); run it in another compute dtype, such as float32, or take a "
-            "lower tap; what was finished before is kept"
+            f"({keys_text(selection, strange, setup.recipient)}); run it in another compute dtype, such as "
+            "float32, or take a lower tap; what was finished before is kept"
         )
 
 
@@ -354,9 +369,10 @@ def plan_harvest(
     share_prefixes: bool = True,
     batch_tokens: int = 1024,
     device: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> HarvestPlan:
     """Judge every key and time the donor on a sample; write nothing. Arguments and errors as for `harvest`."""
+    progress = callback(progress)
     storage = value_dtype(dtype)
     setup = set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prefix, prepend_bos, round_trip)
     selection = select_keys(keys, setup.recipient, setup.donor.tokenizer, round_trip, progress)

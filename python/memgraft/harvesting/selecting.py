@@ -20,10 +20,8 @@ from memgraft.errors import KeySetError, StorageError, TokenError
 from memgraft.harvesting.packing import IntArray, Ragged, shared_lengths, sorted_order
 from memgraft.harvesting.text import DROP_REASONS, RoundTrip, key_texts
 from memgraft.keyset import KeySet
+from memgraft.progress import Progress as Progress
 from memgraft.tokenizer import TextCodec
-
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)`` with stage ``"text"`` or ``"donor"`` and numbers of keys."""
 
 _TEXT_CHUNK = 16384
 SORTED_ROWS = 1 << 23
@@ -182,7 +180,9 @@ def _check_known(keys: KeySet, start: int, stop: int, recipient: TextCodec) -> N
         )
 
 
-def keys_text(selection: Selection, rows: Sequence[int]) -> str:
+def keys_text(selection: Selection, rows: Sequence[int], recipient: TextCodec) -> str:
     """The keys of ``rows`` for an error text, at most eight."""
-    named = [f"row {row}: key {selection.kept.key(int(row))}" for row in rows[:8]]
+    keys = [selection.kept.key(int(row)) for row in rows[:8]]
+    texts = recipient.decode(keys)
+    named = [f"row {row}: key {key} {text!r}" for row, key, text in zip(rows, keys, texts, strict=False)]
     return "; ".join(named) + ("; …" if len(rows) > 8 else "")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from memgraft.errors import DonorError, FingerprintError, TokenError
-from memgraft.harvesting.donor import Donor, open_donor
+from memgraft.harvesting.donor import Donor, best_device, open_donor
 from memgraft.harvesting.forward import check_taps
+from memgraft.harvesting.gguf import gguf_blocks
 from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
 from memgraft.harvesting.selecting import Progress
 from memgraft.harvesting.text import RoundTrip
@@ -28,7 +29,7 @@ class Setup:
 
 
 def refuse_taps(donor: str | Path | Donor, taps: Sequence[int]) -> None:
-    """Refuses taps by what the folder's ``config.json`` says, where there is one; loading weights takes far longer.
+    """Refuses taps by what the donor's files say of its blocks; loading weights takes far longer.
 
     Raises:
         DonorError: they are not ascending, or beyond the donor.
@@ -38,15 +39,34 @@ def refuse_taps(donor: str | Path | Donor, taps: Sequence[int]) -> None:
         raise DonorError(f"taps: expected distinct ascending numbers of blocks, found {taps}")
     if isinstance(donor, Donor):
         return
-    try:
-        config = json.loads((Path(donor).expanduser() / "config.json").read_text(encoding="utf-8"))
-        blocks = config.get("text_config", config).get("num_hidden_layers")
-    except (OSError, ValueError, AttributeError):
-        return  # a GGUF file, a hub id, or what `open_donor` refuses
-    if isinstance(blocks, int) and taps[-1] > blocks:
+    blocks = blocks_of(donor)
+    if blocks is not None and taps[-1] > blocks:
         raise DonorError(
             f"tap {taps[-1]}: donor {Path(donor).name} has {blocks} blocks, so taps run from 0 (embeddings) to {blocks}"
         )
+
+
+def blocks_of(donor: str | Path) -> int | None:
+    """Blocks of a donor by ``config.json`` or the head of its GGUF file; None where only opening it tells."""
+    path = Path(donor).expanduser()
+    try:
+        if path.is_dir() and not (path / "config.json").is_file():
+            (path,) = path.glob("*.gguf")
+        if path.is_file():
+            return gguf_blocks(path)
+        config = path / "config.json"
+        if not path.exists():
+            import huggingface_hub
+
+            cached = huggingface_hub.try_to_load_from_cache(str(donor), "config.json")
+            if not isinstance(cached, str):
+                return None
+            config = Path(cached)
+        facts = json.loads(config.read_text(encoding="utf-8"))
+        blocks = facts.get("text_config", facts).get("num_hidden_layers")
+    except (OSError, ValueError, AttributeError):
+        return None  # what `open_donor` refuses
+    return blocks if isinstance(blocks, int) else None
 
 
 def set_up(
@@ -77,6 +97,8 @@ def set_up(
             f"found {recipient.file_fingerprint}; name the tokenizer.json that tokenised the corpus"
         )
     refuse_taps(donor, taps)
+    if not isinstance(donor, Donor):
+        device = best_device(device)
     opened = open_donor(donor, compute_dtype=compute_dtype, device=device, progress=progress)
     depths = check_taps(opened, taps)
     return Setup(

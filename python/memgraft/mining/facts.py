@@ -1,6 +1,6 @@
 """Coverage: how much of a token stream the keys reach, by order, and what is left to the fallback."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -10,6 +10,7 @@ from memgraft.corpus import Corpus, overlap
 from memgraft.errors import FingerprintError
 from memgraft.keyset import KeySet
 from memgraft.mining.options import positive
+from memgraft.progress import Progress, callback
 
 #: Positions looked up at a time.
 BLOCK = 1 << 20
@@ -85,7 +86,7 @@ def coverage(
     mined: Corpus | None = None,
     batches: Sequence[int] = BATCHES,
     threads: int | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: Progress | bool | None = None,
 ) -> Coverage:
     """Looks up every position of ``corpus``, documents apart, and counts.
 
@@ -97,13 +98,14 @@ def coverage(
             two corpora of different fingerprints may hold the same ones.
         batches: tokens of the batches whose different rows are counted; consecutive tokens make a batch.
         threads: for the lookup; default: every core.
-        progress: called with (stage, positions done, positions in all).
+        progress: True for bars, or called with (stage, positions done, positions in all).
 
     Raises:
         FingerprintError: the corpus is of another tokenizer than the keys, ``keys`` are not those of ``index``, or were
             not mined from ``mined``.
         TokenError: a token is outside the vocabulary of the keys.
     """
+    progress = callback(progress)
     if isinstance(index, _Bank):
         keys, index = index.keys, index.index
     metadata = keys.metadata if keys is not None else {}

@@ -13,6 +13,7 @@ from memgraft.errors import StorageError
 from memgraft.keyset import KeySet
 from memgraft.mining import options
 from memgraft.mining.options import Choice, Keep, Policy, Progress, budgets_by_order, parse_bytes
+from memgraft.progress import callback
 
 __all__ = ["SpillPlan", "budgets_by_order", "finished", "mine", "parse_bytes", "plan_spill"]
 
@@ -35,7 +36,7 @@ def mine(
     vocab_size: int | None = None,
     temporary: str | os.PathLike[str] | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> KeySet:
     """Mines the most frequent n-grams of ``corpus``, with exact counts and document frequencies.
 
@@ -67,7 +68,8 @@ def mine(
         temporary: folder for what outgrows the memory (:func:`plan_spill`); default: ``$TMPDIR``. Its files have no
             name and vanish with the process.
         threads: default: every core.
-        progress: called with (stage, done, total) on the calling thread; what it raises ends the mining.
+        progress: True for bars, or called with (stage, done, total) on the calling thread; what it raises ends
+            the mining.
 
     Raises:
         ArgumentError: options out of range, or no vocabulary size.
@@ -76,6 +78,7 @@ def mine(
         StorageError: the temporary folder cannot be written, or has too little room.
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
     """
+    progress = callback(progress)
     chosen = options.choice(
         orders,
         budget,

@@ -14,9 +14,9 @@ from memgraft import _core
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, TokenError
 from memgraft.keyset import KeyArrays, KeySet
+from memgraft.progress import Progress as Progress
 from memgraft.system import num_threads
 
-Progress: TypeAlias = Callable[[str, int, int], object]
 #: Which keys come first: in equal shares per order by count, or of all orders together by one measure.
 Policy: TypeAlias = Literal["shares", "count", "documents", "gain"]
 POLICIES: tuple[Policy, ...] = ("shares", "count", "documents", "gain")

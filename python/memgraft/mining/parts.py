@@ -13,6 +13,7 @@ from memgraft.keyset import KeySet
 from memgraft.mining import options
 from memgraft.mining.miner import finished
 from memgraft.mining.options import Keep, Policy, Progress
+from memgraft.progress import callback
 
 PathLike = str | os.PathLike[str]
 
@@ -85,7 +86,7 @@ def mine_part(
     reserved: Sequence[int] = (),
     vocab_size: int | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> RunSet:
     """Mines the documents of one rank into a run file at ``out``.
 
@@ -104,7 +105,7 @@ def mine_part(
         reserved: as for :func:`mine`.
         vocab_size: as for :func:`mine`.
         threads: default: every core.
-        progress: called with (stage, done, total).
+        progress: True for bars, or called with (stage, done, total).
 
     Raises:
         ArgumentError: options out of range.
@@ -112,6 +113,7 @@ def mine_part(
         StorageError: the files cannot be written.
         TokenError: a token is not below ``vocab_size``.
     """
+    progress = callback(progress)
     wanted = options.budgets_by_order(orders, None)
     vocab_size, kept_out = options.vocabulary(corpus, vocab_size, reserved)
     if not 0 <= rank < options.positive("world", world):
@@ -147,7 +149,7 @@ def merge_parts(
     memory: int | str = "4GiB",
     temporary: PathLike | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> RunSet:
     """Merges run files into one; goes on where a killed merge stopped.
 
@@ -159,12 +161,13 @@ def merge_parts(
         memory: working memory.
         temporary: folder for intermediate merges of very many files.
         threads: for those.
-        progress: called with (stage, done, total).
+        progress: True for bars, or called with (stage, done, total).
 
     Raises:
         FingerprintError: parts that do not belong together, or one that is there twice.
         FormatError: a part is damaged, truncated, or of a later version.
     """
+    progress = callback(progress)
     used = options.means(memory, temporary, threads)
     return RunSet(_core.merge_parts([Path(path) for path in parts], Path(out), part, used, progress))
 
@@ -184,7 +187,7 @@ def select_parts(
     memory: int | str = "4GiB",
     temporary: PathLike | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> KeySet:
     """The keys of a corpus from its parts: the bytes that :func:`mine` gives for the whole.
 
@@ -209,6 +212,7 @@ def select_parts(
         FormatError: a part is damaged, truncated, or of a later version.
         ArgumentError: options out of range.
     """
+    progress = callback(progress)
     paths = [Path(path) for path in parts]
     if orders is None:
         if not paths:

@@ -14,10 +14,9 @@ import memgraft
 from memgraft.assets import DEFAULT_CORPUS, DEFAULT_DONOR, default_corpus, default_donor
 from memgraft.assets.cache import sha256_file, sha256_tree
 from memgraft.errors import ArgumentError, StorageError
+from memgraft.progress import Progress
 from memgraft.quickstart import text
 from memgraft.quickstart.stages import Stages
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

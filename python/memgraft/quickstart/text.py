@@ -3,16 +3,16 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from memgraft.assets.cache import sha256_file, write_beside
 from memgraft.corpus.text import read_documents, text_files
 from memgraft.errors import CorpusError
+from memgraft.progress import Progress
 
 EOS = "<|endoftext|>"
-Progress = Callable[[str, int, int], None]
 
 
 def document_groups(folder: Path) -> Iterator[list[str]]:

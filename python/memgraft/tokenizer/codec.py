@@ -36,6 +36,8 @@ class TextCodec(Protocol):
     """(vocab_size,) whether an id is a token; vocabularies have holes."""
     unknown: int | None
     """The unknown token's id, if the tokenizer has one."""
+    serialized: str | None
+    """The tokenizer as the text of a ``tokenizer.json``; None where it has no such form."""
 
     @property
     def own_size(self) -> int:
@@ -84,6 +86,7 @@ class _Codec:
     vocab_size: int
     known: npt.NDArray[np.bool_]
     unknown: int | None
+    serialized: str | None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         raise NotImplementedError
@@ -146,6 +149,7 @@ class FastCodec(_Codec):
 
         self.file_fingerprint = file_fingerprint
         self._serialized: str = tokenizer.to_str()
+        self.serialized: str | None = self._serialized
         self._tokenizer = Tokenizer.from_str(self._serialized)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -232,6 +236,7 @@ class SlowCodec(_Codec):
     """A codec over a transformers tokenizer that has no ``tokenizers`` backend."""
 
     def __init__(self, tokenizer: Any) -> None:
+        self.serialized = None
         self.file_fingerprint: str | None = None
         self._tokenizer = tokenizer
         self._vocabulary: dict[str, int] = {str(piece): int(token) for piece, token in tokenizer.get_vocab().items()}

@@ -57,7 +57,7 @@ def graft(
         config: what to attach, and where.
         name: the graft's name; several may be attached.
         tokenizer: the recipient's tokenizer (or a path to its ``tokenizer.json``), for a fallback with
-            ``compress=True``.
+            ``compress=True``; the one that the bank holds by default.
         vocabulary: the compressed vocabulary itself, instead of ``tokenizer``.
 
     Raises:
@@ -108,6 +108,8 @@ def attach(
         controlled=controlled_rows(bank, config),
     )
     runtime.versions = {name: parameter._version for name, parameter in parts.model.named_parameters()}
+    if tokenizer is None:
+        tokenizer = getattr(bank, "tokenizer_path", None)
     layers = {} if runtime.off else _build_layers(parts, runtime, tokenizer, vocabulary)
     for site, layer in layers.items():
         runtime.shapes |= {f"sites.{site}.{key}": tuple(tensor.shape) for key, tensor in layer.state_dict().items()}

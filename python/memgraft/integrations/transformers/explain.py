@@ -74,7 +74,7 @@ def explain(
     Args:
         recipient: the grafted model.
         text: a text, with ``tokenizer``; or its ids, a sequence or a tensor ``(T,)`` or ``(1, T)``.
-        tokenizer: a transformers tokenizer.
+        tokenizer: a transformers tokenizer; the one that the bank holds by default.
         name: the graft, if there are several; the others stay as they are.
         memory: read this memory of the graft's value space instead of its own.
 
@@ -91,7 +91,7 @@ def explain(
     runtime = the_runtime(decoder, name)
     if runtime.off or runtime.config.control == "fallback_only":
         raise GraftError(f"the graft {runtime.name!r} has no memory to explain: control={runtime.config.control!r}")
-    ids = _ids(text, tokenizer, decoder)
+    ids = _ids(text, tokenizer, decoder, runtime.bank)
     source = runtime.bank if memory is None else memory
     if memory is not None:
         check_space(runtime.bank, memory)
@@ -128,8 +128,13 @@ def explain(
     return explained
 
 
-def _ids(text: Any, tokenizer: Any, decoder: nn.Module) -> Tensor:
+def _ids(text: Any, tokenizer: Any, decoder: nn.Module, bank: Memory) -> Tensor:
     if isinstance(text, str):
+        path = getattr(bank, "tokenizer_path", None)
+        if tokenizer is None and path is not None:
+            from transformers import PreTrainedTokenizerFast
+
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
         if tokenizer is None:
             raise ArgumentError("text: expected ids, or a text with tokenizer=")
         text = tokenizer(text, add_special_tokens=False)["input_ids"]

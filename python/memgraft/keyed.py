@@ -1,0 +1,144 @@
+"""What everything with keys by row has in common: ``[]``, ``with``, and a table for pandas."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from memgraft.errors import ArgumentError, ConfigError, RowError
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
+
+__all__ = ["Closed", "Keyed", "decoder", "place"]
+
+
+class Closed:
+    """Stands where the compiled half stood: every use says that the object was closed."""
+
+    def __init__(self, name: str) -> None:
+        self.__name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        raise ArgumentError(f"{self.__name}: is closed; open it again")
+
+    def __len__(self) -> int:
+        raise ArgumentError(f"{self.__name}: is closed; open it again")
+
+
+class Keyed:
+    """Rows with a key, a count and a number of documents each."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def key(self, row: int) -> tuple[int, ...]:
+        """The tokens of ``row``."""
+        raise NotImplementedError
+
+    def count(self, row: int) -> int:
+        """Occurrences of the key of ``row``."""
+        raise NotImplementedError
+
+    def documents(self, row: int) -> int:
+        """Documents with the key of ``row``; 0 where they were not counted."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Lets go of the file; what was copied out of it stays."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, row: int) -> tuple[int, ...]: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[tuple[int, ...]]: ...
+    def __getitem__(self, row: int | slice) -> tuple[int, ...] | list[tuple[int, ...]]:
+        """The key of a row, counted from the end where negative, or those of a slice.
+
+        Raises:
+            RowError: No such row.
+        """
+        if isinstance(row, slice):
+            return [self.key(each) for each in range(*row.indices(len(self)))]
+        return self.key(place(row, len(self)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def to_pandas(self, num_rows: int | None = None, *, tokenizer: Any = None) -> pd.DataFrame:
+        """A table of the most frequent ``num_rows`` rows (all by default): order, count, documents, key.
+
+        Args:
+            num_rows: Rows of the table at most.
+            tokenizer: Path of a ``tokenizer.json`` or its folder, or a loaded tokenizer: adds the column ``text``.
+
+        Raises:
+            ConfigError: pandas, or tokenizers for a path, is not installed.
+            ArgumentError: ``num_rows`` is negative.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError:
+            raise ConfigError("to_pandas() needs pandas, which is not installed: pip install pandas") from None
+        if num_rows is not None and num_rows < 0:
+            raise ArgumentError(f"num_rows: expected at least 0, got {num_rows}")
+        rows = range(len(self) if num_rows is None else min(num_rows, len(self)))
+        keys = [self.key(row) for row in rows]
+        columns: dict[str, Any] = {
+            "order": [len(key) for key in keys],
+            "count": [self.count(row) for row in rows],
+            "documents": [self.documents(row) for row in rows],
+            "key": keys,
+        }
+        if tokenizer is not None:
+            columns["text"] = decoder(tokenizer)(keys)
+        return pd.DataFrame(columns, index=pd.RangeIndex(len(keys), name="row"))
+
+
+def place(row: int, length: int) -> int:
+    """``row`` as one of ``0 .. length - 1``; a negative one counts from the end.
+
+    Raises:
+        RowError: There is none; iteration ends there.
+    """
+    try:
+        number = row.__index__()
+    except AttributeError:
+        raise ArgumentError(f"row: expected a whole number or a slice, got {type(row).__name__}") from None
+    if not -length <= number < length:
+        raise RowError(f"row: expected {-length} to {length - 1}, got {number}")
+    return number % length
+
+
+def decoder(tokenizer: Any) -> Callable[[Sequence[Sequence[int]]], list[str]]:
+    """What makes texts of keys: from a path or a loaded tokenizer; special tokens are kept.
+
+    Raises:
+        ConfigError: A path is given and tokenizers is not installed.
+        ArgumentError: No such file, or no tokenizer.
+    """
+    if isinstance(tokenizer, (str, os.PathLike)):
+        path = Path(tokenizer)
+        path = path / "tokenizer.json" if path.is_dir() else path
+        if not path.is_file():
+            raise ArgumentError(f"tokenizer {path}: expected a tokenizer.json or its folder, found no such file")
+        try:
+            from tokenizers import Tokenizer
+        except ModuleNotFoundError:
+            raise ConfigError("text needs tokenizers, which is not installed: pip install tokenizers") from None
+        tokenizer = Tokenizer.from_file(str(path))
+    if not hasattr(tokenizer, "decode"):
+        raise ArgumentError(f"tokenizer: expected a path or a tokenizer, got {type(tokenizer).__name__}")
+    return lambda keys: [str(tokenizer.decode(list(key), skip_special_tokens=False)) for key in keys]
