@@ -12,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft._core import ValueTable, fingerprint_content
-from memgraft.bank.checks import check_scales, check_table, expect_same
+from memgraft.bank.checks import check_scales, check_table
 from memgraft.bank.dtypes import AnyArray, FloatArray, channel_scales, decode, value_dtype
 from memgraft.bank.extras import TOKENIZER_NAME, check_extras, read_dropped
-from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest
+from memgraft.bank.manifest import Manifest
+from memgraft.bank.opening import open_parts
 from memgraft.bank.overlay import Layer, Where, bank_paths, check_layers, stacked_manifest
 from memgraft.bank.provenance import Origins, sources_of
 from memgraft.bank.provenance import read as read_origins
 from memgraft.bank.stacked import StackedIndex, StackedKeys
-from memgraft.bank.staging import Staged, StageFacts, as_rows, output_bytes
+from memgraft.bank.staging import Staged, as_rows, cold_reader_name, output_bytes, stage_rows
 from memgraft.bank.writer import BankWriter
-from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
+from memgraft.errors import ArgumentError, FingerprintError, FormatError
 from memgraft.index import NgramIndex
 from memgraft.keyed import Closed, place
 from memgraft.keyset import KeySet
@@ -151,7 +152,7 @@ class Bank:
         """
         if not isinstance(resident, bool) and resident < 0:
             raise ArgumentError(f"resident: expected True, False or a number of rows, found {resident}")
-        parts = [_open_parts(folder) for folder in bank_paths(path)]
+        parts = [open_parts(folder) for folder in bank_paths(path)]
         layers: list[Layer] = []
         for folder, manifest, _, _ in parts:
             first_row = layers[-1].rows.stop if layers else 0
@@ -270,8 +271,7 @@ class Bank:
     @property
     def cold_reader(self) -> str:
         """How rows that are not in memory are read, and why that is not what was asked for where it is not."""
-        reader, refusal = self._table.cold_reader
-        return reader if refusal is None else f"{reader}: {refusal}"
+        return cold_reader_name(*self._table.cold_reader)
 
     def __len__(self) -> int:
         return self.num_rows
@@ -396,37 +396,15 @@ class Bank:
             if tokens is None:
                 raise ArgumentError("stage: expected tokens or rows, got neither")
             rows, orders = self.lookup(tokens, segments=segments, eos_id=eos_id, cu_seqlens=cu_seqlens, threads=threads)
-        found = as_rows(rows)
-        found_orders = np.zeros(found.shape, np.uint8) if orders is None else np.asarray(orders, dtype=np.uint8)
-        if found_orders.shape != found.shape:
-            raise ArgumentError(f"orders: expected shape {found.shape} like rows, found {found_orders.shape}")
-        target = np.empty(0, np.uint8) if out is None else output_bytes(out)
-        unique, inverse, num_hits, facts = self._table.stage(found.reshape(-1), target, threads)
-        if facts is None:
-            needed = len(unique) * self.bytes_per_row
-            if out is not None and grow is None:
-                raise ArgumentError(
-                    f"out: {target.size} bytes, expected at least {needed} ({len(unique)} distinct rows)"
-                )
-            target = np.empty(needed, np.uint8) if grow is None else output_bytes(grow(needed))
-            facts = self._table.gather(unique, target[:needed], threads)
-        shape = (len(unique), len(self.taps), self.value_dim)
-        return Staged(
-            rows=unique,
-            inverse=inverse.reshape(found.shape),
-            orders=found_orders,
-            values=target[: len(unique) * self.bytes_per_row].view(self._dtype.storage).reshape(shape),
-            scales=self.scales(unique),
-            dtype=self._dtype,
-            facts=StageFacts(
-                num_positions=found.size,
-                num_hits=num_hits,
-                num_unique=len(unique),
-                num_bytes=facts["num_bytes"],
-                num_cold_rows=facts["num_cold_rows"],
-                cold_reader=self.cold_reader,
-                seconds=time.perf_counter() - started,
-            ),
+        return stage_rows(
+            self._table,
+            rows,
+            orders,
+            out=out,
+            grow=grow,
+            threads=threads,
+            scales=self.scales,
+            started=started,
         )
 
     def distinct(self, rows: Any) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -506,24 +484,6 @@ class Bank:
 def default_threads() -> int:
     """Threads of a gather where the caller does not say: what this process may use, at most 4."""
     return num_threads(most=4)
-
-
-def _open_parts(folder: Path) -> tuple[Path, Manifest, KeySet, NgramIndex]:
-    """Manifest, keys and index of one bank directory, from their headers, checked to belong together."""
-    manifest = Manifest.read(folder / MANIFEST_NAME)
-    for name in (KEYS_NAME, INDEX_NAME, *(shard.file for shard in manifest.shards)):
-        if Path(name).name != name:
-            raise FormatError(f"{folder / MANIFEST_NAME}: {name!r} is not a plain file name; restore the file")
-        if not (folder / name).is_file():
-            raise StorageError(f"{folder / name}: not found; the bank is incomplete: restore the file")
-    keys = KeySet.open(folder / KEYS_NAME)
-    expect_same(folder / KEYS_NAME, "key set", manifest.keyset, keys.fingerprint)
-    index = NgramIndex.open(folder / INDEX_NAME)
-    expect_same(folder / INDEX_NAME, "index of key set", manifest.keyset, index.keyset_fingerprint)
-    expect_same(folder / INDEX_NAME, "index", manifest.index, index.fingerprint)
-    if len(keys) != manifest.num_rows:
-        raise FormatError(f"{folder}: expected one row per key, found {manifest.num_rows} rows, {len(keys)} keys")
-    return folder, manifest, keys, index
 
 
 def _reopen(paths: str | list[str], fingerprint: str, cold_reader: Literal["pread", "io_uring"]) -> Bank:

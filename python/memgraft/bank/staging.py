@@ -1,12 +1,15 @@
-"""The result of staging: distinct rows, their inverse, and their bytes."""
+"""Staging: distinct rows of a batch, their inverse, and their bytes."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from memgraft.bank.dtypes import AnyArray, FloatArray, ValueDtype, decode
+from memgraft._core import ValueTable
+from memgraft.bank.dtypes import AnyArray, FloatArray, ValueDtype, decode, value_dtype
 from memgraft.errors import ArgumentError
 
 
@@ -97,3 +100,64 @@ def as_rows(rows: Any) -> npt.NDArray[np.int32]:
         worst = int(array.max()) if int(array.max()) > 2**31 - 1 else int(array.min())
         raise ArgumentError(f"rows: {worst} is not a row")
     return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def stage_rows(
+    table: ValueTable,
+    rows: Any,
+    orders: Any,
+    *,
+    out: AnyArray | None,
+    grow: Callable[[int], AnyArray] | None,
+    threads: int,
+    scales: Callable[[npt.NDArray[np.int32]], FloatArray | None],
+    started: float,
+) -> Staged:
+    """Gathers each distinct row of ``rows`` once; arguments and errors as for `memgraft.Bank.stage`.
+
+    Args:
+        table: the values.
+        rows: int32 rows, -1 = miss.
+        orders: uint8 orders that go with them, or None.
+        out: room for the distinct rows, or None.
+        grow: gives more room where ``out`` is too small.
+        threads: threads of the gather.
+        scales: gives the scales of distinct rows.
+        started: `time.perf_counter` at the beginning of the call.
+    """
+    found = as_rows(rows)
+    found_orders = np.zeros(found.shape, np.uint8) if orders is None else np.asarray(orders, dtype=np.uint8)
+    if found_orders.shape != found.shape:
+        raise ArgumentError(f"orders: expected shape {found.shape} like rows, found {found_orders.shape}")
+    target = np.empty(0, np.uint8) if out is None else output_bytes(out)
+    unique, inverse, num_hits, facts = table.stage(found.reshape(-1), target, threads)
+    needed = len(unique) * table.row_bytes
+    if facts is None:
+        if out is not None and grow is None:
+            raise ArgumentError(f"out: {target.size} bytes, expected at least {needed} ({len(unique)} distinct rows)")
+        target = np.empty(needed, np.uint8) if grow is None else output_bytes(grow(needed))
+        facts = table.gather(unique, target[:needed], threads)
+    dtype = value_dtype(table.dtype)
+    reader, refusal = table.cold_reader
+    return Staged(
+        rows=unique,
+        inverse=inverse.reshape(found.shape),
+        orders=found_orders,
+        values=target[:needed].view(dtype.storage).reshape(len(unique), table.taps, table.value_dim),
+        scales=scales(unique),
+        dtype=dtype,
+        facts=StageFacts(
+            num_positions=found.size,
+            num_hits=num_hits,
+            num_unique=len(unique),
+            num_bytes=facts["num_bytes"],
+            num_cold_rows=facts["num_cold_rows"],
+            cold_reader=cold_reader_name(reader, refusal),
+            seconds=time.perf_counter() - started,
+        ),
+    )
+
+
+def cold_reader_name(reader: str, refusal: str | None) -> str:
+    """How rows that are not in memory are read, and why that is not what was asked for where it is not."""
+    return reader if refusal is None else f"{reader}: {refusal}"
