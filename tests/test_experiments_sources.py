@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,48 +11,24 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import memgraft
+from experiment_cases import RECIPE, make_material, make_place
 from memgraft.cli.app import build_app
-from memgraft.errors import ConfigError
-from memgraft.experiments import ARMS, Recipe, TokenWindows, build_recipient, held_out_loss, read_comparison, sources
-from memgraft.experiments.train import Material, added_parameters, arm_collator, build_arm, costs
-from memgraft.harvesting import harvest
+from memgraft.errors import ConfigError, CorpusError
+from memgraft.experiments import ARMS, build_recipient, held_out_loss, read_comparison, sources
+from memgraft.experiments.train import added_parameters, arm_collator, build_arm, costs
 from memgraft.torch import graft_layers
-from tiny import byte_bpe, tiny_donor, tiny_text
 
-RECIPE = Recipe(
-    width=48, num_blocks=2, num_heads=2, ffn_width=64, seq_len=24, batch_size=4, table_size=251, fallback_dim=32,
-    curve_windows=2, curve_points=2, held_out_windows=6,
-)  # fmt: skip
 NEW_ARMS = [name for name, arm in ARMS.items() if arm.source is not None]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A tokenizer, tokens of training and held-out documents, and a bank of the former."""
-    folder = tmp_path_factory.mktemp("sources")
-    byte_bpe([tiny_text(number) for number in range(6)], 320).save(str(folder / "tokenizer.json"))
-    for part, numbers in (("training", range(7)), ("held-out", range(20, 22))):
-        (folder / part).mkdir()
-        for number in numbers:
-            (folder / part / f"{number}.txt").write_text(tiny_text(number, sentences=10))
-        memgraft.tokenize_folder(folder / part, folder / "tokenizer.json", folder / f"{part}-tokens", eos=0)
-    keys = memgraft.mine(memgraft.Corpus.open(folder / "training-tokens"), budget=200)
-    donor = tiny_donor(folder / "donor")
-    harvest(keys, recipient_tokenizer=folder / "tokenizer.json", donor=donor, taps=(2,), out=folder / "bank")
-    return folder
+    return make_place(tmp_path_factory.mktemp("experiment"))
 
 
 @pytest.fixture(scope="module")
 def material(place):
-    return Material(
-        bank=memgraft.Bank.open(place / "bank"),
-        train=TokenWindows(memgraft.Corpus.open(place / "training-tokens"), RECIPE.seq_len),
-        held_out=TokenWindows(memgraft.Corpus.open(place / "held-out-tokens"), RECIPE.seq_len),
-        vocab_size=320,
-        eos_id=0,
-        tokenizer=place / "tokenizer.json",
-    )
+    return make_material(place)
 
 
 def slow_counts(material, half):
@@ -246,6 +223,31 @@ def test_processes_find_what_one_process_finds(place, tmp_path):
 
 
 @pytest.mark.slow
+def test_domains_and_moved_tokens_are_in_the_results(place, tmp_path):
+    domains = {"same": str(place / "held-out-tokens"), "other": str(place / "other-tokens")}
+    file = comparison_file(place, tmp_path / "a.yaml", arms=["none", "graft"], steps=2, domains=domains)
+    results = read_comparison(file).run()
+    for entry in results["arms"]:
+        held = entry["held_out"]
+        same, other = held["by_domain"]
+        assert (same["domain"], other["domain"]) == ("same", "other")
+        assert same["loss"] == pytest.approx(held["overall"])
+        assert other["loss"] != same["loss"]
+        assert held["bits_per_byte"] == pytest.approx(held["overall"] / math.log(2) / results["bytes_per_token"])
+        assert len(entry["curve_seconds"]) == len(entry["held_out_curve"]) == 2
+        assert entry["curve_seconds"] == sorted(entry["curve_seconds"])
+    assert results["moved"]["seeds"] == 1
+    assert results["moved"]["gained"] or results["moved"]["lost"]
+
+
+def test_a_domain_that_the_keys_come_from_is_refused(place, tmp_path):
+    domains = {"plays": str(place / "training-tokens")}
+    file = comparison_file(place, tmp_path / "a.yaml", domains=domains)
+    with pytest.raises(CorpusError, match="mined from domain 'plays'"):
+        read_comparison(file).run()
+
+
+@pytest.mark.slow
 def test_an_arm_that_comes_too_late_is_left_and_taken_up(place, tmp_path):
     comparison = read_comparison(comparison_file(place, tmp_path / "a.yaml", arms=["none", "graft"], steps=2))
     comparison = dataclasses.replace(comparison, arms=("none",))
@@ -280,6 +282,9 @@ def test_processes_need_steps(place, tmp_path):
         ({"bank": None}, "expected bank, found none"),
         ({"bank": 3}, "bank: expected a path"),
         ({"seeds": 3}, "seeds: expected a list of int"),
+        ({"intervals": "windows"}, "intervals: expected any or seeds"),
+        ({"intervals": "seeds"}, r"seeds: expected two or more, since intervals over seeds are asked for, found \[0\]"),
+        ({"domains": ["a"]}, "domains: expected a mapping of names to paths"),
         ({"seeds": [True]}, "seeds: expected a list of int"),
         ({"arms": ["graft", "magic"]}, "are unknown; known are"),
         ({"steps": 0}, "steps: expected a whole number"),

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from memgraft.report import build_facts, render, write_report
+from memgraft.report.markdown import markdown
 from memgraft.report.plots import _apart
 from memgraft.report.verdict import verdict
 
@@ -216,3 +217,43 @@ def test_a_report_without_facts_is_still_a_page():
     page = render(build_facts())
     assert "Not measured here" in page
     assert "<svg" not in page
+
+
+def test_markdown_has_the_words_and_tables_of_the_page():
+    facts = experiment(-0.4, -0.2)
+    for result in facts["arms"]:
+        result["held_out"]["by_order"] = [{"order": 0, "loss": 5.0, "tokens": 10}]
+    page = render(build_facts(coverage=COVERAGE, experiment=facts, title="a | b <i>"))
+    text = markdown(page)
+    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page)
+    rows = [line for line in text.splitlines() if line.startswith("|") and set(line) - set("|-:")]
+    assert sum(len(re.split(r"(?<!\\\\)\|", row)) - 2 for row in rows) == len(cells) > 50
+    assert text.startswith("# a | b <i>\n")
+    for words in re.findall(r"<h2>(.*?)</h2>", page):
+        assert f"## {words}" in text
+    assert "The graft helps." in text
+    assert "<svg" not in text
+    assert "fill:" not in text
+
+
+def test_moved_tokens_and_domains_are_shown():
+    facts = experiment(-0.4, -0.2)
+    for result in facts["arms"]:
+        result["held_out"] |= {"by_order": [], "by_count_decile": []}
+        result["held_out"]["by_domain"] = [{"domain": "plays", "loss": 4.25, "tokens": 77}]
+    entry = {"key": " of the", "next": " <b>", "times": 3, "loss": 1.0, "loss_without": 2.5}
+    facts["moved"] = {"first": "graft", "second": "none", "seeds": 2, "gained": [entry], "lost": []}
+    text = markdown(render(build_facts(experiment=facts)))
+    assert "| domain plays | 77 | 4.2500 |" in text
+    assert "| ' of the' | ' <b>' | 3 | 1.0000 | 2.5000 | \N{MINUS SIGN}1.5000 |" in text
+    assert "over 2 seeds" in text
+
+
+def test_curves_are_drawn_against_what_was_recorded():
+    facts = experiment(-0.4, -0.2)
+    assert render(build_facts(experiment=facts)).count("FLOPs of training") == 0
+    for result in facts["arms"]:
+        result |= {"curve_seconds": [1.0, 2.0], "costs": {"training_flops_per_token": 100}}
+    page = render(build_facts(experiment=facts))
+    assert "Held-out loss over seconds of training" in page
+    assert "Held-out loss over FLOPs of training" in page

@@ -14,7 +14,7 @@ from memgraft.cli.common import JsonOption, OverwriteOption, emit, need, progres
 def run(
     reading: Reading,
     bank: Annotated[Path, typer.Argument(help="The bank directory.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where report.html and report.json go.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where report.html, report.md and report.json go.")],
     coverage_of: Annotated[
         list[Path] | None, typer.Option("--coverage", help="Corpora whose coverage is reported; may be repeated.")
     ] = None,
@@ -25,7 +25,7 @@ def run(
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Write report.html, one self-contained page, and report.json with the same facts."""
+    """Write report.html, one self-contained page, report.md, its words and tables, and report.json, the facts."""
     import json as jsonlib
     import shlex
     import sys

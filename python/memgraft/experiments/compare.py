@@ -28,8 +28,10 @@ class Comparison:
         tokenizer: the recipient's ``tokenizer.json``.
         out: the experiment's directory.
         held_out: corpus of other documents; None takes the split that the keys were mined with.
+        domains: more held-out corpora by a name; every arm is evaluated on each by itself.
         arms: names of arms.
         seeds: seeds; a verdict needs three.
+        intervals: ``"seeds"`` refuses to run with fewer than two seeds, whose intervals would be over held-out windows.
         steps: steps an arm; None takes ``minutes``.
         minutes: budget of all training together.
         recipe: fields of :class:`Recipe` that differ from its defaults.
@@ -40,8 +42,10 @@ class Comparison:
     tokenizer: Path
     out: Path
     held_out: Path | None = None
+    domains: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     arms: tuple[str, ...] = DEFAULT_ARMS
     seeds: tuple[int, ...] = (0, 1, 2)
+    intervals: str = "any"
     steps: int | None = None
     minutes: float = 10.0
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
@@ -115,6 +119,7 @@ class Comparison:
             minutes=self.minutes,
             steps=self.steps,
             seconds=seconds,
+            domains={name: Corpus.open(path) for name, path in self.domains.items()},
             keep="graft" if keep else "",
             write=write,
             overwrite=overwrite,
@@ -160,6 +165,14 @@ def read_comparison(path: str | Path) -> Comparison:
                 raise ConfigError(f"{path}: {name}: expected a list of {kind.__name__}, found {entries!r}")
             values[name] = tuple(entries)
     arms_named(values.get("arms", DEFAULT_ARMS))
+    values["domains"] = _domains(path, values.get("domains"))
+    if values.get("intervals", "any") not in ("any", "seeds"):
+        raise ConfigError(f"{path}: intervals: expected any or seeds, found {values['intervals']!r}")
+    if values.get("intervals") == "seeds" and len(values.get("seeds", (0, 1, 2))) < 2:
+        raise ConfigError(
+            f"{path}: seeds: expected two or more, since intervals over seeds are asked for, found "
+            f"{list(values['seeds'])}; add seeds, or leave out `intervals: seeds`"
+        )
     steps, minutes = values.get("steps"), values.get("minutes", 1)
     if steps is not None and (type(steps) is not int or steps < 1):
         raise ConfigError(f"{path}: steps: expected a whole number from 1, found {steps!r}")
@@ -183,6 +196,15 @@ def _number(path: Path, name: str, value: Any) -> Any:
         return parse_range(name, value) if name == "seeds" else parse_count(name, value)
     except ArgumentError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _domains(path: Path, domains: Any) -> dict[str, Path]:
+    """Names and paths of more held-out corpora, paths relative to the file."""
+    if domains is None:
+        return {}
+    if not isinstance(domains, Mapping) or not all(isinstance(part, str) for item in domains.items() for part in item):
+        raise ConfigError(f"{path}: domains: expected a mapping of names to paths, found {domains!r}")
+    return {name: path.parent / where for name, where in domains.items()}
 
 
 def _known(path: Path, values: Mapping[str, Any], known: list[str], where: str = "") -> None:

@@ -36,6 +36,9 @@ class HeldOutLoss:
     groups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """``by_order`` and ``by_count_decile``: loss and number of tokens of each group, see :func:`held_out_loss`."""
 
+    per_token: npt.NDArray[np.float32] | None = None
+    """Loss of each predicted token, float32 (W, T-1)."""
+
     @property
     def per_window(self) -> FloatArray:
         """Mean loss of each window, float64 (W,)."""
@@ -95,6 +98,7 @@ def held_out_loss(
     was_training = model.training
     model.eval()
     sums: list[torch.Tensor] = []
+    every: list[npt.NDArray[np.float32]] = []
     by_order, by_decile = np.zeros((2, bank.index.max_order + 1)), np.zeros((2, _DECILES))
     decile_of_row = count_deciles(bank)
     try:
@@ -111,6 +115,7 @@ def held_out_loss(
                 logits[:, :-1].float().transpose(1, 2), tokens_BT[:, 1:].to(device), reduction="none"
             ).cpu()
             hit_BT = memory.hit[:, :-1]
+            every.append(losses_BT.numpy())
             flat = losses_BT.double().numpy().ravel()
             _add(by_order, memory.orders[:, :-1].cpu().numpy().ravel(), flat)
             _add(by_decile, decile_of_row[memory.rows[:, :-1].cpu()[hit_BT].numpy()], flat[hit_BT.numpy().ravel()])
@@ -129,6 +134,7 @@ def held_out_loss(
         miss_loss=table[:, 1],
         hit_tokens=table[:, 2].astype(np.int64),
         miss_tokens=table[:, 3].astype(np.int64),
+        per_token=np.concatenate(every),
         groups={
             "by_order": [{"order": order, **_group(*sums)} for order, sums in enumerate(by_order.T)],
             "by_count_decile": [{"decile": number + 1, **_group(*sums)} for number, sums in enumerate(by_decile.T)],

@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from memgraft.corpus.text import tokenizer_path
 from memgraft.errors import ConfigError, CorpusError
 from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
 from memgraft.experiments.evaluate import held_out_loss, spread_windows
+from memgraft.experiments.measures import bits_per_byte, bytes_per_token, moved
 from memgraft.experiments.recipe import Recipe, settings_fingerprint
 from memgraft.experiments.stats import compare
 from memgraft.experiments.train import (
@@ -62,6 +63,7 @@ def run_experiment(
     minutes: float = 10.0,
     steps: int | None = None,
     seconds: float | None = None,
+    domains: "Mapping[str, Corpus] | None" = None,
     keep: str = "graft",
     write: bool = True,
     overwrite: bool = False,
@@ -83,6 +85,7 @@ def run_experiment(
             each arm's own speed, at most four epochs.
         steps: the number of steps itself, instead of ``minutes``.
         seconds: no arm is started later than this; ``unfinished`` lists those left, which the same call takes up.
+        domains: more held-out text by a name, such as its kind; every arm is evaluated on each by itself.
         keep: the arm whose model (of the first seed) is saved to ``<out>/model``; an empty name saves none.
         write: write ``results.json``.
         overwrite: where ``out`` holds an experiment of other settings, delete its arms instead of refusing.
@@ -105,8 +108,11 @@ def run_experiment(
         raise ConfigError(f"keep: arm {keep!r} has rows that a saved graft does not hold; keep another arm")
     if not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds: expected distinct seeds, found {list(seeds)}")
-    material = _material(bank, train, held_out, recipe, tokenizer, eos_id)
+    domains = domains or {}
+    material = _material(bank, train, held_out, domains, recipe, tokenizer, eos_id)
     shared_text = refuse_overlap(train, held_out, "the training corpus", "the held-out corpus")
+    for name, corpus in domains.items():
+        refuse_overlap(train, corpus, "the training corpus", f"the corpus of domain {name!r}")
     out = Path(out)
     bf16 = native_compute_dtype("cuda" if torch.cuda.is_available() else None) == "bfloat16"
     shared = {
@@ -117,6 +123,7 @@ def run_experiment(
         "vocab_size": material.vocab_size,
         "bf16": bf16,
         "version": __version__,
+        **({"domains": {name: windows.fingerprint for name, windows in material.domains.items()}} if domains else {}),
     }
     budget = {**shared, "minutes": None if steps else minutes, "steps": steps}
     _refuse_other(out, budget, overwrite)
@@ -135,12 +142,17 @@ def run_experiment(
                 unfinished.append({"arm": arm.name, "seed": seed})
             else:
                 results.append(result)
+    per_token = bytes_per_token(material.held_out, material.tokenizer) if results else None
+    for result in results:
+        result["held_out"]["bits_per_byte"] = bits_per_byte(result["held_out"]["overall"], per_token)
     report = {
         "format_version": RESULTS_FORMAT_VERSION,
         "settings": settings,
         "plan": plan,
         "overlap": shared_text.facts(),
         "unigram_loss": unigram_loss(train, held_out, material.vocab_size),
+        "bytes_per_token": per_token,
+        "moved": _moved(out, results, material, plan),
         "tokens_per_arm": plan["steps"] * recipe.tokens_per_step,
         "same_start": all(len({r["start_fingerprint"] for r in results if r["seed"] == seed}) <= 1 for seed in seeds),
         "same_order": all(len({r["order_fingerprint"] for r in results if r["seed"] == seed}) <= 1 for seed in seeds),
@@ -156,6 +168,18 @@ def run_experiment(
     if write and results:
         write_beside(out / RESULTS_NAME, (json.dumps(report, indent=1) + "\n").encode())
     return report
+
+
+def _moved(
+    out: Path, results: Sequence[Mapping[str, Any]], material: Material, plan: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """What the graft changes against no memory, token by token; None where they were not both run."""
+    first, second = "graft", "none"
+    seeds = [{result["seed"] for result in results if result["arm"] == arm} for arm in (first, second)]
+    folders = [(out / f"{first}-seed{seed}", out / f"{second}-seed{seed}") for seed in sorted(seeds[0] & seeds[1])]
+    chosen = spread_windows(material.held_out, plan["held_out_windows"])
+    found = moved(folders, material.held_out, chosen, material.bank, material.tokenizer)
+    return None if found is None else {"first": first, "second": second, "seeds": len(folders), **found}
 
 
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -216,15 +240,25 @@ def unigram_loss(train: "Corpus", held_out: "Corpus", vocab_size: int) -> float:
 
 
 def _material(
-    bank: Bank, train: "Corpus", held_out: "Corpus", recipe: Recipe, tokenizer: Any, eos_id: int | None
+    bank: Bank,
+    train: "Corpus",
+    held_out: "Corpus",
+    domains: "Mapping[str, Corpus]",
+    recipe: Recipe,
+    tokenizer: Any,
+    eos_id: int | None,
 ) -> Material:
     if train.fingerprint == held_out.fingerprint:
         raise CorpusError(f"the held-out corpus is the training corpus (fingerprint {train.fingerprint}); name another")
-    if mined_from(bank.keys.metadata, held_out):
-        raise CorpusError(
-            f"the bank's keys were mined from the held-out corpus (fingerprint {held_out.fingerprint}), or from "
-            "documents of it; hold out what the keys do not come from, or mine the training corpus and harvest again"
-        )
+    for name, corpus in {
+        "the held-out corpus": held_out,
+        **{f"domain {key!r}": c for key, c in domains.items()},
+    }.items():
+        if mined_from(bank.keys.metadata, corpus):
+            raise CorpusError(
+                f"the bank's keys were mined from {name} (fingerprint {corpus.fingerprint}), or from documents of it; "
+                "hold out what the keys do not come from, or mine the training corpus and harvest again"
+            )
     windows = TokenWindows(train, recipe.seq_len)
     if len(windows) < recipe.batch_size:
         raise CorpusError(
@@ -238,6 +272,7 @@ def _material(
         vocab_size=bank.index.vocab_size,
         eos_id=eos_id,
         tokenizer=tokenizer_path(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer,
+        domains={name: TokenWindows(corpus, recipe.seq_len) for name, corpus in domains.items()},
     )
 
 

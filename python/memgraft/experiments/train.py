@@ -7,10 +7,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from memgraft.errors import GraftError, MemgraftError, StorageError
 from memgraft.experiments import sources
 from memgraft.experiments.arms import Arm, Source
 from memgraft.experiments.evaluate import held_out_loss, spread_windows
+from memgraft.experiments.measures import LOSSES_NAME
 from memgraft.experiments.recipe import Recipe, build_recipient, settings_fingerprint, weights_fingerprint
 from memgraft.experiments.windows import HALVES_COLUMN, SEGMENTS_COLUMN, TokenWindows
 from memgraft.integrations.transformers import graft, graft_layers, optimizer_groups
@@ -45,6 +47,8 @@ class Material:
     eos_id: int | None
     tokenizer: Any
     """The recipient's tokenizer or the path of its ``tokenizer.json``; the fallback compresses ids with it."""
+    domains: Mapping[str, TokenWindows] = field(default_factory=dict)
+    """More held-out text, by a name; each is evaluated by itself."""
 
 
 class OrderRecorder:
@@ -142,9 +146,20 @@ def costs(arm: Arm, model: nn.Module, material: Material) -> dict[str, Any]:
         "dense_parameters": added["dense"],
         "table_parameters": added["table"],
         "flops_per_token": 2 * added["dense"],
+        "training_flops_per_token": training_flops(model, added["table"], material.train.seq_len),
         "bank_bytes_per_hit": material.bank.bytes_per_row if from_bank else 0,
         "table_bytes_per_miss": slots,
     }
+
+
+def training_flops(model: nn.Module, table: int, seq_len: int) -> int:
+    """FLOPs of training on one token, tables left out: six a parameter, and attention over half the window.
+
+    Source: the estimate of Kaplan et al. 2020 (arXiv 2001.08361), section 2.1, with its term for attention.
+    """
+    dense = sum(parameter.numel() for parameter in model.parameters()) - table
+    config: Any = model.config
+    return 6 * dense + 6 * int(config.num_hidden_layers) * seq_len * int(config.hidden_size)
 
 
 def evaluation_batch(recipe: Recipe, vocab_size: int) -> int:
@@ -174,10 +189,14 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.measure, self.every, self.recorder, self.stage, self.progress = measure, every, recorder, stage, progress
         self.measuring = 0.0
         self.first_step = 0
+        self.began = 0.0
+        self.before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note where this process starts: batches before it were read by the one that was interrupted."""
         self.first_step = state.global_step
+        self.before = max((entry.get("seconds", 0.0) for entry in state.log_history), default=0.0)
+        self.began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any) -> None:
         """Report the step; measure the curve where a point is due."""
@@ -186,7 +205,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         state.log_history.append({"step": state.global_step, "batch": batch})
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             started = time.perf_counter()
-            state.log_history.append({"step": state.global_step, "held_out_loss": self.measure(model)})
+            seconds = round(self.before + started - self.began - self.measuring, 3)
+            loss = self.measure(model)
+            state.log_history.append({"step": state.global_step, "held_out_loss": loss, "seconds": seconds})
             self.measuring += time.perf_counter() - started
         if self.progress is not None:
             self.progress(self.stage, state.global_step, state.max_steps)
@@ -280,6 +301,15 @@ def train_arm(
         raise GraftError(f"arm {arm.name}, seed {seed}: the held-out loss is {final.overall}; lower the learning rate")
     steps_run = steps - (int(resumed_from.name.split("-")[1]) if resumed_from else 0)
     history = trainer.state.log_history
+    assert final.per_token is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / LOSSES_NAME, final.per_token)
+    domains = {
+        name: held_out_loss(
+            model, windows, spread_windows(windows, final_windows), material.bank, **evaluation
+        ).to_dict()
+        for name, windows in material.domains.items()
+    }
     result = {
         "arm": arm.name,
         "label": arm.label,
@@ -297,10 +327,23 @@ def train_arm(
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "train_curve": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
         "held_out_curve": [[entry["step"], entry["held_out_loss"]] for entry in history if "held_out_loss" in entry],
-        "held_out": final.to_dict(),
+        "curve_seconds": [entry["seconds"] for entry in history if "held_out_loss" in entry],
+        "held_out": {**final.to_dict(), **by_domain(domains)},
     }
     shutil.rmtree(checkpoints, ignore_errors=True)
     return model, result
+
+
+def by_domain(domains: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The entry of a result for its domains; nothing where there are none."""
+    if not domains:
+        return {}
+    return {
+        "by_domain": [
+            {"domain": name, "loss": found["overall"], "tokens": found["num_hit_tokens"] + found["num_miss_tokens"]}
+            for name, found in domains.items()
+        ]
+    }
 
 
 def device_name() -> str:

@@ -15,10 +15,11 @@ from memgraft import __version__
 from memgraft.assets.cache import write_beside
 from memgraft.bank import Bank
 from memgraft.bank.health import bank_health
+from memgraft.report.markdown import markdown
 from memgraft.report.page import render
 from memgraft.system import num_threads
 
-REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+REPORT_JSON, REPORT_HTML, REPORT_MARKDOWN = "report.json", "report.html", "report.md"
 FORMAT_VERSION = 1
 
 
@@ -142,7 +143,7 @@ def build_facts(
 
 
 def write_report(out: str | Path, facts: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Write ``report.json`` and ``report.html`` into ``out``; return their paths.
+    """Write ``report.json``, ``report.html`` and ``report.md`` into ``out``; return the paths of the first two.
 
     Raises:
         StorageError: the operating system refused.
@@ -151,6 +152,7 @@ def write_report(out: str | Path, facts: Mapping[str, Any]) -> tuple[Path, Path]
     page = render(facts)
     write_beside(folder / REPORT_JSON, (json.dumps(facts, indent=1, default=_plain) + "\n").encode())
     write_beside(folder / REPORT_HTML, page.encode())
+    write_beside(folder / REPORT_MARKDOWN, markdown(page).encode())
     return folder / REPORT_JSON, folder / REPORT_HTML
 
 

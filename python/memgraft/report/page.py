@@ -58,6 +58,7 @@ def render(facts: Mapping[str, Any]) -> str:
         _verdict(experiment) if experiment else "",
         _arms(experiment) if experiment else "",
         _groups(experiment) if experiment else "",
+        _moved(experiment["moved"]) if experiment and experiment.get("moved") else "",
         _costs(experiment) if experiment else "",
         _coverage(facts["coverage"]) if facts.get("coverage") else "",
         _gates(facts["gates"]) if facts.get("gates") else "",
@@ -158,16 +159,16 @@ def _arms(experiment: Mapping[str, Any]) -> str:
             _loss(result["held_out"]["overall"]),
             _loss(result["held_out"]["hit"]),
             _loss(result["held_out"]["miss"]),
+            _loss(result["held_out"].get("bits_per_byte")),
             f"{result['tokens_per_second']:,.0f}",
             f"{result['num_parameters'] / 1e6:.2f} M",
         )
         for result in arms
     ]
-    table = _table(("arm", "all tokens", "after a hit", "after a miss", "tokens/s", "parameters"), rows)
+    table = _table(("arm", "all tokens", "after a hit", "after a miss", "bits a byte", "tokens/s", "parameters"), rows)
     tokens_per_step = experiment["settings"]["recipe"]["seq_len"] * experiment["settings"]["recipe"]["batch_size"]
-    return _section(
-        "Held-out loss by arm", lead, plots.curves_plot(arms, tokens_per_step) + plots.finals_plot(arms) + table
-    )
+    curves = "".join(plots.curves_plot(arms, tokens_per_step, against) for against in ("tokens", "flops", "seconds"))
+    return _section("Held-out loss by arm", lead, curves + plots.finals_plot(arms) + table)
 
 
 def _mean_by(results: Sequence[Mapping[str, Any]], kind: str, name: str) -> dict[Any, tuple[float | None, int]]:
@@ -193,7 +194,10 @@ def _groups(experiment: Mapping[str, Any]) -> str:
     for kind, name, words in (
         ("by_order", "order", {0: "no match"}),
         ("by_count_decile", "decile", {1: "decile 1 (most frequent keys)", 10: "decile 10 (rarest keys)"}),
+        ("by_domain", "domain", {}),
     ):
+        if not all(kind in result["held_out"] for result in experiment["arms"]):
+            continue
         means = {arm: _mean_by(results, kind, name) for arm, results in by_arm.items()}
         rows = []
         for group, (loss, tokens) in means[base].items():
@@ -212,16 +216,56 @@ def _groups(experiment: Mapping[str, Any]) -> str:
     return _section("Which tokens", lead, tables)
 
 
+_COSTS = (
+    "dense_parameters",
+    "table_parameters",
+    "flops_per_token",
+    "training_flops_per_token",
+    "bank_bytes_per_hit",
+    "table_bytes_per_miss",
+)
+
+
+def _moved(moved: Mapping[str, Any]) -> str:
+    """The matches behind which the first arm's loss changed most."""
+    first, second = moved["first"], moved["second"]
+    tables = "".join(
+        _table(
+            (f"match ({title})", "next token", "times", first, second, "difference"),
+            (
+                (
+                    repr(entry["key"]),
+                    repr(entry["next"]),
+                    str(entry["times"]),
+                    _loss(entry["loss"]),
+                    _loss(entry["loss_without"]),
+                    _signed(entry["loss"] - entry["loss_without"]),
+                )
+                for entry in moved[part]
+            ),
+            numbers=2,
+        )
+        for part, title in (("gained", "gained most"), ("lost", "lost most"))
+        if moved[part]
+    )
+    lead = (
+        f"Pairs of matched key and next token whose loss '{first}' lowers and raises most against '{second}', in sum "
+        f"over the evaluated text; mean loss a token over {moved['seeds']} seed{'s' * (moved['seeds'] != 1)}. The "
+        "extremes of many pairs: an illustration, no evidence."
+    )
+    return _section("Tokens that gained and lost most", lead, tables) if tables else ""
+
+
 def _costs(experiment: Mapping[str, Any]) -> str:
     arms = {result["arm"]: result for result in experiment["arms"] if "costs" in result}
     if not arms:
         return ""
-    names = ("dense_parameters", "table_parameters", "flops_per_token", "bank_bytes_per_hit", "table_bytes_per_miss")
+    names = [name for name in _COSTS if all(name in result["costs"] for result in arms.values())]
     rows = [(result["label"], *(f"{result['costs'][name]:,}" for name in names)) for result in arms.values()]
     head = ("arm", *(name.replace("_", " ") for name in names))
     lead = (
         "What each arm adds to the recipient. FLOPs are two a dense parameter of a forward; rows of tables and of the "
-        "bank are read, not multiplied."
+        "bank are read, not multiplied. Training FLOPs are those of the whole model with its backward."
     )
     return _section("What each arm costs", lead, _table(head, rows))
 

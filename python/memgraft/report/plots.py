@@ -102,16 +102,38 @@ def coverage_plot(coverages: Mapping[str, Mapping[str, Any]]) -> str:
     return _svg(figure, "Coverage by order of the longest match")
 
 
-def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int) -> str:
-    """Held-out loss over training tokens, one line per arm and seed, named at its end."""
+_AGAINST = {
+    "tokens": "training tokens, millions",
+    "seconds": "seconds of training, evaluation left out",
+    "flops": "FLOPs of training, 10\N{SUPERSCRIPT ONE}\N{SUPERSCRIPT FIVE}",
+}
+
+
+def _spent(result: Mapping[str, Any], tokens_per_step: int, against: str) -> list[float]:
+    """What was spent at each point of an arm's curve; empty where the result does not record it."""
+    tokens = [step * tokens_per_step for step, _ in result["held_out_curve"]]
+    if against == "tokens":
+        return [count / 1e6 for count in tokens]
+    if against == "seconds":
+        return list(result.get("curve_seconds", ()))
+    each = result.get("costs", {}).get("training_flops_per_token")
+    return [] if each is None else [count * each / 1e15 for count in tokens]
+
+
+def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int, against: str = "tokens") -> str:
+    """Held-out loss over training tokens, seconds or FLOPs, one line per arm and seed, named at its end.
+
+    Nothing where no arm records what was spent.
+    """
+    if not any(_spent(result, tokens_per_step, against) for result in arms):
+        return ""
     figure, axes = _figure(7.6, 4.1)
     ends = []
     for result in arms:
-        points = result["held_out_curve"]
-        if not points:
+        tokens = _spent(result, tokens_per_step, against)
+        if not tokens:
             continue
-        tokens = [step * tokens_per_step / 1e6 for step, _ in points]
-        losses = [loss for _, loss in points]
+        losses = [loss for _, loss in result["held_out_curve"]]
         colour = ARM_COLOURS.get(result["arm"], INK)
         (line,) = axes.plot(tokens, losses, color=colour, linewidth=2.0 if result["arm"] == "graft" else 1.6)
         if result["arm"] in _ARM_DASHES:
@@ -129,10 +151,10 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int) -> str:
     places = _apart([loss for loss, _, _, _ in ends], (high - low) * 0.055)
     for place, (_, token, label, colour) in zip(places, ends, strict=True):
         axes.annotate(label, (token, place), xytext=(7, 0), textcoords="offset points", color=colour, va="center")
-    axes.set_xlabel("training tokens, millions")
+    axes.set_xlabel(_AGAINST[against])
     axes.set_ylabel("held-out loss, nats per token")
     axes.margins(x=0.01)
-    return _svg(figure, "Held-out loss over training tokens by arm")
+    return _svg(figure, f"Held-out loss over {_AGAINST[against]}, by arm")
 
 
 def _apart(places: Sequence[float], gap: float) -> list[float]:
