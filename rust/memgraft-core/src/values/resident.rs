@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::shard::Shard;
 use crate::ids::{u64_of, usize_of_u64};
 use crate::memory::HugeBuffer;
-use crate::{Result, threads};
+use crate::{Error, Result, threads};
 
 /// Bytes of one sequential read.
 const READ_BYTES: usize = 4 << 20;
@@ -24,10 +24,16 @@ impl Resident {
     /// Copies the first `len` rows of `shards`.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] where memory is short or a read fails.
+    /// [`Error::Io`] where memory is short or a read fails.
     pub fn copy(shards: &[Shard], len: usize, threads: usize) -> Result<Self> {
         let row_bytes = shards.first().map_or(0, Shard::row_bytes);
-        let mut memory = HugeBuffer::zeroed(len * row_bytes)?;
+        let mut memory = HugeBuffer::zeroed(len * row_bytes).map_err(|error| match (error, shards.first()) {
+            (Error::Io { source, .. }, Some(shard)) => {
+                let action = format!("reserving {} bytes of memory for resident rows", len * row_bytes);
+                Error::io(shard.path(), action, source)
+            }
+            (error, _) => error,
+        })?;
         let mut rest = &mut memory.bytes_mut()[..len * row_bytes];
         for (shard, rows) in parts(shards, len) {
             let (part, after) = rest.split_at_mut(rows * row_bytes);
@@ -52,7 +58,7 @@ impl Resident {
 /// Brings the first `len` rows of `shards` into the page cache and maps them; returns the bytes read.
 ///
 /// # Errors
-/// [`crate::Error::Io`] naming file and offset.
+/// [`Error::Io`] naming file and offset.
 pub(crate) fn warm(shards: &[Shard], len: usize, threads: usize) -> Result<u64> {
     let mut warmed = 0;
     for (shard, rows) in parts(shards, len) {
