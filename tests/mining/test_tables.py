@@ -2,6 +2,8 @@
 
 import collections
 import re
+import tracemalloc
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,9 @@ def test_fixed_size_lists_and_min_count(tmp_path):
         ({"tokens": [[1]], "count": [None]}, {"vocab_size": 7}, KeySetError, "whole numbers without nulls"),
         ({"tokens": [[1]], "count": [-3]}, {"vocab_size": 7}, KeySetError, "0 and more"),
         ({"tokens": ["a"], "count": [3]}, {"vocab_size": 7}, KeySetError, "lists of token ids"),
+        ({"tokens": [[1], [1]], "count": [1 << 62, 1]}, {"vocab_size": 7}, KeySetError, "sums of equal keys below"),
+        ({"tokens": [[1]], "count": [Decimal("2.5")]}, {"vocab_size": 7}, KeySetError, "whole numbers below"),
+        ({"tokens": [[1]], "count": [Decimal(1 << 64)]}, {"vocab_size": 7}, KeySetError, "whole numbers below"),
         ({"tokens": [[1]], "n": [3]}, {"vocab_size": 7}, KeySetError, "expected a column 'count', found tokens, n"),
         ({"tokens": [[1]], "count": [3]}, {}, ArgumentError, "vocab_size="),
     ],
@@ -84,6 +89,28 @@ def test_refusals(tmp_path, table, options, error, message):
     pq.write_table(pa.table(table), tmp_path / "t.parquet")
     with pytest.raises(error, match=message):
         import_counts(tmp_path / "t.parquet", **options)
+
+
+def test_one_key_in_every_row_and_many_keys_take_bounded_memory(tmp_path):
+    rng = np.random.default_rng(0)
+    ids = np.concatenate([np.zeros(150_000, np.int64), rng.integers(0, 40_000, 50_000)])
+    counts = rng.integers(1, 1 << 33, len(ids))
+    tokens = pa.FixedSizeListArray.from_arrays(pa.array(np.stack([ids // 300, ids % 300], 1).ravel()), 2)
+    pq.write_table(pa.table({"tokens": tokens, "count": counts}), tmp_path / "t.parquet", row_group_size=10_000)
+    want = collections.Counter()
+    for key, count in zip(ids.tolist(), counts.tolist(), strict=True):
+        want[divmod(key, 300)] += count
+    tracemalloc.start()
+    try:
+        keys = import_counts(tmp_path / "t.parquet", vocab_size=300, budget=500, memory="2MB", temporary=tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    first = sorted(want, key=lambda key: (-want[key], key))[:500]
+    assert [(key, keys.count(row)) for row, key in enumerate(keys)] == [(key, want[key]) for key in first]
+    assert want[0, 0] > 1 << 32
+    assert peak < 6e6  # the table's rows would take 16 MB, sorting them several times that
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
 
 
 @pytest.mark.parametrize("engine", ["duckdb", "polars"])

@@ -1,13 +1,15 @@
 """Counts of others: n-grams that Spark, DuckDB, Polars or anything else has counted, from Parquet to a key set.
 
-Rows go into files by a hash of their key, as many as it takes for each to fit the memory; in one file equal keys meet,
-are summed, and those that cannot be selected any more are dropped.
+Rows go into files by a hash of their key, so that equal keys meet in one file. A file is read in pieces that fit the
+memory, whose equal keys are summed; where more different keys are left than fit, the file is cut up once more by
+another part of the hash. What cannot be selected any more is dropped.
 """
 
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,17 @@ from memgraft.mining.options import budgets_by_order, parse_bytes, positive
 
 PathLike = str | os.PathLike[str]
 
-#: Rows decoded at a time.
-_ROWS = 1 << 16
+#: Rows decoded at a time: at most, at least.
+_ROWS, _FEWEST_ROWS = 1 << 16, 1 << 10
+#: Files that rows are scattered into at a time.
+_FILES = 512
 #: Words of a row: 8 of two tokens each, the count, the documents.
 _WORDS = 10
-#: Bytes that a row takes while its file is sorted.
+#: Bytes that a row takes while it is decoded, and while it is sorted and summed.
+_BYTES_DECODED = _WORDS * 8 * 8
 _BYTES_PER_ROW = _WORDS * 8 * 5
+#: No count is larger, summed over equal keys.
+_MAX_COUNT = 1 << 62
 _OUTSIDE = 1 << 40
 _Rows = npt.NDArray[np.uint64]
 
@@ -68,7 +75,7 @@ def import_counts(
 
     Raises:
         ConfigError: pyarrow is missing.
-        KeySetError: no Parquet, other columns, nulls, or a key with a reserved token.
+        KeySetError: no Parquet, other columns, nulls, a key with a reserved token, or counts that add up to 2**62.
         TokenError: a token outside the vocabulary.
         ArgumentError: no vocabulary size.
     """
@@ -79,22 +86,21 @@ def import_counts(
     if size is None:
         raise ArgumentError(f"{files[0]}: expected to learn the vocabulary size, found none recorded; give vocab_size=")
     kept_out = sorted({int(token) for token in (recorded.get("reserved", ()) if reserved is None else reserved)})
-    total = sum(_num_rows(file) for file in files)
-    num_parts = max(1, -(-total * _BYTES_PER_ROW // parse_bytes(memory)))
+    bytes_used = parse_bytes(memory)
+    most = max(bytes_used // _BYTES_PER_ROW, 4)
+    batch = min(max(bytes_used // _BYTES_DECODED, _FEWEST_ROWS), _ROWS)
+    num_parts = -(-sum(_num_rows(file) for file in files) // most)
     with tempfile.TemporaryDirectory(prefix="memgraft-counts-", dir=temporary) as folder:
-        parts = [Path(folder) / f"{part}.rows" for part in range(min(num_parts, 512))]
-        orders = _scatter(files, where, int(size), kept_out, parts)
+        parts = [Path(folder) / f"{part}.rows" for part in range(min(max(num_parts, 1), _FILES))]
+        read = (rows for file in files for rows in _read(file, where, int(size), kept_out, batch))
+        orders = _scatter(read, parts, 0)
         shares = budgets_by_order(orders or [1], budget)
         kept: dict[int, _Rows] = {order: np.empty((0, _WORDS), np.uint64) for order in shares}
-        for part in parts:
-            if not part.exists():
-                continue
-            rows = _summed(np.fromfile(part, np.uint64).reshape(-1, _WORDS))
-            part.unlink()
-            rows = rows[rows[:, 8] >= positive("min_count", min_count)]
-            lengths = _lengths(rows)
+        for rows in _distinct(parts, most):
+            frequent = rows[rows[:, 8] >= positive("min_count", min_count)]
+            lengths = _lengths(frequent)
             for order, share in shares.items():
-                kept[order] = _best(np.concatenate([kept[order], rows[lengths == order]]), share)
+                kept[order] = _best(np.concatenate([kept[order], frequent[lengths == order]]), share)
     return _key_set(np.concatenate(list(kept.values())), int(size), kept_out, recorded.get("metadata"))
 
 
@@ -131,23 +137,47 @@ def _num_rows(file: Path) -> int:
         return int(parquet.metadata.num_rows)
 
 
-def _scatter(
-    files: Sequence[Path], where: Columns, vocab_size: int, reserved: Sequence[int], parts: Sequence[Path]
-) -> list[int]:
-    """Appends every row to the file of its key's hash; returns the orders seen."""
+def _scatter(pieces: Iterable[_Rows], parts: Sequence[Path], level: int) -> list[int]:
+    """Appends every row to the file of its key's hash, other bits of it at each ``level``; returns the orders seen."""
     seen = np.zeros(17, np.bool_)
-    for file in files:
-        for rows in _read(file, where, vocab_size, reserved):
-            seen[np.unique(_lengths(rows))] = True
-            place = _hash(rows) % np.uint64(len(parts))
-            for part in np.unique(place):
-                unwritten = "cannot write temporary data; give another temporary="
-                with storage_errors(parts[part], unwritten), parts[part].open("ab") as stream:
-                    rows[place == part].tofile(stream)
+    for rows in pieces:
+        seen[np.unique(_lengths(rows))] = True
+        place = (_hash(rows) >> np.uint64(9 * level % 63)) % np.uint64(len(parts))
+        for part in np.unique(place):
+            unwritten = "cannot write temporary data; give another temporary="
+            with storage_errors(parts[part], unwritten), parts[part].open("ab") as stream:
+                rows[place == part].tofile(stream)
     return [order for order in range(1, 17) if seen[order]]
 
 
-def _read(file: Path, where: Columns, vocab_size: int, reserved: Sequence[int]) -> Iterator[_Rows]:
+def _distinct(parts: Sequence[Path], most: int, level: int = 1) -> Iterator[_Rows]:
+    """Every key of the files once, with its sums, in pieces of at most ``most`` rows; removes the files."""
+    for part in parts:
+        if not part.exists():
+            continue
+        held = np.empty((0, _WORDS), np.uint64)
+        pieces = _stored(part, -(-most // 2))
+        for rows in pieces:
+            held = _summed(np.concatenate([held, rows]))
+            if 2 * len(held) > most and part.stat().st_size > most * _WORDS * 8:
+                # Too many keys for one file, unless they were its last.
+                finer = [part.with_name(f"{part.stem}-{place}.rows") for place in range(_FILES)]
+                _scatter(itertools.chain([held], pieces), finer, level)
+                part.unlink()
+                yield from _distinct(finer, most, level + 1)
+                break
+        else:
+            part.unlink()
+            yield held
+
+
+def _stored(part: Path, num_rows: int) -> Iterator[_Rows]:
+    with part.open("rb") as stream:
+        while len(rows := np.fromfile(stream, np.uint64, num_rows * _WORDS)):
+            yield rows.reshape(-1, _WORDS)
+
+
+def _read(file: Path, where: Columns, vocab_size: int, reserved: Sequence[int], num_rows: int) -> Iterator[_Rows]:
     with _parquet(file) as parquet:
         names = parquet.schema_arrow.names
         wanted = [where.tokens] if isinstance(where.tokens, str) else list(where.tokens)
@@ -157,7 +187,7 @@ def _read(file: Path, where: Columns, vocab_size: int, reserved: Sequence[int]) 
         has_documents = where.documents in names
         chosen = [*wanted, where.count, *([where.documents] if has_documents else [])]
         try:
-            for batch in parquet.iter_batches(batch_size=_ROWS, columns=chosen):
+            for batch in parquet.iter_batches(batch_size=num_rows, columns=chosen):
                 if batch.num_rows == 0:
                     continue
                 keys = (
@@ -240,7 +270,10 @@ def _numbers(file: Path, batch: Any, name: str) -> npt.NDArray[np.uint64]:
     if not whole or column.null_count:
         raise KeySetError(f"{file}: expected whole numbers without nulls in {name!r}, found {column.type}")
     if pa.types.is_decimal(column.type):  # DuckDB's sum() of integers is a HUGEINT, which Parquet has as decimal
-        column = column.cast(pa.int64())
+        try:
+            column = column.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise KeySetError(f"{file}: expected whole numbers below 2**63 in {name!r}, found: {error}") from None
     values = column.to_numpy(zero_copy_only=False)
     if values.dtype.kind == "i" and values.min() < 0:
         raise KeySetError(f"{file}: expected counts of 0 and more in {name!r}, found {values.min()}")
@@ -271,6 +304,8 @@ def _summed(rows: _Rows) -> _Rows:
     rows = rows[np.lexsort([rows[:, word] for word in range(7, -1, -1)])]
     starts = np.flatnonzero(np.concatenate(([True], (rows[1:, :8] != rows[:-1, :8]).any(1))))
     summed = rows[starts]
+    if np.add.reduceat(rows[:, 8:].astype(np.float64), starts, axis=0).max() >= _MAX_COUNT:
+        raise KeySetError(f"counts: expected sums of equal keys below {_MAX_COUNT}, found larger ones; check the counts")
     summed[:, 8:] = np.add.reduceat(rows[:, 8:], starts, axis=0)
     return summed
 
