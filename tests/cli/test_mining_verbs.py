@@ -80,3 +80,36 @@ def test_misuse_is_named(tmp_path, corpus):
     assert useless.exit_code == 2
     assert "--sketch: expected without --partial" in useless.stderr
     assert not (tmp_path / "1.mgr").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--budget", 9),
+        ("--policy", "gain"),
+        ("--min-count", 3),
+        ("--min-documents", 2),
+        ("--exclude", "corpus"),
+        ("--exclude-from", 3),
+        ("--require", "keys.txt"),
+        ("--overwrite",),
+    ],
+)
+def test_a_run_file_heeds_no_choice_of_keys(tmp_path, corpus, option):
+    part = tmp_path / "part.mgr"
+    refused = run("mine", "--partial", corpus, "-o", part, *option)
+    assert refused.exit_code == 2
+    assert f"{option[0]}: expected no such option here" in refused.stderr
+    assert ("memgraft keys merge" in refused.stderr) == (option[0] != "--overwrite")
+    assert not part.exists()
+    refused = run("keys", "merge", part, "-o", tmp_path / "merged.mgr", *option)
+    assert refused.exit_code == 2
+    assert f"{option[0]}: expected no such option here" in refused.stderr
+
+
+def test_options_that_need_another_are_refused(tmp_path, corpus):
+    for option, needed in (("--rank", "--partial"), ("--world", "--partial"), ("--exclude-from", "--exclude")):
+        refused = run("mine", corpus, "-o", tmp_path / "keys.mgk", option, 2)
+        assert refused.exit_code == 2
+        assert f"{option}: expected no such option here" in refused.stderr
+        assert needed in refused.stderr

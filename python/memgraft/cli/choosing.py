@@ -45,8 +45,24 @@ class Choosing:
         typer.Option("--require", help="Keys to keep whatever their count: keys.mgk, or lines of token ids."),
     ] = None
 
+    def refuse(self, why: str, way_out: str) -> None:
+        """Refuses every one of these options that was given, where a verb cannot heed it.
+
+        Raises:
+            ArgumentError: names the first.
+        """
+        for field in fields(self):
+            refuse_given(field.name, getattr(self, field.name) != field.default, why, way_out)
+
     def arguments(self, reading: artifacts.Reading) -> dict[str, Any]:
-        """The arguments of :func:`memgraft.mining.mine` that these options are."""
+        """The arguments of :func:`memgraft.mining.mine` that these options are.
+
+        Raises:
+            ArgumentError: ``--exclude-from`` without ``--exclude``.
+        """
+        if not self.exclude:
+            asked = self.exclude_from != type(self).exclude_from
+            refuse_given("exclude_from", asked, "without --exclude there is nothing to drop", "give the text too")
         given: dict[str, Any] = {
             "budget": parse_budget(self.budget),
             "min_count": self.min_count,
@@ -58,6 +74,16 @@ class Choosing:
         if self.require is not None:
             given["require"] = read_keys(self.require)
         return given
+
+
+def refuse_given(name: str, given: bool, why: str, way_out: str) -> None:
+    """Refuses an option that was given where nothing would come of it.
+
+    Raises:
+        ArgumentError: it was.
+    """
+    if given:
+        raise ArgumentError(f"--{name.replace('_', '-')}: expected no such option here, because {why}; {way_out}")
 
 
 def chooses_keys(function: Callable[Concatenate[Choosing, P], None]) -> Callable[P, None]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from memgraft.cli import artifacts, common
-from memgraft.cli.choosing import Choosing, chooses_keys, tell
+from memgraft.cli.choosing import Choosing, chooses_keys, refuse_given, tell
 from memgraft.errors import ArgumentError
 
 
@@ -33,6 +33,10 @@ def run(
 
     folder = temporary or out.absolute().parent
     if out.suffix == ".mgr":
+        why, way_out = "a run file holds every n-gram", "give it when keys are made of the run file, with --out keys.mgk"
+        choosing.refuse(why, way_out)
+        refuse_given("orders", orders is not None, why, way_out)
+        refuse_given("overwrite", overwrite, "a merge of the same parts stays", f"remove {out}")
         common.keeps(f"what is merged stays in {out}.partial; the same command goes on from there")
         with common.progress("records") as report:
             merged = merge_parts(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memgraft.cli import artifacts, common
-from memgraft.cli.choosing import Choosing, chooses_keys, parse_budget, tell
+from memgraft.cli.choosing import Choosing, chooses_keys, parse_budget, refuse_given, tell
 from memgraft.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -54,6 +54,12 @@ def run(
     """Mine the most frequent n-grams of a token corpus, with exact counts."""
     from memgraft.mining import mine, plan_spill
 
+    if partial:
+        choosing.refuse("a part holds every n-gram of its documents", "give it to `memgraft keys merge`")
+        refuse_given("overwrite", overwrite, "a part of the same documents stays", f"remove {out}")
+    else:
+        for name, value in (("rank", rank != 0), ("world", world != 1)):
+            refuse_given(name, value, "it says which part of the corpus to mine", "give --partial too")
     if partial and sketch:
         raise ArgumentError("--sketch: expected without --partial, because one rank cannot tell what occurs once")
     opened = reading.open(corpus, temporary=temporary)
