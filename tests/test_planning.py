@@ -42,3 +42,19 @@ def test_budgets_must_be_there_and_large_enough(corpus):
         plan_budgets(corpus, [])
     with pytest.raises(ArgumentError, match="at least one key for each of 3 orders, got 2"):
         plan_budgets(corpus, [2, 100])
+
+
+def test_policies_are_weighed_as_mining_by_them_would(corpus):
+    policies = ("gain", "documents", "shares", "count")
+    keys, points = plan_budgets(corpus, (60, 9), policies=policies, held_out=0.2, seed=3)
+    train, held = corpus.split(held_out=0.2, seed=3)
+    assert [(point.policy, point.budget) for point in points] == [(name, size) for name in policies for size in (9, 60)]
+    for point in points:
+        mined = mine(train, (2, 3, 4), point.budget, policy=point.policy)
+        facts = coverage(NgramIndex.build(mined), held)
+        assert (point.num_keys, point.coverage, point.hits) == (len(mined), facts["coverage"], facts["hits"])
+        assert point.rows_per_token == facts["unique_rows_per_token"]
+    assert set(keys) == set(mine(train, (2, 3, 4), 60, policy="gain"))
+    assert len({point.coverage for point in points}) > 4
+    with pytest.raises(ArgumentError, match=r"policies: expected some of shares, count, documents, gain, got best"):
+        plan_budgets(corpus, (9,), policies=("best",))

@@ -1,7 +1,9 @@
 """How large a bank to build: what each budget of keys reaches on text that was not mined, and what it weighs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from memgraft.errors import ArgumentError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
 from memgraft.mining import budgets_by_order, coverage, mine
+from memgraft.mining.options import GAIN_CANDIDATES, POLICIES, Policy
 from memgraft.progress import Progress, callback
 
 FARTHEST = 16
@@ -18,7 +21,7 @@ FARTHEST = 16
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetPoint:
-    """One budget of keys."""
+    """One budget of keys, chosen by one policy."""
 
     budget: int
     num_keys: int
@@ -32,6 +35,9 @@ class BudgetPoint:
     positions: int
     """Held-out positions."""
     index_bytes: int
+    policy: Policy = "shares"
+    rows_per_token: Mapping[int, float] = field(default_factory=dict)
+    """Different rows of a batch of held-out text over its tokens, by tokens of the batch."""
 
 
 def plan_budgets(
@@ -39,6 +45,7 @@ def plan_budgets(
     budgets: Sequence[int],
     *,
     orders: Sequence[int] = (2, 3, 4),
+    policies: Sequence[Policy] = ("shares",),
     held_out: float = 0.05,
     seed: int = 0,
     min_count: int = 2,
@@ -49,12 +56,14 @@ def plan_budgets(
 ) -> tuple[KeySet, list[BudgetPoint]]:
     """Mines the largest budget from the training part and measures every budget on the held-out part.
 
-    The keys of a smaller budget are the most frequent of those of a larger one, so one mining serves all, exactly.
+    The keys of a smaller budget are the first of those of a larger one by the policy's measure, so one mining serves
+    every budget of a policy, and one both ``"count"`` and ``"gain"``, exactly.
 
     Args:
         corpus: the tokens; documents are held out of them as by :meth:`Corpus.split`.
-        budgets: keys in all, in equal shares per order.
+        budgets: keys in all.
         orders: lengths of keys.
+        policies: which keys a budget is filled with, as for :func:`memgraft.mine`.
         held_out: share of documents to measure on.
         seed: of the choice of these documents.
         min_count: fewest occurrences of a key.
@@ -64,57 +73,90 @@ def plan_budgets(
         progress: True for bars, or called with (stage, done, total).
 
     Returns:
-        The keys of the largest budget, and a point for each budget, ascending.
+        The keys of the largest budget by the first policy, and a point for each policy and budget: policies in the
+        order given, budgets ascending.
 
     Raises:
-        ArgumentError: no budget, or one below the number of orders.
+        ArgumentError: no budget, one below the number of orders, or an unknown policy.
         CorpusError: fewer than two documents.
     """
     progress = callback(progress)
     wanted = sorted(set(budgets))
     if not wanted:
         raise ArgumentError("budgets: expected at least one number of keys, got none")
-    shares = [budgets_by_order(orders, budget) for budget in wanted]
+    asked = list(dict.fromkeys(policies))
+    if not asked or not set(asked) <= set(POLICIES):
+        raise ArgumentError(f"policies: expected some of {', '.join(POLICIES)}, got {', '.join(asked) or 'none'}")
+    for budget in wanted:
+        budgets_by_order(orders, budget)
     train, held = corpus.split(held_out=held_out, seed=seed)
-    keys = mine(
-        train,
-        orders,
-        wanted[-1],
-        min_count=min_count,
-        vocab_size=vocab_size,
-        memory=memory,
-        threads=threads,
-        progress=progress,
-    )
+
+    @functools.cache
+    def mined(policy: Policy, budget: int) -> KeySet:
+        given: dict[str, Any] = {"min_count": min_count, "vocab_size": vocab_size, "memory": memory, "threads": threads}
+        return mine(train, orders, budget, policy=policy, progress=progress, **given)
+
+    def candidates(policy: Policy) -> KeySet:
+        if policy in ("shares", "documents"):
+            return mined(policy, wanted[-1])
+        # What "gain" chooses among holds what "count" keeps.
+        return mined("count", wanted[-1] * (GAIN_CANDIDATES if "gain" in asked else 1))
+
+    first, points = None, []
+    for policy in asked:
+        chosen = _smaller(candidates(policy), policy, orders)
+        for budget in wanted:
+            keys = chosen(budget)
+            points.append(_measured(keys, held, policy, budget, threads))
+            if progress is not None:
+                progress("budgets", len(points), len(wanted) * len(asked))
+        first = keys if first is None else first
+    assert first is not None
+    return first, points
+
+
+def _smaller(keys: KeySet, policy: Policy, orders: Sequence[int]) -> Callable[[int], KeySet]:
+    """Gives the keys of a budget out of those that a larger one has kept."""
     arrays = keys.arrays()
     lengths = np.diff(arrays.offsets.astype(np.int64))
-    rank = np.zeros(len(keys), np.int64)
-    for order in keys.orders:
-        rank[lengths == order] = np.arange(np.count_nonzero(lengths == order))
-    points = []
-    for budget, share in zip(wanted, shares, strict=True):
-        limit = np.zeros(max(share) + 1, np.int64)
-        for order, most in share.items():
+    rank = np.arange(len(keys))
+    if policy == "shares":
+        for order in keys.orders:
+            rank[lengths == order] = np.arange(np.count_nonzero(lengths == order))
+    elif policy == "documents":
+        # Rows are in order of (count, key) already.
+        rank[np.argsort(~arrays.documents, kind="stable")] = np.arange(len(keys))
+
+    def choose(budget: int) -> KeySet:
+        if policy == "gain":
+            some = keys.select(np.arange(min(budget * GAIN_CANDIDATES, len(keys))))
+            return some.select_by_gain(min(budget, len(some)))
+        if policy != "shares":
+            return keys.select(rank < budget)
+        limit = np.zeros(max(orders) + 1, np.int64)
+        for order, most in budgets_by_order(orders, budget).items():
             limit[order] = len(keys) if most is None else most
-        chosen = rank < limit[lengths]
-        index = NgramIndex.build(keys.select(chosen))
-        facts = coverage(index, held, threads=threads)
-        points.append(
-            BudgetPoint(
-                budget=budget,
-                num_keys=len(index),
-                min_count={
-                    order: int(arrays.counts[chosen & (lengths == order)].min()) for order in index.num_keys_by_order
-                },
-                coverage=facts["coverage"],
-                hits=facts["hits"],
-                positions=facts["positions"],
-                index_bytes=index.stats()["bytes"],
-            )
-        )
-        if progress is not None:
-            progress("budgets", len(points), len(wanted))
-    return keys, points
+        return keys.select(rank < limit[lengths])
+
+    return choose
+
+
+def _measured(keys: KeySet, held: Corpus, policy: Policy, budget: int, threads: int | None) -> BudgetPoint:
+    index = NgramIndex.build(keys)
+    facts = coverage(index, held, threads=threads)
+    arrays = keys.arrays()
+    lengths = np.diff(arrays.offsets.astype(np.int64))
+    return BudgetPoint(
+        budget=budget,
+        num_keys=len(keys),
+        min_count={order: int(arrays.counts[lengths == order].min()) for order in index.num_keys_by_order},
+        coverage=facts["coverage"],
+        hits=facts["hits"],
+        positions=facts["positions"],
+        index_bytes=index.stats()["bytes"],
+        policy=policy,
+        rows_per_token=facts["unique_rows_per_token"],
+    )
 
 
 def budget_for(keys: KeySet, corpus: Corpus, target: float, *, sample: int = 1 << 21) -> int | None:

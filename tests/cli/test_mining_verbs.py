@@ -113,3 +113,55 @@ def test_options_that_need_another_are_refused(tmp_path, corpus):
         assert refused.exit_code == 2
         assert f"{option}: expected no such option here" in refused.stderr
         assert needed in refused.stderr
+
+
+def test_coverage_tells_folders_and_columns_apart(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rng = np.random.default_rng(4)
+    rows = {"code": rng.integers(1, 9, (20, 30)).tolist(), "books": rng.integers(5, 40, (20, 30)).tolist()}
+    for name, documents in rows.items():
+        (tmp_path / "tokens" / name).mkdir(parents=True)
+        with CorpusWriter(tmp_path / "tokens" / name / "corpus", vocab_size=60) as writer:
+            writer.add_many(np.concatenate(documents), np.full(20, 30))
+            writer.finish()
+    listed = [(name, rows[name][place]) for place in range(20) for name in rows]
+    table = pa.table({"input_ids": [document for _, document in listed], "source": [name for name, _ in listed]})
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=7)
+    keys = tmp_path / "keys.mgk"
+    mined = run("mine", tmp_path / "tokens" / "code", "-o", keys, "--vocab-size", 60)
+    assert mined.exit_code == 0, mined.output
+    by_folder = run("coverage", keys, tmp_path / "tokens", "--by-folder", "--json")
+    by_column = run("coverage", keys, tmp_path / "rows.parquet", "--by-column", "source", "--json")
+    assert by_folder.exit_code == by_column.exit_code == 0, by_folder.output + by_column.output
+    folders, column = (json.loads(result.stdout)["domains"] for result in (by_folder, by_column))
+    assert list(column) == ["books", "code"]
+    assert [folders[str(tmp_path / "tokens" / name)] for name in column] == list(column.values())
+    assert column["books"]["fallback_share"] > 0.3 > column["code"]["fallback_share"]
+    assert "books: " in by_column.stderr
+    assert "code: " not in by_column.stderr
+    for arguments, message in (
+        ((tmp_path / "rows.parquet", "--by-column", "kind"), "expected a column 'kind'"),
+        ((tmp_path / "rows.parquet", "--by-column", "input_ids"), "one value a row"),
+        ((tmp_path / "rows.parquet", "--by-folder"), "one folder of folders"),
+        ((tmp_path / "tokens" / "code", "--by-folder"), "found none; name the paths"),
+        ((tmp_path / "tokens" / "code", "--by-column", "source"), "expected Parquet files"),
+        ((tmp_path / "rows.parquet", "--by-column", "source", "--eos-id", 7), "a document in each of the 40 rows"),
+    ):
+        refused = run("coverage", keys, *arguments)
+        assert refused.exit_code in (1, 2)
+        assert message in refused.stderr
+
+
+def test_plan_weighs_policies(corpus):
+    done = run("plan", corpus, "--budgets", "9,60", "--policies", "all", "--held-out", "0.2", "--json")
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)["budgets"]
+    assert [fact["policy"] for fact in facts] == [
+        name for name in ("shares", "count", "documents", "gain") for _ in range(2)
+    ]
+    assert all(0 < fact["rows_per_token"]["8192"] < 1 for fact in facts)
+    table = run("plan", corpus, "--budgets", "9", "--held-out", "0.2")
+    assert "rows/token" in table.stdout
+    refused = run("plan", corpus, "--budgets", "9", "--policies", "best")
+    assert refused.exit_code == 2
+    assert "policies: expected some of" in refused.stderr

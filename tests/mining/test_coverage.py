@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import memgraft
 from memgraft.corpus import CorpusWriter
-from memgraft.errors import FingerprintError, TokenError
+from memgraft.errors import ArgumentError, FingerprintError, TokenError
 from memgraft.mining import facts
 
 
@@ -46,6 +46,27 @@ def test_coverage_is_what_a_walk_finds(tmp_path_factory, documents, keys, block)
     assert found["unique_rows"] == len(set(hits))
     assert found["backoff_share"] == pytest.approx(sum(len(key) < index.max_order for key in hits) / len(matches))
     assert found["mined_from_it"] is None
+    assert found["domains"] == {}
+
+
+@pytest.mark.parametrize("block", [3, 1 << 20])
+def test_domains_are_what_their_documents_alone_give(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(facts, "BLOCK", block)
+    rng = np.random.default_rng(1)
+    documents = [rng.integers(0, 4, size).tolist() for size in (5, 0, 7, 1, 0, 0, 9, 3, 0)]
+    names = ["code", "code", "books", "code", "none", "books", "books", "code", "web"]
+    index = memgraft.NgramIndex.build(memgraft.KeySet.from_keys([(1,), (2, 1), (3, 3)], vocab_size=9))
+    found = memgraft.coverage(index, make_corpus(tmp_path, documents), domains=names)
+    assert list(found["domains"]) == ["books", "code", "none", "web"]
+    for name in ("books", "code"):
+        (tmp_path / name).mkdir()
+        some = [document for document, label in zip(documents, names, strict=True) if label == name]
+        alone = memgraft.coverage(index, make_corpus(tmp_path / name, some))
+        assert found["domains"][name] == {key: alone[key] for key in found["domains"][name]}
+    assert found["domains"]["web"]["positions"] == 0
+    assert sum(part["positions"] for part in found["domains"].values()) == found["positions"]
+    with pytest.raises(ArgumentError, match="a name for each of the 9 documents, got 2"):
+        memgraft.coverage(index, memgraft.Corpus.open(tmp_path / "corpus.bin"), domains=["a", "b"])
 
 
 def test_coverage_of_a_mined_corpus(tmp_path):

@@ -1,7 +1,7 @@
 """``memgraft coverage``: how much of a token stream the keys reach."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,32 +28,47 @@ def run(
         Path | None,
         typer.Option("--mined-from", help="The corpus that was mined: look for documents that CORPUS shares with it."),
     ] = None,
+    by_folder: Annotated[
+        bool,
+        typer.Option("--by-folder", help="Tell apart what lies in each folder inside CORPUS, as several paths are."),
+    ] = False,
+    by_column: Annotated[
+        str | None, typer.Option("--by-column", help="Tell rows of Parquet files apart by this column, such as source.")
+    ] = None,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Count positions with a longest match by order, and those left to the fallback; several paths apart, too."""
     from memgraft import coverage
+    from memgraft.corpus import is_text
     from memgraft.corpus.overlapping import WORTH_SAYING
     from memgraft.planning import budget_for
 
     if part not in ("auto", "all", "train", "held-out"):
         raise ArgumentError(f"part: expected auto, all, train or held-out, got {part!r}")
+    if by_folder and by_column is not None:
+        raise ArgumentError("--by-column: expected one way to tell documents apart, got --by-folder too")
     opened, _, keys = artifacts.open_index(index)
-    stream = reading.open(corpus)
+    apart = _folders(corpus) if by_folder else corpus
+    # Tokens of one folder are no part of those beside it, so a folder of folders is opened as its folders.
+    stream = reading.open(apart if by_folder and not is_text(corpus[0]) else corpus)
+    labels = None if by_column is None else _labels(corpus, by_column, stream.num_documents)
     split = keys.metadata.get("split") if keys is not None else None
     if part == "auto":
         part = "held-out" if split and split["of"] == stream.fingerprint else "all"
     if part != "all":
+        if labels is not None or by_folder:
+            raise ArgumentError(f"--part {part}: domains are told apart in whole corpora; give --part all")
         if keys is None:
             raise ArgumentError(f"--part {part}: expected the key set beside {index}, found none; give --part all")
         train, held_out = artifacts.split_of_keys(keys, stream, "--part all")
         stream = train if part == "train" else held_out
     mined = None if mined_from is None else reading.open(mined_from)
     with common.progress("tokens") as report:
-        facts = coverage(opened, stream, keys=keys, mined=mined, threads=threads, progress=report)
-    domains = {}
-    if part == "all" and len(corpus) > 1:
-        for path in corpus:
+        facts = coverage(opened, stream, keys=keys, mined=mined, domains=labels, threads=threads, progress=report)
+    domains: dict[str, Any] = dict(facts["domains"])
+    if part == "all" and len(apart) > 1:
+        for path in apart:
             found = coverage(opened, reading.open([path]), keys=keys, threads=threads)
             domains[str(path)] = {name: found[name] for name in ("positions", "coverage", "fallback_share", "hits")}
     if facts["mined_from_it"]:
@@ -74,5 +89,32 @@ def run(
             f"warning: {facts['fallback_share']:.0%} of positions are left to the fallback, more than "
             f"{MOST_FALLBACK:.0%}; {reach}; memgraft plan measures budgets"
         )
-    shown = {"part": part, **facts, **({"domains": domains} if domains else {})}
-    common.emit(shown, json=json, title=f"Coverage of {index}")
+    for name, found in domains.items():
+        if found["fallback_share"] > MOST_FALLBACK:
+            common.log(f"warning: {name}: {found['fallback_share']:.0%} of positions are left to the fallback")
+    shown = {"part": part, **{name: value for name, value in facts.items() if name != "domains"}}
+    common.emit(shown | ({"domains": domains} if domains else {}), json=json, title=f"Coverage of {index}")
+
+
+def _folders(corpus: list[Path]) -> list[Path]:
+    """The folders in the one folder given."""
+    if len(corpus) != 1 or not corpus[0].is_dir():
+        raise ArgumentError(f"--by-folder: expected one folder of folders, got {', '.join(map(str, corpus))}")
+    found = sorted(path for path in corpus[0].iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise ArgumentError(f"--by-folder: expected folders in {corpus[0]}, found none; name the paths one by one")
+    return found
+
+
+def _labels(corpus: list[Path], column: str, num_documents: int) -> list[str]:
+    from memgraft.corpus.tables import is_table, read_labels
+
+    if not all(is_table(path) for path in corpus):
+        raise ArgumentError("--by-column: expected Parquet files or a saved dataset, got others; give --by-folder")
+    labels = read_labels(corpus, column)
+    if len(labels) != num_documents:
+        raise ArgumentError(
+            f"--by-column: expected a document in each of the {len(labels)} rows, found {num_documents} documents; "
+            "rows that hold several, or that --eos-id cuts, cannot be told apart"
+        )
+    return labels

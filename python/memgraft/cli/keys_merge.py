@@ -33,7 +33,10 @@ def run(
 
     folder = temporary or out.absolute().parent
     if out.suffix == ".mgr":
-        why, way_out = "a run file holds every n-gram", "give it when keys are made of the run file, with --out keys.mgk"
+        why, way_out = (
+            "a run file holds every n-gram",
+            "give it when keys are made of the run file, with --out keys.mgk",
+        )
         choosing.refuse(why, way_out)
         refuse_given("orders", orders is not None, why, way_out)
         refuse_given("overwrite", overwrite, "a merge of the same parts stays", f"remove {out}")

@@ -19,6 +19,9 @@ def run(
         str, typer.Option(help="Numbers of keys to weigh, by commas, as 10k,100k,1M.")
     ] = "10000,100000,1000000",
     orders: Annotated[str, typer.Option(help="Lengths of keys, 1 to 16, as 2,3,4 or 2-4.")] = "2,3,4",
+    policies: Annotated[
+        str, typer.Option(help="Ways to choose keys to weigh, by commas: shares, count, documents, gain; or all.")
+    ] = "shares",
     min_count: Annotated[int, typer.Option(min=1, help="Fewest occurrences of a key.")] = 2,
     held_out: Annotated[float, typer.Option(help="Share of documents to measure coverage on.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Seed of the choice of held-out documents.")] = 0,
@@ -33,8 +36,9 @@ def run(
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
-    """Weigh budgets of keys: coverage on held-out documents, bytes, and the time of the harvest. Writes nothing."""
+    """Weigh budgets and policies: coverage of held-out documents, rows a token, bytes, harvest. Writes nothing."""
     from memgraft.bank.dtypes import DTYPES
+    from memgraft.mining.options import POLICIES
     from memgraft.planning import plan_budgets
 
     stored = DTYPES[common.storage_type(value_dtype)]
@@ -47,6 +51,7 @@ def run(
             opened,
             parse_counts("budgets", budgets),
             orders=artifacts.parse_ids("orders", orders),
+            policies=list(POLICIES) if policies == "all" else policies.split(","),  # type: ignore[arg-type]
             held_out=held_out,
             seed=seed,
             min_count=min_count,
@@ -69,12 +74,14 @@ def run(
     row_bytes = None if value_dim is None else stored.bytes_per_row(len(depths), value_dim)
     facts = [
         {
+            "policy": point.policy,
             "budget": point.budget,
             "num_keys": point.num_keys,
             "min_count": point.min_count,
             "coverage": point.coverage,
             "fallback_share": 1 - point.coverage,
             "hits": point.hits,
+            "rows_per_token": point.rows_per_token,
             "index_bytes": point.index_bytes,
             "value_bytes": None if row_bytes is None else row_bytes * point.num_keys,
             "harvest_seconds": None if rate is None else point.num_keys / rate,
@@ -95,16 +102,31 @@ def _print(facts: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("budget", "keys", "rarest count", "coverage", "fallback", "index", "values", "harvest"):
+    batch = list(facts[0]["rows_per_token"])[-1]
+    rows = f"rows/token of {batch:,}"
+    for name in (
+        "policy",
+        "budget",
+        "keys",
+        "rarest count",
+        "coverage",
+        "fallback",
+        rows,
+        "index",
+        "values",
+        "harvest",
+    ):
         table.add_column(name, justify="right")
     for entry in facts:
         seconds = entry["harvest_seconds"]
         table.add_row(
+            entry["policy"],
             f"{entry['budget']:,}",
             f"{entry['num_keys']:,}",
             common.show(entry["min_count"]),
             f"{entry['coverage']:.1%}",
             f"{entry['fallback_share']:.1%}",
+            f"{entry['rows_per_token'][batch]:.3f}",
             _size(entry["index_bytes"]),
             "-" if entry["value_bytes"] is None else _size(entry["value_bytes"]),
             "-" if seconds is None else f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.1f} h",

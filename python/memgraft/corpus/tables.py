@@ -137,6 +137,39 @@ def write_tables(
         return writer.finish()
 
 
+def read_labels(paths: Sequence[Path], column: str) -> list[str]:
+    """What ``column`` says of each row of tables, in the order of their documents; null is ``"-"``.
+
+    Raises:
+        CorpusError: there is no such column, or it holds lists.
+        ConfigError: pyarrow is missing.
+    """
+    labels: list[str] = []
+    for path in paths:
+        files, mapping = table_files(path), row_mapping(path)
+        of_files = [
+            str(value) if value is not None else "-"
+            for file in files
+            for batch in _batches(file, column, of_lists=False)
+            for value in _plain_values(file, batch, column)
+        ]
+        if mapping is None:
+            labels += of_files
+            continue
+        for file in mapping:
+            for batch in _batches(file, "indices", of_lists=False):
+                labels += [of_files[place] for place in batch.column(0).to_pylist()]
+    return labels
+
+
+def _plain_values(file: Path, batch: Any, column: str) -> list[Any]:
+    found = batch.column(0)
+    if _is_list(found.type):
+        raise CorpusError(f"{file}: expected one value a row in column {column!r}, found lists; name another column")
+    values: list[Any] = found.to_pylist()
+    return values
+
+
 def _readers(
     files: Sequence[Path], mapping: Sequence[Path] | None, column: str
 ) -> Iterator[tuple[Path, Iterable[Any]]]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memgraft.corpus import Corpus, overlap
-from memgraft.errors import FingerprintError
+from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyset import KeySet
 from memgraft.mining.options import positive
 from memgraft.progress import Progress, callback
@@ -43,6 +43,15 @@ class _Bank(Protocol):
     def keys(self) -> KeySet: ...
 
 
+class DomainCoverage(TypedDict):
+    """What :class:`Coverage` says, of the documents of one domain."""
+
+    positions: int
+    coverage: float
+    fallback_share: float
+    hits: dict[int, int]
+
+
 class Coverage(TypedDict):
     """Facts about one index on one token stream."""
 
@@ -76,6 +85,8 @@ class Coverage(TypedDict):
     shared_with_mined: float | None
     """Larger of the shares of tokens in documents, and of runs of tokens, that the mined corpus has too; None where
     ``mined`` was not given."""
+    domains: dict[str, DomainCoverage]
+    """The documents of each domain apart; empty where ``domains`` was not given."""
 
 
 def coverage(
@@ -85,6 +96,7 @@ def coverage(
     keys: KeySet | None = None,
     mined: Corpus | None = None,
     batches: Sequence[int] = BATCHES,
+    domains: Sequence[str] | None = None,
     threads: int | None = None,
     progress: Progress | bool | None = None,
 ) -> Coverage:
@@ -97,10 +109,12 @@ def coverage(
         mined: the corpus that the keys were mined from, or that it was split off; then documents are compared, since
             two corpora of different fingerprints may hold the same ones.
         batches: tokens of the batches whose different rows are counted; consecutive tokens make a batch.
+        domains: the name of each document's domain; each is counted apart, too.
         threads: for the lookup; default: every core.
         progress: True for bars, or called with (stage, positions done, positions in all).
 
     Raises:
+        ArgumentError: not one name of a domain for each document.
         FingerprintError: the corpus is of another tokenizer than the keys, ``keys`` are not those of ``index``, or were
             not mined from ``mined``.
         TokenError: a token is outside the vocabulary of the keys.
@@ -121,7 +135,9 @@ def coverage(
             f"{corpus.tokenizer}; tokenise the text with the recipient's tokenizer"
         )
     searched = None if mined is None else mined_part(metadata, mined)
+    names, domain_of = _domains(domains, corpus)
     by_order = np.zeros(256, np.int64)
+    by_domain = np.zeros((len(names), 256), np.int64)
     seen = np.zeros(len(index), np.bool_)
     counters = [_Batches(size) for size in sorted(set(batches))]
     starts = corpus.document_starts
@@ -135,6 +151,11 @@ def coverage(
         rows, orders = index.lookup(corpus.tokens(first, stop), cu_seqlens=bounds, threads=threads)
         rows, orders = rows[start - first :], orders[start - first :]
         by_order += np.bincount(orders, minlength=256)
+        if names:
+            # Of documents that begin at one place, the last has tokens.
+            documents = np.searchsorted(starts, np.arange(start, stop), side="right") - 1
+            places = domain_of[documents] * 256 + orders
+            by_domain += np.bincount(places, minlength=by_domain.size).reshape(by_domain.shape)
         seen[rows[rows >= 0]] = True
         for counter in counters:
             counter.add(rows)
@@ -156,6 +177,30 @@ def coverage(
         keyset=index.keyset_fingerprint,
         mined_from_it=mined_from(metadata, corpus),
         shared_with_mined=None if searched is None else overlap(searched, corpus).share,
+        domains={name: _domain(counts, index.orders) for name, counts in zip(names, by_domain, strict=True)},
+    )
+
+
+def _domains(domains: Sequence[str] | None, corpus: Corpus) -> tuple[list[str], NDArray[np.int64]]:
+    """The names of all domains, ascending, and the place among them of each document's."""
+    if domains is None:
+        return [], np.empty(0, np.int64)
+    if len(domains) != corpus.num_documents:
+        raise ArgumentError(
+            f"domains: expected a name for each of the {corpus.num_documents} documents, got {len(domains)}"
+        )
+    names, places = np.unique(np.asarray(domains, dtype=str), return_inverse=True)
+    return [str(name) for name in names], places.astype(np.int64)
+
+
+def _domain(counts: NDArray[np.int64], orders: Sequence[int]) -> DomainCoverage:
+    positions, misses = int(counts.sum()), int(counts[0])
+    share = misses / positions if positions else 0.0
+    return DomainCoverage(
+        positions=positions,
+        coverage=1 - share,
+        fallback_share=share,
+        hits={order: int(counts[order]) for order in orders},
     )
 
 

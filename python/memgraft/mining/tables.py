@@ -305,7 +305,9 @@ def _summed(rows: _Rows) -> _Rows:
     starts = np.flatnonzero(np.concatenate(([True], (rows[1:, :8] != rows[:-1, :8]).any(1))))
     summed = rows[starts]
     if np.add.reduceat(rows[:, 8:].astype(np.float64), starts, axis=0).max() >= _MAX_COUNT:
-        raise KeySetError(f"counts: expected sums of equal keys below {_MAX_COUNT}, found larger ones; check the counts")
+        raise KeySetError(
+            f"counts: expected sums of equal keys below {_MAX_COUNT}, found larger ones; check the counts"
+        )
     summed[:, 8:] = np.add.reduceat(rows[:, 8:], starts, axis=0)
     return summed
 
