@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 
-from memgraft.config import FallbackConfig, GraftConfig
+from memgraft.config import CONTROLS, Control, FallbackConfig, GraftConfig
 from memgraft.errors import ConfigError
 
 
@@ -90,6 +91,12 @@ def test_wrong_json() -> None:
         GraftConfig.from_json("[]")
     with pytest.raises(ConfigError, match="incomplete graft config"):
         GraftConfig.from_dict({"format_version": 1})
+
+
+def test_every_control_has_facts() -> None:
+    assert set(CONTROLS) == {None, *get_args(Control)}
+    built = {control: GraftConfig(sites=(1,), control=control) for control in get_args(Control)}
+    assert [control for control, config in built.items() if config.row_source == "bank"] == ["no_fallback", "no_memory"]
 
 
 def test_controls_decide_what_is_built() -> None:

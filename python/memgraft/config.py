@@ -16,6 +16,35 @@ Gate = Literal["plain", "signed_sqrt"]
 Init = Literal["zero", "scalar", "scratch"]
 Control = Literal["shuffled", "random", "constant", "trainable", "no_fallback", "no_memory", "fallback_only"]
 Precision = Literal["float32", "recipient"]
+RowSource = Literal["bank", "replaced", "trained", "none"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ControlFacts:
+    """What a graft under a control is made of.
+
+    Attributes:
+        rows: what a hit reads: rows of the bank, rows put in their place, trained rows, or nothing.
+        fallback: whether the fallback is built.
+        adds: whether the graft adds anything to the hidden state.
+    """
+
+    rows: RowSource
+    fallback: bool = True
+    adds: bool = True
+
+
+#: Every control of :data:`Control`, and None for the real memory.
+CONTROLS: dict[str | None, ControlFacts] = {
+    None: ControlFacts(rows="bank"),
+    "shuffled": ControlFacts(rows="replaced"),
+    "random": ControlFacts(rows="replaced"),
+    "constant": ControlFacts(rows="replaced"),
+    "trainable": ControlFacts(rows="trained"),
+    "no_fallback": ControlFacts(rows="bank", fallback=False),
+    "no_memory": ControlFacts(rows="bank", fallback=False, adds=False),
+    "fallback_only": ControlFacts(rows="none"),
+}
 
 
 def _require(holds: bool, what: str, expected: str, found: object) -> None:
@@ -188,8 +217,8 @@ class GraftConfig:
             "a FallbackConfig or None",
             self.fallback,
         )
-        if self.control == "fallback_only" and self.fallback is None:
-            raise ConfigError('control="fallback_only" needs a fallback: pass fallback=FallbackConfig(...)')
+        if self.row_source == "none" and self.fallback is None:
+            raise ConfigError(f'control="{self.control}" needs a fallback: pass fallback=FallbackConfig(...)')
         eos = self.eos_token_id
         eos_ids = eos if isinstance(eos, tuple) else (eos,)
         _require(
@@ -200,9 +229,14 @@ class GraftConfig:
         )
 
     @property
+    def row_source(self) -> RowSource:
+        """What a hit reads under this control: :data:`CONTROLS`."""
+        return CONTROLS[self.control].rows
+
+    @property
     def active_fallback(self) -> FallbackConfig | None:
         """The fallback that is built: none under ``control="no_fallback"`` or ``"no_memory"``."""
-        return None if self.control in ("no_fallback", "no_memory") else self.fallback
+        return self.fallback if CONTROLS[self.control].fallback else None
 
     @property
     def conv_reach(self) -> int:

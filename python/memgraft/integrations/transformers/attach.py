@@ -268,7 +268,7 @@ def _build_layers(
             )
         layer = GraftLayer(
             parts.hidden_dim,
-            None if config.control == "fallback_only" else bank.value_dim,
+            None if config.row_source == "none" else bank.value_dim,
             fallback=hashed,
             gate=config.gate,
             conv=config.conv,
@@ -277,7 +277,7 @@ def _build_layers(
             streams=config.streams,
             normalize_values=config.normalize_values,
             output_scale=config.init == "scalar",
-            num_trainable_rows=bank.num_rows if config.control == "trainable" else None,
+            num_trainable_rows=bank.num_rows if config.row_source == "trained" else None,
         )
         initialize(layer, config.init, seed=config.seed + _SITE_SEED_STRIDE * (site + 1), std=config.init_std)
         weight = next(p for p in parts.layers[site].parameters() if p.is_floating_point())

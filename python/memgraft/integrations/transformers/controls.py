@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.bank import Memory
-from memgraft.config import GraftConfig
+from memgraft.config import CONTROLS, GraftConfig
 from memgraft.errors import ArgumentError
 
 _SAMPLE_ROWS = 16384
@@ -30,7 +30,7 @@ class ControlledRows:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.control not in ("shuffled", "random", "constant"):
+        if self.control not in CONTROLS or CONTROLS[self.control].rows != "replaced":
             raise ArgumentError(f"no replaced rows under control {self.control!r}")
 
     def floats(self, rows: npt.NDArray[np.int32]) -> _FloatArray:
@@ -64,7 +64,7 @@ class ControlledRows:
 
 def controlled_rows(bank: Memory, config: GraftConfig) -> ControlledRows | None:
     """The replacement that a config asks for, or ``None``."""
-    if config.control in ("shuffled", "random", "constant"):
+    if config.control is not None and config.row_source == "replaced":
         return ControlledRows(bank, config.control, config.seed)
     return None
 

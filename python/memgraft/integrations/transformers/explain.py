@@ -89,7 +89,7 @@ def explain(
     model = unwrap(recipient)
     decoder, _ = find_decoder(model)
     runtime = the_runtime(decoder, name)
-    if runtime.off or runtime.config.control == "fallback_only":
+    if runtime.off or runtime.config.row_source == "none":
         raise GraftError(f"the graft {runtime.name!r} has no memory to explain: control={runtime.config.control!r}")
     ids = _ids(text, tokenizer, decoder, runtime.bank)
     source = runtime.bank if memory is None else memory

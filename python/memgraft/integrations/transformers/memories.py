@@ -87,7 +87,7 @@ def memories_for(runtime: GraftRuntime, given: Any, batch: int) -> RowMemories:
     others = {memory.fingerprint: memory for memory in each if memory.fingerprint != runtime.bank.fingerprint}
     if not others:
         return RowMemories((runtime.bank,))
-    if runtime.controlled is not None or runtime.config.control == "trainable":
+    if runtime.controlled is not None or runtime.config.row_source == "trained":
         raise GraftError(
             f"the graft {runtime.name!r} reads rows of control={runtime.config.control!r} in place of a memory's: "
             "memgraft= can name another memory only without a control"

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from memgraft.bank import Memory
-from memgraft.config import GraftConfig
+from memgraft.config import CONTROLS, GraftConfig
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers.controls import ControlledRows
 
@@ -63,7 +63,7 @@ class GraftRuntime:
     @property
     def off(self) -> bool:
         """Whether this graft never adds anything (``control="no_memory"``)."""
-        return self.config.control == "no_memory"
+        return not CONTROLS[self.config.control].adds
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraftRuntime:
         return dataclasses.replace(self, recorder=None)

@@ -167,7 +167,7 @@ def _side_input(
     else:
         running = running_segments(tokens, running, runtime.eos_ids)
     device = input_ids.device
-    if batch is None and len(memories.each) > 1 and runtime.config.control != "fallback_only":
+    if batch is None and len(memories.each) > 1 and runtime.config.row_source != "none":
         found, inverse, orders = read_by_row(memories, tokens, running, num_new, vocab_size)
         values: Tensor | None = found.to(device)
         misses: Tensor | None = (inverse.flatten() < 0).nonzero().squeeze(1).to(device)
@@ -217,10 +217,10 @@ def read_values(
     runtime: GraftRuntime, memory: MemoryBatch, device: torch.device, bank: Memory | None = None
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """Unique values (or what the control puts in their place), inverse and list of misses, on ``device``."""
-    control = runtime.config.control
-    if control == "fallback_only":
+    source = runtime.config.row_source
+    if source == "none":
         return None, torch.full_like(memory.rows, -1).to(device), None
-    if runtime.controlled is not None or control == "trainable":
+    if runtime.controlled is not None or source == "trained":
         replaced: tuple[Tensor, Tensor, Tensor] = _read_controlled(runtime, memory, device)
         return replaced
     memory = (memory if memory.staged else stage(memory, bank or runtime.bank)).to(device, non_blocking=True)
@@ -286,7 +286,7 @@ def _check_source(runtime: GraftRuntime, batch: MemoryBatch) -> None:
     """
     if batch.source is None or batch.source[0] == runtime.bank.fingerprint:
         return
-    plain = runtime.controlled is None and runtime.config.control != "trainable"
+    plain = runtime.controlled is None and runtime.config.row_source != "trained"
     if batch.staged and batch.source[1] == runtime.bank.space and plain:
         return
     raise FingerprintError(
