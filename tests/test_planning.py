@@ -6,7 +6,7 @@ import pytest
 from memgraft import CorpusWriter, NgramIndex, coverage, mine
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError
-from memgraft.planning import plan_budgets
+from memgraft.planning import hot_rows, plan_budgets
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +58,41 @@ def test_policies_are_weighed_as_mining_by_them_would(corpus):
     assert len({point.coverage for point in points}) > 4
     with pytest.raises(ArgumentError, match=r"policies: expected some of shares, count, documents, gain, got best"):
         plan_budgets(corpus, (9,), policies=("best",))
+
+
+@pytest.mark.parametrize("batch", [2, 37, 100_000])
+def test_hot_rows_are_the_first_ones_of_each_batch(corpus, batch):
+    keys = mine(corpus, (2, 3), 90)
+    index, row_of = NgramIndex.build(keys), {keys.key(row): row for row in range(len(keys))}
+    points = hot_rows(index, corpus, (90, 0, 7, 10_000), batch_tokens=batch)
+    size = min(batch, corpus.num_tokens)
+    batches = corpus.num_tokens // size
+    starts = {int(start) for start in corpus.document_starts}
+    seen = []
+    for first in np.linspace(0, corpus.num_tokens - size, batches).astype(int):
+        rows, begun = set(), first
+        tokens = corpus.tokens(first, first + size).tolist()
+        for position in range(first, first + size):
+            begun = position if position in starts else begun
+            for order in (3, 2):
+                key = tuple(tokens[position - first + 1 - order : position - first + 1])
+                if position + 1 - order >= begun and key in row_of:
+                    rows.add(row_of[key])
+                    break
+        seen.append(rows)
+    assert [point.num_rows for point in points] == [0, 7, 90, 90]
+    for point, count in zip(points, (0, 7, 90, 10_000), strict=True):
+        assert point.batch_tokens == size
+        assert point.rows_per_batch == pytest.approx(sum(map(len, seen)) / batches)
+        assert point.hot_per_batch == pytest.approx(sum(row < count for rows in seen for row in rows) / batches)
+    assert points[-1].hot_per_batch == points[-1].rows_per_batch > points[1].hot_per_batch > 0
+    # A sample takes fewer batches, and one at least.
+    assert hot_rows(index, corpus, (7,), batch_tokens=batch, sample=1)[0].batch_tokens == size
+
+
+def test_hot_rows_refuse_what_means_nothing(corpus):
+    index = NgramIndex.build(mine(corpus, (2, 3), 90))
+    with pytest.raises(ArgumentError, match="hot_rows -1: expected rows"):
+        hot_rows(index, corpus, (-1, 4))
+    with pytest.raises(ArgumentError, match="batch_tokens 0: expected at least 1"):
+        hot_rows(index, corpus, (4,), batch_tokens=0)

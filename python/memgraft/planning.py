@@ -190,3 +190,75 @@ def budget_for(keys: KeySet, corpus: Corpus, target: float, *, sample: int = 1 <
         return None
     times = (target - whole) / rise / np.log(FARTHEST)
     return int(len(keys) * FARTHEST**times) if times <= 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HotRowsPoint:
+    """What the first rows of a bank spare the bus where they stay on the device; means over batches of text."""
+
+    num_rows: int
+    """Rows that stay there, at most those of the bank."""
+    batch_tokens: int
+    """Tokens of a batch; fewer than asked where the text has no more."""
+    rows_per_batch: float
+    """Different rows of a batch."""
+    hot_per_batch: float
+    """Those of them that are on the device already."""
+
+
+def hot_rows(
+    index: NgramIndex,
+    corpus: Corpus,
+    counts: Sequence[int],
+    *,
+    batch_tokens: int = 32_768,
+    sample: int = 1 << 21,
+    threads: int | None = None,
+) -> list[HotRowsPoint]:
+    """How many rows of a batch ``prefetch(..., hot_rows=N)`` need not move, by the frequencies of ``corpus``.
+
+    A batch is so many tokens in a row, and sees none before its first. A row counts once a batch, as staging moves it.
+    Batches lie evenly over the corpus.
+
+    Args:
+        index: the index of the bank, whose rows are in order of falling count.
+        corpus: text like that of the training.
+        counts: rows to keep on the device.
+        batch_tokens: tokens that are staged at once: of a micro-batch, where a step has several.
+        sample: tokens to look up at most, but one batch at least.
+        threads: for the lookup; default: every core.
+
+    Returns:
+        A point for each of ``counts``, ascending.
+
+    Raises:
+        ArgumentError: a negative count, a batch without tokens, or an empty corpus.
+        TokenError: a token is outside the vocabulary of the keys.
+    """
+    wanted = sorted(set(counts))
+    if wanted and wanted[0] < 0:
+        raise ArgumentError(f"hot_rows {wanted[0]}: expected rows to keep on the device, from 0")
+    if batch_tokens < 1:
+        raise ArgumentError(f"batch_tokens {batch_tokens}: expected at least 1 token")
+    size = min(batch_tokens, corpus.num_tokens)
+    if size == 0:
+        raise ArgumentError(f"{corpus.paths[0]}: expected tokens to count rows of, found none")
+    batches = max(1, min(corpus.num_tokens, sample) // size)
+    starts, distinct = corpus.document_starts, 0
+    hot = np.zeros(len(wanted), np.int64)
+    for first in np.linspace(0, corpus.num_tokens - size, batches).astype(np.int64):
+        inner = starts[(starts > first) & (starts < first + size)].astype(np.int64) - first
+        bounds = np.concatenate(([0], np.unique(inner), [size]))
+        rows, _ = index.lookup(corpus.tokens(int(first), int(first) + size), cu_seqlens=bounds, threads=threads)
+        rows = np.unique(rows[rows >= 0])
+        distinct += len(rows)
+        hot += np.searchsorted(rows, wanted)
+    return [
+        HotRowsPoint(
+            num_rows=min(count, len(index)),
+            batch_tokens=size,
+            rows_per_batch=distinct / batches,
+            hot_per_batch=int(found) / batches,
+        )
+        for count, found in zip(wanted, hot, strict=True)
+    ]

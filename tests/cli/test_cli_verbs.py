@@ -196,6 +196,13 @@ def test_plan_weighs_budgets(made):
     assert large["coverage"] == ok_json("coverage", made / "keys.mgk", made / "corpus")["coverage"]
     assert (answer["row_bytes"], small["value_bytes"], small["harvest_seconds"]) == (16, 96, None)
     assert "fallback" in ok("plan", made / "corpus", "--budgets", "30").stdout
+    hot = ("--hot-rows", "3,1k", "--value-dim", "8", "--batch-tokens", "8")
+    few, every = ok_json("plan", made / "corpus", "--budgets", "30", *hot)["hot_rows"]
+    assert (few["num_rows"], few["device_bytes"], few["batch_tokens"]) == (3, 48, 8)
+    assert (every["saved_share"], every["moved_bytes_per_batch"]) == (1.0, 0)
+    assert 0 < few["saved_share"] < 1
+    assert few["moved_bytes_per_batch"] + few["saved_bytes_per_batch"] == pytest.approx(few["rows_per_batch"] * 16)
+    assert "rows on the device" in ok("plan", made / "corpus", "--budgets", "30", "--hot-rows", "3").stdout
     result = memgraft_cli("plan", made / "corpus", "--donor", "somewhere")
     assert (result.exit_code, "expected --tokenizer too" in result.stderr) == (2, True)
 

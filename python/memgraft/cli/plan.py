@@ -33,18 +33,25 @@ def run(
     donor: Annotated[
         str | None, typer.Option(help="Times this donor on a sample of the keys (needs --tokenizer).")
     ] = None,
+    hot_rows: Annotated[
+        str | None, typer.Option(help="Rows to keep on the device, as 10k,100k: what they spare the bus a batch.")
+    ] = None,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a batch, for --hot-rows.")] = 32_768,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Weigh budgets and policies: coverage of held-out documents, rows a token, bytes, harvest. Writes nothing."""
     from memgraft.bank.dtypes import DTYPES
+    from memgraft.index import NgramIndex
     from memgraft.mining.options import POLICIES
+    from memgraft.planning import hot_rows as count_hot_rows
     from memgraft.planning import plan_budgets
 
     stored = DTYPES[common.storage_type(value_dtype)]
     depths = artifacts.parse_ids("taps", taps)
     if donor is not None and reading.tokenizer is None:
         raise ArgumentError("--donor: expected --tokenizer too, which turns keys into text, got none")
+    kept = None if hot_rows is None else parse_counts("hot-rows", hot_rows)
     opened = reading.open(corpus)
     with common.progress("tokens") as report:
         keys, points = plan_budgets(
@@ -88,13 +95,26 @@ def run(
         }
         for point in points
     ]
+    hot = []
+    if kept is not None:
+        _, held = opened.split(held_out=held_out, seed=seed)
+        found = count_hot_rows(NgramIndex.build(keys), held, kept, batch_tokens=batch_tokens, threads=threads)
+        hot = [_hot(point, row_bytes) for point in found]
     if json:
         common.emit(
-            {"positions": points[0].positions, "keys_per_second": rate, "row_bytes": row_bytes, "budgets": facts},
+            {
+                "positions": points[0].positions,
+                "keys_per_second": rate,
+                "row_bytes": row_bytes,
+                "budgets": facts,
+                **({"hot_rows": hot} if hot else {}),
+            },
             json=True,
         )
         return
     _print(facts)
+    if hot:
+        _print_hot(hot)
 
 
 def _print(facts: list[dict[str, Any]]) -> None:
@@ -136,6 +156,44 @@ def _print(facts: list[dict[str, Any]]) -> None:
         common.log("values: give --value-dim, the donor's width, or --donor; harvest: --donor and --tokenizer")
     elif facts[0]["harvest_seconds"] is None:
         common.log("harvest: give --donor and --tokenizer, and the donor is timed on a sample of the keys")
+
+
+def _hot(point: Any, row_bytes: int | None) -> dict[str, Any]:
+    """What keeping the point's rows on the device means in rows and bytes; the bank is that of the largest budget."""
+    moved = point.rows_per_batch - point.hot_per_batch
+    return {
+        "num_rows": point.num_rows,
+        "batch_tokens": point.batch_tokens,
+        "rows_per_batch": point.rows_per_batch,
+        "hot_per_batch": point.hot_per_batch,
+        "saved_share": point.hot_per_batch / point.rows_per_batch if point.rows_per_batch else 0.0,
+        "device_bytes": None if row_bytes is None else row_bytes * point.num_rows,
+        "moved_bytes_per_batch": None if row_bytes is None else row_bytes * moved,
+        "saved_bytes_per_batch": None if row_bytes is None else row_bytes * point.hot_per_batch,
+    }
+
+
+def _print_hot(hot: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    batch = f"of {hot[0]['batch_tokens']:,} tokens"
+    for name in ("rows on the device", "their bytes", f"rows of a batch {batch}", "of them there", "moved", "saved"):
+        table.add_column(name, justify="right")
+    for entry in hot:
+        moved = entry["moved_bytes_per_batch"]
+        table.add_row(
+            f"{entry['num_rows']:,}",
+            "-" if entry["device_bytes"] is None else _size(entry["device_bytes"]),
+            f"{entry['rows_per_batch']:,.0f}",
+            f"{entry['hot_per_batch']:,.0f}",
+            "-" if moved is None else _size(moved),
+            f"{entry['saved_share']:.1%}",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    console.print()
+    console.print(table)
 
 
 def _size(count: float) -> str:
