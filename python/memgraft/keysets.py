@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
+from memgraft.tokenizer import other_mapping, recorded_facts
 
 __all__ = ["check_same_tokens", "intersect", "joined", "rows_in", "subtract", "union"]
 
@@ -45,10 +46,10 @@ def check_same_tokens(sets: Sequence[KeySet]) -> None:
                 f"{keys.path or 'keys'}: expected the vocabulary of {sets[0].vocab_size} as in "
                 f"{sets[0].path or 'the first set'}, found {keys.vocab_size}; mine both with one tokenizer"
             )
-    named = [(keys, keys.metadata.get("tokenizer")) for keys in sets]
-    named = [(keys, tokenizer) for keys, tokenizer in named if tokenizer is not None]
-    for keys, tokenizer in named[1:]:
-        if tokenizer != named[0][1]:
+    named = [(keys, keys.metadata.get("tokenizer"), keys.metadata.get("tokenizer_mapping")) for keys in sets]
+    named = [known for known in named if known[1:] != (None, None)]
+    for keys, tokenizer, mapping in named[1:]:
+        if other_mapping(recorded_facts(*named[0][1:]), recorded_facts(tokenizer, mapping)):
             raise FingerprintError(
                 f"{keys.path or 'keys'}: expected tokens of the tokenizer {named[0][1]} as in "
                 f"{named[0][0].path or 'the first set'}, found {tokenizer}; mine both with one tokenizer"

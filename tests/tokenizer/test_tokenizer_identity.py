@@ -6,7 +6,19 @@ import pytest
 from families import FAMILIES, MERGES, REGEX, SAME_REGEX, byte_level, llama2, metaspace, saved, with_template, wordpiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from memgraft.tokenizer import differs_from, open_tokenizer, tokenizer_facts
+from memgraft import Corpus, NgramIndex, coverage, mine
+from memgraft.corpus import tokenize_folder
+from memgraft.errors import CorpusError, FingerprintError
+from memgraft.keysets import union
+from memgraft.mining import mine_part, select_parts
+from memgraft.tokenizer import (
+    differs_from,
+    mapping_facts,
+    open_tokenizer,
+    other_mapping,
+    recorded_facts,
+    tokenizer_facts,
+)
 
 
 def fingerprint(source):
@@ -152,3 +164,56 @@ def test_a_tokenizer_without_a_backend_is_told_by_what_it_does():
 
     assert fingerprint(Spelling()) == fingerprint(Spelling(extra=["<later>"]))
     assert fingerprint(Spelling()) != fingerprint(Spelling(shift=1))
+
+
+def text_folder(path):
+    path.mkdir()
+    for place in range(4):
+        (path / f"{place}.txt").write_text(" ".join(["the king of the thing", f"12 kings {place}"] * 8))
+    return path
+
+
+def again(folder, out, **other):
+    """The same mapping in a file of other bytes; with ``other``, another tokenizer."""
+    made = byte_level(**other) if other else Tokenizer.from_file(str(folder / "tokenizer.json"))
+    made.enable_truncation(4)
+    made.add_special_tokens(["<|later|>"])
+    return saved(made, out)
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_keys_are_of_the_mapping_that_made_them_not_of_its_file(in_parts, tmp_path):
+    first = saved(byte_level(), tmp_path / "first")
+    second, third = again(first, tmp_path / "second"), again(first, tmp_path / "third", digits=True)
+    corpus = Corpus.open(tokenize_folder(text_folder(tmp_path / "text"), first, tmp_path / "tokens"))
+    if in_parts:
+        mine_part(corpus, tmp_path / "part.mgr")
+        keys = select_parts([tmp_path / "part.mgr"], budget=20)
+    else:
+        keys = mine(corpus, budget=20)
+    recorded = recorded_facts(keys.metadata["tokenizer"], keys.metadata["tokenizer_mapping"])
+    for source in (second, Tokenizer.from_file(str(second / "tokenizer.json"))):
+        assert differs_from(open_tokenizer(source), recorded) is None
+    for source in (third, Tokenizer.from_file(str(third / "tokenizer.json"))):
+        assert differs_from(open_tokenizer(source), recorded) is not None
+
+    assert len(Corpus.open(tmp_path / "tokens.bin", tokenizer=second)) == len(corpus)
+    with pytest.raises(CorpusError, match="another tokenizer"):
+        Corpus.open(tmp_path / "tokens.bin", tokenizer=third)
+    # A set of a larger vocabulary is of other ids; a stream is only refused where its tokenizer is another.
+    index = NgramIndex.build(keys)
+    assert coverage(index, Corpus.open(tmp_path / "text", tokenizer=second), keys=keys)["coverage"] > 0
+    with pytest.raises(FingerprintError, match="expected tokens"):
+        coverage(index, Corpus.open(tmp_path / "text", tokenizer=third), keys=keys)
+    assert len(union([keys, keys])) == len(keys)
+
+
+def test_records_of_the_file_alone_are_read_as_before(tmp_path):
+    first = saved(byte_level(), tmp_path / "first")
+    codec, later = open_tokenizer(first), open_tokenizer(again(first, tmp_path / "again"))
+    old = recorded_facts(codec.file_fingerprint, None)
+    assert differs_from(codec, old) is None
+    assert "expected the file" in (differs_from(later, old) or "")
+    assert differs_from(open_tokenizer(byte_level()), old) is None, "an object names no file"
+    assert other_mapping(old, recorded_facts(later.file_fingerprint, mapping_facts(later)))
+    assert not other_mapping(old, recorded_facts(None, None))

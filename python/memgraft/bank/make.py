@@ -94,7 +94,11 @@ def _select(
         (arrays.documents if documents is None else documents)[keep],
         vocab_size=stack.keys.vocab_size,
         reserved=stack.keys.reserved,
-        metadata={name: fact for name, fact in stack.keys.metadata.items() if name in ("tokenizer", "split")},
+        metadata={
+            name: fact
+            for name, fact in stack.keys.metadata.items()
+            if name in ("tokenizer", "tokenizer_mapping", "split")
+        },
     )
 
 

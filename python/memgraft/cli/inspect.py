@@ -192,8 +192,8 @@ def load_recipient_tokenizer(
         ArgumentError: none is given and none is found.
         FingerprintError: it is not the one the keys were mined with.
     """
-    from memgraft.corpus.text import load_tokenizer, tokenizer_file_fingerprint
-    from memgraft.tokenizer import differs_from, open_tokenizer
+    from memgraft.corpus.text import load_tokenizer
+    from memgraft.tokenizer import differs_from, open_tokenizer, recorded_facts
 
     facts = bank.manifest.tokenizer if bank is not None else {}
     folder = bank.path if bank is not None else path.parent if path.is_file() else path
@@ -204,12 +204,11 @@ def load_recipient_tokenizer(
         return None
     if chosen is None:
         raise ArgumentError(f"{path}: expected a tokenizer.json beside it, found none; give --tokenizer")
-    if facts.get("fingerprint"):
-        difference = differs_from(open_tokenizer(chosen), facts)
-    else:  # key sets name the file that tokenised their corpus, and nothing else
-        expected = facts.get("file_fingerprint") or (keys.metadata.get("tokenizer") if keys is not None else None)
-        found = tokenizer_file_fingerprint(chosen)
-        difference = f"expected {expected}, found {found}" if expected not in (None, found) else None
+    if not facts.get("fingerprint"):
+        mined = keys.metadata if keys is not None else {}
+        file = facts.get("file_fingerprint") or mined.get("tokenizer")
+        facts = recorded_facts(file, mined.get("tokenizer_mapping"))
+    difference = differs_from(open_tokenizer(chosen), facts)
     if difference and not needed:
         return None
     if difference:

@@ -33,6 +33,7 @@ from memgraft.errors import ArgumentError, ConfigError, CorpusError, TokenError
 from memgraft.keyed import Closed, decoder, place
 from memgraft.progress import callback
 from memgraft.system import check_writable, num_threads
+from memgraft.tokenizer import differs_from, mapping_facts, open_tokenizer, recorded_facts
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -50,6 +51,7 @@ class Corpus:
         eos_id: the document delimiter, if there is one in the stream; never part of a key.
         vocab_size: size of the tokenizer that made the tokens, where known.
         tokenizer: fingerprint of that tokenizer's file, where known.
+        tokenizer_mapping: fingerprints of what it does, which saving it again does not change; where known.
         special_ids: that tokenizer's special tokens; never part of a key.
     """
 
@@ -60,6 +62,7 @@ class Corpus:
         eos_id: int | None = None,
         vocab_size: int | None = None,
         tokenizer: str | None = None,
+        tokenizer_mapping: Mapping[str, Any] | None = None,
         special_ids: Sequence[int] = (),
         source: tuple[str, Sequence[Path]] | None = None,
         recorded_split: Mapping[str, Any] | None = None,
@@ -71,6 +74,7 @@ class Corpus:
         self.eos_id = core.eos_id if eos_id is None else eos_id
         self.vocab_size = vocab_size
         self.tokenizer = tokenizer
+        self.tokenizer_mapping = tokenizer_mapping
         self.special_ids = tuple(special_ids)
 
     @classmethod
@@ -160,14 +164,16 @@ class Corpus:
                 f"{core.num_tokens}; the files do not belong together: tokenise again, or remove the .json"
             )
         fingerprint, vocab_size = facts.get("tokenizer"), facts.get("vocab_size")
-        special_ids = facts.get("special_ids") or ()
+        mapping, special_ids = facts.get("tokenizer_mapping"), facts.get("special_ids") or ()
         if tokenizer is not None:
             loaded = load_tokenizer(tokenizer)
             given = tokenizer_file_fingerprint(tokenizer)
-            if fingerprint is not None and given != fingerprint:
+            if fingerprint is None or mapping is None:
+                mapping = mapping_facts(tokenizer) if fingerprint in (None, given) else None
+            if differs_from(open_tokenizer(tokenizer), recorded_facts(fingerprint, mapping)):
                 raise CorpusError(
                     f"{core.paths[0]}: expected tokens of {os.fspath(tokenizer)} ({given[:12]}…), found tokens of "
-                    f"another tokenizer ({fingerprint[:12]}…); give that one, or tokenise the text again"
+                    f"another tokenizer ({str(fingerprint)[:12]}…); give that one, or tokenise the text again"
                 )
             fingerprint, vocab_size, special_ids = given, tokenizer_size(loaded), find_special_ids(loaded)
         return cls(
@@ -175,6 +181,7 @@ class Corpus:
             eos_id=facts.get("eos_id") if eos_id is None else eos_id,
             vocab_size=vocab_size,
             tokenizer=fingerprint,
+            tokenizer_mapping=mapping,
             special_ids=special_ids,
             recorded_split=facts.get("split"),
         )
@@ -210,6 +217,7 @@ class Corpus:
         if tokenizer is not None:
             loaded = load_tokenizer(tokenizer)
             facts["tokenizer"] = tokenizer_file_fingerprint(tokenizer)
+            facts["tokenizer_mapping"] = mapping_facts(tokenizer)
             facts["vocab_size"] = tokenizer_size(loaded)
             facts["special_ids"] = find_special_ids(loaded)
         with _temporary_folder(temporary) as folder:
@@ -302,6 +310,7 @@ class Corpus:
                 eos_id=self.eos_id,
                 vocab_size=self.vocab_size,
                 tokenizer=self.tokenizer,
+                tokenizer_mapping=self.tokenizer_mapping,
                 special_ids=self.special_ids,
                 source=self._source,
             )
@@ -421,6 +430,7 @@ def _read_facts(paths: Sequence[PathLike]) -> Mapping[str, Any]:
     """The facts beside the token files; shards must agree on them."""
     facts: dict[str, Any] = {}
     num_tokens: list[int] = []
+    mappings: list[Mapping[str, Any] | None] = []
     for path in map(Path, paths):
         beside = path.with_suffix(".json")
         try:
@@ -436,9 +446,12 @@ def _read_facts(paths: Sequence[PathLike]) -> Mapping[str, Any]:
                     "open corpora of different tokenizers apart"
                 )
             facts[name] = found.get(name)
+        mappings.append(found.get("tokenizer_mapping"))
         num_tokens.append(found.get("num_tokens", 0))
         if len(paths) == 1 and isinstance(found.get("split"), dict):
             facts["split"] = found["split"]
+    if mappings and all(mapping == mappings[0] for mapping in mappings):
+        facts["tokenizer_mapping"] = mappings[0]
     if num_tokens and len(num_tokens) == len(paths):
         facts["num_tokens"] = sum(num_tokens)
     return facts

@@ -49,6 +49,7 @@ def write_split(
             vocab_size=part.vocab_size or MAX_VOCAB_SIZE,
             eos_id=part.eos_id,
             tokenizer=part.tokenizer,
+            tokenizer_mapping=part.tokenizer_mapping,
             special_ids=part.special_ids,
             split=part.split_facts,
             declared=part.vocab_size is not None,

@@ -26,6 +26,7 @@ from memgraft.corpus.writer import CorpusWriter, storage_errors
 from memgraft.errors import ArgumentError, ConfigError, CorpusError, TokenError
 from memgraft.progress import Progress as Progress
 from memgraft.progress import callback
+from memgraft.tokenizer import mapping_facts
 
 __all__ = [
     "BYTE_ORDER_MARK",
@@ -181,6 +182,7 @@ def tokenize_folder(
         vocab_size=vocab_size or size,
         eos_id=eos_id,
         tokenizer=tokenizer_file_fingerprint(tokenizer),
+        tokenizer_mapping=mapping_facts(tokenizer, vocab_size),
         special_ids=find_special_ids(loaded),
     ) as writer:
         for batch, size in _batches(_watched(documents(source, cutting), loaded, cutting)):

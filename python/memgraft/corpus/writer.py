@@ -45,6 +45,7 @@ class CorpusWriter:
         vocab_size: int,
         eos_id: int | None = None,
         tokenizer: str | None = None,
+        tokenizer_mapping: Mapping[str, Any] | None = None,
         special_ids: Sequence[int] = (),
         split: Mapping[str, Any] | None = None,
         declared: bool = True,
@@ -56,6 +57,7 @@ class CorpusWriter:
             vocab_size: every token is smaller than this.
             eos_id: the delimiter that the caller appends to documents, if any; recorded.
             tokenizer: fingerprint of the tokenizer's file; recorded.
+            tokenizer_mapping: its mapping (`memgraft.tokenizer.mapping_facts`); recorded.
             special_ids: the tokenizer's special tokens; recorded.
             split: which part of which corpus this is; recorded.
             declared: whether ``vocab_size`` is a tokenizer's or model's, and recorded, or a bound.
@@ -65,6 +67,7 @@ class CorpusWriter:
         text = os.fspath(path)
         self.path = Path(text[:-4] if text.endswith(".bin") else text)
         self.vocab_size, self.eos_id, self.tokenizer = vocab_size, eos_id, tokenizer
+        self.tokenizer_mapping = tokenizer_mapping
         self.special_ids = [int(token) for token in special_ids]
         self.split, self.declared = split, declared
         self.dtype = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<i4")
@@ -183,6 +186,7 @@ class CorpusWriter:
             "special_ids": self.special_ids,
             "num_tokens": self.num_tokens,
             "num_documents": self.num_documents,
+            **({} if self.tokenizer_mapping is None else {"tokenizer_mapping": dict(self.tokenizer_mapping)}),
             **({} if self.split is None else {"split": dict(self.split)}),
         }
 

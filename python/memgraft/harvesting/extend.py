@@ -17,6 +17,7 @@ from memgraft.keysets import rows_in
 from memgraft.mining import mine
 from memgraft.mining.miner import budgets_by_order
 from memgraft.progress import Progress, callback
+from memgraft.tokenizer import other_mapping, recorded_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,9 @@ def mine_lacking(
     """
     progress = callback(progress)
     expected = bank.keys.metadata.get("tokenizer") or bank.manifest.tokenizer.get("file_fingerprint")
-    if expected is not None and corpus.tokenizer is not None and corpus.tokenizer != expected:
+    mapping = bank.keys.metadata.get("tokenizer_mapping")
+    theirs = recorded_facts(corpus.tokenizer, corpus.tokenizer_mapping)
+    if other_mapping(recorded_facts(expected, mapping), theirs):
         raise FingerprintError(
             f"{corpus.paths[0]}: expected tokens of the tokenizer {expected} that the bank's keys are made of, found "
             f"{corpus.tokenizer}; tokenise the text with the recipient's tokenizer"

@@ -14,7 +14,7 @@ from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
 from memgraft.harvesting.selecting import Progress
 from memgraft.harvesting.text import RoundTrip
 from memgraft.keyset import KeySet
-from memgraft.tokenizer import TextCodec, open_tokenizer
+from memgraft.tokenizer import TextCodec, differs_from, open_tokenizer, recorded_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +91,10 @@ def set_up(
             "mine again with the tokenizer's size, or name the tokenizer that made these tokens"
         )
     mined_with = keys.metadata.get("tokenizer")
-    if recipient.file_fingerprint is not None and mined_with not in (None, recipient.file_fingerprint):
+    if difference := differs_from(recipient, recorded_facts(mined_with, keys.metadata.get("tokenizer_mapping"))):
         raise FingerprintError(
-            f"tokenizer {recipient_tokenizer}: expected the file {mined_with} that made the keys' tokens, "
-            f"found {recipient.file_fingerprint}; name the tokenizer.json that tokenised the corpus"
+            f"tokenizer {recipient_tokenizer}: not the one that made the keys' tokens: {difference}; "
+            f"name the tokenizer.json that tokenised the corpus"
         )
     refuse_taps(donor, taps)
     if not isinstance(donor, Donor):

@@ -109,6 +109,7 @@ class MineNgrams(PipelineStep):  # type: ignore[misc]
         # Without a special token the one token is too short for every key.
         kept_out = reserved[0] if reserved else 0
         given: dict[str, Any] = {"eos_id": facts.eos_id, "tokenizer": facts.tokenizer, "special_ids": facts.special_ids}
+        given["tokenizer_mapping"] = facts.tokenizer_mapping
         with CorpusWriter(text.with_name("empty"), vocab_size=facts.vocab_size or 1, **given) as writer:
             writer.add(np.array([kept_out], np.uint32))
             return Corpus.open(writer.finish())

@@ -11,6 +11,7 @@ from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyset import KeySet
 from memgraft.mining.options import positive
 from memgraft.progress import Progress, callback
+from memgraft.tokenizer import other_mapping, recorded_facts
 
 #: Positions looked up at a time.
 BLOCK = 1 << 20
@@ -129,7 +130,8 @@ def coverage(
             "give the key set the index was built from"
         )
     expected = metadata.get("tokenizer")
-    if expected is not None and corpus.tokenizer is not None and expected != corpus.tokenizer:
+    theirs = recorded_facts(corpus.tokenizer, corpus.tokenizer_mapping)
+    if other_mapping(recorded_facts(expected, metadata.get("tokenizer_mapping")), theirs):
         raise FingerprintError(
             f"{corpus.paths[0]}: expected tokens of the tokenizer {expected}, which made the keys, found "
             f"{corpus.tokenizer}; tokenise the text with the recipient's tokenizer"

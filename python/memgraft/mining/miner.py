@@ -101,7 +101,7 @@ def mine(
         "num_documents": corpus.num_documents,
         "eos_id": corpus.eos_id,
     }
-    return finished(mined, chosen, found, corpus.tokenizer, corpus.split_facts, require)
+    return finished(mined, chosen, found, corpus.tokenizer, corpus.tokenizer_mapping, corpus.split_facts, require)
 
 
 def finished(
@@ -109,6 +109,7 @@ def finished(
     chosen: Choice,
     corpus: dict[str, Any],
     tokenizer: str | None,
+    tokenizer_mapping: Mapping[str, Any] | None,
     split: Mapping[str, Any] | None,
     require: Sequence[Sequence[int]] | KeySet,
 ) -> KeySet:
@@ -129,9 +130,9 @@ def finished(
         "frequent": by_order(mined.frequent),
         "tool": f"memgraft {_core.__version__}",
     }
-    return keys.with_metadata(
-        {"corpus": corpus, "tokenizer": tokenizer, "split": None if split is None else dict(split), "mining": facts}
-    )
+    mapping = {} if tokenizer_mapping is None else {"tokenizer_mapping": dict(tokenizer_mapping)}
+    named = {"corpus": corpus, "tokenizer": tokenizer, **mapping}
+    return keys.with_metadata({**named, "split": None if split is None else dict(split), "mining": facts})
 
 
 @dataclass(frozen=True, kw_only=True)

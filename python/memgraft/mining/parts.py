@@ -118,9 +118,10 @@ def mine_part(
     vocab_size, kept_out = options.vocabulary(corpus, vocab_size, reserved)
     if not 0 <= rank < options.positive("world", world):
         raise ArgumentError(f"rank: expected 0 to {world - 1}, got {rank}")
-    split = corpus.split_facts
+    split, mapping = corpus.split_facts, corpus.tokenizer_mapping
     settings = {
         "tokenizer": corpus.tokenizer,
+        **({} if mapping is None else {"tokenizer_mapping": dict(mapping)}),
         "eos_id": corpus.eos_id,
         "split": None if split is None else dict(split),
         "orders": sorted(wanted),
@@ -238,4 +239,5 @@ def select_parts(
         "num_documents": merged.num_documents,
         "eos_id": settings["eos_id"],
     }
-    return finished(mined, chosen, corpus, settings["tokenizer"], settings["split"], require)
+    mapping = settings.get("tokenizer_mapping")
+    return finished(mined, chosen, corpus, settings["tokenizer"], mapping, settings["split"], require)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from memgraft.corpus.text import tokenizer_file_fingerprint
+from memgraft import _core
 from memgraft.errors import ArgumentError, FormatError
 from memgraft.tokenizer.inside import ANCHORS, closest, without_edges
 from memgraft.tokenizer.mapping import (
@@ -326,7 +327,7 @@ def open_tokenizer(source: Any) -> TextCodec:
             loaded = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise FormatError(f"tokenizer {path}: expected a file written by 'tokenizers', found: {error}") from error
-        return FastCodec(loaded, tokenizer_file_fingerprint(path))
+        return FastCodec(loaded, _core.fingerprint_file(os.fspath(path)))
     if hasattr(source, "to_str") and hasattr(source, "encode_batch"):
         return FastCodec(source)
     if (backend := getattr(source, "backend_tokenizer", None)) is not None and hasattr(backend, "to_str"):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from memgraft.tokenizer.codec import TextCodec
+from memgraft.tokenizer.codec import TextCodec, open_tokenizer
 
 
 def tokenizer_facts(codec: TextCodec, mined_for: int) -> dict[str, Any]:
@@ -17,6 +17,34 @@ def tokenizer_facts(codec: TextCodec, mined_for: int) -> dict[str, Any]:
     }
 
 
+def mapping_facts(tokenizer: Any, vocab_size: int | None = None) -> dict[str, Any]:
+    """What corpora and key sets record beside the file's hash: the mapping of ``tokenizer``, below ``vocab_size``."""
+    codec = open_tokenizer(tokenizer)
+    facts = tokenizer_facts(codec, codec.vocab_size if vocab_size is None else vocab_size)
+    return {name: fact for name, fact in facts.items() if name != "file_fingerprint"}
+
+
+def recorded_facts(file: str | None, mapping: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The record of a corpus or a key set, as `differs_from` reads it; earlier ones name the file alone."""
+    return {**(mapping or {}), "file_fingerprint": file}
+
+
+def other_mapping(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records name different tokenizers; a record that names none is no other.
+
+    Added tokens are compared where both vocabularies have one size: a larger one got tokens later.
+    """
+    files = one.get("file_fingerprint"), other.get("file_fingerprint")
+    if None not in files and files[0] == files[1]:
+        return False
+    if "fingerprint" in one and "fingerprint" in other:
+        if one["fingerprint"] != other["fingerprint"]:
+            return True
+        same_size = one["vocab_size"] == other["vocab_size"]
+        return bool(same_size and one["added_fingerprint"] != other["added_fingerprint"])
+    return None not in files
+
+
 def differs_from(codec: TextCodec, recorded: Mapping[str, Any]) -> str | None:
     """Why ``codec`` is not the recorded tokenizer, as "expected …, found …"; None where it is, or none is recorded.
 
@@ -25,8 +53,11 @@ def differs_from(codec: TextCodec, recorded: Mapping[str, Any]) -> str | None:
     """
     expected = recorded.get("fingerprint")
     file = recorded.get("file_fingerprint")
-    if expected is None or (file is not None and file == codec.file_fingerprint):
+    if file is not None and file == codec.file_fingerprint:
         return None
+    if expected is None:
+        known = None not in (file, codec.file_fingerprint)
+        return f"expected the file {file}, found {codec.file_fingerprint}" if known else None
     added = recorded.get("added_fingerprint")
     if added is None and expected == codec.old_fingerprint:
         return None
