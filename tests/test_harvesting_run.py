@@ -16,6 +16,7 @@ from memgraft.bank import Bank
 from memgraft.errors import ArgumentError, DonorError, FingerprintError, FormatError, KeySetError, TokenError
 from memgraft.harvesting import harvest, open_donor, plan_harvest
 from memgraft.keyset import KeySet
+from memgraft.tokenizer import mapping_facts
 from tiny import byte_bpe, tiny_donor, tiny_text
 
 
@@ -261,13 +262,24 @@ def test_a_tokenizer_that_does_not_fit_the_keys_is_refused(place, keys, tmp_path
 
 def test_another_tokenizer_than_the_corpus_had_is_refused(place, keys, tmp_path):
     mined = KeySet.from_keys([(5, 7)], counts=[3], vocab_size=300, metadata={"tokenizer": "0" * 64})
-    with pytest.raises(FingerprintError, match=r"tokenizer\.json: expected the file 0{64} that made the keys' tokens"):
+    with pytest.raises(FingerprintError, match=r"not the one that made the keys' tokens: expected the file 0{64}"):
         run(place, tmp_path / "bank", keys=mined)
     from memgraft._core import fingerprint_file
 
     name = fingerprint_file(str(place / "tokenizer.json"))
     mined = KeySet.from_keys([(5, 70)], counts=[3], vocab_size=300, metadata={"tokenizer": name})
     assert run(place, tmp_path / "bank", keys=mined).manifest.tokenizer["file_fingerprint"] == name
+
+
+def test_the_corpus_tokenizer_saved_again_is_the_same(place, tmp_path):
+    tokenizer = memgraft_tokenizer(place)
+    facts = {"tokenizer": "0" * 64, "tokenizer_mapping": mapping_facts(tokenizer)}
+    mined = KeySet.from_keys([(5, 70)], counts=[3], vocab_size=300, metadata=facts)
+    assert len(run(place, tmp_path / "bank", keys=mined)) == 1
+    facts["tokenizer_mapping"] = {**mapping_facts(tokenizer), "fingerprint": "1" * 64}
+    mined = KeySet.from_keys([(5, 70)], counts=[3], vocab_size=300, metadata=facts)
+    with pytest.raises(FingerprintError, match=r"expected 1{64}, found"):
+        run(place, tmp_path / "other", keys=mined)
 
 
 def test_nothing_left_is_an_error(place, tmp_path):

@@ -71,11 +71,11 @@ def decoder_of(tokenizer: Path, keys: "KeySet") -> Callable[[Sequence[Sequence[i
     Raises:
         FingerprintError: the file is not the one that made the keys' tokens.
     """
-    from memgraft.corpus.text import tokenizer_file_fingerprint
     from memgraft.keyed import decoder
+    from memgraft.tokenizer import differs_from, open_tokenizer, recorded_facts
 
     decode = decoder(tokenizer)
-    expected, found = keys.metadata.get("tokenizer"), tokenizer_file_fingerprint(tokenizer)
-    if expected not in (None, found):
-        raise FingerprintError(f"{tokenizer}: expected the tokenizer {expected} that made the keys, found {found}")
+    recorded = recorded_facts(keys.metadata.get("tokenizer"), keys.metadata.get("tokenizer_mapping"))
+    if difference := differs_from(open_tokenizer(tokenizer), recorded):
+        raise FingerprintError(f"{tokenizer}: expected the tokenizer that made the keys: {difference}")
     return decode

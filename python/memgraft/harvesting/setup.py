@@ -94,7 +94,7 @@ def set_up(
     if difference := differs_from(recipient, recorded_facts(mined_with, keys.metadata.get("tokenizer_mapping"))):
         raise FingerprintError(
             f"tokenizer {recipient_tokenizer}: not the one that made the keys' tokens: {difference}; "
-            f"name the tokenizer.json that tokenised the corpus"
+            "name the tokenizer.json that tokenised the corpus"
         )
     refuse_taps(donor, taps)
     if not isinstance(donor, Donor):
