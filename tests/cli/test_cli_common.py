@@ -1,6 +1,7 @@
 import importlib
 import inspect
 import json
+import shlex
 import subprocess
 import sys
 from typing import get_args
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from memgraft.cli import common
 from memgraft.cli.app import VERBS, build_app
+from memgraft.cli.examples import EXAMPLES
 from memgraft.cli.sizes import Count, parse_count, parse_counts, parse_range
 from memgraft.errors import ArgumentError, ConfigError, FormatError
 
@@ -192,3 +194,15 @@ def test_threads_bound_what_is_asked_of_the_machine():
         assert system.num_threads() == 1
     finally:
         system.limit_threads(None)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in VERBS])
+def test_help_of_every_verb_has_an_example_that_can_be_typed(name):
+    words = shlex.split(EXAMPLES[name])
+    assert words[: 1 + len(name.split())] == ["memgraft", *name.split()]
+    command = typer.main.get_command(build_app())
+    for part in name.split():
+        command = command.commands[part]
+    assert EXAMPLES[name] in command.epilog
+    # Reads the line as the command does, without running it.
+    command.make_context(name, words[1 + len(name.split()) :])

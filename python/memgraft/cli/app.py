@@ -8,6 +8,7 @@ from typing import Annotated, get_args
 import typer
 from typer.models import OptionInfo
 
+from memgraft.cli.examples import EXAMPLES
 from memgraft.cli.sizes import Count
 
 #: Verb (a space puts it into a group) and the module whose ``run`` function it is. One file a verb; order is that of
@@ -91,7 +92,7 @@ def build_app() -> typer.Typer:
             parent = groups[group]
         run = importlib.import_module(module).run
         takes_sizes(run)
-        parent.command(verb)(run)
+        parent.command(verb, epilog=f"Example: {EXAMPLES[name]}")(run)
     return app
 
 

@@ -27,10 +27,7 @@ def run(
     overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:
-    """Write a key set as Parquet: tokens (list of uint32), count, documents, in row order.
-
-    Example: memgraft keys export keys.mgk --tokenizer tokenizer.json -o keys.parquet
-    """
+    """Write a key set as Parquet: tokens (list of uint32), count, documents, in row order."""
     import json as jsonlib
 
     from memgraft import KeySet
