@@ -21,8 +21,13 @@ def test_index_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (namespace["index"].lookup(np.array(namespace["keys"].key(0), np.uint16))[0][-1]) == 0
 
 
-def test_torch_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+OTHERS = ("spaced_bpe", "sentencepiece_bpe", "unigram", "wordpiece")
+
+
+@pytest.mark.parametrize("family", ["byte_level", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_torch_half(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import memgraft
+    import tiny
     from tiny import tiny_donor, tiny_text
 
     monkeypatch.chdir(tmp_path)
@@ -31,11 +36,13 @@ def test_torch_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(f"texts/{number}.txt").write_text(tiny_text(number), encoding="utf-8")
     Path("text.txt").write_text(tiny_text(8), encoding="utf-8")
     tiny_donor(tmp_path / "donor")
-    tiny_donor(tmp_path / "recipient", seed=2)
+    made = None if family == "byte_level" else getattr(tiny, family)([tiny_text(900 + number) for number in range(4)])
+    tiny_donor(tmp_path / "recipient", seed=2, tokenizer=made)
     corpus = memgraft.Corpus.open("texts", tokenizer="recipient/tokenizer.json")
     memgraft.mine(corpus, budget=300).save("keys.mgk")
 
     namespace = README.run("torch")
+    assert len(namespace["bank"]) > 0.9 * len(namespace["keys"]), namespace["bank"].manifest.donor
     inputs = namespace["prompt"]
     for name in ("model", "again"):
         namespace[name].eval()

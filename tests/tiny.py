@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 _COMMON = """
@@ -43,9 +43,53 @@ def byte_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def tiny_donor(folder: Path, *, num_blocks: int = 3, seed: int = 1) -> Path:
-    """A Llama-style donor of width 32 with its own tokenizer, saved as a transformers folder."""
-    tokenizer = byte_bpe([tiny_text(900 + number) for number in range(4)], 320)
+def spaced_bpe(texts: list[str]) -> Tokenizer:
+    """Byte-level BPE that puts a space before every text, as RoBERTa's and older OPT's files do."""
+    tokenizer = byte_bpe(texts, 320)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return tokenizer
+
+
+def sentencepiece_bpe(texts: list[str]) -> Tokenizer:
+    """BPE behind Prepend and Replace with a decoder that strips, as Llama 2's."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    special = ["<|endoftext|>", "<unk>"]
+    lines = [line for text in texts for line in text.split()]
+    tokenizer.train_from_iterator(
+        lines, trainers.BpeTrainer(vocab_size=320, special_tokens=special, show_progress=False)
+    )
+    return tokenizer
+
+
+def unigram(texts: list[str]) -> Tokenizer:
+    """Unigram behind a Metaspace, as T5's and XLM-R's."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    special = ["<|endoftext|>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=320, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def wordpiece(texts: list[str]) -> Tokenizer:
+    """WordPiece in lower case, as BERT's."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    special = ["<|endoftext|>", "<unk>"]
+    trainer = trainers.WordPieceTrainer(vocab_size=320, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def tiny_donor(folder: Path, *, num_blocks: int = 3, seed: int = 1, tokenizer: Tokenizer | None = None) -> Path:
+    """A Llama-style donor of width 32 with its own tokenizer, or the given one, saved as a transformers folder."""
+    if tokenizer is None:
+        tokenizer = byte_bpe([tiny_text(900 + number) for number in range(4)], 320)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
