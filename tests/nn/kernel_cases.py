@@ -108,12 +108,70 @@ def traced():
     torch.library.opcheck(kernel.gate_and_mix, (*given, *rest))
 
 
+def operands(layer, length, *, unique=3):
+    """What `gate_and_mix` takes, in float64, with the layer's taps and factor: packed segments, padding, a miss."""
+    generator = torch.Generator().manual_seed(17)
+    kind, streams = torch.float64, layer.streams
+
+    def drawn(*shape):
+        return torch.randn(shape, generator=generator, dtype=kind).to(DEVICE).requires_grad_()
+
+    hidden, keys, values = drawn(2, length, streams, D), drawn(unique, streams, D), drawn(unique, D)
+    scales = drawn(unique, streams).detach().abs().add(0.5).requires_grad_()
+    picked = torch.randint(0, unique, (2, length), generator=generator).to(DEVICE)
+    segments = torch.zeros(2, length, dtype=torch.int32, device=DEVICE)
+    segments[0, length // 2 :] = 1
+    segments[1, 0] = -1
+    sourced = segments >= 0
+    sourced[0, 1] = False
+    taps = None if layer.conv is None else layer.conv.taps().detach().to(kind).requires_grad_()
+    factor = None if layer.scale is None else layer.scale.detach().to(kind).requires_grad_()
+    dilation = 1 if layer.conv is None else layer.conv.dilation
+    return (
+        hidden, keys, scales, values, picked, sourced, segments, taps, factor, None, dilation,
+        layer.gate_kind == "signed_sqrt",
+    )  # fmt: skip
+
+
+def gradients(names=("plain", "signed_sqrt", "no_conv", "kernel3_dilation2", "streams", "scale")):
+    """The backward against differences of the forward, in float64; more than one run of positions too."""
+    for name in names:
+        layer = make_layer(fallback=False, **CASES[name])
+        # One of the two outputs unused is asked once, since the interpreter takes its time.
+        given, unused = operands(layer, 17 if name == "no_conv" else 4), name == "plain"
+        # A card adds up the gradients of a row in any order.
+        assert torch.autograd.gradcheck(
+            kernel.gate_and_mix, given, fast_mode=True, check_undefined_grad=unused, nondet_tol=1e-9
+        )
+        print(name, flush=True)
+
+
+def compiled():
+    """One whole graph forward and backward, for lengths that it was not traced with too."""
+    layer = make_layer()
+    layer.kernel = True
+    call = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for length in (4, 6):
+        hidden, *rest = make_inputs(length=length)
+        found = []
+        for one in (call, layer):
+            layer.zero_grad()
+            own = hidden.clone().requires_grad_()
+            written, gated = one(own, *rest, misses_M=(rest[1].flatten() < 0).nonzero().squeeze(1))
+            (written.square().sum() + gated.sum()).backward()
+            held = {name: p.grad.clone() for name, p in layer.named_parameters() if p.grad is not None}
+            found.append((written.detach(), gated.detach(), own.grad, held))
+        close(found[::-1], tolerance=1e-6)
+
+
 GROUPS = {
     "plain": lambda: shapes(PLAIN),
     "shapes": lambda: shapes(CASES),
     "edges": edges,
     "decoding": decoding,
     "traced": traced,
+    "gradients": gradients,
+    "compiled": compiled,
 }
 
 
