@@ -22,8 +22,20 @@ fn keys() -> impl Strategy<Value = Keys> {
     prop::collection::hash_map(key, 0..6u64, 0..30).prop_map(|keys| keys.into_iter().collect())
 }
 
+/// The vocabulary of tests with texts in which most positions end no key of an overlay.
+const WIDE: u32 = 40;
+
+fn wide_keys(num: std::ops::Range<usize>) -> impl Strategy<Value = Keys> {
+    let key = prop_oneof![6 => prop::collection::vec(0..WIDE, 2..5), 1 => prop::collection::vec(0..WIDE, 1..2)];
+    prop::collection::hash_map(key, 0..6u64, num).prop_map(|keys| keys.into_iter().collect())
+}
+
 fn stack(layers: &[Keys]) -> Stack {
-    let index = |keys: &Keys| Arc::new(Index::build(&key_set(keys, VOCAB).unwrap()).unwrap());
+    stack_over(layers, VOCAB)
+}
+
+fn stack_over(layers: &[Keys], vocab: u32) -> Stack {
+    let index = |keys: &Keys| Arc::new(Index::build(&key_set(keys, vocab).unwrap()).unwrap());
     Stack::new(layers.iter().map(index).collect()).unwrap()
 }
 
@@ -47,6 +59,34 @@ fn longest(rows: &HashMap<Vec<u32>, i32>, tokens: &[u32], ids: &[i64], at: usize
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    /// Overlays small enough to be sifted for, in texts that hold their keys here and there, across all edges.
+    #[test]
+    fn a_small_overlay_answers_wherever_its_keys_end(
+        base in wide_keys(60..90),
+        overlays in prop::collection::vec(wide_keys(0..8), 1..4),
+        fill in prop::collection::vec(prop::collection::vec(0..WIDE, 0..40), 1..60),
+        which in prop::collection::vec(0usize..1000, 60),
+        width in 1usize..300,
+    ) {
+        let planted: Vec<_> = overlays.iter().chain([&base]).flatten().map(|(key, _)| key.clone()).collect();
+        let mut tokens = Vec::new();
+        for (fill, which) in fill.iter().zip(which) {
+            tokens.extend_from_slice(fill);
+            tokens.extend_from_slice(&planted[which % planted.len()]);
+        }
+        let layers: Vec<_> = std::iter::once(base).chain(overlays).collect();
+        let ids: Vec<i64> = (0..tokens.len()).map(|at| [0, 1, -1, 2][at / width % 4]).collect();
+        let (stack, rows) = (stack_over(&layers, WIDE), dictionary(&layers));
+        let want: Vec<_> = (0..tokens.len()).map(|at| longest(&rows, &tokens, &ids, at)).collect();
+        let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
+        let checked = Tokens::check(&tokens[..], WIDE, &bounds, Unknown::Error).unwrap();
+        for lanes in [1, 32] {
+            let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
+            stack.lookup_tokens(&checked, &bounds, &mut found, &mut orders, Options { lanes, ..Options::default() }).unwrap();
+            prop_assert_eq!(&found.into_iter().zip(orders).collect::<Vec<_>>(), &want);
+        }
+    }
 
     #[test]
     fn a_stack_is_one_dictionary(
