@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from memgraft.cli import common
 from memgraft.cli.app import VERBS, build_app
 from memgraft.cli.examples import EXAMPLES
-from memgraft.cli.sizes import Count, parse_count, parse_counts, parse_range
+from memgraft.cli.sizes import Count, Share, parse_count, parse_counts, parse_range
 from memgraft.errors import ArgumentError, ConfigError, FormatError
 
 
@@ -164,7 +164,8 @@ def test_every_verb_takes_counts_as_people_write_them(tmp_path):
             hint = parameter.annotation
             kinds = get_args(get_args(hint)[0]) or get_args(hint)[:1]
             for option in getattr(hint, "__metadata__", ()):
-                assert (int in kinds) == (getattr(option, "parser", None) is not None), (module, parameter.name)
+                parsed = int in kinds or (float in kinds and parameter.name == "held_out")
+                assert parsed == (getattr(option, "parser", None) is not None), (module, parameter.name)
     result = CliRunner().invoke(build_app(), ["inspect", str(tmp_path), "--rows", "3x"])
     assert result.exit_code == 2
     assert "expected a number such as 3000" in result.stderr
@@ -206,3 +207,9 @@ def test_help_of_every_verb_has_an_example_that_can_be_typed(name):
     assert EXAMPLES[name] in command.epilog
     # Reads the line as the command does, without running it.
     command.make_context(name, words[1 + len(name.split()) :])
+
+
+def test_shares_are_read_as_people_write_them():
+    assert [Share()("5%"), Share()("0.05"), Share()(0.25)] == [0.05, 0.05, 0.25]
+    with pytest.raises(typer.BadParameter, match=r"such as 0\.05 or 5%"):
+        Share()("five")

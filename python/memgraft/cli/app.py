@@ -9,7 +9,7 @@ import typer
 from typer.models import OptionInfo
 
 from memgraft.cli.examples import EXAMPLES
-from memgraft.cli.sizes import Count
+from memgraft.cli.sizes import Count, Share
 
 #: Verb (a space puts it into a group) and the module whose ``run`` function it is. One file a verb; order is that of
 #: ``--help``. A module imports only the standard library, typer and :mod:`memgraft.cli.common` at its top.
@@ -97,10 +97,16 @@ def build_app() -> typer.Typer:
 
 
 def takes_sizes(run: Callable[..., None]) -> None:
-    """Lets every whole number among a verb's options be written as people do: ``3k``, ``3e6``, ``3,000``."""
+    """Lets every whole number among a verb's options be written as people do: ``3k``, ``3e6``, ``3,000``.
+
+    Shares to hold out may be written as ``5%``.
+    """
     for parameter in inspect.signature(run, eval_str=True).parameters.values():
         hint = parameter.annotation
         kinds = get_args(get_args(hint)[0]) or get_args(hint)[:1]
+        if float in kinds and parameter.name == "held_out":
+            for option in hint.__metadata__:
+                option.parser = Share()
         if int not in kinds:
             continue
         for option in hint.__metadata__:
