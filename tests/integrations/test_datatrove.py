@@ -105,3 +105,6 @@ def test_four_tasks_one_killed_and_run_again(tmp_path, kind):
     assert found.fingerprint == want.fingerprint
     if kind == "tokens":
         assert found.metadata == want.metadata
+    # A task without documents adds nothing.
+    for name in ("num_tokens", "num_documents", "eos_id"):
+        assert found.metadata["corpus"][name] == want.metadata["corpus"][name]

@@ -303,20 +303,23 @@ class Corpus:
         """
         if not 0 <= operator.index(seed) < 2**64:
             raise ArgumentError(f"seed: expected 0 to 2**64 - 1, got {seed}")
-        parts = self._core.split(float(held_out), seed, num_threads())
-        train, held = (
-            Corpus(
-                part,
-                eos_id=self.eos_id,
-                vocab_size=self.vocab_size,
-                tokenizer=self.tokenizer,
-                tokenizer_mapping=self.tokenizer_mapping,
-                special_ids=self.special_ids,
-                source=self._source,
-            )
-            for part in parts
+        train, held = self._core.split(float(held_out), seed, num_threads())
+        return self._view(train), self._view(held)
+
+    def without_documents(self) -> "Corpus":
+        """What a task mines that was given no document: the same tokenizer and special tokens, nothing to read."""
+        return self._view(self._core.without_documents())
+
+    def _view(self, core: _core.Corpus) -> "Corpus":
+        return Corpus(
+            core,
+            eos_id=self.eos_id,
+            vocab_size=self.vocab_size,
+            tokenizer=self.tokenizer,
+            tokenizer_mapping=self.tokenizer_mapping,
+            special_ids=self.special_ids,
+            source=self._source,
         )
-        return train, held
 
     def __len__(self) -> int:
         """Tokens in the stream."""

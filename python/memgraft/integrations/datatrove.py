@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from memgraft.corpus import Corpus, CorpusWriter, tokenize_folder
-from memgraft.errors import ArgumentError, ConfigError, CorpusError
+from memgraft.corpus import Corpus, tokenize_folder
+from memgraft.errors import ArgumentError, CorpusError
 from memgraft.mining import RunSet, mine_part
 
 
@@ -97,22 +96,9 @@ class MineNgrams(PipelineStep):  # type: ignore[misc]
         sized: dict[str, Any] = {"eos": self.eos, "vocab_size": vocab_size}
         if num_documents:
             return Corpus.open(tokenize_folder(text, self.tokenizer, out, **sized))
-        # A task without documents: one token that is in no key stands for nothing.
+        # A task without documents: some text is tokenised to learn the facts that all parts must agree in.
         text.write_text(json.dumps({"text": "-"}) + "\n")
-        facts = Corpus.open(tokenize_folder(text, self.tokenizer, out, **sized))
-        reserved = sorted({*facts.special_ids, *([] if facts.eos_id is None else [facts.eos_id])})
-        if not reserved and 1 in self.options["orders"]:
-            raise ConfigError(
-                "a task without documents, keys of one token, and a tokenizer without special tokens: "
-                "expected a token that is in no key; run no more tasks than there are files, or give eos="
-            )
-        # Without a special token the one token is too short for every key.
-        kept_out = reserved[0] if reserved else 0
-        given: dict[str, Any] = {"eos_id": facts.eos_id, "tokenizer": facts.tokenizer, "special_ids": facts.special_ids}
-        given["tokenizer_mapping"] = facts.tokenizer_mapping
-        with CorpusWriter(text.with_name("empty"), vocab_size=facts.vocab_size or 1, **given) as writer:
-            writer.add(np.array([kept_out], np.uint32))
-            return Corpus.open(writer.finish())
+        return Corpus.open(tokenize_folder(text, self.tokenizer, out, **sized)).without_documents()
 
     def _mine(self, corpus: Corpus, rank: int, world_size: int, *, apart: bool) -> RunSet:
         out = self.output / f"part-{rank:05d}.mgr"

@@ -92,6 +92,10 @@ impl PyCorpus {
         Ok((Self(train), Self(held)))
     }
 
+    fn without_documents(&self) -> Self {
+        Self(self.0.slice(0..0))
+    }
+
     #[getter]
     fn split_facts<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let Some(facts) = self.0.split_facts() else { return Ok(None) };
