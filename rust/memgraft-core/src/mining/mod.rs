@@ -58,4 +58,6 @@ pub fn parse_settings(text: &str) -> crate::Result<serde_json::Value> {
 #[cfg(test)]
 mod part_tests;
 #[cfg(test)]
+mod sketch_tests;
+#[cfg(test)]
 mod tests;

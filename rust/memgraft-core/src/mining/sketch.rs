@@ -2,7 +2,8 @@
 //!
 //! A slot counts to two. N-grams that share a slot are counted together, so a slot never counts too little: one that
 //! stands at one belongs to a single occurrence of a single n-gram. Leaving that occurrence out takes exactly one from
-//! the distinct n-grams and cannot touch a key that must occur twice.
+//! the distinct n-grams and cannot touch a key that must occur twice. Keys that are required whatever their count are
+//! kept by name.
 
 #![forbid(unsafe_code)]
 
@@ -40,6 +41,12 @@ impl Sketch {
                 self.words[word].fetch_or(bit << 1, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Never leaves out `key`, however often it occurs.
+    pub(super) fn keep<const W: usize>(&self, key: &Key<W>) {
+        let (word, bit) = self.slot(key);
+        self.words[word].fetch_or(bit | bit << 1, Ordering::Relaxed);
     }
 
     /// `key` cut to the longest order that may occur twice; counts the n-grams left out by order.

@@ -129,7 +129,9 @@ impl<'a, const W: usize> Task<'a, W> {
     /// A first pass: which n-grams may occur twice.
     fn sketch(&self, blocks: &[Block], report: &mut Report<'_>) -> Result<Sketch> {
         let means = &self.options.means;
-        let sketch = Sketch::new(means.memory / 4, self.options.choice.budgets.keys().copied());
+        let choice = &self.options.choice;
+        let sketch = Sketch::new(means.memory / 4, choice.budgets.keys().copied());
+        choice.required.iter().for_each(|key| sketch.keep(&self.packing.pack::<W>(key)));
         stage(report, "sketch", self.corpus.num_tokens(), means.threads, |control| {
             while let Some(index) = control.take(blocks.len()) {
                 let block = &blocks[index];
