@@ -116,7 +116,7 @@ def main() -> int:
     facts = {**machine(), "commit": commit(), "quick": options.quick, "text": ground.facts, "rounds": options.rounds}
     results: dict[str, Any] = {}
     failed: list[str] = []
-    out = Path(options.out) if options.out else _results_path(facts)
+    out = Path(options.out) if options.out else results_path(facts)
     out.parent.mkdir(parents=True, exist_ok=True)
 
     def attempt(name: str, work: Any) -> None:
@@ -158,7 +158,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _results_path(facts: dict[str, Any]) -> Path:
+def results_path(facts: dict[str, Any]) -> Path:
     words = re.sub(r"[^a-z0-9]+", "-", f"{facts['cpu']} {facts['cores']} cores".lower()).strip("-")
     return prepare.BENCHES / "results" / f"{words}-{facts['commit']}{'-quick' if facts['quick'] else ''}.json"
 
