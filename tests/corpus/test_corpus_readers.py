@@ -2,10 +2,10 @@ import gzip
 import os
 import struct
 
-import corpus_layouts as layouts
 import numpy as np
 import pytest
 
+import corpus_layouts as layouts
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, CorpusError, StorageError
 

@@ -7,10 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import corpus_layouts as layouts
 import numpy as np
 import pytest
 
+import corpus_layouts as layouts
 from memgraft import mine
 from memgraft.corpus import Corpus
 from memgraft.errors import CorpusError, StorageError, TokenError

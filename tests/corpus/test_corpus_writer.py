@@ -3,10 +3,10 @@ import os
 import subprocess
 import sys
 
-import corpus_layouts as layouts
 import numpy as np
 import pytest
 
+import corpus_layouts as layouts
 import memgraft
 from memgraft.corpus import CorpusWriter, writer
 from memgraft.errors import ArgumentError, CorpusError, StorageError, TokenError
