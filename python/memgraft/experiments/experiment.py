@@ -6,7 +6,6 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,20 +19,12 @@ from memgraft.corpus.overlapping import refuse_overlap
 from memgraft.corpus.text import tokenizer_path
 from memgraft.errors import ConfigError, CorpusError
 from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
-from memgraft.experiments.evaluate import held_out_loss, spread_windows
+from memgraft.experiments.evaluate import spread_windows
 from memgraft.experiments.measures import bits_per_byte, bytes_per_token, moved
+from memgraft.experiments.plan import make_plan
 from memgraft.experiments.recipe import Recipe, settings_fingerprint
 from memgraft.experiments.stats import compare
-from memgraft.experiments.train import (
-    Material,
-    Progress,
-    arm_collator,
-    build_arm,
-    build_optimizer,
-    disk_errors,
-    evaluation_batch,
-    train_arm,
-)
+from memgraft.experiments.train import Material, Progress, disk_errors, train_arm
 from memgraft.experiments.windows import TokenWindows
 from memgraft.harvesting.donor import native_compute_dtype, quiet_transformers
 from memgraft.mining.facts import mined_from
@@ -44,9 +35,6 @@ if TYPE_CHECKING:
 
 RESULTS_NAME = "results.json"
 RESULTS_FORMAT_VERSION = 1
-_MAX_EPOCHS = 4
-_SAFETY = 1.06
-"""Checkpoints, loading and the trainer's own work, beside the measured step."""
 
 
 def run_experiment(
@@ -128,7 +116,7 @@ def run_experiment(
     budget = {**shared, "minutes": None if steps else minutes, "steps": steps}
     _refuse_other(out, budget, overwrite)
     settings = {**budget, "arms": list(arms), "seeds": list(seeds)}
-    plan = _plan(out / "plan.json", settings, budget, chosen, recipe, material, bf16, progress)
+    plan = make_plan(out / "plan.json", settings, budget, chosen, recipe, material, bf16, progress)
     results, unfinished = [], []
     for seed in seeds:
         for arm in chosen:
@@ -274,93 +262,6 @@ def _material(
         tokenizer=tokenizer_path(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer,
         domains={name: TokenWindows(corpus, recipe.seq_len) for name, corpus in domains.items()},
     )
-
-
-def _plan(
-    path: Path,
-    settings: dict[str, Any],
-    budget: dict[str, Any],
-    arms: Sequence[Arm],
-    recipe: Recipe,
-    material: Material,
-    bf16: bool,
-    progress: Progress | None,
-) -> dict[str, Any]:
-    """The number of steps, measured once and kept, so that a resumed run and added arms have the same one."""
-    with contextlib.suppress(OSError, ValueError):
-        plan: dict[str, Any] = json.loads(path.read_text())
-        if plan.get("settings") == budget:
-            return plan
-    plan = {"settings": budget, "steps": budget["steps"], "max_epochs": _MAX_EPOCHS}
-    if budget["steps"] is None:
-        speeds = {}
-        for number, arm in enumerate(arms):
-            speeds[arm.name] = _speed(arm, recipe, material, bf16)
-            if progress is not None:
-                progress("measure speed", number + 1, len(arms))
-        plan["seconds_per_step"] = {name: round(step, 4) for name, (step, _) in speeds.items()}
-        num_seeds = len(settings["seeds"])
-        step, window = (num_seeds * sum(times) for times in zip(*speeds.values(), strict=True))
-        steps = _affordable(60 * budget["minutes"], step * _SAFETY, window, recipe, material.held_out)
-        if steps < 1:
-            raise ConfigError(
-                f"minutes {budget['minutes']}: expected room for at least one step of each arm and the evaluation; a "
-                f"step of all arms takes {step:.1f} s, evaluating a window {window:.2f} s; give more minutes or "
-                "evaluate fewer windows"
-            )
-        plan["steps"] = min(steps, _MAX_EPOCHS * (len(material.train) // recipe.batch_size))
-    final, curve = recipe.evaluation(plan["steps"])
-    plan["held_out_windows"] = len(spread_windows(material.held_out, final))
-    plan["curve_windows"] = len(spread_windows(material.held_out, curve))
-    write_beside(path, (json.dumps(plan, indent=1) + "\n").encode())
-    return plan
-
-
-def _affordable(seconds: float, step: float, window: float, recipe: Recipe, held_out: TokenWindows) -> int:
-    """The most steps that fit into ``seconds`` with their evaluation; 0 where not even one does."""
-
-    def cost(steps: int) -> float:
-        final, curve = recipe.evaluation(steps)
-        windows = len(spread_windows(held_out, final)) + recipe.curve_points * len(spread_windows(held_out, curve))
-        return steps * step + windows * window
-
-    low, high = 0, int(seconds / step) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if cost(middle) <= seconds else (low, middle)
-    return low
-
-
-def _speed(arm: Arm, recipe: Recipe, material: Material, bf16: bool, steps: int = 6) -> tuple[float, float]:
-    """Seconds per training step (the median; the first one warms up) and per evaluated window, on the first windows."""
-    model = build_arm(arm, recipe, material, seed=0).train()
-    collator = arm_collator(arm, material)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
-    optimizer = build_optimizer(model, recipe)
-    seconds = []
-    for step in range(steps):
-        started = time.perf_counter()
-        examples = [
-            material.train[window % len(material.train)]
-            for window in range(step * recipe.batch_size, (step + 1) * recipe.batch_size)
-        ]
-        batch = {name: value.to(device) for name, value in collator(examples).items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            loss = model(**batch).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        seconds.append(time.perf_counter() - started)
-    few = spread_windows(material.held_out, 2 * recipe.batch_size)
-    size = evaluation_batch(recipe, material.vocab_size)
-    evaluation: dict[str, Any] = {"grafted": arm.grafted, "batch_size": size, "bf16": bf16}
-    for _ in range(2):
-        started = time.perf_counter()
-        held_out_loss(model, material.held_out, few, material.bank, **evaluation)
-        per_window = (time.perf_counter() - started) / len(few)
-    return median(seconds[1:]), per_window
 
 
 def _finished(folder: Path, settings: dict[str, Any], saved: Path | None) -> dict[str, Any] | None:
