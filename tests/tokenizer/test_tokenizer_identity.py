@@ -208,6 +208,21 @@ def test_keys_are_of_the_mapping_that_made_them_not_of_its_file(in_parts, tmp_pa
     assert len(union([keys, keys])) == len(keys)
 
 
+def test_a_loader_that_drops_the_digit_split_is_told_from_the_file(tmp_path):
+    """StarCoder's files: transformers rebuilds them as GPT-2's, whose words keep digits together."""
+    from transformers import AutoTokenizer
+
+    folder = saved(byte_level(digits=True), tmp_path / "starcoder")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    auto = AutoTokenizer.from_pretrained(str(folder))
+    assert [auto.encode("12")] != open_tokenizer(folder).encode(["12"]), "the loader reads the file as it is now"
+    corpus = Corpus.open(tokenize_folder(text_folder(tmp_path / "text"), folder, tmp_path / "tokens"))
+    metadata = mine(corpus, budget=20).metadata
+    recorded = recorded_facts(metadata["tokenizer"], metadata["tokenizer_mapping"])
+    assert differs_from(open_tokenizer(folder), recorded) is None
+    assert differs_from(open_tokenizer(auto), recorded) is not None
+
+
 def test_records_of_the_file_alone_are_read_as_before(tmp_path):
     first = saved(byte_level(), tmp_path / "first")
     codec, later = open_tokenizer(first), open_tokenizer(again(first, tmp_path / "again"))
