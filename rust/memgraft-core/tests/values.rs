@@ -87,6 +87,9 @@ fn write_shard(path: &Path, header: &str, data: &[u8], before_values: usize) {
     file.sync_all().unwrap();
 }
 
+/// The system drops what nobody holds at the moment, and a page is held for a while now and then: tests try again.
+const EVICTIONS: usize = 100;
+
 /// Throws the files out of the page cache; what is mapped and was touched stays. False where there is nothing behind
 /// that cache, as on tmpfs: then no row is ever cold.
 fn evict(fixture: &Fixture) -> bool {
@@ -182,13 +185,23 @@ fn large_gathers_stream_on_several_threads() {
 #[test]
 fn cold_rows_are_read_and_counted() {
     let fixture = Fixture::new(ValueDtype::Fp32, &[300, 300], 1, 1024);
-    let evicted = evict(&fixture);
-    let table = fixture.table();
     let rows: Vec<i32> = (0..600).step_by(3).collect();
-    let mut out = vec![0; rows.len() * table.row_bytes()];
-    let first = table.gather(&rows, &mut out, 2).unwrap();
-    assert_eq!(out, fixture.expected(&rows));
-    assert!(first.num_cold_rows >= 150 || !evicted, "only {} of 200 rows counted as cold", first.num_cold_rows);
+    let mut out = vec![0xA5; rows.len() * fixture.rows[0].len()];
+    let mut most_cold = 0;
+    let mut opened = None;
+    for _ in 0..EVICTIONS {
+        let evicted = evict(&fixture);
+        let table = opened.insert(fixture.table());
+        let facts = table.gather(&rows, &mut out, 2).unwrap();
+        assert_eq!(out, fixture.expected(&rows));
+        most_cold = facts.num_cold_rows.max(most_cold);
+        if most_cold >= 150 || !evicted {
+            break;
+        }
+    }
+    let table = opened.unwrap();
+    assert!(most_cold >= 150 || !evict(&fixture), "at most {most_cold} of 200 rows counted as cold");
+    table.gather(&rows, &mut out, 2).unwrap();
     let _warms_up = table.gather(&rows, &mut out, 2).unwrap();
     assert_eq!(table.gather(&rows, &mut out, 2).unwrap().num_cold_rows, 0);
     assert_eq!(table.warm(1000, 2).unwrap(), 600 * 4096);
@@ -238,8 +251,7 @@ fn io_uring_reads_what_pread_reads() {
             for rows in patterns {
                 let read = |reader: ColdReader| {
                     let mut out = vec![0xA5; rows.len() * fixture.rows[0].len()];
-                    // The system drops what nobody holds at the moment: a page is held for a while now and then.
-                    for _ in 0..100 {
+                    for _ in 0..EVICTIONS {
                         // Before it is opened too: reading the headers maps what lies beside them in the cache.
                         evict(&fixture);
                         let mut table = fixture.table();
@@ -309,7 +321,11 @@ fn where_io_uring_is_refused_pread_takes_over_and_says_so() {
                 assert_eq!(table.cold_reader().0, ColdReader::Pread);
             }
             let mut out = vec![0; rows.len() * table.row_bytes()];
-            assert!(table.gather(&rows, &mut out, 2).unwrap().num_cold_rows > 0);
+            let cold = (0..EVICTIONS).any(|_| {
+                evict(&fixture);
+                table.gather(&rows, &mut out, 2).unwrap().num_cold_rows > 0
+            });
+            assert!(cold, "nothing was cold");
             assert!(out == fixture.expected(&rows));
             let (reader, refusal) = table.cold_reader();
             assert_eq!(reader, ColdReader::Pread);
