@@ -4,17 +4,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use crate::batch::{self, Bounds, Layer, Options, Sieve, Tokens, merge};
+use crate::batch::{self, Bounds, Options, Tokens, merge};
 use crate::fingerprint::Fingerprint;
 use crate::ids::{MAX_KEYS, MAX_ORDER, RowId, StateId, row_as_i32, saturating_u32, u64_of, usize_of};
 use crate::index::Index;
 use crate::{Error, Result};
-
-/// A layer gets a sieve where it has at most this many keys, and the layers below at least [`TIMES_BELOW`] times as many.
-const SIEVED_KEYS: usize = 1 << 18;
-const TIMES_BELOW: usize = 8;
 
 /// Indexes over one vocabulary, from the lowest to the one that wins.
 #[derive(Debug, Clone)]
@@ -22,8 +18,6 @@ pub struct Stack {
     layers: Vec<Arc<Index>>,
     /// The first row of each layer, and the number of rows at the end.
     first_rows: Vec<u32>,
-    /// Of small layers, from their first lookup on; none where the keys cannot be read.
-    sieves: Vec<OnceLock<Option<Sieve>>>,
 }
 
 impl Stack {
@@ -53,8 +47,7 @@ impl Stack {
             }
             first_rows.push(saturating_u32(num_rows));
         }
-        let sieves = layers.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { layers, first_rows, sieves })
+        Ok(Self { layers, first_rows })
     }
 
     /// The indexes, from the lowest to the one that wins.
@@ -141,27 +134,12 @@ impl Stack {
         orders: &mut [u8],
         options: Options,
     ) -> Result<()> {
-        let layers: Vec<_> = (0..self.layers.len())
-            .map(|number| Layer {
-                sieve: self.sieve(number),
-                ..self.layers[number].layer(row_as_i32(self.first_rows[number]))
-            })
-            .collect();
+        let layers = self.layers.iter().zip(&self.first_rows);
+        let layers: Vec<_> = layers.map(|(layer, &first)| layer.layer(row_as_i32(first))).collect();
         match batch::lookup(&layers, tokens, bounds, rows, orders, options)? {
             None => Ok(()),
             Some(damaged) => Err(self.layers[damaged].damaged()),
         }
-    }
-
-    /// The sieve of a layer that gets one; made at its first use, in the time that reading its keys takes.
-    fn sieve(&self, number: usize) -> Option<&Sieve> {
-        let num_keys = self.layers[number].num_keys();
-        if num_keys > SIEVED_KEYS || usize_of(self.first_rows[number]) < num_keys * TIMES_BELOW {
-            return None;
-        }
-        // A damaged file is walked without one, so that the walk says what is wrong.
-        let made = || self.layers[number].key_set().ok().map(|keys| Sieve::new(keys.iter(), num_keys));
-        self.sieves[number].get_or_init(made).as_ref()
     }
 
     /// Reads one token for each sequence; `states` holds one state a layer for each sequence, sequence by sequence.

@@ -4,7 +4,7 @@
 use std::hint::select_unpredictable;
 
 use super::limits::Limits;
-use super::sieve::Runs;
+use super::segments::Feeder;
 use super::tokens::Tokens;
 use crate::automaton::{NO_ROW, Place, Prober, Table, TokenWord, View};
 use crate::ids::{row_as_i32, saturating_u32, usize_of};
@@ -37,7 +37,7 @@ pub(super) struct Walk<'a, 'o> {
     pub first: usize,
     pub rows: &'o mut [i32],
     pub orders: &'o mut [u8],
-    pub runs: Runs<'a>,
+    pub feeder: Feeder<'a>,
 }
 
 /// The tokens that lanes read and the answers that they write, one part for each lane.
@@ -53,11 +53,11 @@ struct Buffers {
 }
 
 impl Walk<'_, '_> {
-    /// Answers everything the runs ask for; false if links run in circles or answers are impossible, as only damage does.
+    /// Answers everything the feeder gives; false if links run in circles or answers are impossible, as only damage does.
     #[inline(always)]
     pub fn run<P: Prober, const LANES: usize, const PREFETCH: bool>(&mut self, prober: P) -> bool {
         let view = self.table.view();
-        let room = self.runs.longest();
+        let room = self.feeder.longest();
         // A lane probes once a round, and no token takes more probes than this.
         let patience = self.table.probe_limit();
         // One place more: the loop reads the token after a run's last too, and does not use it.
@@ -157,7 +157,7 @@ impl Entrance<'_, '_, '_> {
     #[inline(never)]
     fn next(&mut self, part: u32, buffers: &mut Buffers) -> Option<Lane> {
         let run = loop {
-            let run = self.walk.runs.next()?;
+            let run = self.walk.feeder.next()?;
             if !run.padding {
                 break run;
             }
@@ -197,7 +197,7 @@ mod tests {
         let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
         for lanes in [1, 32] {
             let options = Options { lanes, threads: 2, ..Options::default() };
-            let layers = [Layer { table: &table, limits, first_row: 0, sieve: None }];
+            let layers = [Layer { table: &table, limits, first_row: 0 }];
             let damaged = lookup(&layers, &checked, &Bounds::default(), &mut rows, &mut orders, options).unwrap();
             assert_eq!(damaged, Some(0));
         }

@@ -7,12 +7,10 @@ use super::lanes::Walk;
 use super::limits::Limits;
 use super::options::{Instructions, Options};
 use super::segments::Feeder;
-use super::sieve::{Runs, Sieve, positions};
 use super::tokens::Tokens;
 #[cfg(target_arch = "x86_64")]
 use crate::automaton::Avx2;
 use crate::automaton::{Portable, Prober, Table};
-use crate::ids::u64_of;
 use crate::{Error, Result, threads};
 
 /// Below this many tokens a thread costs more than it saves.
@@ -29,8 +27,6 @@ pub(crate) struct Layer<'a> {
     pub limits: Limits,
     /// What is added to the rows of this index.
     pub first_row: i32,
-    /// Spares a small index above another the positions where none of its keys ends.
-    pub sieve: Option<&'a Sieve>,
 }
 
 /// Fills `rows` and `orders` (-1 and 0 at a miss) for every position of `tokens` with the longest match of any layer; at
@@ -71,7 +67,9 @@ pub(crate) fn lookup(
                 let steps = rows.chunks_mut(STEP).zip(orders.chunks_mut(STEP)).enumerate();
                 steps.fold(true, |sound, (step, (rows, orders))| {
                     let over = (&mut over_rows[..rows.len()], &mut over_orders[..rows.len()]);
-                    sound & layer.overlay(tokens, bounds, start + step * STEP, (rows, orders), over, options)
+                    let good = layer.answer(tokens, bounds, start + step * STEP, over.0, over.1, options);
+                    merge(rows, orders, over.0, over.1, layer.first_row);
+                    sound & good
                 })
             };
             if !sound {
@@ -94,60 +92,10 @@ impl Layer<'_> {
         options: Options,
     ) -> bool {
         let Self { table, limits, .. } = *self;
-        let runs = Runs::All(self.feeder(tokens, bounds, start, rows.len(), options));
-        walk_all(&mut Walk { table, limits, tokens, first: start, rows, orders, runs }, options)
-    }
-
-    /// Puts this layer's answers over those in `below`, for the positions from `start` on; false where the table is
-    /// damaged. `over` is room for them.
-    fn overlay(
-        &self,
-        tokens: &Tokens<'_>,
-        bounds: &Bounds<'_>,
-        start: usize,
-        below: (&mut [i32], &mut [u8]),
-        over: (&mut [i32], &mut [u8]),
-        options: Options,
-    ) -> bool {
-        let Self { table, limits, first_row, .. } = *self;
-        let num = below.0.len();
-        let chosen = self.sieve.map(|sieve| {
-            let feeder = self.feeder(tokens, bounds, start, num, options);
-            let longest = feeder.longest();
-            (sieve.choose(feeder, tokens), longest)
-        });
-        match chosen {
-            // Many short runs cost more than one walk over everything.
-            Some((chosen, longest)) if positions(&chosen) <= u64_of(num) / 2 => {
-                let places: Vec<_> = chosen.iter().map(|run| run.start - start..run.end - start).collect();
-                let runs = Runs::Chosen(chosen.into_iter(), longest);
-                let (rows, orders) = (&mut *over.0, &mut *over.1);
-                let sound = walk_all(&mut Walk { table, limits, tokens, first: start, rows, orders, runs }, options);
-                for at in places {
-                    let below = (&mut below.0[at.clone()], &mut below.1[at.clone()]);
-                    merge(below.0, below.1, &over.0[at.clone()], &over.1[at], first_row);
-                }
-                sound
-            }
-            _ => {
-                let sound = self.answer(tokens, bounds, start, over.0, over.1, options);
-                merge(below.0, below.1, over.0, over.1, first_row);
-                sound
-            }
-        }
-    }
-
-    fn feeder<'t>(
-        &self,
-        tokens: &'t Tokens<'t>,
-        bounds: &Bounds<'t>,
-        start: usize,
-        num: usize,
-        options: Options,
-    ) -> Feeder<'t> {
         // Every lane gets work, and no lane more than a chunk at a time.
-        let chunk = num.div_ceil(options.lanes.max(1)).clamp(64, CHUNK);
-        Feeder::new(tokens, bounds, start, start + num, chunk, self.limits.max_order)
+        let chunk = rows.len().div_ceil(options.lanes.max(1)).clamp(64, CHUNK);
+        let feeder = Feeder::new(tokens, bounds, start, start + rows.len(), chunk, limits.max_order);
+        walk_all(&mut Walk { table, limits, tokens, first: start, rows, orders, feeder }, options)
     }
 }
 

@@ -7,12 +7,10 @@ mod limits;
 mod lookup;
 mod options;
 mod segments;
-mod sieve;
 mod tokens;
 
 pub use bounds::Bounds;
 pub(crate) use limits::Limits;
 pub(crate) use lookup::{Layer, lookup, merge};
 pub use options::{Instructions, Options, Unknown};
-pub(crate) use sieve::Sieve;
 pub use tokens::{Ids, Tokens};

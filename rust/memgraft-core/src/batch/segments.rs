@@ -78,11 +78,6 @@ impl<'a> Feeder<'a> {
     pub fn longest(&self) -> usize {
         self.warmth + self.chunk
     }
-
-    /// Positions of context before each run, at most.
-    pub fn warmth(&self) -> usize {
-        self.warmth
-    }
 }
 
 impl Iterator for Feeder<'_> {
