@@ -21,7 +21,9 @@ pub(crate) fn map_random(path: &Path, file: &File) -> Result<Mmap> {
     // Another process may change the file: a gather may then read stale bytes,
     // and its identity checks report that. The head of `table` says what these
     // checks cannot exclude.
-    let map = unsafe { MmapOptions::new().map(file) }.map_err(|source| Error::io(path, "mapping the file", source))?;
+    let map = unsafe { MmapOptions::new().map(file) }.map_err(|source| {
+        Error::io(path, "mapping the file (where a mount allows no memory maps, copy the bank to a local disk)", source)
+    })?;
     #[cfg(unix)]
     map.advise(memmap2::Advice::Random).map_err(|source| Error::io(path, "advising random reads", source))?;
     Ok(map)
