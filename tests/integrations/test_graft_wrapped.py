@@ -21,7 +21,15 @@ from grafted_models import VOCAB, config, grafted, prompts, recipient, wake
 from memgraft.data import GraftCollator
 from memgraft.errors import ConfigError, GraftError
 from memgraft.integrations.peft import EXCLUDE_MODULES
-from memgraft.torch import graft, graft_layers, load_graft, mark_trainable, optimizer_groups, save_graft
+from memgraft.torch import (
+    graft,
+    graft_layers,
+    load_graft,
+    mark_trainable,
+    optimizer_groups,
+    parameter_counts,
+    save_graft,
+)
 
 
 class Bare(nn.Module):
@@ -150,3 +158,42 @@ def test_a_bank_may_know_ids_that_the_recipient_lacks_if_no_key_holds_them(bank:
     wake(graft(recipient(vocab_size=largest + 1), bank, config()))(prompts().clamp_max(largest))
     with pytest.raises(ConfigError, match=f"holds token {largest}"):
         graft(recipient(vocab_size=largest), bank, config())
+
+
+@pytest.mark.parametrize("use_orig_params", [True, False])
+@pytest.mark.filterwarnings("ignore")
+def test_sharded_by_fsdp_1(use_orig_params: bool, bank: Any, tmp_path: Path) -> None:
+    import torch.distributed as dist
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        model, ids = grafted(bank), prompts()
+        expected = model(ids, use_cache=False).logits
+        wrapped = FullyShardedDataParallel(
+            model,
+            auto_wrap_policy=ModuleWrapPolicy({LlamaDecoderLayer}),
+            device_id=torch.device("cpu"),
+            use_orig_params=use_orig_params,
+        )
+        torch.testing.assert_close(wrapped(ids, use_cache=False).logits, expected, atol=1e-6, rtol=0)
+        if use_orig_params:
+            mark_trainable(wrapped)
+            trained = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+            assert trained
+            assert all(".memgraft." in name for name in trained)
+            assert sum(len(group["params"]) for group in optimizer_groups(wrapped, lr=1e-3)) == len(trained)
+        else:
+            before = [parameter.requires_grad for parameter in wrapped.parameters()]
+            for call in (mark_trainable, lambda model: optimizer_groups(model, lr=1e-3), parameter_counts):
+                with pytest.raises(GraftError, match="use_orig_params=True"):
+                    call(wrapped)
+            assert [parameter.requires_grad for parameter in wrapped.parameters()] == before
+        with FullyShardedDataParallel.summon_full_params(wrapped):
+            save_graft(wrapped, tmp_path / "graft")
+        fresh = load_graft(recipient(), tmp_path / "graft", bank=bank)
+        torch.testing.assert_close(fresh(ids, use_cache=False).logits, expected, atol=1e-6, rtol=0)
+    finally:
+        dist.destroy_process_group()

@@ -29,6 +29,7 @@ def mark_trainable(recipient: nn.Module, *, freeze_recipient: bool = True, name:
     grafted = graft_layers(recipient, name)
     if not runtimes_of(find_decoder(unwrap(recipient))[0]):
         raise GraftError("the model has no graft to train; attach one with graft()")
+    refuse_flat(recipient)
     ours = {
         id(parameter) for layers in grafted.values() for layer in layers.values() for parameter in layer.parameters()
     }
@@ -38,6 +39,22 @@ def mark_trainable(recipient: nn.Module, *, freeze_recipient: bool = True, name:
             parameter.requires_grad_(True)
         elif freeze_recipient and not adapted:
             parameter.requires_grad_(False)
+
+
+def refuse_flat(recipient: nn.Module) -> None:
+    """Refuse a model whose graft's weights a wrapper has merged into tensors of its own.
+
+    Raises:
+        GraftError: it has; as FullyShardedDataParallel does with ``use_orig_params=False``.
+    """
+    for layers in graft_layers(recipient).values():
+        for layer in layers.values():
+            merged = any(isinstance(module, (nn.Linear, nn.Embedding)) for module in layer.modules())
+            if merged and next(layer.parameters(), None) is None:
+                raise GraftError(
+                    "the graft's weights are part of a wrapper's flat parameters and cannot be told from the "
+                    "recipient's: wrap with FullyShardedDataParallel(use_orig_params=True), or use fully_shard"
+                )
 
 
 def has_adapter(recipient: nn.Module) -> bool:
@@ -71,7 +88,11 @@ def optimizer_groups(
         weight_decay: for matrices of recipient and graft.
         table_lr_factor: see above.
         rowwise: mark the tables for :class:`memgraft.nn.RowwiseAdamW`.
+
+    Raises:
+        GraftError: a wrapper has merged the graft's weights with the recipient's.
     """
+    refuse_flat(recipient)
     tables: set[int] = set()
     undecayed: set[int] = set()
     for layers in graft_layers(recipient).values():
@@ -108,7 +129,11 @@ def parameter_counts(recipient: nn.Module) -> dict[str, int]:
     Returns:
         ``trainable``, ``all``; of the grafts ``projections`` (with norms and convolution), ``fallback`` (tables),
         ``bank_rows``, ``bytes_per_hit`` (bank bytes that one hit reads).
+
+    Raises:
+        GraftError: a wrapper has merged the graft's weights with the recipient's.
     """
+    refuse_flat(recipient)
     decoder, _ = find_decoder(unwrap(recipient))
     fallback = total = 0
     for layers in graft_layers(recipient).values():
