@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from memgraft.errors import ArgumentError, ConfigError, RowError
 
 if TYPE_CHECKING:
+    from typing import Self  # Python 3.10 has none at run time
+
     import pandas as pd  # type: ignore[import-untyped]
 
 __all__ = ["Closed", "Keyed", "decoder", "place"]

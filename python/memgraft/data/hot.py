@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from memgraft.bank import Memory
-from memgraft.data.dtypes import stored_tensor
+from memgraft.data.dtypes import stored_tensor, torch_dtype
 from memgraft.data.handle import MemoryBatch
 from memgraft.data.ring import StagingRing
 from memgraft.errors import ConfigError
@@ -41,18 +41,20 @@ class HotRows:
         if count < 0:
             raise ConfigError(f"hot_rows {count}: expected rows to keep on the device, from 0")
         count = min(count, bank.num_rows)
-        values, scales = [], []
-        for start in range(0, max(count, 1), _LOAD_ROWS):
+        first = bank.stage(rows=np.arange(min(count, 1), dtype=np.int32))
+        shape = (count, len(bank.taps), bank.value_dim)
+        values = torch.empty(shape, dtype=torch_dtype(first.dtype), device=device)
+        scales = torch.empty(shape[:2], device=device) if first.dtype.scales == "row" else None
+        for start in range(0, count, _LOAD_ROWS):
             rows = np.arange(start, min(start + _LOAD_ROWS, count), dtype=np.int32)
             staged = bank.stage(rows=rows)
-            values.append(stored_tensor(staged.values, staged.dtype).to(device))
-            if staged.scales is not None and staged.dtype.scales == "row":
-                scales.append(torch.from_numpy(staged.scales).to(device))
-        return cls(
-            values=values[0] if len(values) == 1 else torch.cat(values),
-            scales=torch.cat(scales) if scales else None,
-            fingerprint=bank.fingerprint,
-        )
+            values[start : start + len(rows)].copy_(stored_tensor(staged.values, staged.dtype))
+            if scales is not None and staged.scales is not None:
+                scales[start : start + len(rows)].copy_(torch.from_numpy(staged.scales))
+        if values.is_cuda:
+            # Batches read these on streams of their own, which know nothing of the copies above.
+            torch.cuda.synchronize(values.device)
+        return cls(values=values, scales=scales, fingerprint=bank.fingerprint)
 
     def __len__(self) -> int:
         return len(self.values)
