@@ -28,3 +28,26 @@ print(json.dumps(sorted(root for root in roots if root not in sys.stdlib_module_
 def test_import_needs_numpy_alone(use: str) -> None:
     loaded = subprocess.run([sys.executable, "-c", PROBE.format(use=use)], check=True, capture_output=True, text=True)
     assert json.loads(loaded.stdout) == ["memgraft", "numpy"]
+
+
+def test_nothing_newer_than_the_oldest_python_is_imported_at_run_time() -> None:
+    import ast
+    from pathlib import Path
+
+    import memgraft
+
+    newer = {"typing": {"Self", "Never", "LiteralString", "NotRequired", "Required", "Unpack", "assert_never", "override"},
+             "enum": {"StrEnum"}, "datetime": {"UTC"}, "itertools": {"batched"}, "contextlib": {"chdir"}}  # fmt: skip
+    found = []
+    for path in Path(memgraft.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        typing_only = [
+            node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        ]
+        skipped = {id(inner) for node in typing_only for inner in ast.walk(node)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and id(node) not in skipped:
+                found += [
+                    (path.name, name.name) for name in node.names if name.name in newer.get(node.module or "", ())
+                ]
+    assert found == []
