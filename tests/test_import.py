@@ -36,7 +36,7 @@ def test_nothing_newer_than_the_oldest_python_is_imported_at_run_time() -> None:
 
     import memgraft
 
-    newer = {"typing": {"Self", "Never", "LiteralString", "NotRequired", "Required", "Unpack", "assert_never", "override"},
+    newer = {"typing": {"Self", "Never", "LiteralString", "NotRequired", "Unpack", "assert_never", "override"},
              "enum": {"StrEnum"}, "datetime": {"UTC"}, "itertools": {"batched"}, "contextlib": {"chdir"}}  # fmt: skip
     found = []
     for path in Path(memgraft.__file__).parent.rglob("*.py"):
