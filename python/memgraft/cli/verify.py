@@ -1,12 +1,13 @@
 """``memgraft verify``: every byte of artifacts and corpora."""
 
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from memgraft.cli import artifacts, common, records
-from memgraft.errors import MemgraftError
+from memgraft.errors import ArgumentError, MemgraftError
 
 
 @common.verb
@@ -14,10 +15,32 @@ from memgraft.errors import MemgraftError
 def run(
     reading: artifacts.Reading,
     paths: Annotated[list[Path], typer.Argument(help="Anything that memgraft writes, and token corpora.")],
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", min=1, help="Recompute so many random rows of a bank with --donor."),
+    ] = None,
+    donor: Annotated[
+        str | None, typer.Option("--donor", help="The donor that the bank was harvested from; 256 rows by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Chooses the rows.")] = 0,
+    compute_dtype: Annotated[
+        str | None, typer.Option("--compute-dtype", help="Type of the donor's run; default: as the bank records.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: a card if any.")] = None,
     threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
-    """Read artifacts to the last byte and check them; exit code 1 if one is not whole."""
+    """Read artifacts to the last byte and check them; exit code 1 if one is not whole.
+
+    With --sample, run the donor on random keys of a bank, each alone, and say what differs from its rows, and why.
+    """
+    if sample is not None and donor is None:
+        raise ArgumentError("--sample: expected --donor, the donor that the bank was harvested from; add it")
+    if donor is not None:
+        common.use_threads(threads)
+        options = {"sample": sample or 256, "seed": seed, "compute_dtype": compute_dtype, "device": device}
+        verify_values(paths, donor, reading.tokenizer, options, json)
+        return
     verified, failed = [], []
     for path in paths:
         try:
@@ -58,3 +81,42 @@ def verify_artifact(path: Path, kind: str, threads: int | None) -> str:
         opened = KeySet.open(path) if kind == "keys" else NgramIndex.open(path)
         opened.verify()
     return str(opened.fingerprint)
+
+
+def verify_values(paths: list[Path], donor: str, tokenizer: Path | None, options: dict[str, Any], json: bool) -> None:
+    """Recomputes rows of banks and prints what was found; leaves with 1 where rows are not what the donor says."""
+    from memgraft import Bank
+
+    common.need("torch", "torch")
+    common.need("transformers", "transformers")
+    from memgraft.harvesting import verify_rows
+
+    results: list[dict[str, Any]] = []
+    for path in paths:
+        if artifacts.kind_of(path) != "bank":
+            raise ArgumentError(f"{path}: expected a bank, whose rows --donor recomputes; leave --donor out")
+        bank = Bank.open(path.parent if path.name == "bank.json" else path)
+        with common.progress("rows") as report:
+            check = verify_rows(bank, donor=donor, recipient_tokenizer=tokenizer, progress=report, **options)
+        for note in check.notes:
+            common.log(f"memgraft: {path}: note: {note}")
+        for finding in check.findings:
+            common.log(f"memgraft: {path}: {finding.kind}: {finding}")
+        facts: dict[str, Any] = {
+            "bank": path,
+            "ok": check.ok,
+            "rows": len(check.rows),
+            "differing": check.num_differing,
+        }
+        error = None if isnan(check.largest_error) else check.largest_error
+        facts |= {"largest_error": error, "compute_dtype": check.compute_dtype}
+        found = [{"kind": each.kind, "text": str(each), "rows": each.num_rows} for each in check.findings]
+        results.append({**facts, "findings": found, "notes": list(check.notes)})
+    if json:
+        common.emit({"banks": results}, json=True)
+    else:
+        for facts in results:
+            shown = {name: value for name, value in facts.items() if name not in ("findings", "notes")}
+            common.emit({**shown, "found": [each["kind"] for each in facts["findings"]]}, json=False)
+    if not all(facts["ok"] for facts in results):
+        raise typer.Exit(common.EXIT_FAILED)

@@ -3,17 +3,21 @@
 The package is called ``harvesting`` because ``memgraft.harvest`` is the function.
 """
 
+from memgraft.harvesting.diagnosis import Finding
 from memgraft.harvesting.donor import Donor, donor_folder, folder_fingerprint, native_compute_dtype, open_donor
 from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
+from memgraft.harvesting.recompute import RowCheck, verify_rows
 from memgraft.harvesting.run import HarvestPlan, harvest, plan_harvest
 from memgraft.harvesting.text import KeyTexts, TextCodec, key_texts, open_tokenizer
 
 __all__ = [
     "Donor",
+    "Finding",
     "HarvestPlan",
     "KeyTexts",
     "Prefix",
     "PrefixChoice",
+    "RowCheck",
     "TextCodec",
     "donor_folder",
     "find_prefix",
@@ -24,4 +28,5 @@ __all__ = [
     "open_donor",
     "open_tokenizer",
     "plan_harvest",
+    "verify_rows",
 ]

@@ -1,0 +1,129 @@
+"""A bank's keys as its donor reads them now, and how far the stored rows are from what that gives."""
+
+import numpy as np
+
+from memgraft.bank import Bank
+from memgraft.bank.dtypes import FloatArray, decode, encode, value_dtype
+from memgraft.harvesting.donor import Donor
+from memgraft.harvesting.forward import donor_values
+from memgraft.harvesting.packing import IntArray, Ragged
+from memgraft.harvesting.sharing import relative_error
+from memgraft.harvesting.text import TextCodec, key_texts
+from memgraft.progress import Progress
+
+ROUNDING = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 6e-3}
+"""What another batch, processor or order of sums may do to a state, as a share of its norm."""
+_TIMES = 3.0
+"""As many times what batching does to a sample is rounding, too."""
+LARGEST_STEPS = {"fp32": 0.0, "bf16": 2**-8, "fp16": 2**-11, "fp8_e4m3": 2**-4}
+"""The largest step between neighbouring numbers of a storage type, as a share of them."""
+_OTHER_TYPE = 2.0
+"""A run in another type than the recorded one may be as many times further away."""
+_CLOSER = 3.0
+"""A tap that fits so many times better than the recorded one is the one that was read."""
+_BLOCK = 64
+
+
+class Rereading:
+    """Recomputes rows of one bank, each key alone.
+
+    Args:
+        bank: the bank.
+        recipient: the tokenizer of its keys.
+        donor: of the bank's width, with all of its taps.
+        head: donor tokens before every key.
+    """
+
+    def __init__(self, bank: Bank, recipient: TextCodec, donor: Donor, head: tuple[int, ...]) -> None:
+        self.bank, self.recipient, self.donor, self.head = bank, recipient, donor, head
+        self.dtype = value_dtype(bank.dtype)
+        self.channel_scales = bank.scales(np.zeros(1, np.int32)) if self.dtype.scales == "channel" else None
+
+    def keys(self, rows: IntArray) -> list[list[int]]:
+        """The recipient's tokens of ``rows``."""
+        return [list(self.bank.keys.key(int(row))) for row in rows]
+
+    def donor_tokens(self, rows: IntArray) -> list[list[int]]:
+        """What the donor reads of ``rows``, without the head; empty where a key has no usable text."""
+        keys, known = self.keys(rows), self.recipient.known
+        # Decoders skip ids that they do not know.
+        whole = [all(token < len(known) and known[token] for token in key) for key in keys]
+        read = key_texts(
+            [key if there else [] for key, there in zip(keys, whole, strict=True)], self.recipient, self.donor.tokenizer
+        )
+        return read.donor_tokens
+
+    def errors(self, rows: IntArray, progress: Progress | None = None) -> tuple[FloatArray, bool]:
+        """(N, taps) distances of the stored rows, NaN where a key has no text.
+
+        And whether one tap deeper or shallower fits clearly better: where a few channels outweigh all others, that
+        may be within rounding.
+        """
+        taps = np.array(self.bank.taps)
+        depths = np.unique(np.concatenate([taps - 1, taps, taps + 1]))
+        depths = depths[(depths >= 0) & (depths <= self.donor.num_blocks)]
+        errors = np.full((3, len(rows), len(taps)), np.nan, np.float32)
+        for start in range(0, len(rows), _BLOCK):
+            part = rows[start : start + _BLOCK]
+            tokens = self.donor_tokens(part)
+            kept = np.flatnonzero([bool(each) for each in tokens])
+            if len(kept):
+                keys = Ragged.of([tokens[place] for place in kept]).headed(self.head)
+                values = donor_values(self.donor, depths.tolist(), keys, max_tokens=1).float().numpy()
+                found = self.bank.floats(part[kept])
+                for step in (-1, 0, 1):
+                    if np.isin(taps + step, depths).all():
+                        expected = self.stored(values[:, np.searchsorted(depths, taps + step)])
+                        errors[step + 1, start + kept] = distances(found, expected)
+            if progress is not None:
+                progress("rows", start + len(part), len(rows))
+        known = np.flatnonzero(~np.isnan(errors[1]).any(1))
+        if not len(known):
+            return errors[1], False
+        before, here, after = np.median(errors[:, known].mean(2), axis=1)
+        return errors[1], bool(_CLOSER * before < here or _CLOSER * after < here)
+
+    def stored(self, values: FloatArray) -> FloatArray:
+        """What the bank holds of ``values (N, taps, V)``, as float32; NaN for rows that are not finite."""
+        finite = np.isfinite(values).all(axis=(1, 2), keepdims=True)
+        codes, row_scales = encode(np.where(finite, values, 0), self.dtype, self.channel_scales)
+        floats = decode(codes, self.dtype, row_scales if self.dtype.scales == "row" else self.channel_scales)
+        kept: FloatArray = np.where(finite, floats, np.nan).astype(np.float32)
+        return kept
+
+    def steps(self, rows: IntArray) -> FloatArray:
+        """(N, taps) the distance between neighbouring stored numbers, as a share of the row's norm."""
+        if self.channel_scales is None:
+            return np.full((len(rows), len(self.bank.taps)), LARGEST_STEPS[self.dtype.name], np.float32)
+        norms = np.linalg.norm(self.bank.floats(rows), axis=2)
+        steps: FloatArray = (np.linalg.norm(self.channel_scales, axis=1) / norms.clip(1e-30)).astype(np.float32)
+        return steps
+
+    def limits(self, rows: IntArray, rounding: float) -> FloatArray:
+        """(N, taps) the largest error that a ``rounding`` of the donor's run explains.
+
+        It moves a share ``rounding / step`` of the stored numbers to a neighbour, a ``step`` away.
+        """
+        limits: FloatArray = (rounding + np.sqrt(rounding * self.steps(rows))).astype(np.float32)
+        return limits
+
+    def rounding(self, rows: IntArray, recorded: str) -> float:
+        """What may lie between the recorded run and this one, both exact but for their types."""
+        most = ROUNDING[self.donor.compute_dtype]
+        if recorded in ROUNDING and recorded != self.donor.compute_dtype:
+            most = max(most, _OTHER_TYPE * ROUNDING[recorded])
+        tokens = [tokens for tokens in self.donor_tokens(rows[:_BLOCK]) if tokens]
+        if self.donor.compute_dtype == "float32" or not tokens:
+            return most
+        keys = Ragged.of(tokens).headed(self.head)
+        alone = donor_values(self.donor, self.bank.taps, keys, max_tokens=1)
+        batched = relative_error(donor_values(self.donor, self.bank.taps, keys, max_tokens=4096), alone)
+        return max(most, _TIMES * batched) if np.isfinite(batched) else most
+
+
+def distances(found: FloatArray, expected: FloatArray) -> FloatArray:
+    """(..., ) distances over the last axis, as a share of the expected norm."""
+    wanted = expected.astype(np.float64)
+    norms = np.linalg.norm(wanted, axis=-1).clip(1e-30)
+    apart: FloatArray = (np.linalg.norm(found - wanted, axis=-1) / norms).astype(np.float32)
+    return apart
