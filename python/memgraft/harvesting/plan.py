@@ -1,0 +1,93 @@
+"""What a harvest would do: every key judged, the donor timed on a sample, nothing written."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memgraft.bank.dtypes import value_dtype
+from memgraft.harvesting.donor import Donor
+from memgraft.harvesting.filling import values_of
+from memgraft.harvesting.prefix import Prefix, PrefixChoice
+from memgraft.harvesting.reuse import sharing_of, token_counts
+from memgraft.harvesting.selecting import Progress, select_keys
+from memgraft.harvesting.setup import set_up
+from memgraft.harvesting.sharing import Sharing
+from memgraft.harvesting.text import RoundTrip
+from memgraft.keyset import KeySet
+from memgraft.progress import callback
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarvestPlan:
+    """What a harvest would do, before it is done."""
+
+    num_keys: int
+    num_rows: int
+    """Keys that would be kept."""
+    dropped: dict[str, int]
+    taps: tuple[int, ...]
+    value_dim: int
+    num_bytes: int
+    """Bytes of the values."""
+    keys_per_second: float
+    """Measured on a sample from the middle of the key set."""
+    prefix: Prefix | None = None
+    """What would stand before every key."""
+    num_donor_tokens: int = 0
+    """Donor tokens of all keys."""
+    num_prefixes: int = 0
+    """Distinct beginnings of them."""
+    sharing: Sharing | None = None
+    """Whether each of these would run once."""
+
+    @property
+    def seconds(self) -> float:
+        """Expected time of the donor run."""
+        return self.num_rows / self.keys_per_second if self.keys_per_second else 0.0
+
+
+def plan_harvest(
+    keys: KeySet,
+    *,
+    recipient_tokenizer: Any,
+    donor: str | Path | Donor,
+    taps: Sequence[int],
+    dtype: str = "bf16",
+    compute_dtype: str = "auto",
+    prefix: PrefixChoice = "auto",
+    prepend_bos: bool = False,
+    round_trip: RoundTrip = "text",
+    share_prefixes: bool = True,
+    batch_tokens: int = 1024,
+    device: str | None = None,
+    progress: Progress | bool | None = None,
+) -> HarvestPlan:
+    """Judge every key and time the donor on a sample; write nothing. Arguments and errors as for `harvest`."""
+    progress = callback(progress)
+    storage = value_dtype(dtype)
+    setup = set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prefix, prepend_bos, round_trip)
+    selection = select_keys(keys, setup.recipient, setup.donor.tokenizer, round_trip, progress)
+    sharing = sharing_of(setup, selection, share_prefixes, {})
+    sample = min(2048, len(selection.kept))
+    middle = max(0, (len(selection.kept) - sample) // 2)
+    rows = selection.order[middle : middle + sample]
+    values_of(setup, selection, rows[:64], sharing, batch_tokens)  # warm-up
+    started = time.perf_counter()
+    values_of(setup, selection, rows, sharing, batch_tokens)
+    rate = sample / (time.perf_counter() - started)
+    counts = token_counts(selection, setup.prefix)
+    return HarvestPlan(
+        num_keys=len(keys),
+        num_rows=len(selection.kept),
+        dropped=selection.dropped,
+        taps=setup.taps,
+        value_dim=setup.donor.value_dim,
+        num_bytes=len(selection.kept) * len(setup.taps) * setup.donor.value_dim * storage.size,
+        keys_per_second=rate,
+        prefix=setup.prefix,
+        num_donor_tokens=counts["num_donor_tokens"],
+        num_prefixes=counts["num_prefixes"],
+        sharing=sharing,
+    )
