@@ -1,4 +1,4 @@
-"""What everything with keys by row has in common: ``[]``, ``with``, and a table for pandas."""
+"""What keys, indexes, banks and corpora have in common: ``[]``, ``with``, and a table for pandas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import pandas as pd  # type: ignore[import-untyped]
 
-__all__ = ["Closed", "Keyed", "decoder", "place"]
+__all__ = ["Closed", "Closing", "Keyed", "decoder", "pandas_for", "place"]
 
 
 class Closed:
@@ -33,7 +33,25 @@ class Closed:
         raise ArgumentError(f"{self.__name}: is closed; open it again")
 
 
-class Keyed:
+class Closing:
+    """Has files, and lets go of them at the end of a ``with`` block."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Lets go of the files; what was copied out of them stays."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Keyed(Closing):
     """Rows with a key, a count and a number of documents each."""
 
     __slots__ = ()
@@ -53,10 +71,6 @@ class Keyed:
         """Documents with the key of ``row``; 0 where they were not counted."""
         raise NotImplementedError
 
-    def close(self) -> None:
-        """Lets go of the file; what was copied out of it stays."""
-        raise NotImplementedError
-
     @overload
     def __getitem__(self, row: int) -> tuple[int, ...]: ...
     @overload
@@ -71,14 +85,6 @@ class Keyed:
             return [self.key(each) for each in range(*row.indices(len(self)))]
         return self.key(place(row, len(self)))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def to_pandas(self, num_rows: int | None = None, *, tokenizer: Any = None) -> pd.DataFrame:
         """A table of the most frequent ``num_rows`` rows (all by default): order, count, documents, key.
 
@@ -90,13 +96,8 @@ class Keyed:
             ConfigError: pandas, or tokenizers for a path, is not installed.
             ArgumentError: ``num_rows`` is negative.
         """
-        try:
-            import pandas as pd
-        except ModuleNotFoundError:
-            raise ConfigError("to_pandas() needs pandas, which is not installed: pip install pandas") from None
-        if num_rows is not None and num_rows < 0:
-            raise ArgumentError(f"num_rows: expected at least 0, got {num_rows}")
-        rows = range(len(self) if num_rows is None else min(num_rows, len(self)))
+        pd, length = pandas_for("num_rows", num_rows, len(self))
+        rows = range(length)
         keys = [self.key(row) for row in rows]
         columns: dict[str, Any] = {
             "order": [len(key) for key in keys],
@@ -107,6 +108,27 @@ class Keyed:
         if tokenizer is not None:
             columns["text"] = decoder(tokenizer)(keys)
         return pd.DataFrame(columns, index=pd.RangeIndex(len(keys), name="row"))
+
+
+def pandas_for(name: str, asked: int | None, length: int) -> tuple[Any, int]:
+    """Pandas, and the rows of a table: ``asked`` of ``length``, or all where it is None.
+
+    Args:
+        name: What the caller's argument ``asked`` is called.
+        asked: Rows at most.
+        length: Rows that there are.
+
+    Raises:
+        ConfigError: pandas is not installed.
+        ArgumentError: ``asked`` is negative.
+    """
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        raise ConfigError("to_pandas() needs pandas, which is not installed: pip install pandas") from None
+    if asked is not None and asked < 0:
+        raise ArgumentError(f"{name}: expected at least 0, got {asked}")
+    return pandas, length if asked is None else min(asked, length)
 
 
 def place(row: int, length: int) -> int:

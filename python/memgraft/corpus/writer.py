@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memgraft.corpus.facts import FACTS_FORMAT
 from memgraft.errors import ArgumentError, CorpusError, StorageError, TokenError
 from memgraft.system import sync_folder
 
@@ -178,7 +179,7 @@ class CorpusWriter:
 
     def _facts(self) -> dict[str, Any]:
         return {
-            "format": "memgraft.corpus",
+            "format": FACTS_FORMAT,
             "format_version": 1,
             "tokenizer": self.tokenizer,
             "vocab_size": self.vocab_size if self.declared else None,
