@@ -633,10 +633,10 @@ def test_13_the_bank_names_corpus_and_split(tmp_path: Path) -> None:
 
 
 def test_13_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from memgraft.bank.writer import BankWriter
+    from memgraft.bank.rows import RowWriter
 
-    finish = BankWriter.finish
-    monkeypatch.setattr(BankWriter, "finish", lambda self, *, corpus=None, **kw: finish(self, corpus={}, **kw))
+    seal = RowWriter.seal
+    monkeypatch.setattr(RowWriter, "seal", lambda self, *, corpus=None, **kw: seal(self, corpus={}, **kw))
     noticed(lambda: check_origin(tmp_path))
 
 

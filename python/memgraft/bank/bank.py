@@ -1,33 +1,28 @@
 """A bank: one directory with keys, index, values and manifest."""
 
-import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from memgraft._core import ValueTable, fingerprint_content
-from memgraft.bank.checks import check_scales, check_table
 from memgraft.bank.dtypes import AnyArray, FloatArray, channel_scales, decode, value_dtype
-from memgraft.bank.extras import TOKENIZER_NAME, check_extras, read_dropped
+from memgraft.bank.extras import check_extras
+from memgraft.bank.facts import BankFacts
 from memgraft.bank.manifest import Manifest
-from memgraft.bank.opening import open_parts
-from memgraft.bank.overlay import Layer, Where, bank_paths, check_layers, stacked_manifest
-from memgraft.bank.provenance import Origins, sources_of
+from memgraft.bank.opening import open_stack
+from memgraft.bank.overlay import Layer, Where
 from memgraft.bank.provenance import read as read_origins
-from memgraft.bank.stacked import StackedIndex, StackedKeys
-from memgraft.bank.staging import Staged, as_rows, cold_reader_name, output_bytes, stage_rows
-from memgraft.bank.writer import BankWriter
+from memgraft.bank.rows import RowWriter
+from memgraft.bank.staging import Staged, as_rows, cold_reader_name, default_threads, output_bytes, stage_rows
 from memgraft.errors import ArgumentError, FingerprintError, FormatError
 from memgraft.index import NgramIndex
-from memgraft.keyed import Closed, place
+from memgraft.keyed import Closed, Closing, place
 from memgraft.keyset import KeySet
-from memgraft.system import num_threads
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -35,7 +30,7 @@ if TYPE_CHECKING:
 _WRITE_BYTES = 64 << 20
 
 
-class Bank:
+class Bank(BankFacts, Closing):
     """An open bank, or a stack of them; see `Bank.open` and `Bank.create`.
 
     Pickles by path and fingerprint, without resident rows.
@@ -54,14 +49,10 @@ class Bank:
         table: ValueTable,
         layers: Sequence[Layer] = (),
     ) -> None:
-        self.path = path
-        self.manifest = manifest
+        super().__init__(path, manifest, index, layers)
         self.keys = keys
-        self.index = index
-        self.layers = tuple(layers) or (Layer(path=path, manifest=manifest, first_row=0),)
         self._table = table
         self._dtype = value_dtype(manifest.dtype)
-        self._origins: dict[Path, Origins] = {}
         self._channel_scales: FloatArray | None = None
 
     @classmethod
@@ -105,7 +96,7 @@ class Bank:
             raise ArgumentError(
                 f"values: expected ({len(keys)} keys, {len(taps)} taps, value_dim), found {values.shape}"
             )
-        writer = BankWriter(
+        writer = RowWriter(
             path,
             keys=keys,
             taps=taps,
@@ -120,7 +111,7 @@ class Bank:
             step = max(1, _WRITE_BYTES // writer.row_bytes)
             for start in range(0, len(values), step):
                 writer.write(start, values[start : start + step])
-            return writer.finish(index=index, dropped=dropped, corpus=corpus)
+            return cls.open(writer.seal(index=index, dropped=dropped, corpus=corpus))
 
     @classmethod
     def open(
@@ -150,30 +141,9 @@ class Bank:
             FormatError: a file is damaged, truncated or of another version.
             FingerprintError: a file belongs to another bank, or banks of a stack do not fit together.
         """
-        if not isinstance(resident, bool) and resident < 0:
-            raise ArgumentError(f"resident: expected True, False or a number of rows, found {resident}")
-        parts = [open_parts(folder) for folder in bank_paths(path)]
-        layers: list[Layer] = []
-        for folder, manifest, _, _ in parts:
-            first_row = layers[-1].rows.stop if layers else 0
-            layers.append(Layer(path=folder, manifest=manifest, first_row=first_row))
-        check_layers(layers)
-        num_rows = layers[-1].rows.stop
-        table = ValueTable.open(
-            [layer.path / shard.file for layer in layers for shard in layer.manifest.shards],
-            int(resident) if not isinstance(resident, bool) else num_rows * resident,
-            threads or default_threads(),
-            cold_reader,
+        folder, manifest, keys, index, table, layers = open_stack(
+            path, resident=resident, threads=threads or default_threads(), cold_reader=cold_reader
         )
-        shards = iter(table.shards())
-        for layer in layers:
-            check_table(layer.path, layer.manifest, table, list(itertools.islice(shards, len(layer.manifest.shards))))
-        check_scales(layers, table)
-        folder, manifest, keys, index = parts[0]
-        if len(parts) > 1:
-            index = stacked = StackedIndex([index for _, _, _, index in parts])
-            keys = StackedKeys([keys for _, _, keys, _ in parts], stacked)
-            manifest = stacked_manifest(layers, index.fingerprint)
         return cls(folder, manifest, keys, index, table, layers)
 
     def __reduce__(self) -> tuple[Callable[..., "Bank"], tuple[list[str], str, str]]:
@@ -185,78 +155,6 @@ class Bank:
             f"Bank({' + '.join(map(str, self.paths))!r}, num_rows={self.num_rows}, taps={self.taps}, "
             f"value_dim={self.value_dim}, dtype={self.dtype!r})"
         )
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The directories, from the base up; what `Bank.open` takes."""
-        return tuple(layer.path for layer in self.layers)
-
-    def layer_of(self, row: int) -> Layer:
-        """The bank that ``row`` is of: its corpus, its donor, and ``row - first_row``, the number the row has there.
-
-        Raises:
-            ArgumentError: no such row.
-        """
-        if not 0 <= row < self.num_rows:
-            raise ArgumentError(f"row: expected 0 to {self.num_rows - 1}, got {row}")
-        return next(layer for layer in self.layers if row in layer.rows)
-
-    def origin_of(self, row: int) -> dict[str, Any]:
-        """Where ``row`` was harvested, through stacks and merged banks: bank, its fingerprint, corpus, donor.
-
-        Raises:
-            ArgumentError: no such row.
-            StorageError: a merged bank's ``origins.npy`` cannot be read.
-            FormatError: it is damaged.
-        """
-        layer = self.layer_of(row)
-        corpus = layer.manifest.corpus
-        if "sources" not in corpus:
-            return sources_of([layer])[0]
-        if layer.path not in self._origins:
-            self._origins[layer.path] = read_origins(layer.path, corpus)
-        source: dict[str, Any] = corpus["sources"][int(self._origins[layer.path].sources[row - layer.first_row])]
-        return source
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of keys, values and their origin; what a graft names its bank by."""
-        return self.manifest.fingerprint
-
-    @property
-    def space(self) -> str:
-        """Fingerprint of the value space (`Manifest.space`): banks of one space can take each other's place."""
-        return self.manifest.space
-
-    @property
-    def vocab_size(self) -> int:
-        """Tokens of the keys are below this."""
-        return self.index.vocab_size
-
-    @property
-    def max_order(self) -> int:
-        """The longest key."""
-        return self.index.max_order
-
-    @property
-    def taps(self) -> tuple[int, ...]:
-        """Donor depths, one per tap."""
-        return self.manifest.taps
-
-    @property
-    def num_rows(self) -> int:
-        """Rows."""
-        return self.manifest.num_rows
-
-    @property
-    def value_dim(self) -> int:
-        """Channels per tap."""
-        return self.manifest.value_dim
-
-    @property
-    def dtype(self) -> str:
-        """Storage type of the values: ``bf16``, ``fp16``, ``fp32``, ``fp8_e4m3`` or ``int8``."""
-        return self.manifest.dtype
 
     @property
     def bytes_per_row(self) -> int:
@@ -289,14 +187,6 @@ class Bank:
             return values
         return self.floats(rows)
 
-    def __enter__(self) -> "Bank":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Lets go of files and resident rows; every later use is refused."""
         self._table = Closed(f"bank {self.path}")  # type: ignore[assignment]
@@ -309,21 +199,6 @@ class Bank:
         Arguments and errors as for :meth:`memgraft.KeySet.to_pandas`.
         """
         return self.index.to_pandas(num_rows, tokenizer=self.tokenizer_path)
-
-    @property
-    def tokenizer_path(self) -> Path | None:
-        """The ``tokenizer.json`` of the recipient that lies in the bank (of a stack: in one of its banks), if any."""
-        return next((path / TOKENIZER_NAME for path in self.paths if (path / TOKENIZER_NAME).is_file()), None)
-
-    def dropped_keys(self) -> list[dict[str, Any]]:
-        """Keys that were mined and not harvested: ``key``, ``count``, ``reason``; at most 100,000, most frequent first.
-
-        Empty where none was dropped, and for banks from before they were listed; `manifest.dropped` counts them all.
-
-        Raises:
-            FormatError: the list is damaged.
-        """
-        return [entry for path in self.paths for entry in read_dropped(path)]
 
     def values(self, rows: Any) -> AnyArray:
         """The values of ``rows`` in storage form.
@@ -479,11 +354,6 @@ class Bank:
             done += entry.num_bytes
             if progress is not None:
                 progress(done, total)
-
-
-def default_threads() -> int:
-    """Threads of a gather where the caller does not say: what this process may use, at most 4."""
-    return num_threads(most=4)
 
 
 def _reopen(paths: str | list[str], fingerprint: str, cold_reader: Literal["pread", "io_uring"]) -> Bank:

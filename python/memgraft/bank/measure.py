@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memgraft.bank.bank import Bank, default_threads
+from memgraft.bank.bank import Bank
+from memgraft.bank.staging import default_threads
 from memgraft.errors import ArgumentError
 
 _SECONDS = 1.0

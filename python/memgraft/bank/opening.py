@@ -1,15 +1,19 @@
-"""The parts of one bank directory but its values, opened and checked to belong together."""
+"""Bank directories, opened and checked: that the parts of each belong together, and the banks of a stack too."""
 
+import itertools
 from pathlib import Path
 
-from memgraft.bank.checks import expect_same
+from memgraft._core import ValueTable
+from memgraft.bank.checks import check_scales, check_table, expect_same
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest
-from memgraft.errors import FormatError, StorageError
+from memgraft.bank.overlay import Layer, Where, bank_paths, check_layers, stacked_manifest
+from memgraft.bank.stacked import StackedIndex, StackedKeys
+from memgraft.errors import ArgumentError, FormatError, StorageError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
 
 
-def open_parts(folder: Path) -> tuple[Path, Manifest, KeySet, NgramIndex]:
+def _open_parts(folder: Path) -> tuple[Path, Manifest, KeySet, NgramIndex]:
     """Manifest, keys and index of one bank directory, from their headers.
 
     Raises:
@@ -31,3 +35,38 @@ def open_parts(folder: Path) -> tuple[Path, Manifest, KeySet, NgramIndex]:
     if len(keys) != manifest.num_rows:
         raise FormatError(f"{folder}: expected one row per key, found {manifest.num_rows} rows, {len(keys)} keys")
     return folder, manifest, keys, index
+
+
+def open_stack(
+    where: Where, *, resident: bool | int, threads: int, cold_reader: str
+) -> tuple[Path, Manifest, KeySet, NgramIndex, ValueTable, list[Layer]]:
+    """One bank, or several from the base up as one; arguments and errors as for `memgraft.Bank.open`.
+
+    Returns:
+        The base's directory, manifest, keys, index and values of all, and the layers.
+    """
+    if not isinstance(resident, bool) and resident < 0:
+        raise ArgumentError(f"resident: expected True, False or a number of rows, found {resident}")
+    parts = [_open_parts(folder) for folder in bank_paths(where)]
+    layers: list[Layer] = []
+    for folder, manifest, _, _ in parts:
+        first_row = layers[-1].rows.stop if layers else 0
+        layers.append(Layer(path=folder, manifest=manifest, first_row=first_row))
+    check_layers(layers)
+    num_rows = layers[-1].rows.stop
+    table = ValueTable.open(
+        [layer.path / shard.file for layer in layers for shard in layer.manifest.shards],
+        int(resident) if not isinstance(resident, bool) else num_rows * resident,
+        threads,
+        cold_reader,
+    )
+    shards = iter(table.shards())
+    for layer in layers:
+        check_table(layer.path, layer.manifest, table, list(itertools.islice(shards, len(layer.manifest.shards))))
+    check_scales(layers, table)
+    folder, manifest, keys, index = parts[0]
+    if len(parts) > 1:
+        index = stacked = StackedIndex([index for _, _, _, index in parts])
+        keys = StackedKeys([keys for _, _, keys, _ in parts], stacked)
+        manifest = stacked_manifest(layers, index.fingerprint)
+    return folder, manifest, keys, index, table, layers

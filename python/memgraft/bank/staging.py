@@ -11,6 +11,7 @@ import numpy.typing as npt
 from memgraft._core import ValueTable
 from memgraft.bank.dtypes import AnyArray, FloatArray, ValueDtype, decode, value_dtype
 from memgraft.errors import ArgumentError
+from memgraft.system import num_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,11 @@ def stage_rows(
             seconds=time.perf_counter() - started,
         ),
     )
+
+
+def default_threads() -> int:
+    """Threads of a gather where the caller does not say: what this process may use, at most 4."""
+    return num_threads(most=4)
 
 
 def cold_reader_name(reader: str, refusal: str | None) -> str:
