@@ -11,8 +11,9 @@ from memgraft.bank import Memory, open_memory
 from memgraft.bank.annotation import ORDERS_COLUMN, ROWS_COLUMN, has_annotated
 from memgraft.bank.overlay import Where
 from memgraft.boundaries import MARKS, RAGGED
+from memgraft.data.batch import KEY, MemoryBatch
 from memgraft.data.dispatch import refuse_if_dispatching
-from memgraft.data.handle import KEY, MemoryBatch, ShippedIds
+from memgraft.data.handle import ShippedIds
 from memgraft.data.masks import UnreadableMask
 from memgraft.data.segments import PADDING, combine, from_batch, from_columns, from_examples, lay_out, positions_in
 from memgraft.errors import ArgumentError, ConfigError

@@ -1,272 +1,26 @@
-"""What a batch carries to the model: rows, and once staged, their values."""
+"""The ids of a batch as a loader's worker sends them, where a collator gives tensors alone."""
 
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from memgraft.bank import Memory, Staged, StageFacts
-from memgraft.data.dispatch import refuse_if_dispatching
-from memgraft.data.dtypes import stored_tensor, to_floats
-from memgraft.errors import ArgumentError, FingerprintError, GraftError, TokenError
+from memgraft.data.batch import KEY, MemoryBatch
+from memgraft.data.pipe import Packed, pack, unpack
 
-if TYPE_CHECKING:
-    from memgraft.data.ring import StagingRing
-
-#: What a memory is called: a key of batches, a keyword of models, a child of blocks.
-KEY = "memgraft"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MemoryBatch:
-    """The memory of one batch; travels as ``batch["memgraft"]`` and reaches the model as ``memgraft=``.
-
-    Holds tensors and a few words about them, so that it pickles, pins and moves like any batch.
-
-    Attributes:
-        rows: int32 ``(B, T)``, -1 = miss.
-        orders: uint8 ``(B, T)``, 0 = miss.
-        segments: int32 ``(B, T)``, -1 = padding.
-        inverse: once staged, int32 ``(B, T)``: index into ``values``, -1 = miss.
-        misses: once staged, int64 ``(M,)``: flat indices of the positions without a row, ascending.
-        values: once staged, ``(U, taps, value_dim)`` in storage dtype.
-        scales: fp32 ``(U, taps)`` for fp8 rows, ``(taps, value_dim)`` for int8 rows, else None.
-        facts: telemetry of the staging.
-        source: fingerprint and value space of the bank that the rows are of, where that is known.
-    """
-
-    rows: torch.Tensor
-    orders: torch.Tensor
-    segments: torch.Tensor
-    inverse: torch.Tensor | None = None
-    misses: torch.Tensor | None = None
-    values: torch.Tensor | None = None
-    scales: torch.Tensor | None = None
-    facts: StageFacts | None = None
-    source: tuple[str, str] | None = None
-
-    @property
-    def staged(self) -> bool:
-        """Whether the values are here."""
-        return self.values is not None
-
-    @property
-    def hit(self) -> torch.Tensor:
-        """Bool ``(B, T)``: positions that have a row."""
-        return self.rows >= 0
-
-    def stage(self, bank: Memory, ring: "StagingRing | None" = None, *, threads: int | None = None) -> "MemoryBatch":
-        """A copy with the values of ``bank``, in memory of ``ring`` if given; itself if staged already.
-
-        Raises:
-            ArgumentError: a row is out of range.
-            FingerprintError: the rows are of another bank.
-            FormatError: a shard changed since the bank was opened.
-            StorageError: a read failed.
-        """
-        if self.staged:
-            return self
-        self.refuse_other(bank)
-        rows = self.rows.cpu().numpy()
-        if ring is None:
-            staged = bank.stage(rows=rows, orders=self.orders.cpu().numpy(), threads=threads)
-        else:
-            staged = ring.stage(bank, rows=rows, orders=self.orders.cpu().numpy(), threads=threads)
-        return self.with_staged(staged)
-
-    def refuse_other(self, bank: Memory) -> None:
-        """Check that the rows are of ``bank``.
-
-        Raises:
-            FingerprintError: the rows are of another bank.
-        """
-        if self.source is not None and self.source[0] != bank.fingerprint:
-            raise FingerprintError(
-                f"the batch's rows are of bank {self.source[0]}, found {bank.fingerprint} to stage them from: give the "
-                'collator, prefetch and model one bank (load_graft(..., bank=, rows="any") for another of its space)'
-            )
-
-    def with_staged(self, staged: Staged) -> "MemoryBatch":
-        """A copy that holds ``staged`` (same positions), on this batch's device; shares memory on the CPU."""
-        device = self.rows.device
-        return replace(
-            self,
-            inverse=torch.from_numpy(staged.inverse).to(device),
-            misses=torch.from_numpy(np.flatnonzero(staged.inverse < 0)).to(device),
-            values=as_tensor(staged).to(device),
-            scales=None if staged.scales is None else torch.from_numpy(staged.scales).to(device),
-            facts=staged.facts,
-        )
-
-    def floats(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """The values as floats ``(U, taps, value_dim)``; 8-bit rows are scaled here, on the device, once per row.
-
-        Raises:
-            GraftError: not staged.
-        """
-        if self.values is None:
-            raise GraftError("the batch's memory is not staged: call .stage(bank), or use prefetch(loader, bank)")
-        return to_floats(self.values, self.scales, dtype)
-
-    def to(self, device: Any = None, non_blocking: bool = False, **_: Any) -> "MemoryBatch":
-        """A copy on ``device``; dtypes stay, whatever else is asked.
-
-        Staged values may lie in a slot that is used again once they are dropped, so that their copy is waited for;
-        ``prefetch(device=…)`` is the way to overlap it.
-        """
-        if device is None or isinstance(device, torch.dtype):
-            return self
-        non_blocking = non_blocking and not self.staged
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def start_copy(self, device: torch.device) -> "MemoryBatch":
-        """A copy that is on its way to ``device`` on the current stream.
-
-        The caller keeps this batch until the stream has passed.
-        """
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self, device: Any = None) -> "MemoryBatch":
-        """A copy in pinned memory; a DataLoader's pin thread calls this."""
-        refuse_if_dispatching()
-        return self._map(lambda tensor: tensor if tensor.is_pinned() else tensor.pin_memory())
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # Through a DataLoader's pipe as 5 bytes a token: each tensor of its own would cost a handshake for a shared
-        # file, most of a millisecond in both processes.
-        if self.staged or self.rows.device.type != "cpu":
-            return super().__reduce_ex__(protocol)
-        return _arrive, _pack(self)
-
-    def to_ids(self) -> torch.Tensor:
-        """Rows, orders and segments as one int32 tensor ``(B, T, 3)``, which any loader can slice and send."""
-        return torch.stack([self.rows, self.orders.to(torch.int32), self.segments], dim=-1)
-
-    @classmethod
-    def from_ids(cls, ids: torch.Tensor) -> "MemoryBatch":
-        """The batch that `to_ids` packed.
-
-        Raises:
-            ArgumentError: not an int32 ``(B, T, 3)`` tensor.
-        """
-        if ids.dtype != torch.int32 or ids.dim() != 3 or ids.shape[-1] != 3:
-            raise ArgumentError(
-                f"memgraft ids: expected int32 (B, T, 3) from GraftCollator(mode='ids'), found {ids.dtype} "
-                f"{tuple(ids.shape)}"
-            )
-        rows, orders, segments = ids.unbind(-1)
-        return cls(rows=rows.contiguous(), orders=orders.to(torch.uint8), segments=segments.contiguous())
-
-    @classmethod
-    def wrap(cls, memory: "MemoryBatch | torch.Tensor") -> "MemoryBatch":
-        """``batch["memgraft"]`` of either collator mode as a `MemoryBatch`.
-
-        Raises:
-            GraftError: something else.
-        """
-        if isinstance(memory, MemoryBatch):
-            return memory
-        if isinstance(memory, torch.Tensor):
-            return cls.from_ids(memory)
-        raise GraftError(f"memgraft: expected a MemoryBatch or its ids tensor, found {type(memory).__name__}")
-
-    @classmethod
-    def look_up(
-        cls, bank: Memory, input_ids: torch.Tensor, segments: torch.Tensor, *, threads: int | None = None
-    ) -> "MemoryBatch":
-        """Rows of ``input_ids (B, T)`` within ``segments (B, T)``; not staged.
-
-        Tokens past the bank's vocabulary (added ones, rows that only pad an embedding) are in no key and miss, as in
-        the grafted model, whose embedding refuses those that it does not have either.
-
-        Raises:
-            TokenError: a negative id at a position that is not padding.
-        """
-        segments_host = segments.cpu().numpy()
-        # Padding may hold any id, even one that no vocabulary has (-100).
-        tokens = np.where(segments_host < 0, 0, input_ids.cpu().numpy())
-        if tokens.size and tokens.min() < 0:
-            raise TokenError(f"input_ids: expected tokens from 0 where nothing is padded, found {tokens.min()}")
-        rows, orders = bank.lookup(tokens, segments=segments_host, threads=threads, unknown="miss")
-        device = input_ids.device
-        return cls(
-            rows=torch.from_numpy(rows).to(device),
-            orders=torch.from_numpy(orders).to(device),
-            segments=segments.to(device=device, dtype=torch.int32),
-            source=(bank.fingerprint, bank.space),
-        )
-
-    def tensors(self) -> list[torch.Tensor]:
-        """The tensors it holds."""
-        return list(self._named_tensors().values())
-
-    def _named_tensors(self) -> dict[str, torch.Tensor]:
-        held = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: tensor for name, tensor in held.items() if isinstance(tensor, torch.Tensor)}
-
-    def _map(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "MemoryBatch":
-        moved: dict[str, Any] = {name: move(tensor) for name, tensor in self._named_tensors().items()}
-        return replace(self, **moved)
-
-
-_Packed = tuple[
-    npt.NDArray[np.int32],
-    npt.NDArray[np.uint8],
-    npt.NDArray[np.int32],
-    npt.NDArray[np.int32],
-    tuple[str, str] | None,
-]
-
-
-def _pack(memory: MemoryBatch) -> _Packed:
-    """Rows, orders, and the segments as (id, first position) of each run of equal ones."""
-    flat = memory.segments.numpy().reshape(-1)
-    starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1)).astype(np.int32)
-    return memory.rows.numpy(), memory.orders.numpy(), flat[starts], starts, memory.source
-
-
-def _arrive(*packed: Any) -> MemoryBatch:
-    if threading.current_thread() is threading.main_thread():
-        # In a DataLoader's pin thread an error here would be lost: `MemoryBatch.pin_memory` asks there.
-        refuse_if_dispatching()
-    return _unpack(*packed)
-
-
-def _arrive_as_ids(*packed: Any) -> torch.Tensor:
-    return _unpack(*packed).to_ids()
-
-
-def _unpack(
-    rows: npt.NDArray[np.int32],
-    orders: npt.NDArray[np.uint8],
-    segments: npt.NDArray[np.int32],
-    starts: npt.NDArray[np.int32],
-    source: tuple[str, str] | None,
-) -> MemoryBatch:
-    each = np.repeat(segments, np.diff(starts, append=rows.size))
-    return MemoryBatch(
-        rows=torch.from_numpy(rows),
-        orders=torch.from_numpy(orders),
-        segments=torch.from_numpy(each.reshape(rows.shape)),
-        source=source,
-    )
+__all__ = ["KEY", "MemoryBatch", "ShippedIds"]
 
 
 class ShippedIds(torch.Tensor):
     """The ids tensor of a batch inside a loader's worker: arrives as a plain tensor, without a shared file."""
 
-    packed: "_Packed | None" = None
+    packed: Packed | None = None
     packed_version = -1
 
     @classmethod
     def of(cls, memory: MemoryBatch) -> "ShippedIds":
         """``memory.to_ids()``, for a worker."""
         ids = memory.to_ids().as_subclass(cls)
-        ids.packed, ids.packed_version = _pack(memory), ids._version
+        ids.packed, ids.packed_version = pack(memory.rows, memory.orders, memory.segments, memory.source), ids._version
         return ids
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -275,10 +29,10 @@ class ShippedIds(torch.Tensor):
         # A wrapper of the collator made or changed it.
         ids = self.as_subclass(torch.Tensor)
         if ids.dtype == torch.int32 and ids.dim() == 3 and ids.shape[-1] == 3 and bool((ids[..., 1] >> 8 == 0).all()):
-            return _arrive_as_ids, _pack(MemoryBatch.from_ids(ids))
+            memory = MemoryBatch.from_ids(ids)
+            return _arrive_as_ids, pack(memory.rows, memory.orders, memory.segments)
         return torch.from_numpy, (ids.numpy(),)
 
 
-def as_tensor(staged: Staged) -> torch.Tensor:
-    """The staged values as a tensor ``(U, taps, value_dim)`` of the storage dtype that shares their memory."""
-    return stored_tensor(staged.values, staged.dtype)
+def _arrive_as_ids(*packed: Any) -> torch.Tensor:
+    return MemoryBatch(**unpack(*packed)).to_ids()

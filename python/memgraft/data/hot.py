@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from memgraft.bank import Memory
+from memgraft.data.batch import MemoryBatch
 from memgraft.data.dtypes import stored_tensor, torch_dtype
-from memgraft.data.handle import MemoryBatch
 from memgraft.data.ring import StagingRing
 from memgraft.errors import ConfigError
 

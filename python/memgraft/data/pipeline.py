@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from memgraft.bank import Memory
-from memgraft.data.handle import KEY, MemoryBatch
+from memgraft.data.batch import KEY, MemoryBatch
 from memgraft.data.hot import HotRows
 from memgraft.data.ring import StagingRing
 from memgraft.errors import GraftError

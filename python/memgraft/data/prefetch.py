@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from memgraft.bank import Memory, open_memory
 from memgraft.bank.overlay import Where
+from memgraft.data.batch import MemoryBatch
 from memgraft.data.dispatch import DISPATCHER, SHARD, prepared_by_accelerate, refuse_dispatched_handles
-from memgraft.data.handle import MemoryBatch
 from memgraft.data.hot import HotRows
 from memgraft.data.pipeline import Item, Stager, memory_of, start
 from memgraft.data.ring import StagingRing

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from memgraft.bank import Bank
-from memgraft.data.handle import KEY
+from memgraft.data.batch import KEY
 from memgraft.integrations.transformers import graft_layers
 from memgraft.integrations.transformers.families import find_decoder
 from memgraft.integrations.transformers.runtime import runtimes_of

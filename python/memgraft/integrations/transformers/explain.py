@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from memgraft.bank import Memory
-from memgraft.data.handle import MemoryBatch
+from memgraft.data.batch import MemoryBatch
 from memgraft.data.segments import from_batch
 from memgraft.errors import ArgumentError, GraftError
 from memgraft.integrations.transformers.families import find_decoder, unwrap

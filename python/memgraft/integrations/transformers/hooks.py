@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from memgraft.boundaries import LONGEST, MARKS, unread_names
-from memgraft.data.handle import KEY
+from memgraft.data.batch import KEY
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers.decode_state import GraftedCache, adopt
 from memgraft.integrations.transformers.families import RULE, look_through, vocab_size_of

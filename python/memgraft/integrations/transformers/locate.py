@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from memgraft.data.handle import KEY
+from memgraft.data.batch import KEY
 from memgraft.errors import GraftError, StorageError
 
 #: Under a checkpoint, one folder for each graft by name.

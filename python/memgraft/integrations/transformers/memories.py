@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from memgraft.bank import Memory
-from memgraft.data.handle import MemoryBatch
+from memgraft.data.batch import MemoryBatch
 from memgraft.errors import FingerprintError, GraftError, TokenError
 from memgraft.integrations.transformers.runtime import GraftRuntime
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from memgraft.bank import Memory
-from memgraft.data.handle import MemoryBatch
+from memgraft.data.batch import MemoryBatch
 from memgraft.data.masks import UnreadableMask
 from memgraft.data.segments import from_batch
 from memgraft.errors import FingerprintError, GraftError
