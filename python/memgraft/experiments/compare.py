@@ -1,6 +1,7 @@
 """A comparison as a file: which bank, corpora, recipe, arms and seeds; read, checked and run."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +84,16 @@ class Comparison:
             started = time.monotonic()
             # Settings, guards and the folder are checked here, once, before any process starts.
             self.run_here(overwrite=overwrite, seconds=0)
-            spread(self, processes, seconds=seconds, progress=progress)
+            jobs = [
+                functools.partial(
+                    dataclasses.replace(self, arms=(arm,), seeds=(seed,)).run_here,
+                    keep=seed == self.seeds[0],
+                    write=False,
+                )
+                for seed in self.seeds
+                for arm in self.arms
+            ]
+            spread(jobs, processes, seconds=seconds, progress=progress)
             if seconds is not None:
                 seconds = max(0.0, seconds - (time.monotonic() - started))
         return self.run_here(overwrite=overwrite and processes == 1, seconds=seconds, progress=progress)

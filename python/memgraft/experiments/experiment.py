@@ -21,10 +21,11 @@ from memgraft.errors import ConfigError, CorpusError
 from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
 from memgraft.experiments.evaluate import spread_windows
 from memgraft.experiments.measures import bits_per_byte, bytes_per_token, moved
+from memgraft.experiments.models import Material
 from memgraft.experiments.plan import make_plan
 from memgraft.experiments.recipe import Recipe, settings_fingerprint
 from memgraft.experiments.stats import compare
-from memgraft.experiments.train import Material, Progress, disk_errors, train_arm
+from memgraft.experiments.train import Progress, disk_errors, train_arm
 from memgraft.experiments.windows import TokenWindows
 from memgraft.harvesting.donor import native_compute_dtype, quiet_transformers
 from memgraft.mining.facts import mined_from

@@ -15,15 +15,9 @@ from memgraft.assets.cache import write_beside
 from memgraft.errors import ConfigError
 from memgraft.experiments.arms import Arm
 from memgraft.experiments.evaluate import held_out_loss, spread_windows
+from memgraft.experiments.models import Material, arm_collator, build_arm
 from memgraft.experiments.recipe import Recipe
-from memgraft.experiments.train import (
-    Material,
-    Progress,
-    arm_collator,
-    build_arm,
-    build_optimizer,
-    evaluation_batch,
-)
+from memgraft.experiments.train import Progress, build_optimizer, evaluation_batch
 from memgraft.experiments.windows import TokenWindows
 
 _MAX_EPOCHS = 4

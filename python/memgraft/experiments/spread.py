@@ -1,42 +1,42 @@
-"""Arms and seeds of a comparison over several processes; each has its share of the processors and one GPU."""
+"""Jobs over several processes; each process has its share of the processors and one GPU."""
 
-import dataclasses
 import multiprocessing
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from memgraft.experiments.compare import Comparison
-    from memgraft.experiments.train import Progress
+from memgraft.progress import Progress
+
+
+class Job(Protocol):
+    """Work that another process can be sent."""
+
+    def __call__(self, *, seconds: float | None) -> object:
+        """Do it; ``seconds``: begin nothing later than this."""
 
 
 def spread(
-    comparison: "Comparison", processes: int, *, seconds: float | None = None, progress: "Progress | None" = None
+    jobs: Sequence[Job], processes: int, *, seconds: float | None = None, progress: Progress | None = None
 ) -> None:
-    """Train every arm of every seed that is not finished, ``processes`` at a time; results are left in its folder.
+    """Do ``jobs``, ``processes`` at a time; what they return is dropped.
 
     Args:
-        comparison: has a number of steps, so that no process measures speeds of its own.
-        processes: arms that train at the same moment.
-        seconds: no arm is started later than this.
+        jobs: each leaves its results in files.
+        processes: jobs that run at the same moment.
+        seconds: no job is started later than this.
         progress: called as ``progress("train arms", done, total)``.
     """
     context = multiprocessing.get_context("spawn")
-    parts = [
-        dataclasses.replace(comparison, arms=(arm,), seeds=(seed,))
-        for seed in comparison.seeds
-        for arm in comparison.arms
-    ]
     # Monotonic clocks of two processes have no common zero on every system; the wall clock has.
     until = None if seconds is None else time.time() + seconds
     with ProcessPoolExecutor(
-        min(processes, len(parts)), context, _take_share, (context.Value("i", 0), processes)
+        min(processes, len(jobs)), context, _take_share, (context.Value("i", 0), processes)
     ) as pool:
-        jobs = [pool.submit(_train, part, part.seeds[0] == comparison.seeds[0], until) for part in parts]
+        running = [pool.submit(_do, job, until) for job in jobs]
         try:
-            for done, job in enumerate(as_completed(jobs)):
+            for done, job in enumerate(as_completed(running)):
                 job.result()
                 if progress is not None:
                     progress("train arms", done + 1, len(jobs))
@@ -64,7 +64,7 @@ def _take_share(counter: Any, processes: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
 
 
-def _train(comparison: "Comparison", keep: bool, until: float | None) -> None:
+def _do(job: Job, until: float | None) -> None:
     seconds = None if until is None else until - time.time()
     if seconds is None or seconds > 0:
-        comparison.run_here(seconds=seconds, keep=keep, write=False)
+        job(seconds=seconds)

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from memgraft.bank import Memory, open_memory
@@ -14,26 +13,16 @@ from memgraft.bank.overlay import Where
 from memgraft.config import GraftConfig
 from memgraft.errors import ConfigError, FingerprintError, GraftError
 from memgraft.integrations.transformers import generation
+from memgraft.integrations.transformers.building import add_child, build_layers, eos_ids, pad_id, tap_of_site
 from memgraft.integrations.transformers.controls import controlled_rows
-from memgraft.integrations.transformers.families import (
-    Recipient,
-    find_decoder,
-    inspect_recipient,
-    text_config,
-    unwrap,
-    vocab_size_of,
-)
+from memgraft.integrations.transformers.families import find_decoder, inspect_recipient, unwrap
 from memgraft.integrations.transformers.hooks import CHILD, DecoderHook, LayerHook, switch_off
 from memgraft.integrations.transformers.runtime import ATTRIBUTE, GraftRuntime, runtimes_of
 from memgraft.nn.compression import CompressedVocabulary
-from memgraft.nn.fallback import HashFallback
 from memgraft.nn.graft_layer import GraftLayer
-from memgraft.nn.hashing import prime_sizes
-from memgraft.nn.init import initialize
 from memgraft.tokenizer import differs_from, open_tokenizer
 
 Model = TypeVar("Model", bound=nn.Module)
-_SITE_SEED_STRIDE = 1_000_003
 _KEYS_AT_ONCE = 1 << 18
 
 
@@ -89,7 +78,7 @@ def attach(
         raise GraftError(f"a graft's name must be an identifier, found {name!r}")
     if name in runtimes_of(parts.decoder):
         raise GraftError(f"the model has a graft named {name!r} already: detach it, or give another name=")
-    taps = _tap_of_site(bank, config, len(parts.layers))
+    taps = tap_of_site(bank, config, len(parts.layers))
     if config.streams != parts.streams:
         raise ConfigError(
             f"the recipient's hidden state has {parts.streams} residual stream(s), the config {config.streams}: give "
@@ -100,9 +89,9 @@ def attach(
         bank=bank,
         config=config,
         tap_of_site=taps,
-        eos_ids=_eos_ids(config, parts.model),
+        eos_ids=eos_ids(config, parts.model),
         max_order=bank.max_order,
-        pad_token_id=_pad_id(config, parts.model),
+        pad_token_id=pad_id(config, parts.model),
         hidden_dim=parts.hidden_dim,
         shapes={},
         controlled=controlled_rows(bank, config),
@@ -110,10 +99,10 @@ def attach(
     runtime.versions = {name: parameter._version for name, parameter in parts.model.named_parameters()}
     if tokenizer is None:
         tokenizer = getattr(bank, "tokenizer_path", None)
-    layers = {} if runtime.off else _build_layers(parts, runtime, tokenizer, vocabulary)
+    layers = {} if runtime.off else build_layers(parts, runtime, tokenizer, vocabulary)
     for site, layer in layers.items():
         runtime.shapes |= {f"sites.{site}.{key}": tuple(tensor.shape) for key, tensor in layer.state_dict().items()}
-        _add_child(parts.layers[site], name, layer)
+        add_child(parts.layers[site], name, layer)
     if not runtimes_of(parts.decoder):
         parts.decoder.__dict__[ATTRIBUTE] = {}
         parts.decoder.register_forward_pre_hook(DecoderHook(parts.forward_names), with_kwargs=True)
@@ -243,118 +232,3 @@ def check_tokenizer(bank: Memory, tokenizer: Any) -> None:
             f"{difference}; their ids mean other text. Graft a bank that was mined with this tokenizer, or give the "
             "tokenizer that the bank names"
         )
-
-
-def _build_layers(
-    parts: Recipient, runtime: GraftRuntime, tokenizer: Any, vocabulary: CompressedVocabulary | None
-) -> dict[int, GraftLayer]:
-    config, bank = runtime.config, runtime.bank
-    fallback = config.active_fallback
-    sizes: list[list[list[int]]] = []
-    if fallback is not None:
-        vocabulary = _vocabulary(parts, config, tokenizer, vocabulary)
-        sizes = prime_sizes(len(config.sites), fallback.table_sizes, fallback.num_heads)
-    layers: dict[int, GraftLayer] = {}
-    for position, site in enumerate(config.sites):
-        hashed = None
-        if fallback is not None and vocabulary is not None:
-            hashed = HashFallback(
-                fallback,
-                vocabulary=vocabulary,
-                layer=site,
-                sizes=sizes[position],
-                seed=config.seed,
-                pad_token_id=runtime.pad_token_id,
-            )
-        layer = GraftLayer(
-            parts.hidden_dim,
-            None if config.row_source == "none" else bank.value_dim,
-            fallback=hashed,
-            gate=config.gate,
-            conv=config.conv,
-            conv_kernel=config.conv_kernel,
-            conv_dilation=config.conv_dilation,
-            streams=config.streams,
-            normalize_values=config.normalize_values,
-            output_scale=config.init == "scalar",
-            num_trainable_rows=bank.num_rows if config.row_source == "trained" else None,
-        )
-        initialize(layer, config.init, seed=config.seed + _SITE_SEED_STRIDE * (site + 1), std=config.init_std)
-        weight = next(p for p in parts.layers[site].parameters() if p.is_floating_point())
-        dtype = torch.float32 if config.dtype == "float32" else weight.dtype
-        layer.to(device=_device_of(parts.layers[site], weight), dtype=dtype)
-        layers[site] = layer.train(parts.model.training)
-    return layers
-
-
-def _device_of(block: nn.Module, weight: torch.Tensor) -> torch.device:
-    """Where a block computes: accelerate keeps the weights it offloads on no device at all."""
-    if weight.device.type != "meta":
-        return weight.device
-    for module in block.modules():
-        device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-        if device is not None:
-            return torch.device(device)
-    raise GraftError("the recipient's weights are on the meta device and nothing brings them: load them first")
-
-
-def _vocabulary(
-    parts: Recipient, config: GraftConfig, tokenizer: Any, vocabulary: CompressedVocabulary | None
-) -> CompressedVocabulary:
-    assert config.fallback is not None
-    if vocabulary is not None:
-        return vocabulary
-    if not config.fallback.compress:
-        return CompressedVocabulary.identity(parts.vocab_size)
-    if tokenizer is None:
-        raise ConfigError(
-            "the fallback hashes compressed tokens, for which it needs the recipient's tokenizer: pass "
-            "graft(..., tokenizer=...), or FallbackConfig(compress=False)"
-        )
-    return CompressedVocabulary.from_tokenizer(tokenizer, vocab_size=parts.vocab_size)
-
-
-def _tap_of_site(bank: Memory, config: GraftConfig, num_layers: int) -> dict[int, int]:
-    if config.sites[-1] >= num_layers:
-        raise ConfigError(
-            f"sites {config.sites} must lie in 0..{num_layers - 1}: the recipient has {num_layers} blocks"
-        )
-    depths = tuple(bank.taps)
-    taps = config.taps
-    if taps is None:
-        if len(depths) not in (1, len(config.sites)):
-            raise ConfigError(
-                f"the bank has taps {depths} for {len(config.sites)} sites: say which feeds which, "
-                "GraftConfig(taps=(...))"
-            )
-        taps = depths if len(depths) == len(config.sites) else depths * len(config.sites)
-    missing = sorted(set(taps) - set(depths))
-    if missing:
-        raise ConfigError(f"taps {missing} are not in the bank, which was harvested at {depths}")
-    return {site: depths.index(tap) for site, tap in zip(config.sites, taps, strict=True)}
-
-
-def _eos_ids(config: GraftConfig, model: nn.Module) -> tuple[int, ...]:
-    eos = config.eos_token_id
-    if eos == "recipient":
-        eos = text_config(model).eos_token_id
-    if eos is None:
-        return ()
-    return (eos,) if isinstance(eos, int) else tuple(eos)
-
-
-def _pad_id(config: GraftConfig, model: nn.Module) -> int:
-    pad = None if config.fallback is None else config.fallback.pad_token_id
-    if pad is None:
-        pad = text_config(model).pad_token_id
-        # Some configs name a pad id that has no embedding, as -1.
-        pad = pad if pad is not None and 0 <= pad < vocab_size_of(model) else 0
-    return int(pad)
-
-
-def _add_child(block: nn.Module, name: str, layer: GraftLayer) -> None:
-    if CHILD not in block._modules:
-        block.add_module(CHILD, nn.ModuleDict())
-    grafts = block._modules[CHILD]
-    assert isinstance(grafts, nn.ModuleDict)
-    grafts[name] = layer

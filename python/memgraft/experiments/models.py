@@ -1,0 +1,128 @@
+"""The model of each arm and the collator of its batches; what the arm adds to the recipient."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from memgraft.bank import Bank
+from memgraft.data import GraftCollator
+from memgraft.experiments import sources
+from memgraft.experiments.arms import Arm, Source
+from memgraft.experiments.recipe import Recipe, build_recipient
+from memgraft.experiments.windows import HALVES_COLUMN, SEGMENTS_COLUMN, TokenWindows
+from memgraft.integrations.transformers import graft, graft_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What all arms share besides the recipe."""
+
+    bank: Bank
+    train: TokenWindows
+    held_out: TokenWindows
+    vocab_size: int
+    eos_id: int | None
+    tokenizer: Any
+    """The recipient's tokenizer or the path of its ``tokenizer.json``; the fallback compresses ids with it."""
+    domains: Mapping[str, TokenWindows] = field(default_factory=dict)
+    """More held-out text, by a name; each is evaluated by itself."""
+
+
+def plain_collator(features: list[Mapping[str, Tensor]]) -> Any:
+    """The default collator for a recipient without a graft: no segments."""
+    return default_collate(
+        [{k: v for k, v in feature.items() if k not in (SEGMENTS_COLUMN, HALVES_COLUMN)} for feature in features]
+    )
+
+
+def arm_collator(arm: Arm, material: Material) -> Callable[[list[Any]], Any]:
+    """The collator of an arm's training batches."""
+    if not arm.grafted:
+        return plain_collator
+    inner = GraftCollator(material.bank, default_collate, column=SEGMENTS_COLUMN)
+    if arm.source == "counts":
+        return sources.HalvesCollator(inner, material.bank.num_rows, HALVES_COLUMN)
+
+    def without_halves(features: list[Any]) -> Any:
+        return inner([{k: v for k, v in feature.items() if k != HALVES_COLUMN} for feature in features])
+
+    return without_halves
+
+
+def build_arm(arm: Arm, recipe: Recipe, material: Material, seed: int) -> nn.Module:
+    """The arm's model: the recipient of this seed, grafted if the arm is."""
+    model = build_recipient(recipe, vocab_size=material.vocab_size, eos_id=material.eos_id, seed=seed)
+    config = arm.graft_config(site=recipe.site, tap=recipe.tap, fallback=recipe.fallback, seed=seed)
+    if config is not None:
+        model = graft(model, material.bank, config, tokenizer=material.tokenizer)
+    if arm.source is not None:
+        _apply_source(arm.source, model, recipe, material, seed)
+    return model
+
+
+def _apply_source(source: Source, model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
+    """Put what the arm reads in the place of donor rows, or beside the recipient."""
+    bank = material.bank
+    match source:
+        case "donor_start":
+            sources.start_at_donor(model, bank, 0 if recipe.tap is None else bank.taps.index(recipe.tap))
+        case "one_slot":
+            sources.one_slot(model, seed)
+        case "mlp":
+            twin = build_arm(Arm(name="graft", label="graft"), recipe, material, seed)
+            sources.add_mlp(model, recipe.site, added_parameters(twin)["dense"], seed)
+        case "counts" | "own_embeddings":
+            if source == "counts":
+                module = model.get_output_embeddings()  # type: ignore[operator]
+                mixture = sources.count_mixture(bank, material.train.corpus)
+            else:
+                module = model.get_input_embeddings()  # type: ignore[operator]
+                mixture = sources.key_mixture(bank)
+            rows = sources.RecipientRows(module, mixture, len(bank.taps))
+            sources.put_rows(model, rows, width=recipe.width, seed=seed)
+
+
+def added_parameters(model: nn.Module) -> dict[str, int]:
+    """Trainable parameters beside the recipient's: ``dense`` ones, used at every position, and ``table`` rows."""
+    found = {"dense": 0, "table": 0}
+    for name, parameter in model.named_parameters():
+        if ".memgraft." in name:
+            table = name.endswith((".fallback.table.weight", ".rows.weight"))
+            found["table" if table else "dense"] += parameter.numel()
+    return found
+
+
+def costs(arm: Arm, model: nn.Module, material: Material) -> dict[str, Any]:
+    """What the arm adds to the recipient: parameters, FLOPs and bytes read a token.
+
+    FLOPs are two for each dense parameter of a forward, an upper bound: a position goes through the projections of its
+    row or of the fallback, not both. Bytes are the row of the bank at a hit, and the fallback's slots at a miss.
+    """
+    added = added_parameters(model)
+    slots = 0
+    for layers in graft_layers(model).values():
+        for layer in layers.values():
+            if layer.fallback is not None:
+                slots += 4 * len(layer.fallback.sizes) * layer.fallback.table.embedding_dim
+    from_bank = arm.grafted and arm.control in (None, "shuffled", "no_fallback") and arm.source is None
+    return {
+        "dense_parameters": added["dense"],
+        "table_parameters": added["table"],
+        "flops_per_token": 2 * added["dense"],
+        "training_flops_per_token": training_flops(model, added["table"], material.train.seq_len),
+        "bank_bytes_per_hit": material.bank.bytes_per_row if from_bank else 0,
+        "table_bytes_per_miss": slots,
+    }
+
+
+def training_flops(model: nn.Module, table: int, seq_len: int) -> int:
+    """FLOPs of training on one token, tables left out: six a parameter, and attention over half the window.
+
+    Source: the estimate of Kaplan et al. 2020 (arXiv 2001.08361), section 2.1, with its term for attention.
+    """
+    dense = sum(parameter.numel() for parameter in model.parameters()) - table
+    config: Any = model.config
+    return 6 * dense + 6 * int(config.num_hidden_layers) * seq_len * int(config.hidden_size)
