@@ -72,7 +72,7 @@ print(bank.fingerprint, flush=True)
 """
 
 
-def start(place, out, rank, world, stop_at=0):
+def start(place, out, rank, world, stop_at=0, **options):
     from pathlib import Path
 
     import torch
@@ -80,7 +80,12 @@ def start(place, out, rank, world, stop_at=0):
     environment = child_environment(Path(__file__).parent, Path(__file__).parents[1] / "tests")
     arguments = [str(place), str(out), str(rank), str(world), str(torch.get_num_threads()), str(stop_at)]
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", CHILD, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if options else None,
+        text=True,
+        env=environment,
+        **options,
     )
 
 

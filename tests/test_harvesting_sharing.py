@@ -89,6 +89,29 @@ def test_shared_equals_alone(plain, name):
         assert relative_error(donor_values(donor, taps, keys, max_tokens=max_tokens), alone) <= 1e-5
 
 
+@pytest.mark.parametrize("name", [*SHARING, "mamba", "falcon_h1"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_on_either_side_changes_nothing(plain, name, side):
+    """What transformers computes of a padded batch is what the harvest stores, whichever side a tokenizer pads."""
+    config = SHARING[name]() if name in SHARING else ALONE[name][0]()
+    donor, keys = made(plain, name, config), some_keys(12)
+    expected = donor_values(donor, (1, 2), keys, max_tokens=1, shared=False)
+    width = max(map(len, keys))
+    tokens, mask = torch.zeros(len(keys), width, dtype=torch.long), torch.zeros(len(keys), width, dtype=torch.long)
+    for row, key in enumerate(keys):
+        places = slice(width - len(key), width) if side == "left" else slice(0, len(key))
+        tokens[row, places], mask[row, places] = torch.tensor(key), 1
+    positions = {} if name == "mamba" else {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
+    with torch.inference_mode():
+        states = donor.model(tokens, attention_mask=mask, output_hidden_states=True, use_cache=False, **positions)
+    last = torch.tensor([width - 1 if side == "left" else len(key) - 1 for key in keys])
+    first = 1 if name == "mamba" else 0  # its list begins after the first block, others' with the embeddings
+    found = torch.stack([states.hidden_states[tap - first][torch.arange(len(keys)), last] for tap in (1, 2)], dim=1)
+    assert relative_error(found, expected) <= 2e-5
+    if name in SHARING:
+        assert relative_error(donor_values(donor, (1, 2), keys, max_tokens=512, shared=True), expected) <= 1e-5
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3_text"])
 def test_eager_attention_reads_the_mask_too(plain, name):
     donor, keys = made(plain, name, SHARING[name](), attention="eager"), some_keys(40)

@@ -67,6 +67,7 @@ def run(
     use_threads(threads)
     need("transformers", "transformers")
     from memgraft.harvesting import harvest, plan_harvest
+    from memgraft.harvesting.ranks import Rank
 
     try:
         depths = tuple(parse_range("--taps", taps))
@@ -116,6 +117,8 @@ def run(
             resume=resume,
             progress=report,
         )
+    if Rank.find(rank, world).rank != 0:  # of many processes one prints what they made
+        return
     manifest = bank.manifest
     facts = {
         "bank": str(out),
