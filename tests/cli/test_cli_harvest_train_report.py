@@ -76,6 +76,24 @@ def test_a_bank_shows_texts_by_its_own_tokenizer(place, bank):
     assert "expected a bank for --dropped" in refused.stderr
 
 
+def test_harvest_in_contexts(place, bank, tmp_path):
+    asked = [*harvest_command(place), "--contexts", "2,5", "--out", tmp_path / "bank", "--json"]
+    made = invoke(*asked, "--corpus", place / "training-tokens.bin")
+    assert made.exit_code == 0, made.stderr
+    facts = json.loads(made.stdout)
+    assert facts["contexts"] == {"occurrences": 2, "left": 5}
+    assert 0 < facts["windows"] <= 2 * facts["num_rows"]
+    assert facts["fingerprint"] != bank["fingerprint"]
+    assert "are read in" in made.stderr
+    refused = invoke(*asked[:-3], "--out", tmp_path / "other", "--corpus", place / "held-out-tokens.bin")
+    assert refused.exit_code == 1
+    assert "that the keys were mined from" in refused.stderr
+    for wrong, message in (("2", "expected two whole numbers K,L"), ("0,5", "expected occurrences of 1")):
+        refused = invoke(*harvest_command(place), "--contexts", wrong, "--out", tmp_path / "other")
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+
+
 def test_a_dry_run_writes_nothing(place, bank, tmp_path):
     result = invoke(*harvest_command(place), "--out", tmp_path / "bank", "--dry-run", "--json")
     assert result.exit_code == 0, result.stderr

@@ -69,8 +69,13 @@ class Reading:
 
 
 def reads_corpora(function: Callable[Concatenate[Reading, P], None]) -> Callable[P, None]:
-    """Gives a verb the options of :class:`Reading`, after its own; it receives them as its first argument."""
-    options = {field.name: field for field in fields(Reading)}
+    """Gives a verb the options of :class:`Reading`, after its own; it receives them as its first argument.
+
+    An option of a name that the verb has itself stays the verb's.
+    """
+    _, *own = inspect.signature(function).parameters.values()
+    names = {parameter.name for parameter in own}
+    options = {field.name: field for field in fields(Reading) if field.name not in names}
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -82,7 +87,6 @@ def reads_corpora(function: Callable[Concatenate[Reading, P], None]) -> Callable
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[name])
         for name, field in options.items()
     ]
-    _, *own = inspect.signature(function).parameters.values()
     own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
     # The flags that every verb has stay last in its help.
     last = [parameter for parameter in own if parameter.name in ("threads", "dry_run", "json")]

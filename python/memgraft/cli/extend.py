@@ -44,10 +44,11 @@ def run(
     )
     if tokenizer is None:
         raise ArgumentError(f"{base.path}: expected a tokenizer.json beside it, found none; give --tokenizer")
+    opened = reading.open(corpus)
     with common.progress("keys") as report:
         lacking = mine_lacking(
             base,
-            reading.open(corpus),
+            opened,
             parse_budget(budget),
             orders=None if orders is None else artifacts.parse_ids("orders", orders),
             min_count=min_count,
@@ -57,7 +58,14 @@ def run(
         )
         common.keeps(f"finished rows are in {out}.partial; the same command goes on from there")
         overlay = harvest_like(
-            base, lacking.keys, recipient_tokenizer=tokenizer, donor=donor, out=out, device=device, progress=report
+            base,
+            lacking.keys,
+            recipient_tokenizer=tokenizer,
+            donor=donor,
+            out=out,
+            corpus=opened,
+            device=device,
+            progress=report,
         )
     # Opening both says whether they fit together.
     stack = Bank.open([base.paths, overlay.path])

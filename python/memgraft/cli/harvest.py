@@ -1,12 +1,13 @@
 """``memgraft harvest``: run the donor over a key set and write the bank."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from memgraft.cli.artifacts import check_folder
+from memgraft.cli.artifacts import Reading, check_folder, reads_corpora
 from memgraft.cli.common import (
     JsonOption,
     OldDtypeOption,
@@ -21,10 +22,13 @@ from memgraft.cli.common import (
     verb,
 )
 from memgraft.cli.sizes import parse_range
+from memgraft.errors import ArgumentError
 
 
 @verb
+@reads_corpora
 def run(
+    reading: Reading,
     keys: Annotated[Path, typer.Argument(help="The key set, keys.mgk.")],
     tokenizer: Annotated[Path, typer.Option("--tokenizer", help="The recipient's tokenizer.json, or its folder.")],
     donor: Annotated[str, typer.Option("--donor", help="A transformers folder, a .gguf file, or a hub id.")],
@@ -38,6 +42,13 @@ def run(
         typer.Option(help=r"What stands before every key in the donor: auto, none, bos, or text (\n is a newline)."),
     ] = "auto",
     prepend_bos: Annotated[bool, typer.Option("--prepend-bos", help="Put the donor's BOS before each key.")] = False,
+    contexts: Annotated[
+        str | None,
+        typer.Option(help="K,L: the mean over up to K occurrences in --corpus, each behind up to L tokens."),
+    ] = None,
+    corpus: Annotated[
+        list[Path] | None, typer.Option("--corpus", help="With --contexts: the corpus that the keys were mined from.")
+    ] = None,
     round_trip: Annotated[
         str, typer.Option(help="Keep keys whose 'text' is stable, or also whose 'ids' are.")
     ] = "text",
@@ -60,7 +71,6 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Run the donor over the keys, once, and write the bank. An interrupted harvest is taken up where it stopped."""
-    from memgraft.errors import ArgumentError
     from memgraft.keyset import KeySet
 
     need("torch", "torch")
@@ -75,6 +85,7 @@ def run(
         raise ArgumentError(f"--taps {taps}: expected numbers of blocks such as 8 or 8,24") from None
     if not dry_run:
         check_folder(out)
+    around = parse_contexts(contexts)
     keyset = KeySet.open(keys)
     options: dict[str, Any] = {
         "recipient_tokenizer": tokenizer,
@@ -84,6 +95,8 @@ def run(
         "compute_dtype": compute_dtype,
         "prefix": prefix.replace("\\n", "\n"),
         "prepend_bos": prepend_bos,
+        "contexts": around,
+        "corpus": replace(reading, tokenizer=tokenizer).open(corpus) if corpus else None,
         "round_trip": round_trip,
         "share_prefixes": share_prefixes,
         "batch_tokens": batch_tokens,
@@ -131,12 +144,31 @@ def run(
         "dropped": dict(manifest.dropped),
         "donor": manifest.donor["name"],
         "prefix": prefix_facts(manifest.donor),
+        "contexts": manifest.donor.get("contexts"),
+        "windows": manifest.donor.get("num_windows"),
         "donor_tokens": manifest.donor.get("num_donor_tokens"),
         "distinct_prefixes": manifest.donor.get("num_prefixes"),
         "prefixes_shared": manifest.donor.get("shared_prefixes"),
         "storage": manifest.donor.get("storage"),
     }
     emit(facts, json=json, title="bank")
+
+
+def parse_contexts(text: str | None) -> tuple[int, int] | None:
+    """``"2,12"`` or ``"2:12"``: up to 2 occurrences behind up to 12 tokens.
+
+    Raises:
+        ArgumentError: not two whole numbers.
+    """
+    if text is None:
+        return None
+    try:
+        occurrences, left = (int(number) for number in text.replace(":", ",").split(","))
+    except ValueError:
+        raise ArgumentError(
+            f"--contexts {text}: expected two whole numbers K,L such as 2,12: occurrences and tokens of left context"
+        ) from None
+    return occurrences, left
 
 
 def prefix_facts(donor: Mapping[str, Any]) -> str:

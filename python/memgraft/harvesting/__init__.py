@@ -5,6 +5,7 @@ The package is called ``harvesting`` because ``memgraft.harvest`` is the functio
 
 from memgraft.harvesting.diagnosis import Finding
 from memgraft.harvesting.donor import Donor, donor_folder, folder_fingerprint, native_compute_dtype, open_donor
+from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.plan import HarvestPlan, plan_harvest
 from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
 from memgraft.harvesting.recompute import RowCheck, verify_rows
@@ -12,6 +13,7 @@ from memgraft.harvesting.run import harvest
 from memgraft.harvesting.text import KeyTexts, TextCodec, key_texts, open_tokenizer
 
 __all__ = [
+    "Contexts",
     "Donor",
     "Finding",
     "HarvestPlan",

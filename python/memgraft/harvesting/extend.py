@@ -11,6 +11,7 @@ from memgraft.bank import Bank
 from memgraft.corpus import Corpus
 from memgraft.errors import FingerprintError, KeySetError
 from memgraft.harvesting.donor import Donor, open_donor
+from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.run import harvest
 from memgraft.keyset import KeySet
 from memgraft.keysets import rows_in
@@ -114,15 +115,18 @@ def harvest_like(
     recipient_tokenizer: Any,
     donor: str | Path | Donor,
     out: str | Path,
+    corpus: Corpus | None = None,
     device: str | None = None,
     resume: bool = True,
     progress: Progress | bool | None = None,
 ) -> Bank:
-    """Harvests ``keys`` with the donor, taps, prefix and storage type that ``bank`` was harvested with.
+    """Harvests ``keys`` with the donor, taps, prefix, contexts and storage type that ``bank`` was harvested with.
+
+    ``corpus`` is what ``keys`` were mined from; a bank that was harvested in contexts needs it.
 
     Raises:
         FingerprintError: ``donor`` is not the one that made the bank's values, or the bank does not say how it ran.
-        ArgumentError: the storage type cannot be harvested.
+        ArgumentError: the storage type cannot be harvested, or contexts have no corpus.
         DonorError, TokenError, KeySetError, StorageError: as for `harvest`.
     """
     progress = callback(progress)
@@ -142,6 +146,8 @@ def harvest_like(
             )
     # Banks from before there were prefixes say whether the BOS stood before each key.
     prefix = facts.get("prefix", [opened.bos] if facts.get("prepend_bos") else [])
+    around = facts.get("contexts")
+    contexts = None if not around else Contexts(**around, seed=int(facts["windows"]["seed"]))
     return harvest(
         keys,
         recipient_tokenizer=recipient_tokenizer,
@@ -150,6 +156,8 @@ def harvest_like(
         out=out,
         dtype=bank.dtype,
         prefix=list(prefix) if prefix else "none",
+        contexts=contexts,
+        corpus=None if contexts is None else corpus,
         round_trip=facts["round_trip"],
         batch_tokens=int(facts["batch_tokens"]),
         device=device,

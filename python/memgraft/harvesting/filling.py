@@ -11,11 +11,10 @@ from memgraft.bank import BankWriter
 from memgraft.bank.dtypes import value_dtype
 from memgraft.data.dtypes import stored_array
 from memgraft.errors import DonorError
-from memgraft.harvesting.forward import donor_values
 from memgraft.harvesting.packing import IntArray
+from memgraft.harvesting.readers import Reader
 from memgraft.harvesting.selecting import Progress, Selection, keys_text
 from memgraft.harvesting.setup import Setup
-from memgraft.harvesting.sharing import Sharing
 from memgraft.harvesting.speed import Note, Speed
 
 POLL_SECONDS = 0.1
@@ -25,9 +24,8 @@ def fill(
     writer: BankWriter,
     setup: Setup,
     selection: Selection,
-    sharing: Sharing,
+    reader: Reader,
     dtype: str,
-    batch_tokens: int,
     chunk_rows: int,
     progress: Progress | None,
     note: Note | None,
@@ -52,10 +50,11 @@ def fill(
 
         # The disk takes a chunk while the donor computes the next one.
         for start, stop in _chunks(writer, chunk_rows, end_writing):
-            rows = np.asarray(selection.order[start:stop])
-            values = values_of(setup, selection, rows, sharing, batch_tokens)
+            rows = np.asarray(reader.order[start:stop])
+            before = reader.num_tokens
+            values = reader.values(rows)
             _refuse_strange(setup, selection, rows, values)
-            speed.count(int(selection.tokens.lengths[rows].sum()))
+            speed.count(reader.num_tokens - before)
             end_writing()
             writing = start, thread.submit(writer.write, start, stored_array(values, value_dtype(dtype)))
         end_writing()
@@ -81,12 +80,6 @@ def _chunks(writer: BankWriter, chunk_rows: int, end_writing: Callable[[], None]
             # Others are at the rest; should they die, their claims are free.
             time.sleep(POLL_SECONDS)
             writer.refresh()
-
-
-def values_of(setup: Setup, selection: Selection, rows: IntArray, sharing: Sharing, batch_tokens: int) -> torch.Tensor:
-    """Donor states of ``rows``: (n, K, V)."""
-    tokens = selection.tokens.take(rows).headed(setup.prefix.ids)
-    return donor_values(setup.donor, setup.taps, tokens, max_tokens=batch_tokens, shared=sharing.shared)
 
 
 def _refuse_strange(setup: Setup, selection: Selection, rows: IntArray, values: torch.Tensor) -> None:

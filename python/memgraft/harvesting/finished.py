@@ -12,7 +12,10 @@ from memgraft.keyset import KeySet
 from memgraft.tokenizer import differs_from
 
 # The same tokens make the same values, whoever chose them; sharing and counts follow from the rest.
-_FOLLOWS = ("prefix_", "shared_prefixes", "num_donor_tokens", "num_prefixes", "storage")
+_FOLLOWS = (
+    *("prefix_", "shared_prefixes", "num_donor_tokens", "num_prefixes", "storage"),
+    *("num_occurrences", "num_windows", "num_without_occurrence"),
+)
 
 
 def finished_bank(out: Path, keys: KeySet, setup: Setup, dtype: str, donor: Mapping[str, Any]) -> Bank:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from memgraft.bank.dtypes import value_dtype
+from memgraft.corpus import Corpus
 from memgraft.harvesting.donor import Donor
-from memgraft.harvesting.filling import values_of
+from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.prefix import Prefix, PrefixChoice
-from memgraft.harvesting.reuse import sharing_of, token_counts
+from memgraft.harvesting.readers import KeysAlone, Reader, find_reader, mined_corpus
 from memgraft.harvesting.selecting import Progress, select_keys
 from memgraft.harvesting.setup import set_up
 from memgraft.harvesting.sharing import Sharing
@@ -58,6 +61,8 @@ def plan_harvest(
     compute_dtype: str = "auto",
     prefix: PrefixChoice = "auto",
     prepend_bos: bool = False,
+    contexts: Contexts | Sequence[int] | None = None,
+    corpus: Corpus | None = None,
     round_trip: RoundTrip = "text",
     share_prefixes: bool = True,
     batch_tokens: int = 1024,
@@ -67,17 +72,23 @@ def plan_harvest(
     """Judge every key and time the donor on a sample; write nothing. Arguments and errors as for `harvest`."""
     progress = callback(progress)
     storage = value_dtype(dtype)
+    around = Contexts.of(contexts)
+    mined = mined_corpus(keys, around, corpus)
     setup = set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prefix, prepend_bos, round_trip)
     selection = select_keys(keys, setup.recipient, setup.donor.tokenizer, round_trip, progress)
-    sharing = sharing_of(setup, selection, share_prefixes, {})
+    alone = KeysAlone.found(setup, selection, share_prefixes, batch_tokens, {})
     sample = min(2048, len(selection.kept))
     middle = max(0, (len(selection.kept) - sample) // 2)
-    rows = selection.order[middle : middle + sample]
-    values_of(setup, selection, rows[:64], sharing, batch_tokens)  # warm-up
+    rows = np.asarray(alone.order[middle : middle + sample])
+    reader: Reader = alone
+    if around is not None:
+        part = selection.of_rows(rows)
+        options: dict[str, Any] = {"contexts": around, "corpus": mined, "share": False, "batch_tokens": batch_tokens}
+        reader, rows = find_reader(setup, part, **options, recorded={}, progress=progress), np.arange(len(rows))
+    reader.values(rows[:64])  # warm-up
     started = time.perf_counter()
-    values_of(setup, selection, rows, sharing, batch_tokens)
+    reader.values(rows)
     rate = sample / (time.perf_counter() - started)
-    counts = token_counts(selection, setup.prefix)
     return HarvestPlan(
         num_keys=len(keys),
         num_rows=len(selection.kept),
@@ -87,7 +98,7 @@ def plan_harvest(
         num_bytes=len(selection.kept) * len(setup.taps) * setup.donor.value_dim * storage.size,
         keys_per_second=rate,
         prefix=setup.prefix,
-        num_donor_tokens=counts["num_donor_tokens"],
-        num_prefixes=counts["num_prefixes"],
-        sharing=sharing,
+        num_donor_tokens=alone.facts["num_donor_tokens"],
+        num_prefixes=alone.facts["num_prefixes"],
+        sharing=alone.sharing,
     )

@@ -11,14 +11,16 @@ from memgraft.harvesting.packing import shared_lengths
 from memgraft.harvesting.selecting import SORTED_ROWS, Selection
 
 
-def reading_facts(selection: Selection) -> dict[str, Any]:
-    """Rows by number of donor tokens, and how many read the same donor tokens as another: they share its value."""
+def reading_facts(selection: Selection, *, alone: bool = True) -> dict[str, Any]:
+    """Rows by number of donor tokens; of keys read ``alone``, how many read what another reads, and share its value."""
+    groups = length_groups(selection.tokens.lengths, selection.kept.arrays().counts)
+    if not alone:
+        return {"rows_by_donor_length": groups}
     same = 0
     for start in range(0, len(selection.order), SORTED_ROWS):
         part = selection.tokens.take(np.asarray(selection.order[start : start + SORTED_ROWS]))
         lengths = part.lengths
         same += int(((shared_lengths(part)[1:] == lengths[1:]) & (lengths[1:] == lengths[:-1])).sum())
-    groups = length_groups(selection.tokens.lengths, selection.kept.arrays().counts)
     return {"rows_by_donor_length": groups, "num_same_donor_tokens": same}
 
 

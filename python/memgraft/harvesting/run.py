@@ -13,16 +13,18 @@ from typing import Any
 
 from memgraft.bank import Bank, BankWriter
 from memgraft.bank.dtypes import value_dtype
+from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, MemgraftError
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.extras import beside_bank
-from memgraft.harvesting.filling import POLL_SECONDS, fill, values_of
+from memgraft.harvesting.filling import POLL_SECONDS, fill
 from memgraft.harvesting.finished import finished_bank, refuse_other
+from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.plan import HarvestPlan, plan_harvest
 from memgraft.harvesting.prefix import PrefixChoice
 from memgraft.harvesting.ranks import Rank
+from memgraft.harvesting.readers import find_reader, mined_corpus
 from memgraft.harvesting.reading import reading_facts, warn_of_collapse
-from memgraft.harvesting.reuse import describe, sharing_of, token_counts
 from memgraft.harvesting.selecting import Progress, select_keys, selection_beside
 from memgraft.harvesting.setup import set_up
 from memgraft.harvesting.speed import Note
@@ -47,6 +49,8 @@ def harvest(
     compute_dtype: str = "auto",
     prefix: PrefixChoice = "auto",
     prepend_bos: bool = False,
+    contexts: Contexts | Sequence[int] | None = None,
+    corpus: Corpus | None = None,
     round_trip: RoundTrip = "text",
     share_prefixes: bool = True,
     batch_tokens: int = 1024,
@@ -73,6 +77,10 @@ def harvest(
         prefix: donor tokens before every key. ``"auto"`` measures behind which of a few words of one token differ most
             at these taps; ``"none"`` (or None) is the isolated n-gram, ``"bos"`` the donor's BOS; else text or ids.
         prepend_bos: put the donor's BOS first; with the default prefix the same as ``prefix="bos"``.
+        contexts: ``(k, L)`` or `Contexts`: the value is the mean over up to k occurrences in ``corpus``, each behind up
+            to L tokens of its document; None (or L = 0) reads the key alone.
+        corpus: for ``contexts``, what the keys were mined from, or the whole that it was split off; read are documents
+            of the mined part alone.
         round_trip: ``"text"`` keeps a key whose text is stable, ``"ids"`` also demands that it encodes to the key.
         share_prefixes: run each distinct beginning of the keys once, where the donor can (it is tried); else every key
             runs alone.
@@ -95,7 +103,8 @@ def harvest(
         DonorError: no such donor or tap, it is not complete, or a state is not finite.
         KeySetError: no key is left.
         TokenError: the tokenizer has more tokens than the key set's vocabulary, or a key holds one it does not have.
-        FingerprintError: ``out`` or its partial is of other settings, or the keys are of another tokenizer.
+        ArgumentError: options out of range; contexts without a corpus.
+        FingerprintError: ``out`` or its partial is of other settings, or the keys are of another tokenizer or corpus.
         StorageError: the disk refused, or the rank is running already.
     """
     progress = callback(progress)
@@ -105,6 +114,8 @@ def harvest(
     if batch_tokens < 1 or chunk_rows < 1:
         raise ArgumentError(f"batch_tokens {batch_tokens}, chunk_rows {chunk_rows}: expected at least 1")
     place, out = Rank.find(rank, world_size), Path(out)
+    around = Contexts.of(contexts)
+    mined = mined_corpus(keys, around, corpus)
     partial = out.with_name(out.name + ".partial")
     if not resume and place.world_size > 1:
         raise ArgumentError("resume=False: several processes take up what one of them began; leave it on")
@@ -127,6 +138,7 @@ def harvest(
     )
     how = {
         **setup.prefix.facts(),
+        **({"contexts": None} if around is None or mined is None else around.facts(mined)),
         "mined": keys.fingerprint,
         "round_trip": round_trip,
         "batch_tokens": batch_tokens,
@@ -143,18 +155,28 @@ def harvest(
         | {"donor": setup.donor.tokenizer.fingerprint},
         lambda: select_keys(keys, setup.recipient, setup.donor.tokenizer, round_trip, progress),
     )
-    sharing = sharing_of(setup, selection, share_prefixes, _recorded(out))
-    facts |= {"shared_prefixes": sharing.shared, **token_counts(selection, setup.prefix)}
+    reader = find_reader(
+        setup,
+        selection,
+        contexts=around,
+        corpus=mined,
+        share=share_prefixes,
+        batch_tokens=batch_tokens,
+        recorded=_recorded(out),
+        partial=partial,
+        progress=progress,
+    )
+    facts |= reader.facts
     if note is not None:
         where = next(setup.donor.model.parameters()).device
         note(f"donor {setup.donor.name} runs on {where} in {setup.donor.compute_dtype}")
-        note(describe(facts, sharing))
+        note(reader.describe())
     storage = storage_beside(
         partial,
         value_dtype(dtype),
         len(selection.kept),
         {**facts, "dtype": dtype, "taps": list(setup.taps)},
-        lambda rows: values_of(setup, selection, rows, sharing, batch_tokens),
+        reader.values,
     )
     if storage.facts:
         facts["storage"] = storage.facts
@@ -168,7 +190,7 @@ def harvest(
             donor=facts,
             tokenizer=tokenizer,
             scales=storage.scales,
-            order=selection.order,
+            order=reader.order,
             rank=place.rank,
             world_size=place.world_size,
         )
@@ -177,13 +199,16 @@ def harvest(
             return finished_bank(out, keys, setup, dtype, facts)
         raise
     with writer:
-        fill(writer, setup, selection, sharing, dtype, batch_tokens, chunk_rows, progress, note)
+        fill(writer, setup, selection, reader, dtype, chunk_rows, progress, note)
         while not (out / "bank.json").exists():
             if writer.try_seal():
                 index = NgramIndex.build(selection.kept)
                 files = beside_bank(keys, index, setup, recipient_tokenizer, keep_tokenizer=keep_tokenizer)
                 bank = writer.finish(
-                    index=index, dropped=selection.dropped, donor=reading_facts(selection), files=files
+                    index=index,
+                    dropped=selection.dropped,
+                    donor=reading_facts(selection, alone=around is None),
+                    files=files,
                 )
                 warn_of_collapse(bank)
                 return bank

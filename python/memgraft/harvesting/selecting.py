@@ -43,6 +43,15 @@ class Selection:
     num_prefixes: int
     """Distinct beginnings: what a donor that shares them runs, but for the bank's prefix."""
 
+    def of_rows(self, rows: IntArray) -> "Selection":
+        """The keys of ``rows`` alone, in the order of all."""
+        rows = np.sort(rows)
+        tokens = self.tokens.take(rows)
+        order, num_prefixes = _ordered(tokens)
+        return Selection(
+            kept=self.kept.select(rows), dropped=self.dropped, tokens=tokens, order=order, num_prefixes=num_prefixes
+        )
+
 
 def select_keys(
     keys: KeySet, recipient: TextCodec, donor: TextCodec, round_trip: RoundTrip, progress: Progress | None = None

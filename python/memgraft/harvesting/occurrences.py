@@ -1,0 +1,192 @@
+"""Which occurrences of its keys a harvest in contexts reads: chosen exactly, in one pass over the mined corpus.
+
+Every position of the corpus has a number, a hash of the seed and the position. A key is read at those k of its
+occurrences whose last tokens have the smallest numbers: a sample without replacement that depends on nothing but seed
+and corpus. Since the number belongs to the position and not to the key, keys that end together are chosen together, and
+one window serves them all.
+"""
+
+import json
+import operator
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memgraft.bank.files import write_text
+from memgraft.bank.locks import open_lock, wait_for_lock
+from memgraft.corpus import Corpus
+from memgraft.errors import ArgumentError, KeySetError, StorageError
+from memgraft.harvesting.packing import IntArray
+from memgraft.index import NgramIndex
+from memgraft.keyset import KeySet
+from memgraft.progress import Progress
+
+HashArray = npt.NDArray[np.uint64]
+
+_BLOCK = 1 << 20
+_MOST = 1 << 16
+_NONE = np.uint64(2**64 - 1)
+_FACTS_NAME, _ENDS_NAME, _LOCK_NAME = "occurrences.json", "occurrences.npy", "occurrences.lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contexts:
+    """A value is the mean over up to ``occurrences`` places in the corpus, read behind up to ``left`` tokens.
+
+    Attributes:
+        occurrences: k, places a key at most.
+        left: L, tokens of left context in the recipient's tokens, which the corpus is made of; the donor reads their
+            text. The shortest keys have L of them, longer ones less by what they are longer, so that keys of different
+            orders that end together are read in one window.
+        seed: of the choice of places.
+    """
+
+    occurrences: int
+    left: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("occurrences", 1, _MOST), ("left", 0, _MOST), ("seed", 0, 2**63)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or not least <= value <= most:
+                raise ArgumentError(f"contexts: expected {name} of {least} to {most}, found {value!r}")
+
+    @classmethod
+    def of(cls, given: "Contexts | Sequence[int] | None") -> "Contexts | None":
+        """What is asked for; None where the key is read alone, which ``left=0`` says too.
+
+        Raises:
+            ArgumentError: it is not two whole numbers, fewer than one occurrence, less than no context.
+        """
+        if given is not None and not isinstance(given, Contexts):
+            try:
+                occurrences, left = (operator.index(number) for number in given)
+            except (TypeError, ValueError):
+                raise ArgumentError(f"contexts: expected two whole numbers (k, L), found {given!r}") from None
+            given = cls(occurrences=occurrences, left=left)
+        return given if given is not None and given.left else None
+
+    def facts(self, corpus: Corpus) -> dict[str, Any]:
+        """What a harvest's settings, and so ``bank.json``, say; what begins with ``context`` is of the value space."""
+        return {
+            "contexts": {"occurrences": int(self.occurrences), "left": int(self.left)},
+            "windows": {"seed": int(self.seed), "corpus": corpus.fingerprint},
+        }
+
+
+def numbers_of(positions: IntArray, seed: int) -> HashArray:
+    """The number of each position, 63 bits (SplitMix64 of seed and position); the smallest are read."""
+    mixed = positions.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)
+
+
+def find_occurrences(
+    keys: KeySet,
+    corpus: Corpus,
+    contexts: Contexts,
+    progress: Progress | None = None,
+    *,
+    block_tokens: int = _BLOCK,
+) -> IntArray:
+    """Where each key is read: (R, k) int64 positions of last tokens, by their numbers; -1 where it occurs less often.
+
+    Streams over the corpus once. Holds 16 bytes for each of the R x k places, besides an index of each order.
+
+    Args:
+        keys: R keys.
+        corpus: the documents they were mined from.
+        contexts: how many places, and the seed.
+        progress: called as ``progress("occurrences", positions done, positions in all)``.
+        block_tokens: positions looked up at a time; the places do not depend on it.
+
+    Raises:
+        KeySetError: no key occurs.
+    """
+    indexes = []
+    lengths = np.diff(keys.arrays().offsets.astype(np.int64))
+    for order in keys.orders:
+        rows = np.flatnonzero(lengths == order)
+        indexes.append((rows, NgramIndex.build(keys.select(rows))))
+    best = _Smallest(len(keys), contexts.occurrences)
+    starts = corpus.document_starts.astype(np.int64)
+    reach, total = max(keys.orders) - 1, corpus.num_tokens
+    for start in range(0, total, block_tokens):
+        stop = min(start + block_tokens, total)
+        # A block begins far enough back that every key that ends inside lies in it.
+        first = max(start - reach, 0)
+        inner = starts[np.searchsorted(starts, first, side="right") : np.searchsorted(starts, stop, side="left")]
+        bounds = np.concatenate(([0], np.unique(inner) - first, [stop - first])).astype(np.int64)
+        tokens = corpus.tokens(first, stop)
+        numbers = numbers_of(np.arange(start, stop), contexts.seed)
+        for rows, index in indexes:
+            # One order an index: the longest match is the key of that order.
+            found, _ = index.lookup(tokens, cu_seqlens=bounds, unknown="miss")
+            hits = np.flatnonzero(found[start - first :] >= 0)
+            best.add(rows[found[start - first :][hits]], numbers[hits], hits + start)
+        if progress is not None:
+            progress("occurrences", stop, total)
+    if not (best.ends[:, 0] >= 0).any():
+        raise KeySetError(f"{corpus.paths[0]}: no key occurs in it; name the corpus that the keys were mined from")
+    return best.ends
+
+
+class _Smallest:
+    """For each of R rows the k places with the smallest numbers among those added, in ascending blocks of places."""
+
+    def __init__(self, num_rows: int, k: int) -> None:
+        self.ends: IntArray = np.full((num_rows, k), -1, np.int64)
+        self._numbers: HashArray = np.full((num_rows, k), _NONE, np.uint64)
+
+    def add(self, rows: IntArray, numbers: HashArray, ends: IntArray) -> None:
+        """Adds occurrences: their rows, numbers and places, (n,) each."""
+        near = numbers < self._numbers[rows, -1]
+        rows, numbers, ends = rows[near], numbers[near], ends[near]
+        if not len(rows):
+            return
+        k = self.ends.shape[1]
+        touched = np.unique(rows)
+        rows = np.concatenate([np.repeat(touched, k), rows])
+        numbers = np.concatenate([self._numbers[touched].ravel(), numbers])
+        ends = np.concatenate([self.ends[touched].ravel(), ends])
+        order = np.lexsort((ends, numbers, rows))
+        rank = np.arange(len(rows)) - np.searchsorted(rows[order], rows[order], side="left")
+        kept = order[rank < k]
+        self._numbers[touched] = numbers[kept].reshape(-1, k)
+        self.ends[touched] = ends[kept].reshape(-1, k)
+
+
+def occurrences_beside(partial: Path, settings: Mapping[str, Any], make: Callable[[], IntArray]) -> IntArray:
+    """The places kept in ``partial``, or what ``make`` finds; of several processes one searches, the others wait.
+
+    ``settings`` (JSON) are all that they depend on; those kept with others are searched again.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    facts, ends = partial / _FACTS_NAME, partial / _ENDS_NAME
+    lock = open_lock(partial / _LOCK_NAME)
+    try:
+        wait_for_lock(lock, partial / _LOCK_NAME)
+        try:
+            if json.loads(facts.read_text()) == dict(settings):
+                found: IntArray = np.load(ends, mmap_mode="r")
+                return found
+        except (OSError, ValueError):
+            pass  # not there, or a kill left half of it
+        facts.unlink(missing_ok=True)
+        found = make()
+        try:
+            np.save(ends, found)
+        except OSError as error:
+            raise StorageError(f"{ends}: cannot be written: {error.strerror}; free some room or move") from error
+        write_text(facts, json.dumps(dict(settings)) + "\n")
+        return found
+    finally:
+        os.close(lock)
