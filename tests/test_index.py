@@ -37,6 +37,16 @@ def test_lookup_equals_brute_force_under_every_segmentation(case, seed, length, 
         np.testing.assert_array_equal(found[1], want[1], err_msg=str(options))
 
 
+@given(key_sets())
+@settings(max_examples=25)
+def test_what_the_file_will_weigh_is_known_before_it_is_written(tmp_path_factory, case):
+    vocab_size, keys, counts = case
+    index = make(vocab_size, keys, counts)
+    path = tmp_path_factory.mktemp("index") / "index.mgi"
+    index.save(path)
+    assert index.stats()["file_bytes"] == path.stat().st_size == NgramIndex.open(path).stats()["file_bytes"]
+
+
 @given(key_sets(), st.integers(0, 2**32), st.lists(st.integers(-2, 1), min_size=1, max_size=60))
 @settings(max_examples=40)
 def test_negative_segments_are_padding(case, seed, segments):

@@ -29,12 +29,20 @@ def test_every_point_is_what_mining_that_budget_gives(corpus, orders):
         index = NgramIndex.build(mined)
         facts = coverage(index, held)
         assert (point.num_keys, point.coverage, point.hits) == (len(mined), facts["coverage"], facts["hits"])
-        assert (point.index_bytes, point.positions) == (index.stats()["bytes"], held.num_tokens)
+        assert (point.index_bytes, point.positions) == (index.stats()["file_bytes"], held.num_tokens)
         for order, count in point.min_count.items():
             counts = [mined.count(row) for row in range(len(mined)) if len(mined.key(row)) == order]
             assert count == min(counts)
     assert keys.fingerprint == mine(train, orders, 4000).fingerprint
     assert len({point.coverage for point in points}) > 1
+
+
+@pytest.mark.parametrize("vocab_size", [50, 131_000, 262_144])
+def test_the_index_weighs_what_its_file_will(corpus, tmp_path, vocab_size):
+    """The table has an entry for each token, and starts on a huge page in the file."""
+    keys, (point,) = plan_budgets(corpus, (300,), held_out=0.2, vocab_size=vocab_size)
+    NgramIndex.build(keys).save(tmp_path / "index.mgi")
+    assert point.index_bytes == (tmp_path / "index.mgi").stat().st_size
 
 
 def test_budgets_must_be_there_and_large_enough(corpus):

@@ -35,6 +35,7 @@ _Path: TypeAlias = str | os.PathLike[str]
 __version__: str
 
 def fingerprint_file(path: _Path, threads: int | None = None) -> str: ...
+def limit_threads(most: int | None) -> None: ...
 def mine(
     corpus: Corpus,
     choice: Choice,

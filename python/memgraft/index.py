@@ -92,13 +92,16 @@ class NgramIndex(Keyed):
         """
         return KeySet(self._core.key_set())
 
-    def verify(self) -> None:
+    def verify(self, *, threads: int | None = None) -> None:
         """Checks every byte of the file the index was opened from.
+
+        Args:
+            threads: At most so many; default: what the machine offers.
 
         Raises:
             FormatError: Names what is damaged.
         """
-        self._core.verify()
+        self._core.verify(threads)
 
     def lookup(
         self,
@@ -296,7 +299,10 @@ class NgramIndex(Keyed):
         return self._core.is_archive
 
     def stats(self) -> dict[str, int]:
-        """Sizes: num_keys, bytes, canonical_bytes, table_bytes, max_spill (lines a probe may go past its home)."""
+        """Sizes: num_keys, bytes, file_bytes, canonical_bytes, table_bytes, max_spill (lines a probe may go too far).
+
+        ``file_bytes`` are those of a saved file: ``bytes`` with the header and what aligns the sections.
+        """
         return self._core.stats()
 
     def _state_shape(self, batch: int) -> tuple[int, ...]:

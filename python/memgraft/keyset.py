@@ -159,13 +159,16 @@ class KeySet(Keyed):
         """
         self._core.save(Path(path))
 
-    def verify(self) -> None:
+    def verify(self, *, threads: int | None = None) -> None:
         """Checks every byte of the file the set was opened from, and that keys are distinct and in row order.
+
+        Args:
+            threads: At most so many; default: what the machine offers.
 
         Raises:
             FormatError: Names what is damaged.
         """
-        self._core.verify()
+        self._core.verify(threads)
 
     def close(self) -> None:
         """Lets go of the file; every later use is refused."""

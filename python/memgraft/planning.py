@@ -35,6 +35,7 @@ class BudgetPoint:
     positions: int
     """Held-out positions."""
     index_bytes: int
+    """Bytes of the file ``index.mgi``."""
     policy: Policy = "shares"
     rows_per_token: Mapping[int, float] = field(default_factory=dict)
     """Different rows of a batch of held-out text over its tokens, by tokens of the batch."""
@@ -153,7 +154,7 @@ def _measured(keys: KeySet, held: Corpus, policy: Policy, budget: int, threads: 
         coverage=facts["coverage"],
         hits=facts["hits"],
         positions=facts["positions"],
-        index_bytes=index.stats()["bytes"],
+        index_bytes=index.stats()["file_bytes"],
         policy=policy,
         rows_per_token=facts["unique_rows_per_token"],
     )

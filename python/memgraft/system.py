@@ -110,9 +110,12 @@ _limit: int | None = None
 
 
 def limit_threads(most: int | None) -> None:
-    """Makes `num_threads` answer at most ``most`` in this process; None takes the bound away."""
+    """Bounds the threads of calls that name no number, in this process; None takes the bound away."""
+    from memgraft import _core
+
     global _limit
     _limit = most
+    _core.limit_threads(most)
 
 
 def _quota() -> float | None:

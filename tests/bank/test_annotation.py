@@ -51,8 +51,8 @@ def test_rows_of_the_whole_and_of_any_window(make_bank, tmp_path, monkeypatch, c
     monkeypatch.setattr(annotation, "_CHUNK", chunk)
     bank, corpus = make_bank(2000), make_corpus()
     seen = []
-    found = annotate(bank, corpus, tmp_path / "rows", progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (500, 500)
+    found = annotate(bank, corpus, tmp_path / "rows", progress=lambda *call: seen.append(call))
+    assert seen[-1] == ("look up", 500, 500)
     rows, orders = naive(bank, corpus, 0, 500)
     np.testing.assert_array_equal(found.rows, rows)
     np.testing.assert_array_equal(found.orders, orders)
@@ -77,7 +77,7 @@ def test_a_killed_run_goes_on_where_it_synced(make_bank, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 
-    def kill(done, total):
+    def kill(stage, done, total):
         if done == 300:
             raise Killed
 
@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_where_it_synced(make_bank, tmp_path, monkeypatch):
     with pytest.raises(FingerprintError, match="another corpus"):
         annotate(bank, make_corpus(seed=1).__class__(corpus.ids, corpus.starts, "d" * 64), tmp_path / "rows")
     seen = []
-    found = annotate(bank, corpus, tmp_path / "rows", progress=lambda done, total: seen.append(done))
+    found = annotate(bank, corpus, tmp_path / "rows", progress=lambda stage, done, total: seen.append(done))
     assert seen == [400, 500]
     np.testing.assert_array_equal(found.rows, naive(bank, corpus, 0, 500)[0])
     assert found.facts["num_hits"] == (found.rows >= 0).sum()

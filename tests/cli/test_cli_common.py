@@ -1,6 +1,7 @@
 import importlib
 import inspect
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from memgraft import system
 from memgraft.cli import common
 from memgraft.cli.app import VERBS, build_app
 from memgraft.cli.examples import EXAMPLES
@@ -164,7 +166,7 @@ def test_every_verb_takes_counts_as_people_write_them(tmp_path):
             hint = parameter.annotation
             kinds = get_args(get_args(hint)[0]) or get_args(hint)[:1]
             for option in getattr(hint, "__metadata__", ()):
-                parsed = int in kinds or (float in kinds and parameter.name == "held_out")
+                parsed = int in kinds or (float in kinds and parameter.name in ("held_out", "hits"))
                 assert parsed == (getattr(option, "parser", None) is not None), (module, parameter.name)
     result = CliRunner().invoke(build_app(), ["inspect", str(tmp_path), "--rows", "3x"])
     assert result.exit_code == 2
@@ -172,6 +174,40 @@ def test_every_verb_takes_counts_as_people_write_them(tmp_path):
     result = CliRunner().invoke(build_app(), ["train", "b", "--train", "t", "-o", "e", "--seq-len", "4"])
     assert result.exit_code == 2
     assert "expected at least 8, got 4" in result.stderr
+
+
+def test_every_verb_bounds_its_threads_by_one_option():
+    for name, module in VERBS:
+        hint = inspect.signature(importlib.import_module(module).run, eval_str=True).parameters["threads"].annotation
+        assert hint == common.ThreadsOption, name
+
+
+def test_threads_are_bounded_while_a_verb_runs():
+    app, seen = typer.Typer(), []
+
+    @app.command()
+    @common.verb
+    def ask(threads: common.ThreadsOption = None) -> None:
+        seen.append((system.num_threads(), os.environ.get("OMP_NUM_THREADS"), os.environ.get("RAYON_NUM_THREADS")))
+
+    before = system.num_threads(), os.environ.get("OMP_NUM_THREADS"), os.environ.get("RAYON_NUM_THREADS")
+    assert CliRunner().invoke(app, ["--threads", "1"]).exit_code == 0
+    assert CliRunner().invoke(app, []).exit_code == 0
+    assert seen == [(1, "1", "1"), before]
+
+
+def test_shares_are_percentages_in_tables_and_fractions_in_json(capsys):
+    facts = {
+        "coverage": 0.5634, "fallback_share": 0.25, "shared_with_mined": 1.0, "seconds": 0.25,
+        "domains": {"a": {"coverage": 0.125, "hits": {2: 1}}}, "split": {"part": "train", "held_out": 0.05},
+    }  # fmt: skip
+    common.emit(facts, json=False)
+    lines = dict(line.rsplit(None, 1) for line in capsys.readouterr().out.splitlines())
+    found = [lines[name] for name in ("coverage", "fallback share", "shared with mined", "seconds")]
+    assert found == ["56.34%", "25%", "100%", "0.25"]
+    assert (lines["domains a coverage"], lines["split held out"]) == ("12.5%", "5%")
+    common.emit(facts, json=True)
+    assert json.loads(capsys.readouterr().out)["coverage"] == 0.5634
 
 
 def test_counts_of_options_have_bounds():

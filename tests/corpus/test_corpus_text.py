@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from memgraft.corpus import Corpus, is_text, tokenize_folder
-from memgraft.corpus.text import Cutting, interruptible, left_out, read_documents, text_files
+from memgraft.corpus.text import Cutting, interruptible, left_out, read_documents, text_files, token_array
 from memgraft.errors import ArgumentError, CorpusError
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -140,6 +140,15 @@ def test_one_giant_document_of_many_is_named(tmp_path, tokenizer, monkeypatch):
         tokenize_folder(tmp_path / "all.txt", tokenizer, tmp_path / "joined")
     cut = tokenize_folder(tmp_path / "all.txt", tokenizer, tmp_path / "cut", cutting=Cutting(separator=special))
     assert Corpus.open(cut).num_documents == 9
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 6, 7])
+@pytest.mark.parametrize("eos", [None, 9])
+def test_ids_become_an_array_a_slice_at_a_time(monkeypatch, size, eos):
+    monkeypatch.setattr("memgraft.corpus.text.SLICE", 3)
+    wanted = [*range(size), *([9] if size and eos is not None else [])]
+    found = token_array(list(range(size)), eos)
+    assert (found.dtype, found.tolist()) == ("uint32", wanted)
 
 
 def test_interrupts_are_answered_while_native_code_runs():

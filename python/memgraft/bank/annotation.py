@@ -7,7 +7,7 @@ Of a ``datasets`` dataset: the columns ``memgraft_rows`` and ``memgraft_orders``
 import json
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from memgraft.bank.bank import Bank
 from memgraft.bank.files import fsync_directory, reserve, write_text
 from memgraft.boundaries import MARKS, read_rows, refuse_unread
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
+from memgraft.progress import Progress, callback
 
 ROWS_COLUMN = "memgraft_rows"
 ORDERS_COLUMN = "memgraft_orders"
@@ -55,7 +56,7 @@ def annotate(
     out: str | os.PathLike[str],
     *,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | bool | None = None,
 ) -> "Annotation":
     """Looks up every position of ``corpus``, inside its documents, and writes rows and orders to ``out``.
 
@@ -66,7 +67,7 @@ def annotate(
         corpus: the tokens.
         out: the directory to be; must not exist.
         threads: lookup threads.
-        progress: called with (tokens done, tokens in all).
+        progress: True for bars, or called with ("look up", tokens done, tokens in all).
 
     Raises:
         ArgumentError: ``out`` exists.
@@ -74,6 +75,7 @@ def annotate(
         TokenError: a token outside the bank's vocabulary.
         StorageError: the disk refused.
     """
+    progress = callback(progress)
     final = Path(out).absolute()
     if final.exists():
         raise ArgumentError(f"{final}: exists; open it with Annotation.open, remove it, or name another path")
@@ -99,7 +101,7 @@ def annotate(
             array.flush()
         write_text(folder / _STATE_NAME, json.dumps({**facts, "done": {"num_tokens": stop, "num_hits": num_hits}}))
         if progress is not None:
-            progress(stop, corpus.num_tokens)
+            progress("look up", stop, corpus.num_tokens)
     del arrays
     write_text(folder / _FACTS_NAME, json.dumps({**facts, "num_hits": num_hits}, indent=2) + "\n")
     (folder / _STATE_NAME).unlink(missing_ok=True)

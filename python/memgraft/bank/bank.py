@@ -23,6 +23,7 @@ from memgraft.errors import ArgumentError, FingerprintError, FormatError
 from memgraft.index import NgramIndex
 from memgraft.keyed import Closed, Closing, place
 from memgraft.keyset import KeySet
+from memgraft.progress import Progress, callback
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -325,22 +326,23 @@ class Bank(BankFacts, Closing):
             raise ArgumentError(f"num_rows: expected at least 0, found {num_rows}")
         return self._table.warm(num_rows, threads or default_threads())
 
-    def verify(self, *, threads: int | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+    def verify(self, *, threads: int | None = None, progress: Progress | bool | None = None) -> None:
         """Recomputes every checksum.
 
         Args:
             threads: threads that read and hash.
-            progress: called with (bytes done, bytes in all) after each file.
+            progress: True for bars, or called with ("verify", bytes done, bytes in all) after each file.
 
         Raises:
             FormatError: a file does not hold what was written.
             StorageError: a file cannot be read; names file and offset.
         """
+        progress = callback(progress)
         threads = default_threads() if threads is None else threads
         total = sum(shard.num_bytes for shard in self.manifest.shards)
         done = 0
-        self.keys.verify()
-        self.index.verify()
+        self.keys.verify(threads=threads)
+        self.index.verify(threads=threads)
         for layer in self.layers:
             check_extras(layer.path, layer.manifest)
             if "sources" in layer.manifest.corpus:
@@ -353,7 +355,7 @@ class Bank(BankFacts, Closing):
                 )
             done += entry.num_bytes
             if progress is not None:
-                progress(done, total)
+                progress("verify", done, total)
 
 
 def _reopen(paths: str | list[str], fingerprint: str, cold_reader: Literal["pread", "io_uring"]) -> Bank:

@@ -1,7 +1,7 @@
 """The rows of a bank in another storage type."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,27 @@ from memgraft.bank.extras import dropped_file, tokenizer_files
 from memgraft.bank.values import FloatArray, channel_scales, decode, encode, value_dtype
 from memgraft.bank.writer import BankWriter
 from memgraft.errors import ArgumentError
+from memgraft.progress import Progress, callback
 
 _CHUNK_BYTES = 32 << 20
-Progress = Callable[[int, int], None]
 
 
-def requantise(bank: Bank, out: str | os.PathLike[str], dtype: str, *, progress: Progress | None = None) -> Bank:
+def requantise(bank: Bank, out: str | os.PathLike[str], dtype: str, *, progress: Progress | bool | None = None) -> Bank:
     """Writes the rows of ``bank`` as ``dtype``; channel scales are exact, from a first pass over all rows.
 
     The manifest's ``donor.storage`` says what it cost: the mean error of a row as a share of its norm, by tap.
+
+    Args:
+        bank: the bank.
+        out: the directory to be; an unfinished one of the same call is taken up.
+        dtype: the storage type to write.
+        progress: True for bars, or called with ("write", rows done, rows in all).
 
     Raises:
         ArgumentError: ``out`` exists, no such dtype, or the bank's already.
         StorageError: the disk refused.
     """
+    progress = callback(progress)
     kind = value_dtype(dtype)
     if dtype == bank.dtype:
         raise ArgumentError(f"dtype {dtype}: {bank.path} is stored so already; copy it")
@@ -83,7 +90,7 @@ def _missing(writer: BankWriter, progress: Progress | None) -> Iterator[tuple[in
             stop = min(start + step, last)
             yield start, stop
             if progress is not None:
-                progress(stop, writer.num_rows)
+                progress("write", stop, writer.num_rows)
 
 
 def _steps(bank: Bank, first: int, last: int) -> Iterator[tuple[int, int]]:

@@ -62,10 +62,10 @@ class StackedIndex(NgramIndex):
         """Keys in row order; one that two layers have comes twice."""
         return (key for layer in self.layers for key in layer)
 
-    def verify(self) -> None:
+    def verify(self, *, threads: int | None = None) -> None:
         """Checks every byte of every layer's file."""
         for layer in self.layers:
-            layer.verify()
+            layer.verify(threads=threads)
 
     def save(self, path: str | os.PathLike[str], form: Literal["fast", "archive"] = "fast") -> NoReturn:
         """Refused: a stack has no file of its own."""
@@ -123,10 +123,10 @@ class StackedKeys(KeySet):
         # Whatever reads the compiled set (an index, a writer) needs distinct keys.
         raise ArgumentError("the keys of a stack are not one key set; merge the banks with `bank merge`")
 
-    def verify(self) -> None:
+    def verify(self, *, threads: int | None = None) -> None:
         """Checks every byte of every layer's file."""
         for layer in self.layers:
-            layer.verify()
+            layer.verify(threads=threads)
 
     def close(self) -> None:
         """Lets go of every layer's file."""

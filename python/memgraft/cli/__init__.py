@@ -1,7 +1,11 @@
 """The ``memgraft`` command: typer and rich, one file a verb, heavy imports inside the functions."""
 
 import io
+import os
 import sys
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 def main() -> None:
@@ -18,4 +22,12 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     from memgraft.cli.app import build_app
 
-    build_app()()
+    try:
+        build_app()()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            # Calls that were left at Ctrl-C go on in threads of their own, which the interpreter's end could trip over.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise

@@ -42,9 +42,7 @@ def run(
     tokens = reading.open(corpus or [])
     common.keeps(f"{out}.partial is kept: run the same command again to go on")
     with common.progress("tokens") as report:
-        found = annotate(
-            opened, tokens, out, threads=threads, progress=lambda done, total: report("look up", done, total)
-        )
+        found = annotate(opened, tokens, out, threads=threads, progress=report)
     facts = dict(found.facts)
     facts["coverage"] = facts["num_hits"] / max(1, facts["num_tokens"])
     common.emit({"annotation": out, **facts}, json=json, title="Annotated")

@@ -99,12 +99,12 @@ def build_app() -> typer.Typer:
 def takes_sizes(run: Callable[..., None]) -> None:
     """Lets every whole number among a verb's options be written as people do: ``3k``, ``3e6``, ``3,000``.
 
-    Shares to hold out may be written as ``5%``.
+    Shares may be written as ``5%``.
     """
     for parameter in inspect.signature(run, eval_str=True).parameters.values():
         hint = parameter.annotation
         kinds = get_args(get_args(hint)[0]) or get_args(hint)[:1]
-        if float in kinds and parameter.name == "held_out":
+        if float in kinds and parameter.name in ("held_out", "hits"):
             for option in hint.__metadata__:
                 option.parser = Share()
         if int not in kinds:

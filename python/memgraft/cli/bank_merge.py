@@ -14,6 +14,7 @@ def run(
         list[Path], typer.Argument(help="Bank directories, from the base up; at equal length the later wins.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bank directory to be.")],
+    threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Write one bank that answers as the stack of the given ones does, rows in order of count."""

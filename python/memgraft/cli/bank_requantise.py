@@ -14,7 +14,6 @@ from memgraft.cli.common import (
     keeps,
     progress,
     storage_type,
-    use_threads,
     verb,
 )
 from memgraft.errors import ArgumentError
@@ -38,11 +37,10 @@ def run(
     if value_dtype is None and dtype is None:
         raise ArgumentError("--value-dtype: expected the storage type to write, got none")
     kind = storage_type(value_dtype or "", dtype)
-    use_threads(threads)
     check_folder(out)
     keeps(f"finished rows are in {out}.partial; the same command goes on from there")
     with progress("rows") as report:
-        made = requantise(Bank.open(bank), out, kind, progress=lambda done, total: report("write", done, total))
+        made = requantise(Bank.open(bank), out, kind, progress=report)
     facts = {"bank": str(out), "fingerprint": made.fingerprint, "num_rows": made.num_rows, "dtype": made.dtype}
     storage = made.manifest.donor["storage"]
     emit({**facts, "value_bytes": made.num_rows * made.bytes_per_row, "storage": storage}, json=json, title="bank")

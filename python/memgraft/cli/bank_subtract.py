@@ -13,6 +13,7 @@ def run(
     bank: Annotated[Path, typer.Argument(help="The bank directory.")],
     others: Annotated[list[Path], typer.Argument(help="Banks whose keys are left out.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bank directory to be.")],
+    threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Write the rows of a bank whose keys the others do not have."""

@@ -13,6 +13,7 @@ def run(
     bank: Annotated[Path, typer.Argument(help="The bank directory.")],
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows to keep.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bank directory to be.")],
+    threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Write the most frequent rows of a bank."""

@@ -12,6 +12,7 @@ from memgraft.cli import artifacts, common
 def run(
     keys: Annotated[Path, typer.Argument(help="Key set (keys.mgk).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Index to write, such as index.mgi.")],
+    threads: common.ThreadsOption = None,
     overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:

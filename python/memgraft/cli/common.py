@@ -16,6 +16,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from memgraft.cli import INTERRUPTED
 from memgraft.errors import ArgumentError, ConfigError, MemgraftError
 
 #: Seconds between two lines of progress where stderr is not a terminal.
@@ -23,10 +24,10 @@ LOG_SECONDS = 15.0
 #: Lists longer than this are folded in tables.
 FOLDED = 16
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, INTERRUPTED
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default: every core.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="At most so many; default: every core.")]
 
 OldDtypeOption = Annotated[str | None, typer.Option("--dtype", hidden=True)]
 
@@ -39,6 +40,9 @@ _OTHER_UNITS = ("open ", "budgets")
 
 Counted = Callable[[int, int], None]
 """``progress(done, total)`` of one stage."""
+
+#: Names of facts that are shares.
+_SHARE = re.compile(r"(^|[ _])(coverage|share|shared_with_mined|held_out)$")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,14 +60,16 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
     """Makes a verb of ``function``: typed errors become one message on stderr and an exit code.
 
     Usage errors (:class:`ArgumentError`, :class:`ConfigError`) exit with 2, every other :class:`MemgraftError` and
-    :class:`OSError` with 1, Ctrl-C with 130.
+    :class:`OSError` with 1, Ctrl-C with 130. An option ``threads`` of the verb bounds whatever it computes with.
     """
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         keeps("nothing was written")
+        threads = kwargs.get("threads")
         try:
-            function(*args, **kwargs)
+            with at_most(threads if isinstance(threads, int) else None):
+                function(*args, **kwargs)
         except (ArgumentError, ConfigError) as error:
             fail(str(error), EXIT_USAGE)
         except MemgraftError as error:
@@ -129,7 +135,7 @@ def emit(facts: Mapping[str, Any], *, json: bool, title: str | None = None) -> N
 
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
     for name, value in flatten(facts):
-        table.add_row(Text(name.replace("_", " ")), Text(show(value)))
+        table.add_row(Text(name.replace("_", " ")), Text(show(value, name)))
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 
@@ -142,8 +148,11 @@ def flatten(facts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def show(value: Any) -> str:
-    """``value`` for a reader: numbers as options take them, mappings as ``2: 10, 3: 20``, long lists folded."""
+def show(value: Any, name: str = "") -> str:
+    """``value`` for a reader: numbers as options take them, mappings as ``2: 10, 3: 20``, long lists folded.
+
+    What is called a share is one between 0 and 1 in JSON and in Python, and a percentage here.
+    """
     value = _plain(value) if not isinstance(value, (str, bool, int, float, Mapping, list, tuple, type(None))) else value
     match value:
         case None:
@@ -152,10 +161,12 @@ def show(value: Any) -> str:
             return "yes" if value else "no"
         case int():
             return str(value)
+        case float() if _SHARE.search(name):
+            return f"{100 * value:.4g}%"
         case float():
             return f"{value:.4g}"
         case Mapping():
-            return ", ".join(f"{key}: {show(item)}" for key, item in value.items()) or "-"
+            return ", ".join(f"{key}: {show(item, str(key))}" for key, item in value.items()) or "-"
         case list() | tuple() if len(value) > FOLDED:
             return f"{show(value[: FOLDED // 2])}, … ({len(value)} in all; --json has them)"
         case list() | tuple():
@@ -245,20 +256,33 @@ def storage_type(value_dtype: str, old: str | None = None) -> str:
     return found
 
 
-def use_threads(threads: int | None) -> None:
-    """Bounds the threads of what this process computes with: torch, tokenizers, and memgraft's own."""
+@contextmanager
+def at_most(threads: int | None) -> Iterator[None]:
+    """Bounds the threads of what this process computes with meanwhile: torch, tokenizers, and memgraft's own."""
     if threads is None:
+        yield
         return
-    import importlib.util
-
     from memgraft import system
 
+    # Libraries that are loaded later look there; torch alone can be told once it is loaded.
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    torch = sys.modules.get("torch")
+    used = None if torch is None else torch.get_num_threads()
+    os.environ.update(dict.fromkeys(names, str(threads)))
     system.limit_threads(threads)
-    os.environ["RAYON_NUM_THREADS"] = str(threads)
-    if importlib.util.find_spec("torch") is not None:
-        import torch
-
+    if torch is not None:
         torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        system.limit_threads(None)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        if torch is not None:
+            torch.set_num_threads(used)
 
 
 def need(module: str, extra: str) -> ModuleType:

@@ -13,7 +13,6 @@ from memgraft.cli.common import (
     keeps,
     need,
     progress,
-    use_threads,
     verb,
 )
 from memgraft.cli.train import print_results
@@ -34,7 +33,6 @@ def run(
 ) -> None:
     """Train the arms and seeds of a comparison file on the same tokens and compare them; resumable by arm and seed."""
     need("torch", "torch")
-    use_threads(threads)
     need("transformers", "transformers")
     from memgraft.experiments import read_comparison
 

@@ -35,7 +35,6 @@ def run(
     common.need("transformers", "transformers")
     from memgraft.harvesting.extend import harvest_like, mine_lacking
 
-    common.use_threads(threads)
     artifacts.check_folder(out)
     base = Bank.open(bank)
     tokenizer = reading.tokenizer or next(

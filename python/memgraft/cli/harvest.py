@@ -18,7 +18,6 @@ from memgraft.cli.common import (
     need,
     progress,
     storage_type,
-    use_threads,
     verb,
 )
 from memgraft.cli.sizes import parse_range
@@ -74,7 +73,6 @@ def run(
     from memgraft.keyset import KeySet
 
     need("torch", "torch")
-    use_threads(threads)
     need("transformers", "transformers")
     from memgraft.harvesting import harvest, plan_harvest
     from memgraft.harvesting.ranks import Rank

@@ -34,6 +34,7 @@ def run(
     bank_path: Annotated[
         str | None, typer.Option("--bank", help="The bank of a graft (several: commas), where the graft names none.")
     ] = None,
+    threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Show the facts of an artifact; with --text, what each of its tokens finds, and what a graft does with it."""

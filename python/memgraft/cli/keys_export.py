@@ -24,6 +24,7 @@ def run(
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", help="tokenizer.json (or its folder): adds a column of text.")
     ] = None,
+    threads: common.ThreadsOption = None,
     overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:

@@ -26,6 +26,7 @@ def run(
     documents: Annotated[str, typer.Option(help="Column of document frequencies; need not be there.")] = "documents",
     memory: Annotated[str, typer.Option(help="Working memory.")] = "4GiB",
     temporary: Annotated[Path | None, typer.Option(help="Folder for temporary data; default: that of --out.")] = None,
+    threads: common.ThreadsOption = None,
     overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:

@@ -12,6 +12,7 @@ from memgraft.cli import artifacts, common
 def run(
     keys: Annotated[list[Path], typer.Argument(help="Key sets, keys.mgk.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Key set to write, such as keys.mgk.")],
+    threads: common.ThreadsOption = None,
     overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:

@@ -23,6 +23,7 @@ def run(
         Path | None, typer.Option("--tokenizer", help="For --text; default: the tokenizer.json beside the index.")
     ] = None,
     eos_id: Annotated[int | None, typer.Option("--eos-id", min=0, help="Token that delimits documents.")] = None,
+    threads: common.ThreadsOption = None,
     json: common.JsonOption = False,
 ) -> None:
     """Look up the longest key that ends at each token."""

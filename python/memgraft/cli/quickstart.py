@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from memgraft.cli.common import JsonOption, ThreadsOption, emit, keeps, log, need, progress, use_threads, verb
+from memgraft.cli.common import JsonOption, ThreadsOption, emit, keeps, log, need, progress, verb
 from memgraft.cli.sizes import parse_range
 
 
@@ -33,7 +33,6 @@ def run(
     """
     for module, extra in (("torch", "torch"), ("transformers", "transformers"), ("matplotlib", "report")):
         need(module, extra)
-    use_threads(threads)
     from memgraft.quickstart import Options
     from memgraft.quickstart import run as quickstart
 
@@ -58,7 +57,7 @@ def run(
     shown: dict[str, object] = {
         "report": str(out / "report.html"),
         "bank": f"{facts['bank']['num_rows']:,} rows in {out / 'bank'}",
-        "fallback share, held-out text": f"{held_out['misses'] / held_out['positions']:.3f}",
+        "fallback share, held-out text": f"{held_out['misses'] / held_out['positions']:.1%}",
     }
     for comparison in facts["experiment"]["comparisons"]:
         if comparison["first"] == "graft":

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from memgraft.cli.artifacts import Reading, check_folder, check_output, reads_corpora
-from memgraft.cli.common import JsonOption, OverwriteOption, emit, need, progress, verb
+from memgraft.cli.common import JsonOption, OverwriteOption, ThreadsOption, emit, need, progress, verb
 
 
 @verb
@@ -22,6 +22,7 @@ def run(
         Path | None, typer.Option("--experiment", help="The directory of 'memgraft train', with its results.json.")
     ] = None,
     title: Annotated[str, typer.Option(help="The page's title.")] = "memgraft report",
+    threads: ThreadsOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:

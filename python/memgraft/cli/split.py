@@ -26,7 +26,6 @@ def run(
     from memgraft import Corpus
     from memgraft.corpus import write_split
 
-    common.use_threads(threads)
     targets = {part: out.with_name(f"{out.name}-{part}") for part in ("train", "held-out")}
     for target in targets.values():
         artifacts.check_output(target.with_name(target.name + ".bin"), overwrite=overwrite)

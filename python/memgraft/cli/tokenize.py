@@ -37,7 +37,6 @@ def run(
     from memgraft import Corpus, tokenize_folder
     from memgraft.corpus.text import Cutting, left_out
 
-    common.use_threads(threads)
     artifacts.check_output(out.with_name(out.name + ".bin"), overwrite=overwrite)
     delimiter = int(eos) if eos is not None and eos.isdecimal() else eos
     if separator is not None:

@@ -16,7 +16,6 @@ from memgraft.cli.common import (
     log,
     need,
     progress,
-    use_threads,
     verb,
 )
 from memgraft.cli.sizes import parse_range
@@ -67,7 +66,6 @@ def run(
     from memgraft.errors import ArgumentError
 
     need("torch", "torch")
-    use_threads(threads)
     need("transformers", "transformers")
     from memgraft.bank import Bank
     from memgraft.corpus import Overlap

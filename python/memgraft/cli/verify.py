@@ -37,7 +37,6 @@ def run(
     if sample is not None and donor is None:
         raise ArgumentError("--sample: expected --donor, the donor that the bank was harvested from; add it")
     if donor is not None:
-        common.use_threads(threads)
         options = {"sample": sample or 256, "seed": seed, "compute_dtype": compute_dtype, "device": device}
         verify_values(paths, donor, reading.tokenizer, options, json)
         return
@@ -76,7 +75,7 @@ def verify_artifact(path: Path, kind: str, threads: int | None) -> str:
     if kind == "bank":
         opened = Bank.open(path.parent if path.name == "bank.json" else path)
         with common.progress("bytes") as report:
-            opened.verify(threads=threads, progress=lambda done, total: report("verify", done, total))
+            opened.verify(threads=threads, progress=report)
     else:
         opened = KeySet.open(path) if kind == "keys" else NgramIndex.open(path)
         opened.verify()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from memgraft import _core
 from memgraft.corpus.documents import (
@@ -52,6 +53,9 @@ TOKEN_SUFFIXES = (".bin", ".ds", ".npy")
 
 #: Characters handed to the tokenizer at a time: enough for its threads, little memory.
 BATCH_CHARACTERS = 4_000_000
+
+#: Ids turned into an array at a time. One call that turns them all would answer Ctrl-C only at its end.
+SLICE = 1 << 19
 
 #: A document of fewer characters is not looked at for marks of document ends inside it.
 GIANT_CHARACTERS = 1_000_000
@@ -188,9 +192,9 @@ def tokenize_folder(
         for batch, size in _batches(_watched(documents(source, cutting), loaded, cutting)):
             encodings = interruptible(functools.partial(loaded.encode_batch_fast, batch, add_special_tokens=False))
             for encoding in encodings:
-                ids = encoding.ids
-                if ids:
-                    writer.add(np.array(ids if eos_id is None else [*ids, eos_id], np.uint32))
+                ids = token_array(encoding.ids, eos_id)
+                if ids.size:
+                    writer.add(ids)
             done += size
             if progress is not None:
                 progress("tokenize", min(done, total - 1), total)
@@ -206,6 +210,19 @@ def _eos_id(tokenizer: Any, eos: str | int | None, size: int, path: str | os.Pat
     if found is None or not 0 <= found < size:
         raise ArgumentError(f"eos: expected a token of {os.fspath(path)} ({size} ids), got {eos!r}")
     return int(found)
+
+
+def token_array(ids: list[int], eos_id: int | None) -> npt.NDArray[np.uint32]:
+    """The ids of a document, (n,) uint32, with ``eos_id`` at the end of one that has any."""
+    if not ids:
+        return np.empty(0, np.uint32)
+    found = np.empty(len(ids) + (eos_id is not None), np.uint32)
+    for start in range(0, len(ids), SLICE):
+        part = ids[start : start + SLICE]
+        found[start : start + len(part)] = part
+    if eos_id is not None:
+        found[-1] = eos_id
+    return found
 
 
 def interruptible(work: Callable[[], T]) -> T:

@@ -288,7 +288,7 @@ def _coverage(coverage: Mapping[str, Mapping[str, Any]]) -> str:
         (
             name,
             f"{facts['positions']:,}",
-            f"{1 - facts['misses'] / max(1, facts['positions']):.4f}",
+            f"{100 * (1 - facts['misses'] / max(1, facts['positions'])):.1f} %",
             f"{facts['unique_rows']:,}",
         )
         for name, facts in coverage.items()
@@ -348,7 +348,13 @@ def _bank(bank: Mapping[str, Any]) -> str:
 def _alike(health: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Groups of rows: how many, how alike, how large."""
     return [
-        (name, f"{g['rows']:,}", f"{g['share_of_counts']:.1%}", f"{g['mean_cosine']:.3f}", f"{g['median_norm']:.4g}")
+        (
+            name,
+            f"{g['rows']:,}",
+            f"{100 * g['share_of_counts']:.1f} %",
+            f"{g['mean_cosine']:.3f}",
+            f"{g['median_norm']:.4g}",
+        )
         for name, g in health.items()
     ]
 

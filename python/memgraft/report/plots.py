@@ -228,6 +228,7 @@ def gate_plot(gates: Mapping[str, Any]) -> str:
                 line.set_dashes(dashes)
     axes.set_xlabel("gate α")
     axes.set_ylabel("share of positions")
+    axes.yaxis.set_major_formatter(lambda value, _place: f"{100 * value:.3g} %")
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=9.5)

@@ -2,10 +2,20 @@
 
 #![forbid(unsafe_code)]
 
-/// The number of threads to use where the caller did not say: what the system offers, at most 16.
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The most threads that [`default_threads`] answers.
+static LIMIT: AtomicUsize = AtomicUsize::new(16);
+
+/// The number of threads to use where the caller did not say: what the system offers, at most 16 or the limit.
 #[must_use]
 pub fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(16)
+    std::thread::available_parallelism().map_or(1, usize::from).min(LIMIT.load(Ordering::Relaxed))
+}
+
+/// Bounds [`default_threads`] for the whole process; `None` takes the bound away.
+pub fn limit_threads(most: Option<usize>) {
+    LIMIT.store(most.map_or(16, |most| most.clamp(1, 16)), Ordering::Relaxed);
 }
 
 /// Runs `work(0)` to `work(threads - 1)` side by side, the first on the calling thread, and

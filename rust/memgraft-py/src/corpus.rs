@@ -34,7 +34,7 @@ impl PyCorpus {
             eos_first,
             file_is_document,
         };
-        interruptible(py, move || Corpus::open(&paths, &options))?.map(Self).map_err(to_py)
+        interruptible(py, move || Corpus::open(&paths, &options)).map(Self)
     }
 
     #[getter]
@@ -83,12 +83,12 @@ impl PyCorpus {
 
     fn fingerprint(&self, py: Python<'_>, threads: usize) -> PyResult<String> {
         let corpus = self.0.clone();
-        interruptible(py, move || corpus.fingerprint(threads))?.map(|found| found.to_string()).map_err(to_py)
+        interruptible(py, move || corpus.fingerprint(threads)).map(|found| found.to_string())
     }
 
     fn split(&self, py: Python<'_>, held_out: f64, seed: u64, threads: usize) -> PyResult<(Self, Self)> {
         let corpus = self.0.clone();
-        let (train, held) = interruptible(py, move || corpus.split(held_out, seed, threads))?.map_err(to_py)?;
+        let (train, held) = interruptible(py, move || corpus.split(held_out, seed, threads))?;
         Ok((Self(train), Self(held)))
     }
 

@@ -13,6 +13,7 @@ use crate::arrays::threads as thread_count;
 use crate::calls::{Advance, Lookup, lookup_methods};
 use crate::errors::{ArgumentError, to_py};
 use crate::keyset::PyKeySet;
+use crate::signals::interruptible;
 
 /// Tokens to (row, order).
 #[pyclass(name = "Index", module = "memgraft._core", frozen)]
@@ -22,7 +23,8 @@ lookup_methods! {
     impl PyIndex {
         #[staticmethod]
         fn build(py: Python<'_>, keys: &PyKeySet) -> PyResult<Self> {
-            py.detach(|| Index::build(&keys.0)).map(|index| Self(Arc::new(index))).map_err(to_py)
+            let keys = keys.0.clone();
+            interruptible(py, move || Index::build(&keys)).map(|index| Self(Arc::new(index)))
         }
 
         #[staticmethod]
@@ -32,7 +34,7 @@ lookup_methods! {
                 "ram" => Load::Ram,
                 other => return Err(ArgumentError::new_err(format!("load: expected \"map\" or \"ram\", got {other:?}"))),
             };
-            py.detach(|| Index::open(path, load)).map(|index| Self(Arc::new(index))).map_err(to_py)
+            interruptible(py, move || Index::open(path, load)).map(|index| Self(Arc::new(index)))
         }
 
         fn save(&self, py: Python<'_>, path: PathBuf, form: &str) -> PyResult<()> {
@@ -48,13 +50,15 @@ lookup_methods! {
         }
 
         fn key_set(&self, py: Python<'_>) -> PyResult<PyKeySet> {
-            py.detach(|| self.0.key_set()).map(PyKeySet).map_err(to_py)
+            let index = Arc::clone(&self.0);
+            interruptible(py, move || index.key_set()).map(PyKeySet)
         }
 
         #[pyo3(signature = (threads=None))]
         fn verify(&self, py: Python<'_>, threads: Option<usize>) -> PyResult<()> {
             let threads = thread_count(threads).map_err(to_py)?;
-            py.detach(|| self.0.verify(threads)).map_err(to_py)
+            let index = Arc::clone(&self.0);
+            interruptible(py, move || index.verify(threads))
         }
 
         fn key<'py>(&self, py: Python<'py>, row: u32) -> PyResult<Bound<'py, PyTuple>> {
@@ -74,6 +78,7 @@ lookup_methods! {
             let out = PyDict::new(py);
             out.set_item("num_keys", stats.num_keys)?;
             out.set_item("bytes", stats.bytes)?;
+            out.set_item("file_bytes", self.0.file_bytes())?;
             out.set_item("canonical_bytes", stats.canonical_bytes)?;
             out.set_item("table_bytes", stats.table_bytes)?;
             out.set_item("max_spill", stats.max_spill)?;

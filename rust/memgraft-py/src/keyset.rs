@@ -10,6 +10,7 @@ use pyo3::types::PyTuple;
 
 use crate::arrays::{input, slice, threads as thread_count};
 use crate::errors::{ArgumentError, to_py};
+use crate::signals::interruptible;
 
 type FlatArrays<'py> =
     (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u64>>);
@@ -54,7 +55,8 @@ impl PyKeySet {
     #[pyo3(signature = (threads=None))]
     fn verify(&self, py: Python<'_>, threads: Option<usize>) -> PyResult<()> {
         let threads = thread_count(threads).map_err(to_py)?;
-        py.detach(|| self.0.verify(threads)).map_err(to_py)
+        let keys = self.0.clone();
+        interruptible(py, move || keys.verify(threads))
     }
 
     fn __len__(&self) -> usize {
@@ -101,12 +103,13 @@ impl PyKeySet {
 
     fn select(&self, py: Python<'_>, rows: &Bound<'_, PyAny>) -> PyResult<Self> {
         let rows = input::<u32>(rows, "rows")?;
-        let rows = slice(&rows)?;
-        py.detach(|| self.0.select(rows)).map(Self).map_err(to_py)
+        let (keys, rows) = (self.0.clone(), slice(&rows)?.to_vec());
+        interruptible(py, move || keys.select(&rows)).map(Self)
     }
 
     fn select_by_gain(&self, py: Python<'_>, budget: usize, pinned: Vec<u32>) -> PyResult<Self> {
-        py.detach(|| self.0.select_by_gain(budget, &pinned)).map(Self).map_err(to_py)
+        let keys = self.0.clone();
+        interruptible(py, move || keys.select_by_gain(budget, &pinned)).map(Self)
     }
 
     fn with_metadata(&self, metadata: String) -> Self {

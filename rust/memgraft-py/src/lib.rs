@@ -22,9 +22,16 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<index::PyIndex>()?;
     module.add_class::<stack::PyStack>()?;
     module.add_function(wrap_pyfunction!(fingerprint_file, module)?)?;
+    module.add_function(wrap_pyfunction!(limit_threads, module)?)?;
     values::register(module)?;
     module.add_class::<corpus::PyCorpus>()?;
     mining::register(module)
+}
+
+/// Bounds the threads of calls that name no number.
+#[pyfunction]
+fn limit_threads(most: Option<usize>) {
+    memgraft_core::threads::limit_threads(most);
 }
 
 /// The BLAKE3 of a file as 64 hex digits, hashed on several threads without the interpreter.
@@ -32,6 +39,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyo3(signature = (path, threads=None))]
 fn fingerprint_file(py: Python<'_>, path: std::path::PathBuf, threads: Option<usize>) -> PyResult<String> {
     let threads = arrays::threads(threads).map_err(errors::to_py)?;
-    let found = py.detach(|| memgraft_core::fingerprint::fingerprint_file(path, threads));
-    found.map(|fingerprint| fingerprint.to_string()).map_err(errors::to_py)
+    let found = signals::interruptible(py, move || memgraft_core::fingerprint::fingerprint_file(path, threads));
+    found.map(|fingerprint| fingerprint.to_string())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memgraft_core::mining::{
     Batch, Choice, Estimate, Means, MergedFacts, MineOptions, Mined, PartOptions, Rank, Report, RunSet,
@@ -14,6 +15,7 @@ use pyo3::types::PyTuple;
 use crate::corpus::PyCorpus;
 use crate::errors::to_py;
 use crate::keyset::PyKeySet;
+use crate::signals::{interruptible, watched};
 
 /// Which n-grams become keys.
 #[pyclass(frozen, name = "Choice", module = "memgraft._core")]
@@ -81,17 +83,24 @@ pub(crate) struct PyMergedFacts {
 
 /// A run file.
 #[pyclass(frozen, name = "RunSet", module = "memgraft._core")]
-pub(crate) struct PyRunSet(RunSet);
+pub(crate) struct PyRunSet(Arc<RunSet>);
+
+impl PyRunSet {
+    fn new(set: RunSet) -> Self {
+        Self(Arc::new(set))
+    }
+}
 
 #[pymethods]
 impl PyRunSet {
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        py.detach(|| RunSet::open(path)).map(Self).map_err(to_py)
+        py.detach(|| RunSet::open(path)).map(Self::new).map_err(to_py)
     }
 
     fn verify(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.0.verify()).map_err(to_py)
+        let set = Arc::clone(&self.0);
+        interruptible(py, move || set.verify())
     }
 
     #[getter]
@@ -159,8 +168,9 @@ pub(crate) fn mine(
     means: &PyMeans,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<PyMined> {
-    let mined = chosen(py, choice, vocab_size, reserved, means, progress, |options, report| {
-        mining::mine(&corpus.0, options, report)
+    let corpus = corpus.0.clone();
+    let mined = chosen(py, choice, vocab_size, reserved, means, progress, move |options, report| {
+        mining::mine(&corpus, options, report)
     })?;
     to_mined(py, mined)
 }
@@ -174,7 +184,7 @@ pub(crate) fn select_parts(
     means: &PyMeans,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(PyMined, PyMergedFacts)> {
-    let (mined, facts) = chosen(py, choice, 1, Vec::new(), means, progress, |options, report| {
+    let (mined, facts) = chosen(py, choice, 1, Vec::new(), means, progress, move |options, report| {
         mining::select_parts(&parts, options, report)
     })?;
     let MergedFacts { fingerprint, num_tokens, num_documents, world, settings } = facts;
@@ -208,7 +218,8 @@ pub(crate) fn mine_part(
     let settings = mining::parse_settings(settings).map_err(to_py)?;
     let means = means.0.clone();
     let options = PartOptions { max_order, vocab_size, reserved, rank, world, apart, settings, means };
-    watched(py, progress, |report| mining::mine_part(&corpus.0, &out, &options, report)).map(PyRunSet)
+    let corpus = corpus.0.clone();
+    watched(py, progress, move |_, report| mining::mine_part(&corpus, &out, &options, report)).map(PyRunSet::new)
 }
 
 /// Merges parts into one.
@@ -221,7 +232,8 @@ pub(crate) fn merge_parts(
     means: &PyMeans,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<PyRunSet> {
-    watched(py, progress, |report| mining::merge_parts(&parts, &out, range, &means.0, report)).map(PyRunSet)
+    let means = means.0.clone();
+    watched(py, progress, move |_, report| mining::merge_parts(&parts, &out, range, &means, report)).map(PyRunSet::new)
 }
 
 /// (tokens sampled, bytes of their records, whether mining spills).
@@ -234,66 +246,43 @@ pub(crate) fn estimate_spill(
     reserved: Vec<u32>,
     means: &PyMeans,
 ) -> PyResult<(u64, u64, bool)> {
+    let corpus = corpus.0.clone();
     let Estimate { sampled, sampled_bytes, spills } =
-        chosen(py, choice, vocab_size, reserved, means, None, |options, _| mining::estimate(&corpus.0, options))?;
+        chosen(py, choice, vocab_size, reserved, means, None, move |options, _| mining::estimate(&corpus, options))?;
     Ok((sampled, sampled_bytes, spills))
 }
 
-/// Runs `work` without the interpreter; it reports to `progress`, and ends with what Python raises there.
-fn watched<T: Send>(
-    py: Python<'_>,
-    progress: Option<Py<PyAny>>,
-    work: impl FnOnce(&mut Report<'_>) -> Result<T> + Send,
-) -> PyResult<T> {
-    // What Python raised inside the report; the core only learns that it shall stop.
-    let mut raised = None;
-    let done = py.detach(|| {
-        work(&mut |stage, done, total| {
-            Python::attach(|py| {
-                py.check_signals()?;
-                match &progress {
-                    Some(progress) => progress.call1(py, (stage, done, total)).map(drop),
-                    None => Ok(()),
-                }
-            })
-            .map_err(|error| {
-                raised = Some(error);
-                Error::Interrupted
-            })
-        })
-    });
-    match (done, raised) {
-        (_, Some(error)) => Err(error),
-        (done, None) => done.map_err(to_py),
-    }
-}
-
-/// The same with options of `choice`, whose filter asks Python.
-fn chosen<T: Send>(
+/// Runs `work` with options of `choice`, whose filter asks Python.
+fn chosen<T: Send + 'static>(
     py: Python<'_>,
     choice: &PyChoice,
     vocab_size: u32,
     reserved: Vec<u32>,
     means: &PyMeans,
     progress: Option<Py<PyAny>>,
-    work: impl FnOnce(&MineOptions<'_>, &mut Report<'_>) -> Result<T> + Send,
+    work: impl FnOnce(&MineOptions<'_>, &mut Report<'_>) -> Result<T> + Send + 'static,
 ) -> PyResult<T> {
-    let raised = std::sync::Mutex::new(None);
+    // What Python raised inside the filter; the core only learns that it shall stop.
+    let raised = Arc::new(Mutex::new(None));
+    let caught = Arc::clone(&raised);
     let excluded = choice.excluded.as_ref().map(|(corpus, from)| (corpus.get().0.clone(), *from));
-    let filter = |batch: &Batch| {
-        Python::attach(|py| ask(py, choice.keep.as_ref(), batch)).map_err(|error| {
-            *raised.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
-            Error::Interrupted
-        })
-    };
-    let mut asked = Choice { ..choice.choice.clone() };
-    if choice.keep.is_some() {
-        asked.filter = Some(&filter);
-    }
-    let options = MineOptions { choice: asked, vocab_size, reserved, excluded, means: means.0.clone() };
-    let done = watched(py, progress, |report| work(&options, report));
-    drop(options);
-    match raised.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+    let keep = choice.keep.as_ref().map(|keep| keep.clone_ref(py));
+    let (asked, means) = (choice.choice.clone(), means.0.clone());
+    let done = watched(py, progress, move |stop, report| {
+        let filter = |batch: &Batch| {
+            stop.check()?;
+            Python::attach(|py| ask(py, keep.as_ref(), batch)).map_err(|error| {
+                *caught.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                Error::Interrupted
+            })
+        };
+        let mut choice: Choice<'_> = asked;
+        if keep.is_some() {
+            choice.filter = Some(&filter);
+        }
+        work(&MineOptions { choice, vocab_size, reserved, excluded, means }, report)
+    });
+    match raised.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(error) => Err(error),
         None => done,
     }

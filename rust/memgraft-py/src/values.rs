@@ -1,6 +1,7 @@
 //! `ValueTable` and the content fingerprint of shards.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use memgraft_core::fingerprint::digest;
 use memgraft_core::values::verify::content_fingerprint;
@@ -10,11 +11,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::to_py;
+use crate::signals::interruptible;
 
 /// Value shards as one table of rows.
 #[pyclass(name = "ValueTable", module = "memgraft._core", frozen)]
 pub(crate) struct PyValueTable {
-    inner: ValueTable,
+    inner: Arc<ValueTable>,
 }
 
 fn facts_dict<'py>(py: Python<'py>, facts: GatherFacts) -> PyResult<Bound<'py, PyDict>> {
@@ -38,16 +40,17 @@ impl PyValueTable {
         threads: usize,
         cold_reader: &str,
     ) -> PyResult<Self> {
-        let open = || {
-            let cold_reader = ColdReader::from_name(cold_reader)?;
+        let cold_reader = ColdReader::from_name(cold_reader).map_err(to_py)?;
+        let open = move || {
             let mut table = ValueTable::open(&paths)?;
             table.set_cold_reader(cold_reader);
             if resident_rows > 0 {
                 table.make_resident(resident_rows, threads)?;
             }
-            Ok(Self { inner: table })
+            Ok(Self { inner: Arc::new(table) })
         };
-        py.detach(open).map_err(to_py)
+        // Opening reads headers alone; what copies rows takes long.
+        if resident_rows > 0 { interruptible(py, open) } else { py.detach(open).map_err(to_py) }
     }
 
     #[getter]
@@ -87,7 +90,8 @@ impl PyValueTable {
     }
 
     fn warm(&self, py: Python<'_>, num_rows: u64, threads: usize) -> PyResult<u64> {
-        py.detach(|| self.inner.warm(num_rows, threads)).map_err(to_py)
+        let table = Arc::clone(&self.inner);
+        interruptible(py, move || table.warm(num_rows, threads))
     }
 
     fn shards<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
@@ -158,7 +162,7 @@ impl PyValueTable {
 /// Fingerprint of a file's bytes from `start` on, as 64 hex digits.
 #[pyfunction]
 fn fingerprint_content(py: Python<'_>, path: PathBuf, start: u64, threads: usize) -> PyResult<String> {
-    Ok(py.detach(|| content_fingerprint(&path, start, threads)).map_err(to_py)?.to_string())
+    interruptible(py, move || content_fingerprint(&path, start, threads)).map(|found| found.to_string())
 }
 
 /// BLAKE3 of `data`, as 64 hex digits.

@@ -14,4 +14,4 @@ pub(crate) use atomic::sync_parent;
 pub use header::{CHECKSUM_OFFSET, HEADER_LEN, Header, Kind, MAX_SECTIONS, SectionEntry, VERSION};
 pub use reader::Container;
 pub use store::{Pod, Store, bytes_of};
-pub use writer::{Section, write_container};
+pub use writer::{Section, container_bytes, write_container};

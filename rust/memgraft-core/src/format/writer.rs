@@ -20,6 +20,18 @@ pub struct Section<'a> {
     pub bytes: &'a [u8],
 }
 
+/// Where a section of `length` bytes that follows the byte `end` starts, and where it ends.
+fn place(end: u64, alignment: u32, length: u64) -> (u64, u64) {
+    let offset = end.next_multiple_of(u64::from(alignment));
+    (offset, offset + length)
+}
+
+/// Bytes of a file with sections of these alignments and lengths.
+#[must_use]
+pub fn container_bytes(sections: impl IntoIterator<Item = (u32, u64)>) -> u64 {
+    sections.into_iter().fold(u64_of(HEADER_LEN), |end, (alignment, length)| place(end, alignment, length).1)
+}
+
 /// Writes `sections` under `header` (whose section table is filled in here) to `path`.
 ///
 /// # Errors
@@ -28,8 +40,8 @@ pub fn write_container(path: &Path, mut header: Header, sections: &[Section<'_>]
     let mut end = u64_of(HEADER_LEN);
     header.sections.clear();
     for section in sections {
-        let offset = end.next_multiple_of(u64::from(section.alignment));
-        end = offset + u64_of(section.bytes.len());
+        let offset;
+        (offset, end) = place(end, section.alignment, u64_of(section.bytes.len()));
         header.sections.push(SectionEntry {
             tag: section.tag,
             alignment: section.alignment,

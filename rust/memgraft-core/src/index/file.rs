@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{Index, content_fingerprint};
 use crate::automaton::{Region, Table};
 use crate::canon::{self, Canon};
-use crate::format::{Container, Header, Kind, Load, Section, Store, bytes_of, write_container};
+use crate::format::{Container, Header, Kind, Load, Section, Store, bytes_of, container_bytes, write_container};
 use crate::ids::{low_u32, saturating_u32, u64_of, usize_of};
 use crate::threads::default_threads;
 use crate::{Error, Result};
@@ -28,6 +28,11 @@ pub enum Form {
     Fast,
     /// Nothing else: about a fifth of the size; opening builds the table again.
     Archive,
+}
+
+fn table_alignment(bytes: usize) -> u32 {
+    let (huge, page) = TABLE_ALIGNMENT;
+    if bytes >= usize_of(huge) { huge } else { page }
 }
 
 impl Index {
@@ -72,11 +77,22 @@ impl Index {
             sections.push(Section { tag: NODES, alignment: 64, bytes: bytes_of(&self.nodes) });
             sections.push(Section { tag: REGIONS, alignment: 64, bytes: bytes_of(&regions) });
             let bytes = bytes_of(self.table.words());
-            let (huge, page) = TABLE_ALIGNMENT;
-            let alignment = if bytes.len() >= usize_of(huge) { huge } else { page };
-            sections.push(Section { tag: TABLE, alignment, bytes });
+            sections.push(Section { tag: TABLE, alignment: table_alignment(bytes.len()), bytes });
         }
         write_container(path.as_ref(), header, &sections, default_threads())
+    }
+
+    /// Bytes of the file that [`Index::save`] writes in the fast form.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        let table = size_of_val(self.table.words());
+        let canonical = self.canon.sections();
+        let lengths = canonical.iter().map(|section| (section.alignment, u64_of(section.bytes.len())));
+        container_bytes(lengths.chain([
+            (64, u64_of(size_of_val(&*self.nodes))),
+            (64, u64_of(self.table.regions().len() * 8)),
+            (table_alignment(table), u64_of(table)),
+        ]))
     }
 
     /// Opens the index at `path`: O(header) for the fast form with [`Load::Map`]; the archive form is expanded in memory.

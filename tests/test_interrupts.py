@@ -1,0 +1,71 @@
+"""Ctrl-C inside one long native call: it is answered while the call goes on, not after it.
+
+How far the work has come is told by the pages that it has touched, so that a slow machine changes nothing.
+"""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import memgraft
+
+PRELUDE = """
+import resource, signal, sys
+import memgraft, memgraft._core
+from memgraft.corpus import tokenize_folder
+def measured(work):
+    faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    before, answer = faults(), "finished"
+    signal.signal(signal.SIGPROF, signal.default_int_handler)
+    if sys.argv[1] == "stop": signal.setitimer(signal.ITIMER_PROF, 0.01)
+    try: work()
+    except KeyboardInterrupt: answer = "stopped"
+    print(answer, faults() - before)
+"""
+
+
+def run(work, how, *arguments):
+    command = [sys.executable, "-c", PRELUDE + work, how, *map(str, arguments)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    answer, pages = found.stdout.split()
+    return answer, int(pages)
+
+
+def check(work, *arguments):
+    stopped, some = run(work, "stop", *arguments)
+    finished, every = run(work, "whole", *arguments)
+    assert (stopped, finished) == ("stopped", "finished")
+    assert some < every / 2
+
+
+def test_inside_one_document(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "one.txt").write_text("a b " * 400_000)
+    check(
+        "folder = sys.argv[2]\n"
+        "measured(lambda: tokenize_folder(folder + '/one.txt', folder + '/tokenizer.json', folder + '/corpus'))",
+        tmp_path,
+    )
+    assert memgraft.Corpus.open(tmp_path / "corpus.bin").num_tokens == 800_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("corpus.bin", "corpus.idx", "corpus.json", "one.txt", "tokenizer.json"),
+    ]
+
+
+def test_while_an_index_is_built(tmp_path):
+    tokens = np.unique(np.random.default_rng(0).integers(0, 50_000, (700_000, 3), np.uint32), axis=0)
+    offsets = np.arange(len(tokens) + 1, dtype=np.uint64) * 3
+    counts = np.ones(len(tokens), np.uint64)
+    memgraft.KeySet.from_arrays(tokens.reshape(-1), offsets, counts, vocab_size=50_000).save(tmp_path / "keys.mgk")
+    check("keys = memgraft.KeySet.open(sys.argv[2])\nmeasured(lambda: memgraft.NgramIndex.build(keys))",
+          tmp_path / "keys.mgk")  # fmt: skip
+
+
+def test_while_a_file_is_hashed(tmp_path):
+    np.zeros(200_000_000, np.uint8).tofile(tmp_path / "file")
+    check("measured(lambda: memgraft._core.fingerprint_file(sys.argv[2]))", tmp_path / "file")
