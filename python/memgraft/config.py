@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from memgraft.controls import CONTROLS as CONTROLS
+from memgraft.controls import Control as Control
+from memgraft.controls import RowSource as RowSource
 from memgraft.errors import ConfigError
 
 CONFIG_FORMAT_VERSION = 1
@@ -14,37 +17,7 @@ MAX_ORDER = 16
 
 Gate = Literal["plain", "signed_sqrt"]
 Init = Literal["zero", "scalar", "scratch"]
-Control = Literal["shuffled", "random", "constant", "trainable", "no_fallback", "no_memory", "fallback_only"]
 Precision = Literal["float32", "recipient"]
-RowSource = Literal["bank", "replaced", "trained", "none"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ControlFacts:
-    """What a graft under a control is made of.
-
-    Attributes:
-        rows: what a hit reads: rows of the bank, rows put in their place, trained rows, or nothing.
-        fallback: whether the fallback is built.
-        adds: whether the graft adds anything to the hidden state.
-    """
-
-    rows: RowSource
-    fallback: bool = True
-    adds: bool = True
-
-
-#: Every control of :data:`Control`, and None for the real memory.
-CONTROLS: dict[str | None, ControlFacts] = {
-    None: ControlFacts(rows="bank"),
-    "shuffled": ControlFacts(rows="replaced"),
-    "random": ControlFacts(rows="replaced"),
-    "constant": ControlFacts(rows="replaced"),
-    "trainable": ControlFacts(rows="trained"),
-    "no_fallback": ControlFacts(rows="bank", fallback=False),
-    "no_memory": ControlFacts(rows="bank", fallback=False, adds=False),
-    "fallback_only": ControlFacts(rows="none"),
-}
 
 
 def _require(holds: bool, what: str, expected: str, found: object) -> None:
@@ -230,7 +203,7 @@ class GraftConfig:
 
     @property
     def row_source(self) -> RowSource:
-        """What a hit reads under this control: :data:`CONTROLS`."""
+        """What a hit reads under this control (:data:`memgraft.controls.CONTROLS`)."""
         return CONTROLS[self.control].rows
 
     @property

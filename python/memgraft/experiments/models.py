@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from memgraft.bank import Bank
+from memgraft.config import GraftConfig
 from memgraft.data import GraftCollator
 from memgraft.experiments import sources
-from memgraft.experiments.arms import Arm, Source
+from memgraft.experiments.arms import ARMS, Arm, Source
 from memgraft.experiments.recipe import Recipe, build_recipient
 from memgraft.experiments.windows import HALVES_COLUMN, SEGMENTS_COLUMN, TokenWindows
 from memgraft.integrations.transformers import graft, graft_layers
@@ -43,7 +44,7 @@ def arm_collator(arm: Arm, material: Material) -> Callable[[list[Any]], Any]:
     if not arm.grafted:
         return plain_collator
     inner = GraftCollator(material.bank, default_collate, column=SEGMENTS_COLUMN)
-    if arm.source == "counts":
+    if "corpus" in arm.needs:
         return sources.HalvesCollator(inner, material.bank.num_rows, HALVES_COLUMN)
 
     def without_halves(features: list[Any]) -> Any:
@@ -52,37 +53,70 @@ def arm_collator(arm: Arm, material: Material) -> Callable[[list[Any]], Any]:
     return without_halves
 
 
+def arm_config(arm: Arm, recipe: Recipe, seed: int) -> GraftConfig | None:
+    """The graft of an arm, drawn for training from scratch; None where nothing is attached."""
+    if not arm.grafted:
+        return None
+    return GraftConfig(
+        sites=(recipe.site,),
+        taps=None if recipe.tap is None else (recipe.tap,),
+        fallback=recipe.fallback,
+        init="scratch",
+        control=arm.control,
+        seed=seed,
+    )
+
+
 def build_arm(arm: Arm, recipe: Recipe, material: Material, seed: int) -> nn.Module:
     """The arm's model: the recipient of this seed, grafted if the arm is."""
     model = build_recipient(recipe, vocab_size=material.vocab_size, eos_id=material.eos_id, seed=seed)
-    config = arm.graft_config(site=recipe.site, tap=recipe.tap, fallback=recipe.fallback, seed=seed)
+    config = arm_config(arm, recipe, seed)
     if config is not None:
         model = graft(model, material.bank, config, tokenizer=material.tokenizer)
     if arm.source is not None:
-        _apply_source(arm.source, model, recipe, material, seed)
+        SOURCES[arm.source](model, recipe, material, seed)
     return model
 
 
-def _apply_source(source: Source, model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
-    """Put what the arm reads in the place of donor rows, or beside the recipient."""
-    bank = material.bank
-    match source:
-        case "donor_start":
-            sources.start_at_donor(model, bank, 0 if recipe.tap is None else bank.taps.index(recipe.tap))
-        case "one_slot":
-            sources.one_slot(model, seed)
-        case "mlp":
-            twin = build_arm(Arm(name="graft", label="graft"), recipe, material, seed)
-            sources.add_mlp(model, recipe.site, added_parameters(twin)["dense"], seed)
-        case "counts" | "own_embeddings":
-            if source == "counts":
-                module = model.get_output_embeddings()  # type: ignore[operator]
-                mixture = sources.count_mixture(bank, material.train.corpus)
-            else:
-                module = model.get_input_embeddings()  # type: ignore[operator]
-                mixture = sources.key_mixture(bank)
-            rows = sources.RecipientRows(module, mixture, len(bank.taps))
-            sources.put_rows(model, rows, width=recipe.width, seed=seed)
+def _counts(model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
+    mixture = sources.count_mixture(material.bank, material.train.corpus)
+    _mix(model, model.get_output_embeddings(), mixture, recipe, material, seed)  # type: ignore[operator]
+
+
+def _own_embeddings(model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
+    mixture = sources.key_mixture(material.bank)
+    _mix(model, model.get_input_embeddings(), mixture, recipe, material, seed)  # type: ignore[operator]
+
+
+def _mix(
+    model: nn.Module, module: nn.Module, mixture: sources.Mixture, recipe: Recipe, material: Material, seed: int
+) -> None:
+    rows = sources.RecipientRows(module, mixture, len(material.bank.taps))
+    sources.put_rows(model, rows, width=recipe.width, seed=seed)
+
+
+def _donor_start(model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
+    tap = 0 if recipe.tap is None else material.bank.taps.index(recipe.tap)
+    sources.start_at_donor(model, material.bank, tap)
+
+
+def _one_slot(model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
+    sources.one_slot(model, seed)
+
+
+def _mlp(model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
+    twin = build_arm(ARMS["graft"], recipe, material, seed)
+    sources.add_mlp(model, recipe.site, added_parameters(twin)["dense"], seed)
+
+
+#: Puts what an arm reads in the place of donor rows, or beside the recipient: by :attr:`Arm.source`.
+SOURCES: dict[Source, Callable[[nn.Module, Recipe, Material, int], None]] = {
+    "counts": _counts,
+    "own_embeddings": _own_embeddings,
+    "donor_start": _donor_start,
+    "one_slot": _one_slot,
+    "mlp": _mlp,
+}
 
 
 def added_parameters(model: nn.Module) -> dict[str, int]:
@@ -107,13 +141,12 @@ def costs(arm: Arm, model: nn.Module, material: Material) -> dict[str, Any]:
         for layer in layers.values():
             if layer.fallback is not None:
                 slots += 4 * len(layer.fallback.sizes) * layer.fallback.table.embedding_dim
-    from_bank = arm.grafted and arm.control in (None, "shuffled", "no_fallback") and arm.source is None
     return {
         "dense_parameters": added["dense"],
         "table_parameters": added["table"],
         "flops_per_token": 2 * added["dense"],
         "training_flops_per_token": training_flops(model, added["table"], material.train.seq_len),
-        "bank_bytes_per_hit": material.bank.bytes_per_row if from_bank else 0,
+        "bank_bytes_per_hit": material.bank.bytes_per_row if arm.from_bank else 0,
         "table_bytes_per_miss": slots,
     }
 

@@ -13,6 +13,7 @@ from typing import Any
 import memgraft
 from memgraft.assets import DEFAULT_CORPUS, DEFAULT_DONOR, default_corpus, default_donor
 from memgraft.assets.cache import sha256_file, sha256_tree
+from memgraft.controls import DEFAULT_ARMS
 from memgraft.errors import ArgumentError, StorageError
 from memgraft.progress import Progress
 from memgraft.quickstart import text
@@ -31,7 +32,7 @@ class Options:
     minutes: float = 8.0
     steps: int | None = None
     seeds: tuple[int, ...] = (0,)
-    arms: tuple[str, ...] = ("none", "engram", "graft", "shuffled")
+    arms: tuple[str, ...] = DEFAULT_ARMS
     vocab_size: int = 8192
     orders: tuple[int, ...] = (2, 3, 4)
     budget: int = 90_000

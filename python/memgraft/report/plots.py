@@ -6,25 +6,16 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from memgraft.controls import ARMS
+
 INK, MUTED, GRID = "#1c2430", "#5f6b7a", "#e3e7ec"
-ARM_COLOURS = {
-    "none": "#7b8794",
-    "engram": "#c77d1a",
-    "graft": "#1257b8",
-    "shuffled": "#8a5fc7",
-    "no_fallback": "#2a8c6f",
-    "random": "#b8446b",
-    "constant": "#5b7f2b",
-    "trainable": "#0f8aa3",
-    "trainable_donor": "#0a5c6d",
-    "counts": "#c2452d",
-    "own_embeddings": "#8c6d1f",
-    "one_slot": "#a89a86",
-    "mlp": "#4a4e57",
-}
-_ARM_DASHES = {"none": (1, 1.5), "shuffled": (4, 2), "engram": (6, 2, 1, 2)}
 _ORDER_COLOURS = ("#bcd3f2", "#8db4e8", "#5a8fd8", "#2c69bf", "#12478f", "#0a2f66")
 _FALLBACK_COLOUR = "#f0d9b5"
+
+
+def _colour(arm: str) -> str:
+    """The colour of an arm; that of text for one that this version does not know."""
+    return ARMS[arm].colour if arm in ARMS else INK
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
@@ -134,10 +125,11 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int, against
         if not tokens:
             continue
         losses = [loss for _, loss in result["held_out_curve"]]
-        colour = ARM_COLOURS.get(result["arm"], INK)
+        arm = ARMS.get(result["arm"])
+        colour = _colour(result["arm"])
         (line,) = axes.plot(tokens, losses, color=colour, linewidth=2.0 if result["arm"] == "graft" else 1.6)
-        if result["arm"] in _ARM_DASHES:
-            line.set_dashes(_ARM_DASHES[result["arm"]])
+        if arm is not None and arm.dashes is not None:
+            line.set_dashes(arm.dashes)
         if result["seed"] == arms[0]["seed"]:
             ends.append((losses[-1], tokens[-1], result["label"], colour))
     axes.ticklabel_format(useOffset=False)
@@ -187,7 +179,7 @@ def finals_plot(arms: Sequence[Mapping[str, Any]]) -> str:
             losses = [result["held_out"][part] for result in arms if result["arm"] == name]
             losses = [loss for loss in losses if loss is not None]
             values += losses
-            place.plot(losses, [row] * len(losses), "o", color=ARM_COLOURS.get(name, INK), markersize=7)
+            place.plot(losses, [row] * len(losses), "o", color=_colour(name), markersize=7)
             if losses:
                 mean = sum(losses) / len(losses)
                 place.annotate(
@@ -213,7 +205,7 @@ def gate_plot(gates: Mapping[str, Any]) -> str:
     figure, axes = _figure(7.6, 2.6)
     edges = gates["edges"]
     centres = [(low + high) / 2 for low, high in pairwise(edges)]
-    for name, colour, dashes in (("hit", ARM_COLOURS["graft"], None), ("miss", ARM_COLOURS["engram"], (5, 2))):
+    for name, colour, dashes in (("hit", _colour("graft"), None), ("miss", _colour("engram"), (5, 2))):
         counts = gates[name]["histogram"]
         if total := sum(counts):
             mean = gates[name]["mean"]

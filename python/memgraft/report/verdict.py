@@ -5,16 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memgraft.controls import ARMS
 from memgraft.corpus import Overlap
 
 MIN_SEEDS = 3
 """Below so many seeds there is no verdict."""
-REQUIRED = ("none", "engram", "shuffled")
+REQUIRED = tuple(arm.name for arm in ARMS.values() if arm.words is not None)
 """The graft helps only where it is better than each of these arms."""
 UNDERTRAINED = 0.95
 """An arm whose loss is above this part of the unigram loss has learned little beyond the frequency of tokens."""
-
-ARM_WORDS = {"none": "no memory", "engram": "the fallback alone", "shuffled": "its rows shuffled"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def verdict(experiment: Mapping[str, Any]) -> Verdict:
         return Verdict("none", (f"No verdict: these arms were not run: {', '.join(absent)}.", *notes))
     better, worse, open_ = _sorted_out(experiment["comparisons"])
     said = tuple(
-        f"{words} {', '.join(ARM_WORDS[arm] for arm in found)}."
+        f"{words} {', '.join(str(ARMS[arm].words) for arm in found)}."
         for words, found in (
             ("Its held-out loss is lower than with", better),
             ("Its held-out loss is higher than with", worse),

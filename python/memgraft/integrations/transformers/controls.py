@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.bank import Memory
-from memgraft.config import CONTROLS, GraftConfig
+from memgraft.config import GraftConfig
 from memgraft.errors import ArgumentError
 
 _SAMPLE_ROWS = 16384
@@ -30,21 +31,12 @@ class ControlledRows:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.control not in CONTROLS or CONTROLS[self.control].rows != "replaced":
+        if self.control not in REPLACEMENTS:
             raise ArgumentError(f"no replaced rows under control {self.control!r}")
 
     def floats(self, rows: npt.NDArray[np.int32]) -> _FloatArray:
         """Values of distinct rows, (U,) -> (U, taps, value_dim) float32."""
-        if self.control == "shuffled":
-            return self.bank.floats(self.permutation[rows])
-        mean, deviation = self._moments
-        if self.control == "constant":
-            return np.broadcast_to(mean, (len(rows), *mean.shape)).copy()
-        drawn = mean + deviation * _gaussian(self.seed, rows, mean.size).reshape(len(rows), *mean.shape)
-        wanted = np.linalg.norm(self.bank.floats(rows), axis=-1, keepdims=True)
-        found = np.linalg.norm(drawn, axis=-1, keepdims=True)
-        scaled: _FloatArray = (drawn * (wanted / np.maximum(found, 1e-12))).astype(np.float32)
-        return scaled
+        return REPLACEMENTS[self.control](self, rows)
 
     @cached_property
     def permutation(self) -> npt.NDArray[np.int32]:
@@ -52,7 +44,8 @@ class ControlledRows:
         return np.random.default_rng(self.seed).permutation(self.bank.num_rows).astype(np.int32)
 
     @cached_property
-    def _moments(self) -> tuple[_FloatArray, _FloatArray]:
+    def moments(self) -> tuple[_FloatArray, _FloatArray]:
+        """Mean and deviation of each channel, over a sample: (taps, value_dim) twice."""
         rng = np.random.default_rng(self.seed)
         size = min(_SAMPLE_ROWS, self.bank.num_rows)
         sample = self.bank.floats(np.sort(rng.choice(self.bank.num_rows, size=size, replace=False)).astype(np.int32))
@@ -60,6 +53,32 @@ class ControlledRows:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"bank": self.bank, "control": self.control, "seed": self.seed}
+
+
+def _shuffled(controlled: ControlledRows, rows: npt.NDArray[np.int32]) -> _FloatArray:
+    return controlled.bank.floats(controlled.permutation[rows])
+
+
+def _random(controlled: ControlledRows, rows: npt.NDArray[np.int32]) -> _FloatArray:
+    mean, deviation = controlled.moments
+    drawn = mean + deviation * _gaussian(controlled.seed, rows, mean.size).reshape(len(rows), *mean.shape)
+    wanted = np.linalg.norm(controlled.bank.floats(rows), axis=-1, keepdims=True)
+    found = np.linalg.norm(drawn, axis=-1, keepdims=True)
+    scaled: _FloatArray = (drawn * (wanted / np.maximum(found, 1e-12))).astype(np.float32)
+    return scaled
+
+
+def _constant(controlled: ControlledRows, rows: npt.NDArray[np.int32]) -> _FloatArray:
+    mean, _ = controlled.moments
+    return np.broadcast_to(mean, (len(rows), *mean.shape)).copy()
+
+
+#: What stands in for rows: for each control whose rows are "replaced" in :data:`memgraft.controls.CONTROLS`.
+REPLACEMENTS: dict[str, Callable[[ControlledRows, npt.NDArray[np.int32]], _FloatArray]] = {
+    "shuffled": _shuffled,
+    "random": _random,
+    "constant": _constant,
+}
 
 
 def controlled_rows(bank: Memory, config: GraftConfig) -> ControlledRows | None:

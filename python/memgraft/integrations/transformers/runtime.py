@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from memgraft.bank import Memory
-from memgraft.config import CONTROLS, GraftConfig
+from memgraft.config import GraftConfig
+from memgraft.controls import CONTROLS
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers.controls import ControlledRows
 
