@@ -12,7 +12,7 @@ from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, DonorError, FingerprintError
 from memgraft.harvesting.forward import donor_values
 from memgraft.harvesting.occurrences import Contexts, find_occurrences, occurrences_beside
-from memgraft.harvesting.packing import IntArray, Ragged
+from memgraft.harvesting.packing import IntArray, Ragged, shared_lengths
 from memgraft.harvesting.selecting import Progress, Selection
 from memgraft.harvesting.setup import Setup
 from memgraft.harvesting.sharing import Sharing, find_sharing
@@ -29,7 +29,9 @@ class Reader(Protocol):
     """What the donor reads, and the values that come of it."""
 
     num_tokens: int
-    """Donor tokens run so far in this process."""
+    """Donor tokens read so far in this process."""
+    num_reused: int
+    """Those of them that another key's run held already."""
 
     @property
     def order(self) -> IntArray:
@@ -55,6 +57,7 @@ class KeysAlone:
     sharing: Sharing
     batch_tokens: int
     num_tokens: int = 0
+    num_reused: int = 0
 
     @classmethod
     def found(
@@ -89,6 +92,8 @@ class KeysAlone:
         """Values of ``rows``: (n, K, V)."""
         tokens = self.selection.tokens.take(rows)
         self.num_tokens += len(tokens.tokens)
+        if self.sharing.shared:  # rows of a chunk come in the order of their tokens
+            self.num_reused += int(shared_lengths(tokens).sum())
         return donor_values(
             self.setup.donor,
             self.setup.taps,
@@ -123,6 +128,7 @@ class InContexts:
     """(R, k) places of last tokens; -1 where there are fewer."""
     batch_tokens: int
     num_tokens: int = 0
+    num_reused: int = 0
     order: IntArray = field(init=False)
     """(R,) rows by their first place in the corpus: keys that end together are of one chunk."""
     facts: dict[str, Any] = field(init=False)
@@ -154,7 +160,10 @@ class InContexts:
         of_place[alone, 0] = len(tokens) + np.arange(len(alone))
         tokens = Ragged.joined([tokens, self.selection.tokens.take(rows[alone])])
         run = np.flatnonzero(tokens.lengths > 0)
-        self.num_tokens += len(tokens.tokens)
+        # What one window for each place would take, and what windows that several places share spare of it.
+        asked = int(tokens.lengths[of_place[of_place >= 0]].sum())
+        self.num_tokens += asked
+        self.num_reused += asked - len(tokens.tokens)
         states = donor_values(
             self.setup.donor,
             self.setup.taps,

@@ -5,35 +5,26 @@ donor tokens, and its batches depend on the settings alone: so a harvest that wa
 many processes did, writes the same bytes as one that was not.
 """
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memgraft.bank import Bank, BankWriter
-from memgraft.bank.dtypes import value_dtype
+from memgraft.bank import Bank
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, MemgraftError
 from memgraft.harvesting.donor import Donor
-from memgraft.harvesting.extras import beside_bank
 from memgraft.harvesting.filling import POLL_SECONDS, fill
-from memgraft.harvesting.finished import finished_bank, refuse_other
+from memgraft.harvesting.job import partial_of, prepare
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.plan import HarvestPlan, plan_harvest
 from memgraft.harvesting.prefix import PrefixChoice
 from memgraft.harvesting.ranks import Rank
-from memgraft.harvesting.readers import find_reader, mined_corpus
-from memgraft.harvesting.reading import reading_facts, warn_of_collapse
-from memgraft.harvesting.selecting import Progress, select_keys, selection_beside
-from memgraft.harvesting.setup import set_up
+from memgraft.harvesting.selecting import Progress
 from memgraft.harvesting.speed import Note
-from memgraft.harvesting.storage import storage_beside
 from memgraft.harvesting.text import RoundTrip
-from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
 from memgraft.progress import callback
-from memgraft.tokenizer import tokenizer_facts
 
 __all__ = ["HarvestPlan", "Note", "harvest", "plan_harvest"]
 
@@ -107,121 +98,47 @@ def harvest(
         FingerprintError: ``out`` or its partial is of other settings, or the keys are of another tokenizer or corpus.
         StorageError: the disk refused, or the rank is running already.
     """
-    progress = callback(progress)
-    value_dtype(dtype)
-    if round_trip not in ("text", "ids"):
-        raise ArgumentError(f'round_trip: expected "text" or "ids", found {round_trip!r}')
-    if batch_tokens < 1 or chunk_rows < 1:
-        raise ArgumentError(f"batch_tokens {batch_tokens}, chunk_rows {chunk_rows}: expected at least 1")
     place, out = Rank.find(rank, world_size), Path(out)
-    around = Contexts.of(contexts)
-    mined = mined_corpus(keys, around, corpus)
-    partial = out.with_name(out.name + ".partial")
     if not resume and place.world_size > 1:
         raise ArgumentError("resume=False: several processes take up what one of them began; leave it on")
-    if not resume and (out.exists() or partial.exists()):
+    if not resume and (out.exists() or partial_of(out).exists()):
         raise ArgumentError(f"{out}: exists, or its .partial does; remove it, or harvest with resume=True")
-    if out.exists():
-        refuse_other(out, {"dtype": dtype, "taps": tuple(taps)})
-    setup = set_up(
+    progress = callback(progress)
+    job = prepare(
         keys,
-        recipient_tokenizer,
-        donor,
-        taps,
-        compute_dtype,
-        place.device(device),
-        prefix,
-        prepend_bos,
-        round_trip,
-        recorded=_recorded(out),
-        progress=progress,
-    )
-    how = {
-        **setup.prefix.facts(),
-        **({"contexts": None} if around is None or mined is None else around.facts(mined)),
-        "mined": keys.fingerprint,
-        "round_trip": round_trip,
-        "batch_tokens": batch_tokens,
-        "chunk_rows": chunk_rows,
-    }
-    facts = {**setup.donor.facts(), **how}
-    tokenizer = tokenizer_facts(setup.recipient, keys.vocab_size)
-    tokenizer["file_fingerprint"] = tokenizer["file_fingerprint"] or keys.metadata.get("tokenizer")
-    if out.exists():
-        return finished_bank(out, keys, setup, dtype, facts)
-    selection = selection_beside(
-        partial,
-        {"mined": keys.fingerprint, "round_trip": round_trip, "recipient": tokenizer["fingerprint"]}
-        | {"donor": setup.donor.tokenizer.fingerprint},
-        lambda: select_keys(keys, setup.recipient, setup.donor.tokenizer, round_trip, progress),
-    )
-    reader = find_reader(
-        setup,
-        selection,
-        contexts=around,
-        corpus=mined,
-        share=share_prefixes,
+        recipient_tokenizer=recipient_tokenizer,
+        donor=donor,
+        taps=taps,
+        out=out,
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        prefix=prefix,
+        prepend_bos=prepend_bos,
+        contexts=contexts,
+        corpus=corpus,
+        round_trip=round_trip,
+        share_prefixes=share_prefixes,
         batch_tokens=batch_tokens,
-        recorded=_recorded(out),
-        partial=partial,
+        chunk_rows=chunk_rows,
+        device=place.device(device),
         progress=progress,
     )
-    facts |= reader.facts
+    if isinstance(job, Bank):
+        return job
     if note is not None:
-        where = next(setup.donor.model.parameters()).device
-        note(f"donor {setup.donor.name} runs on {where} in {setup.donor.compute_dtype}")
-        note(reader.describe())
-    storage = storage_beside(
-        partial,
-        value_dtype(dtype),
-        len(selection.kept),
-        {**facts, "dtype": dtype, "taps": list(setup.taps)},
-        reader.values,
-    )
-    if storage.facts:
-        facts["storage"] = storage.facts
+        where = next(job.setup.donor.model.parameters()).device
+        note(f"donor {job.setup.donor.name} runs on {where} in {job.setup.donor.compute_dtype}")
+        note(job.reader.describe())
     try:
-        writer = BankWriter(
-            out,
-            keys=selection.kept,
-            taps=setup.taps,
-            value_dim=setup.donor.value_dim,
-            dtype=dtype,
-            donor=facts,
-            tokenizer=tokenizer,
-            scales=storage.scales,
-            order=reader.order,
-            rank=place.rank,
-            world_size=place.world_size,
-        )
+        writer = job.writer(place.rank, place.world_size)
     except MemgraftError:
         if out.exists():  # another process has sealed it meanwhile
-            return finished_bank(out, keys, setup, dtype, facts)
+            return job.finished()
         raise
     with writer:
-        fill(writer, setup, selection, reader, dtype, chunk_rows, progress, note)
+        fill(job, writer, progress, note)
         while not (out / "bank.json").exists():
             if writer.try_seal():
-                index = NgramIndex.build(selection.kept)
-                files = beside_bank(keys, index, setup, recipient_tokenizer, keep_tokenizer=keep_tokenizer)
-                bank = writer.finish(
-                    index=index,
-                    dropped=selection.dropped,
-                    donor=reading_facts(selection, alone=around is None),
-                    files=files,
-                )
-                warn_of_collapse(bank)
-                return bank
+                return job.seal(writer, recipient_tokenizer, keep_tokenizer=keep_tokenizer)
             time.sleep(POLL_SECONDS)
     return Bank.open(out)
-
-
-def _recorded(out: Path) -> Mapping[str, Any]:
-    """Donor facts of the finished or unfinished bank at ``out``; empty where there is none or it cannot be read."""
-    for path in (out / "bank.json", out.with_name(out.name + ".partial") / "state.json"):
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))["donor"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # who opens or resumes it says what is wrong
-        return facts if isinstance(facts, dict) else {}
-    return {}

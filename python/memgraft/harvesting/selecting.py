@@ -132,6 +132,11 @@ def selection_beside(
         os.close(lock)
 
 
+def kept_path(partial: Path) -> Path:
+    """The file of the kept keys, once they are judged."""
+    return partial / _FOLDER_NAME / _KEYS_NAME
+
+
 def _load(folder: Path, settings: Mapping[str, Any]) -> Selection | None:
     try:
         facts = json.loads((folder / _FACTS_NAME).read_text())

@@ -15,11 +15,12 @@ class Speed:
     def __init__(self, done: int, total: int, note: Note | None) -> None:
         self._begun = self._told = time.monotonic()
         self._done, self._total, self._note = done, total, note
-        self._tokens = 0
+        self._tokens = self._reused = 0
 
-    def count(self, tokens: int) -> None:
-        """Adds the donor tokens of a chunk of this process."""
+    def count(self, tokens: int, reused: int) -> None:
+        """Adds the donor tokens of a chunk of this process, and those of them that did not need a run of their own."""
         self._tokens += tokens
+        self._reused += reused
 
     def tell(self, done: int) -> None:
         """Says so, where some time has passed or all is done; ``done`` counts the keys of all processes."""
@@ -29,5 +30,6 @@ class Speed:
         self._told, seconds = now, max(now - self._begun, 1e-9)
         rate = (done - self._done) / seconds
         left = f"{(self._total - done) / rate:,.0f} s left" if rate and done < self._total else f"in {seconds:,.0f} s"
-        tokens = self._tokens / seconds
-        self._note(f"donor: {done:,} of {self._total:,} keys, {rate:,.0f} keys/s, {tokens:,.0f} donor tokens/s, {left}")
+        tokens, reused = self._tokens / seconds, self._reused / max(self._tokens, 1)
+        speeds = f"{rate:,.0f} keys/s, {tokens:,.0f} donor tokens/s ({reused:.0%} of them reused)"
+        self._note(f"donor: {done:,} of {self._total:,} keys, {speeds}, {left}")

@@ -1,0 +1,241 @@
+"""One harvest as every process sees it: what is read in which order, how it is stored, and what the bank will say."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from memgraft.bank import Bank, BankWriter
+from memgraft.bank.dtypes import AnyArray, value_dtype
+from memgraft.corpus import Corpus
+from memgraft.data.dtypes import stored_array
+from memgraft.errors import ArgumentError, DonorError
+from memgraft.harvesting.donor import Donor
+from memgraft.harvesting.extras import beside_bank
+from memgraft.harvesting.finished import finished_bank, refuse_other
+from memgraft.harvesting.occurrences import Contexts
+from memgraft.harvesting.packing import IntArray
+from memgraft.harvesting.prefix import PrefixChoice
+from memgraft.harvesting.readers import Reader, find_reader, mined_corpus
+from memgraft.harvesting.reading import reading_facts, warn_of_collapse
+from memgraft.harvesting.selecting import Progress, Selection, keys_text, select_keys, selection_beside
+from memgraft.harvesting.setup import Setup, set_up
+from memgraft.harvesting.storage import Storage, storage_beside
+from memgraft.harvesting.text import RoundTrip
+from memgraft.index import NgramIndex
+from memgraft.keyset import KeySet
+from memgraft.tokenizer import tokenizer_facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A harvest that is ready to run; chunk ``i`` is rows ``order[i * chunk_rows : (i + 1) * chunk_rows]``."""
+
+    keys: KeySet
+    out: Path
+    setup: Setup
+    selection: Selection
+    reader: Reader
+    storage: Storage
+    dtype: str
+    chunk_rows: int
+    facts: dict[str, Any]
+    """What ``bank.json`` says of the donor."""
+    tokenizer: dict[str, Any]
+    """What it says of the recipient's tokenizer."""
+
+    @property
+    def bank_facts(self) -> dict[str, Any]:
+        """What a `BankWriter` of this bank is given besides keys and order."""
+        return {
+            "taps": self.setup.taps,
+            "value_dim": self.setup.donor.value_dim,
+            "dtype": self.dtype,
+            "donor": self.facts,
+            "tokenizer": self.tokenizer,
+            "scales": self.storage.scales,
+        }
+
+    def writer(self, rank: int, world_size: int) -> BankWriter:
+        """A writer of the bank; arguments and errors as for `BankWriter`."""
+        return BankWriter(
+            self.out,
+            keys=self.selection.kept,
+            order=self.reader.order,
+            rank=rank,
+            world_size=world_size,
+            **self.bank_facts,
+        )
+
+    def finished(self) -> Bank:
+        """The bank that another process has sealed.
+
+        Raises:
+            FingerprintError: it is of other settings.
+        """
+        return finished_bank(self.out, self.keys, self.setup, self.dtype, self.facts)
+
+    def chunks(self, writer: BankWriter) -> list[tuple[int, int]]:
+        """Bounds of the chunks with places that are not written yet, ascending."""
+        size, end = self.chunk_rows, writer.num_rows
+        numbers = {start // size for first, last in writer.missing() for start in range(first, last, size)}
+        numbers |= {(last - 1) // size for _, last in writer.missing()}
+        return [(number * size, min((number + 1) * size, end)) for number in sorted(numbers)]
+
+    def values(self, start: int, stop: int) -> AnyArray:
+        """Values at places ``start .. stop`` of the order, as a writer takes them.
+
+        Raises:
+            DonorError: a state is not finite; names the keys.
+        """
+        rows = np.asarray(self.reader.order[start:stop])
+        values = self.reader.values(rows)
+        _refuse_strange(self.setup, self.selection, rows, values)
+        return stored_array(values, value_dtype(self.dtype))
+
+    def seal(self, writer: BankWriter, recipient_tokenizer: Any, *, keep_tokenizer: bool) -> Bank:
+        """The bank, once ``writer`` finds all rows written."""
+        index = NgramIndex.build(self.selection.kept)
+        files = beside_bank(self.keys, index, self.setup, recipient_tokenizer, keep_tokenizer=keep_tokenizer)
+        alone = self.facts.get("contexts") is None
+        bank = writer.finish(
+            index=index, dropped=self.selection.dropped, donor=reading_facts(self.selection, alone=alone), files=files
+        )
+        warn_of_collapse(bank)
+        return bank
+
+
+def prepare(
+    keys: KeySet,
+    *,
+    recipient_tokenizer: Any,
+    donor: str | Path | Donor,
+    taps: Sequence[int],
+    out: Path,
+    dtype: str = "bf16",
+    compute_dtype: str = "auto",
+    prefix: PrefixChoice = "auto",
+    prepend_bos: bool = False,
+    contexts: Contexts | Sequence[int] | None = None,
+    corpus: Corpus | None = None,
+    round_trip: RoundTrip = "text",
+    share_prefixes: bool = True,
+    batch_tokens: int = 1024,
+    chunk_rows: int = 2048,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> Job | Bank:
+    """Opens the donor, judges the keys, decides what the settings leave open, or takes all that from ``<out>.partial``.
+
+    Of several processes that come at once one judges and measures, the others wait. Arguments and errors as for
+    `memgraft.harvest`.
+
+    Returns:
+        What is to be run; the bank where it is finished.
+    """
+    value_dtype(dtype)
+    if round_trip not in ("text", "ids"):
+        raise ArgumentError(f'round_trip: expected "text" or "ids", found {round_trip!r}')
+    if batch_tokens < 1 or chunk_rows < 1:
+        raise ArgumentError(f"batch_tokens {batch_tokens}, chunk_rows {chunk_rows}: expected at least 1")
+    partial = partial_of(out)
+    around = Contexts.of(contexts)
+    mined = mined_corpus(keys, around, corpus)
+    if out.exists():
+        refuse_other(out, {"dtype": dtype, "taps": tuple(taps)})
+    setup = set_up(
+        keys,
+        recipient_tokenizer,
+        donor,
+        taps,
+        compute_dtype,
+        device,
+        prefix,
+        prepend_bos,
+        round_trip,
+        recorded=_recorded(out),
+        progress=progress,
+    )
+    how = {
+        **setup.prefix.facts(),
+        **({"contexts": None} if around is None or mined is None else around.facts(mined)),
+        "mined": keys.fingerprint,
+        "round_trip": round_trip,
+        "batch_tokens": batch_tokens,
+        "chunk_rows": chunk_rows,
+    }
+    facts = {**setup.donor.facts(), **how}
+    tokenizer = tokenizer_facts(setup.recipient, keys.vocab_size)
+    tokenizer["file_fingerprint"] = tokenizer["file_fingerprint"] or keys.metadata.get("tokenizer")
+    if out.exists():
+        return finished_bank(out, keys, setup, dtype, facts)
+    selection = selection_beside(
+        partial,
+        {"mined": keys.fingerprint, "round_trip": round_trip, "recipient": tokenizer["fingerprint"]}
+        | {"donor": setup.donor.tokenizer.fingerprint},
+        lambda: select_keys(keys, setup.recipient, setup.donor.tokenizer, round_trip, progress),
+    )
+    reader = find_reader(
+        setup,
+        selection,
+        contexts=around,
+        corpus=mined,
+        share=share_prefixes,
+        batch_tokens=batch_tokens,
+        recorded=_recorded(out),
+        partial=partial,
+        progress=progress,
+    )
+    facts |= reader.facts
+    storage = storage_beside(
+        partial,
+        value_dtype(dtype),
+        len(selection.kept),
+        {**facts, "dtype": dtype, "taps": list(setup.taps)},
+        reader.values,
+    )
+    if storage.facts:
+        facts["storage"] = storage.facts
+    return Job(
+        keys=keys,
+        out=out,
+        setup=setup,
+        selection=selection,
+        reader=reader,
+        storage=storage,
+        dtype=dtype,
+        chunk_rows=chunk_rows,
+        facts=facts,
+        tokenizer=tokenizer,
+    )
+
+
+def partial_of(out: Path) -> Path:
+    """The folder of the unfinished bank."""
+    return out.with_name(out.name + ".partial")
+
+
+def _recorded(out: Path) -> Mapping[str, Any]:
+    """Donor facts of the finished or unfinished bank at ``out``; empty where there is none or it cannot be read."""
+    for path in (out / "bank.json", partial_of(out) / "state.json"):
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))["donor"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # who opens or resumes it says what is wrong
+        return facts if isinstance(facts, dict) else {}
+    return {}
+
+
+def _refuse_strange(setup: Setup, selection: Selection, rows: IntArray, values: torch.Tensor) -> None:
+    finite = torch.isfinite(values).flatten(1).all(1).numpy()
+    if not finite.all():
+        strange, donor = np.sort(rows[~finite]).tolist(), setup.donor
+        raise DonorError(
+            f"donor {donor.name}: states of {len(strange)} keys are not finite in {donor.compute_dtype} "
+            f"({keys_text(selection, strange, setup.recipient)}); run it in another compute dtype, such as "
+            "float32, or take a lower tap; what was finished before is kept"
+        )
