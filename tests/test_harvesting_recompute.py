@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+import memgraft
 from memgraft.bank import Bank
 from memgraft.bank.dtypes import DTYPES
 from memgraft.cli.app import build_app
@@ -263,6 +264,45 @@ def test_another_tokenizer_by_its_record(place, bank, donor):
     finding = only(verify_rows(bank, donor=donor, sample=40, recipient_tokenizer=place / "other.json"))
     assert finding.kind == "tokenizer"
     assert "another recipient tokenizer: expected" in finding.text
+
+
+def test_rows_in_contexts(place, donor, tmp_path):
+    """The windows are found again in the corpus, each is read alone, and mistakes are told apart there too."""
+    tokenizer = open_tokenizer(place / "tokenizer.json")
+    with memgraft.CorpusWriter(tmp_path / "corpus", vocab_size=300, eos_id=0) as writer:
+        for number in (1, 2, 3):
+            writer.add([*tokenizer.encode([tiny_text(number, 20)])[0], 0])
+        writer.finish()
+    corpus = memgraft.Corpus.open(tmp_path / "corpus.bin")
+    keys = memgraft.mine(corpus, (2, 3), budget=80)
+    keys.save(tmp_path / "keys.mgk")
+    options = {"recipient_tokenizer": place / "tokenizer.json", "donor": donor, "prefix": "bos", "dtype": "fp32"}
+    bank = harvest(keys, taps=(2,), contexts=(3, 5), corpus=corpus, out=tmp_path / "bank", **options)
+    check = verify_rows(bank, donor=donor, corpus=corpus, sample=30)
+    assert check.ok, check.findings
+    assert check.largest_error < 1e-5
+    with pytest.raises(ArgumentError, match="contexts: expected the corpus that the keys were mined from"):
+        verify_rows(bank, donor=donor)
+    result = CliRunner().invoke(
+        build_app(),
+        [
+            "verify",
+            *map(str, (bank.path, "--donor", place / "donor", "--corpus", tmp_path / "corpus.bin", "--sample", 9)),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+
+    def planted(name, values):
+        facts = {"donor": bank.manifest.donor, "tokenizer": bank.manifest.tokenizer, "corpus": bank.manifest.corpus}
+        made = Bank.create(tmp_path / name, keys=bank.keys, values=values, taps=(2,), dtype="fp32", **facts)
+        sample = {"sample": 20, "recipient_tokenizer": place / "tokenizer.json"}
+        return only(verify_rows(made, donor=donor, corpus=corpus, **sample)).kind
+
+    alone = harvest(keys, taps=(2,), out=tmp_path / "alone", **options)
+    deeper = harvest(keys, taps=(3,), contexts=(3, 5), corpus=corpus, out=tmp_path / "deeper", **options)
+    assert planted("as-alone", alone[:]) == "contexts"
+    assert planted("as-deeper", deeper[:]) == "tap"
+    assert planted("as-shifted", bank[np.minimum(np.arange(bank.num_rows) + 1, bank.num_rows - 1)]) == "shift"
 
 
 def test_bad_calls(place, bank, donor, tmp_path):

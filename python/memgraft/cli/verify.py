@@ -22,6 +22,9 @@ def run(
     donor: Annotated[
         str | None, typer.Option("--donor", help="The donor that the bank was harvested from; 256 rows by default.")
     ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", help="Of a bank harvested in contexts: what its keys were mined from.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Chooses the rows.")] = 0,
     compute_dtype: Annotated[
         str | None, typer.Option("--compute-dtype", help="Type of the donor's run; default: as the bank records.")
@@ -37,7 +40,14 @@ def run(
     if sample is not None and donor is None:
         raise ArgumentError("--sample: expected --donor, the donor that the bank was harvested from; add it")
     if donor is not None:
-        options = {"sample": sample or 256, "seed": seed, "compute_dtype": compute_dtype, "device": device}
+        options: dict[str, Any] = {
+            "sample": sample or 256,
+            "seed": seed,
+            "compute_dtype": compute_dtype,
+            "device": device,
+        }
+        if corpus is not None:
+            options["corpus"] = reading.open(corpus)
         verify_values(paths, donor, reading.tokenizer, options, json)
         return
     verified, failed = [], []

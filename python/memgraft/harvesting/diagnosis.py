@@ -17,16 +17,26 @@ import torch
 
 from memgraft.bank.dtypes import FloatArray, value_dtype
 from memgraft.harvesting.donor import Donor, open_donor
-from memgraft.harvesting.forward import donor_values
-from memgraft.harvesting.packing import BoolArray, IntArray, Ragged
+from memgraft.harvesting.packing import BoolArray, IntArray
 from memgraft.harvesting.prefix import candidates
-from memgraft.harvesting.rereading import LARGEST_STEPS, ROUNDING, Rereading, distances
+from memgraft.harvesting.rereading import LARGEST_STEPS, ROUNDING, Pieces, Rereading, distances
 
 Kind = Literal[
-    "donor", "tokenizer", "prefix", "tap", "norm", "position", "shift", "scale", "dtype", "compute_dtype", "damage"
+    "donor",
+    "tokenizer",
+    "prefix",
+    "contexts",
+    "tap",
+    "norm",
+    "position",
+    "shift",
+    "scale",
+    "dtype",
+    "compute_dtype",
+    "damage",
 ]
 
-_LOOKED_AT = 48
+_LOOKED_AT, _BATCH = 48, 1024
 _SHIFTS = (1, -1, 2, -2)
 _ROUNDED = 0.3
 """Rows further away than this are not a matter of the compute type."""
@@ -82,8 +92,7 @@ def explain(
         One finding at least. What no mistake explains is of kind ``donor`` where no row fits, else ``damage``.
     """
     looked = rows[np.unique(np.linspace(0, len(rows) - 1, min(_LOOKED_AT, len(rows))).astype(np.int64))]
-    tokens = reading.donor_tokens(looked)
-    unread = np.array([not each for each in tokens])
+    unread = np.array([not each for each in reading.alone(looked)])
     findings: list[Finding] = []
     if unread.any():
         findings.append(
@@ -151,14 +160,14 @@ def _guesses(reading: Rereading, rows: IntArray, rounding: float) -> Iterator[_G
     )
     taps = list(reading.bank.taps)
     depths = list(range(reading.donor.num_blocks + 1))
-    recorded = Ragged.of(reading.donor_tokens(rows)).headed(reading.head)
+    recorded = reading.recorded(rows)
     if taps[-1] == reading.donor.num_blocks:
-        values = donor_values(reading.donor, taps, recorded, max_tokens=1024).float().numpy()
-        values[:, -1] = _after_norm(reading.donor, recorded)
+        values = reading.states(recorded, taps, reading.head, max_tokens=_BATCH)
+        values[:, -1] = _after_norm(reading, recorded)
         text = f"tap {taps[-1]} was read after the donor's final norm"
         yield guess("norm", text, f"{again}: a tap is the residual stream before it", reading.stored(values))
-    for kind, text, way_out, tokens in _readings(reading, rows):
-        values = donor_values(reading.donor, depths, tokens, max_tokens=1024).float().numpy()
+    for kind, text, way_out, pieces, head in _readings(reading, rows, recorded):
+        values = reading.states(pieces, depths, head, max_tokens=_BATCH)
         nearest = _nearest(found, values)
         columns = [taps] if nearest == taps else [taps, nearest]
         for column in columns:
@@ -174,15 +183,15 @@ def _guesses(reading: Rereading, rows: IntArray, rounding: float) -> Iterator[_G
 def _coarser(reading: Rereading, rows: IntArray, source: str | Path | Donor, device: str | None) -> Iterator[_Guess]:
     """Right states with the rounding of another compute type; which one, the distance from a run in each tells."""
     donor, taps, found = reading.donor, reading.bank.taps, reading.bank.floats(rows)
-    keys = Ragged.of(reading.donor_tokens(rows)).headed(reading.head)
-    expected = reading.stored(donor_values(donor, taps, keys, max_tokens=1).float().numpy())
+    pieces = reading.recorded(rows)
+    expected = reading.stored(reading.states(pieces, taps, reading.head))
     if not float(np.median(distances(found, expected))) < _ROUNDED:
         return
     apart: dict[str, FloatArray] = {}
     for name in ROUNDING:
         if name != donor.compute_dtype and (other := _in_type(source, donor, name, device)) is not None:
-            values = donor_values(other, taps, keys, max_tokens=1).float().numpy()
-            apart[name] = distances(found, reading.stored(values))
+            run = Rereading(reading.bank, reading.recipient, other, reading.head, reading.windows)
+            apart[name] = distances(found, reading.stored(run.states(pieces, taps, reading.head)))
     if apart:
         name = min(apart, key=lambda name: float(apart[name].mean()))
         limits = reading.limits(rows, 2 * ROUNDING[name])
@@ -195,37 +204,50 @@ def _coarser(reading: Rereading, rows: IntArray, source: str | Path | Donor, dev
         )
 
 
-def _readings(reading: Rereading, rows: IntArray) -> Iterator[tuple[Kind, str, str, Ragged]]:
-    """What the donor may have read instead; the recorded reading comes first, without a text."""
-    donor, head, own = reading.donor, reading.head, reading.donor_tokens(rows)
+def _readings(
+    reading: Rereading, rows: IntArray, own: list[Pieces]
+) -> Iterator[tuple[Kind, str, str, list[Pieces], Sequence[int]]]:
+    """What the donor may have read instead, behind which head; the recorded reading comes first, without a text."""
+    donor, head = reading.donor, reading.head
     again = "harvest the bank again"
-    yield "tap", "", "", Ragged.of(own).headed(head)
+    yield "tap", "", "", own, head
     for name, ids in candidates(donor).items():
         if ids != head:
             before = reading.bank.manifest.donor.get("prefix_name", f"the tokens {list(head)}" if head else "none")
             text = f"behind another prefix: {name} {list(ids)} instead of {before} {list(head)}"
-            yield "prefix", text, f"{again} with the prefix that you want", Ragged.of(own).headed(ids)
-    for shift in _SHIFTS:
-        there = np.clip(rows + shift, 0, reading.bank.num_rows - 1)
-        tokens = [theirs or mine for theirs, mine in zip(reading.donor_tokens(there), own, strict=True)]
+            yield "prefix", text, f"{again} with the prefix that you want", own, ids
+    if reading.windows is not None:
+        text = "the keys were read alone, not in contexts"
+        yield "contexts", text, f"{again} with the contexts that you want", reading.alone(rows), head
+    shifted = {shift: np.clip(rows + shift, 0, reading.bank.num_rows - 1) for shift in _SHIFTS}
+    reading.find_places(np.concatenate(list(shifted.values())))
+    for shift, there in shifted.items():
+        pieces = [theirs or mine for theirs, mine in zip(reading.recorded(there), own, strict=True)]
         text = f"shifted rows: row i holds the value of key i{shift:+d}"
-        yield "shift", text, f"the values belong to keys in another order; {again}", Ragged.of(tokens).headed(head)
-    keys = reading.keys(rows)
+        yield "shift", text, f"the values belong to keys in another order; {again}", pieces, head
+    short = [[piece[:-1] or piece for piece in row] for row in own]
+    yield "position", "the state before the last token, not at it", again, short, head
+    if reading.windows is None:
+        yield from _other_texts(reading, rows, own, again)
+
+
+def _other_texts(
+    reading: Rereading, rows: IntArray, own: list[Pieces], again: str
+) -> Iterator[tuple[Kind, str, str, list[Pieces], Sequence[int]]]:
+    """Keys that were made text in another way, or not at all."""
+    keys, donor = reading.keys(rows), reading.donor
     if max(map(max, keys)) < donor.vocab_size:
         text = "the recipient's ids were given to the donor as they are"
-        yield "tokenizer", text, f"{again} with the recipient's tokenizer", Ragged.of(keys).headed(head)
+        yield "tokenizer", text, f"{again} with the recipient's tokenizer", [[key] for key in keys], reading.head
     texts = reading.recipient.decode_inside(keys)
     variants = {
         "without the spaces around them": [text.strip() for text in texts],
         "with a space before them": [" " + text.lstrip(" ") for text in texts],
     }
     for name, other in variants.items():
-        tokens = [ids or mine for ids, mine in zip(donor.tokenizer.encode_inside(other), own, strict=True)]
+        pieces = [[ids] if ids else mine for ids, mine in zip(donor.tokenizer.encode_inside(other), own, strict=True)]
         text = f"the donor read the keys' texts {name}"
-        yield "tokenizer", text, f"{again}: a key is read as inside a document", Ragged.of(tokens).headed(head)
-    short = [ids[:-1] or ids for ids in own]
-    text = "the state before the last token, not at it"
-    yield "position", text, again, Ragged.of(short).headed(head)
+        yield "tokenizer", text, f"{again}: a key is read as inside a document", pieces, reading.head
 
 
 def _nearest(found: FloatArray, values: FloatArray) -> list[int]:
@@ -278,14 +300,16 @@ def _numbers(numbers: FloatArray) -> str:
 
 
 @torch.inference_mode()
-def _after_norm(donor: Donor, keys: Ragged) -> FloatArray:
-    """(N, V) the donor's last states as its vocabulary projection gets them."""
-    device = next(donor.model.parameters()).device
-    states = []
-    for place in range(len(keys)):
-        ids = torch.from_numpy(keys.part(place, place + 1).tokens.astype(np.int64)).to(device)
-        states.append(donor.model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, -1])
-    stacked: FloatArray = torch.stack(states).float().cpu().numpy()
+def _after_norm(reading: Rereading, pieces: list[Pieces]) -> FloatArray:
+    """(N, V) means of the donor's last states as its vocabulary projection gets them."""
+    model = reading.donor.model
+    device = next(model.parameters()).device
+    means = []
+    for row in pieces:
+        ids = [torch.tensor([[*reading.head, *piece]], device=device) for piece in row]
+        states = [model.base_model(input_ids=each, use_cache=False).last_hidden_state[0, -1] for each in ids]
+        means.append(torch.stack(states).float().mean(0))
+    stacked: FloatArray = torch.stack(means).cpu().numpy()
     return stacked
 
 

@@ -8,12 +8,16 @@ import numpy as np
 
 from memgraft.bank import Bank
 from memgraft.bank.dtypes import FloatArray
+from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError
 from memgraft.harvesting.diagnosis import Finding, explain
 from memgraft.harvesting.donor import Donor, best_device, open_donor
+from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.packing import IntArray
+from memgraft.harvesting.readers import mined_corpus
 from memgraft.harvesting.rereading import Rereading
 from memgraft.harvesting.text import TextCodec
+from memgraft.harvesting.windows import Windows
 from memgraft.progress import Progress, callback
 from memgraft.tokenizer import differs_from, open_tokenizer, recorded_facts
 
@@ -56,6 +60,7 @@ def verify_rows(
     sample: int = 256,
     seed: int = 0,
     recipient_tokenizer: Any = None,
+    corpus: Corpus | None = None,
     compute_dtype: str | None = None,
     device: str | None = None,
     progress: Progress | bool | None = None,
@@ -68,18 +73,23 @@ def verify_rows(
         sample: rows, all different; the whole bank where it has fewer.
         seed: chooses them.
         recipient_tokenizer: the one that made the keys; by default the bank's own file.
+        corpus: for a bank that was harvested in contexts, the one that its keys were mined from.
         compute_dtype: type of the donor's run; by default the one that the bank records.
         device: as for `memgraft.harvest`.
         progress: True for bars, or called as ``progress("rows", done, total)``.
 
     Raises:
-        ArgumentError: a stack, no rows, no tokenizer at hand, or a bank read in contexts.
+        ArgumentError: a stack, no rows, no tokenizer at hand, or contexts without a corpus.
+        FingerprintError: another corpus.
         DonorError: the donor cannot be opened.
     """
     progress = callback(progress)
     recipient = _recipient(bank, sample, recipient_tokenizer)
     facts = bank.manifest.donor
     recorded = str(facts.get("compute_dtype", "auto"))
+    around = facts.get("contexts")
+    contexts = Contexts(**around, seed=int(facts["windows"]["seed"])) if around else None
+    mined = mined_corpus(bank.keys, contexts, corpus)
     opened = open_donor(
         donor,
         compute_dtype=compute_dtype or recorded,
@@ -106,7 +116,17 @@ def verify_rows(
         )
     # Banks from before there were prefixes say whether the BOS stood before each key.
     head = facts.get("prefix", [opened.bos] if facts.get("prepend_bos") else [])
-    reading = Rereading(bank, recipient, opened, tuple(int(token) for token in head))
+    windows = None
+    if contexts is not None and mined is not None:
+        windows = Windows(
+            corpus=mined,
+            contexts=contexts,
+            shortest=min(bank.keys.orders),
+            reserved=bank.keys.reserved,
+            recipient=recipient,
+            donor=opened.tokenizer,
+        )
+    reading = Rereading(bank, recipient, opened, tuple(int(token) for token in head), windows)
     errors, nearer = reading.errors(rows, progress)
     rounding = reading.rounding(rows, recorded)
     limits = reading.limits(rows, rounding)
@@ -133,12 +153,6 @@ def _recipient(bank: Bank, sample: int, tokenizer: Any) -> TextCodec:
         raise ArgumentError(f"{bank.path}: expected one bank, found a stack of {len(bank.layers)}; verify each alone")
     if sample < 1:
         raise ArgumentError(f"sample: expected at least 1 row, found {sample}")
-    facts = bank.manifest.donor
-    if any(name.startswith("context") and facts[name] for name in facts):
-        raise ArgumentError(
-            f"{bank.path}: its rows are read in contexts of a corpus, which a bank does not hold, so that they cannot "
-            "be recomputed from it; verify its bytes alone, or harvest some keys again and compare"
-        )
     if tokenizer is None:
         tokenizer = bank.tokenizer_path
     if tokenizer is None:

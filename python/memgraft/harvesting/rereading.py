@@ -1,14 +1,19 @@
 """A bank's keys as its donor reads them now, and how far the stored rows are from what that gives."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from memgraft.bank import Bank
 from memgraft.bank.dtypes import FloatArray, decode, encode, value_dtype
+from memgraft.errors import KeySetError
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.forward import donor_values
+from memgraft.harvesting.occurrences import find_occurrences
 from memgraft.harvesting.packing import IntArray, Ragged
 from memgraft.harvesting.sharing import relative_error
 from memgraft.harvesting.text import TextCodec, key_texts
+from memgraft.harvesting.windows import Windows
 from memgraft.progress import Progress
 
 ROUNDING = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 6e-3}
@@ -24,18 +29,26 @@ _CLOSER = 3.0
 _BLOCK = 64
 
 
+Pieces = list[list[int]]
+"""Donor tokens of the one or more texts that a row is the mean of, without the head; none where it cannot be read."""
+
+
 class Rereading:
-    """Recomputes rows of one bank, each key alone.
+    """Recomputes rows of one bank, each text of a key by itself.
 
     Args:
         bank: the bank.
         recipient: the tokenizer of its keys.
         donor: of the bank's width, with all of its taps.
         head: donor tokens before every key.
+        windows: how a bank that was read in contexts cuts them out of its corpus; None where keys were read alone.
     """
 
-    def __init__(self, bank: Bank, recipient: TextCodec, donor: Donor, head: tuple[int, ...]) -> None:
-        self.bank, self.recipient, self.donor, self.head = bank, recipient, donor, head
+    def __init__(
+        self, bank: Bank, recipient: TextCodec, donor: Donor, head: tuple[int, ...], windows: Windows | None = None
+    ) -> None:
+        self.bank, self.recipient, self.donor, self.head, self.windows = bank, recipient, donor, head, windows
+        self._ends: dict[int, IntArray] = {}
         self.dtype = value_dtype(bank.dtype)
         self.channel_scales = bank.scales(np.zeros(1, np.int32)) if self.dtype.scales == "channel" else None
 
@@ -43,15 +56,51 @@ class Rereading:
         """The recipient's tokens of ``rows``."""
         return [list(self.bank.keys.key(int(row))) for row in rows]
 
-    def donor_tokens(self, rows: IntArray) -> list[list[int]]:
-        """What the donor reads of ``rows``, without the head; empty where a key has no usable text."""
+    def alone(self, rows: IntArray) -> list[Pieces]:
+        """The keys of ``rows`` alone."""
         keys, known = self.keys(rows), self.recipient.known
         # Decoders skip ids that they do not know.
         whole = [all(token < len(known) and known[token] for token in key) for key in keys]
-        read = key_texts(
-            [key if there else [] for key, there in zip(keys, whole, strict=True)], self.recipient, self.donor.tokenizer
-        )
-        return read.donor_tokens
+        readable = [key if there else [] for key, there in zip(keys, whole, strict=True)]
+        read = key_texts(readable, self.recipient, self.donor.tokenizer).donor_tokens
+        return [[tokens] if tokens else [] for tokens in read]
+
+    def recorded(self, rows: IntArray) -> list[Pieces]:
+        """What the bank says that the donor read of ``rows``: the key alone, or windows of the corpus."""
+        pieces = self.alone(rows)
+        if self.windows is None:
+            return pieces
+        self.find_places(rows)
+        for place, row in enumerate(rows.tolist()):
+            ends = self._ends[row]
+            if len(ends) and pieces[place]:
+                bounds = self.windows.bounds(ends, np.full(len(ends), len(self.bank.keys.key(row))))
+                tokens = self.windows.donor_tokens(bounds)
+                read = [tokens.part(one, one + 1).tokens.tolist() for one in range(len(tokens))]
+                pieces[place] = [each for each in read if each] or pieces[place]
+        return pieces
+
+    def find_places(self, rows: IntArray) -> None:
+        """Looks up where ``rows`` are read in the corpus, in one pass for all that are not known yet."""
+        new = np.array(sorted(set(rows.tolist()) - self._ends.keys()), np.int64)
+        if self.windows is None or not len(new):
+            return
+        try:
+            ends = find_occurrences(self.bank.keys.select(new), self.windows.corpus, self.windows.contexts)
+        except KeySetError:  # none of them occurs: each is read alone
+            ends = np.full((len(new), 1), -1, np.int64)
+        self._ends |= {row: own[own >= 0] for row, own in zip(new.tolist(), ends, strict=True)}
+
+    def states(
+        self, pieces: list[Pieces], depths: Sequence[int], head: Sequence[int], *, max_tokens: int = 1
+    ) -> FloatArray:
+        """(N, depths, V) the mean state of each row's pieces behind ``head``; ``max_tokens`` 1 runs each alone."""
+        keys = Ragged.of([piece for row in pieces for piece in row]).headed(head)
+        values = donor_values(self.donor, tuple(depths), keys, max_tokens=max_tokens).float().numpy()
+        numbers = np.array([len(row) for row in pieces])
+        sums = np.add.reduceat(values, np.concatenate([[0], np.cumsum(numbers)[:-1]]), axis=0)
+        means: FloatArray = (sums / numbers[:, None, None]).astype(np.float32)
+        return means
 
     def errors(self, rows: IntArray, progress: Progress | None = None) -> tuple[FloatArray, bool]:
         """(N, taps) distances of the stored rows, NaN where a key has no text.
@@ -63,13 +112,13 @@ class Rereading:
         depths = np.unique(np.concatenate([taps - 1, taps, taps + 1]))
         depths = depths[(depths >= 0) & (depths <= self.donor.num_blocks)]
         errors = np.full((3, len(rows), len(taps)), np.nan, np.float32)
+        self.find_places(rows)
         for start in range(0, len(rows), _BLOCK):
             part = rows[start : start + _BLOCK]
-            tokens = self.donor_tokens(part)
-            kept = np.flatnonzero([bool(each) for each in tokens])
+            pieces = self.recorded(part)
+            kept = np.flatnonzero([bool(each) for each in pieces])
             if len(kept):
-                keys = Ragged.of([tokens[place] for place in kept]).headed(self.head)
-                values = donor_values(self.donor, depths.tolist(), keys, max_tokens=1).float().numpy()
+                values = self.states([pieces[place] for place in kept], depths.tolist(), self.head)
                 found = self.bank.floats(part[kept])
                 for step in (-1, 0, 1):
                     if np.isin(taps + step, depths).all():
@@ -112,7 +161,7 @@ class Rereading:
         most = ROUNDING[self.donor.compute_dtype]
         if recorded in ROUNDING and recorded != self.donor.compute_dtype:
             most = max(most, _OTHER_TYPE * ROUNDING[recorded])
-        tokens = [tokens for tokens in self.donor_tokens(rows[:_BLOCK]) if tokens]
+        tokens = [piece for row in self.recorded(rows[:_BLOCK]) for piece in row]
         if self.donor.compute_dtype == "float32" or not tokens:
             return most
         keys = Ragged.of(tokens).headed(self.head)

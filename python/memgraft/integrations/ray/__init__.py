@@ -4,12 +4,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memgraft.integrations.ray.harvesting import harvest
     from memgraft.integrations.ray.mining import mine
 
 #: Public name and the module that has it; a module is imported when its name is first used.
-_HOMES = {"mine": "memgraft.integrations.ray.mining"}
+_HOMES = {"harvest": "memgraft.integrations.ray.harvesting", "mine": "memgraft.integrations.ray.mining"}
 
-__all__ = ["mine"]
+__all__ = ["harvest", "mine"]
 
 
 def __getattr__(name: str) -> Any:
