@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 import memgraft
+from memgraft.corpus import write_sample
 from memgraft.errors import ConfigError, CorpusError, StorageError
 from memgraft.experiments import (
     ARMS,
@@ -286,6 +288,27 @@ def test_other_errors_of_training_pass(error, tmp_path):
     with pytest.raises(type(error)) as caught, disk_errors(tmp_path):
         raise error
     assert caught.value is error
+
+
+def test_text_that_the_keys_come_from_is_refused_by_the_sample_beside_them(place, tmp_path):
+    """The bank was mined from another corpus than the training, of which the text to measure by has documents."""
+    training = memgraft.Corpus.open(place / "training-tokens.bin")
+    shutil.copytree(place / "bank", tmp_path / "bank")
+    write_sample(training, tmp_path / "bank" / "keys.mgk")
+    memgraft.Bank.open(tmp_path / "bank").verify()
+    (tmp_path / "text").mkdir()
+    for number in (0, 1, 40):
+        (tmp_path / "text" / f"{number}.txt").write_text(tiny_text(number, sentences=10))
+    memgraft.tokenize_folder(tmp_path / "text", place / "tokenizer.json", tmp_path / "mixed", eos=0)
+    with pytest.raises(CorpusError, match=r"the held-out corpus: expected documents .* was mined"):
+        run_experiment(
+            memgraft.Bank.open(tmp_path / "bank"),
+            memgraft.Corpus.open(place / "held-out-tokens.bin"),
+            memgraft.Corpus.open(tmp_path / "mixed.bin"),
+            tmp_path / "out",
+            recipe=RECIPE,
+            tokenizer=place / "tokenizer.json",
+        )
 
 
 def test_bad_requests_are_typed_errors(place, tmp_path):

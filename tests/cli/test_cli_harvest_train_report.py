@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import memgraft
 from memgraft.cli.app import build_app
+from memgraft.corpus import sample_of, write_sample
 from tiny import byte_bpe, tiny_donor, tiny_text
 
 RECIPIENT = ["--width", "32", "--blocks", "2", "--tap", "2", "--seq-len", "32", "--batch-size", "4", "--eos-id", "0"]
@@ -32,7 +33,9 @@ def place(tmp_path_factory):
         memgraft.tokenize_folder(
             folder / part, folder / "tokenizer.json", folder / f"{part}-tokens", eos="<|endoftext|>"
         )
-    memgraft.mine(memgraft.Corpus.open(folder / "training-tokens.bin"), budget=300).save(folder / "keys.mgk")
+    corpus = memgraft.Corpus.open(folder / "training-tokens.bin")
+    memgraft.mine(corpus, budget=300).save(folder / "keys.mgk")
+    write_sample(corpus, folder / "keys.mgk")
     tiny_donor(folder / "donor")
     return folder
 
@@ -62,6 +65,7 @@ def test_harvest_writes_a_bank_and_says_what_is_in_it(place, bank):
     assert bank["num_rows"] == opened.num_rows == num_keys - sum(bank["dropped"].values()) > 200
     assert bank["taps"] == [1, 2]
     assert bank["value_bytes"] == opened.num_rows * 2 * 32 * 2
+    assert sample_of(opened.keys).to_bytes() == (place / "keys.mgk.sample").read_bytes()
 
 
 def test_a_bank_shows_texts_by_its_own_tokenizer(place, bank):

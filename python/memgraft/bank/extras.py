@@ -1,4 +1,4 @@
-"""Files beside a bank's own: the recipient's tokenizer, and the list of keys that were dropped."""
+"""Files beside a bank's own: the recipient's tokenizer, the keys that were dropped, a sample of the mined corpus."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,12 +7,14 @@ from typing import Any
 
 from memgraft._core import fingerprint_file
 from memgraft.bank.manifest import Manifest
+from memgraft.corpus.sample import CorpusSample, sample_path
 from memgraft.errors import FormatError
 from memgraft.tokenizer import differs_from, open_tokenizer
 
 TOKENIZER_NAME = "tokenizer.json"
 TOKENIZER_FILES = (TOKENIZER_NAME, "tokenizer_config.json", "special_tokens_map.json")
 DROPPED_NAME = "dropped.jsonl"
+SAMPLE_NAME = "keys.mgk.sample"
 MOST_DROPPED = 100_000
 """Dropped keys that are listed."""
 
@@ -23,6 +25,14 @@ def tokenizer_files(folders: Sequence[Path]) -> dict[str, bytes]:
     if folder is None:
         return {}
     return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
+
+
+def sample_file(keys: Sequence[Path | None]) -> dict[str, bytes]:
+    """The sample of the mined corpus, by name, beside the first of ``keys``, files of key sets; empty where none is."""
+    for path in keys:
+        if path is not None and (beside := sample_path(path)).is_file():
+            return {SAMPLE_NAME: beside.read_bytes()}
+    return {}
 
 
 def dropped_file(dropped: Iterable[Mapping[str, Any]]) -> dict[str, bytes]:
@@ -70,6 +80,8 @@ def check_extras(folder: Path, manifest: Manifest) -> None:
         difference = differs_from(open_tokenizer(path), recorded)
         if difference or recorded.get("fingerprint") is None:
             raise FormatError(f"{path}: not the tokenizer of the bank: {difference}; restore the file, or remove it")
+    if (folder / SAMPLE_NAME).is_file():
+        CorpusSample.open(folder / SAMPLE_NAME)
     listed = len(read_dropped(folder))
     total = min(sum(manifest.dropped.values()), MOST_DROPPED)
     if (folder / DROPPED_NAME).is_file() and listed != total:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from memgraft.bank.bank import Bank
-from memgraft.bank.extras import dropped_file, tokenizer_files
+from memgraft.bank.extras import dropped_file, sample_file, tokenizer_files
 from memgraft.bank.values import FloatArray, channel_scales, decode, encode, value_dtype
 from memgraft.bank.writer import BankWriter
 from memgraft.errors import ArgumentError
@@ -54,7 +54,7 @@ def requantise(bank: Bank, out: str | os.PathLike[str], dtype: str, *, progress:
             corpus=bank.manifest.corpus,
             donor={"storage": storage},
             index=bank.index,
-            files={**tokenizer_files(bank.paths), **dropped_file(bank.dropped_keys())},
+            files={**tokenizer_files(bank.paths), **dropped_file(bank.dropped_keys()), **sample_file([bank.keys.path])},
         )
 
 

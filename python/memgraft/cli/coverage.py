@@ -75,8 +75,8 @@ def run(
         common.log("warning: the keys were mined from these documents, so this is no coverage of new text")
     elif (facts["shared_with_mined"] or 0) >= WORTH_SAYING:
         common.log(
-            f"warning: {facts['shared_with_mined']:.0%} of this text is in the corpus that was mined, so coverage of "
-            "new text is lower"
+            f"warning: {'' if mined else 'about '}{facts['shared_with_mined']:.0%} of this text is in the corpus that "
+            "was mined, so coverage of new text is lower"
         )
     if facts["fallback_share"] > MOST_FALLBACK:
         wanted = None if keys is None else budget_for(keys, stream, 1 - MOST_FALLBACK)

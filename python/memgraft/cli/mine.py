@@ -52,6 +52,7 @@ def run(
     json: common.JsonOption = False,
 ) -> None:
     """Mine the most frequent n-grams of a token corpus, with exact counts."""
+    from memgraft.corpus import write_sample
     from memgraft.mining import mine, plan_spill
 
     if partial:
@@ -88,7 +89,8 @@ def run(
         keys = mine(
             opened, wanted, sketch=sketch, temporary=folder, progress=report, **means, **choosing.arguments(reading)
         )
-    keys.save(out)
+        keys.save(out)
+        write_sample(opened, out, progress=report)
     tell(
         keys,
         out,

@@ -2,17 +2,21 @@
 
 from memgraft.corpus.overlapping import Overlap, overlap, refuse_overlap
 from memgraft.corpus.reader import Corpus
+from memgraft.corpus.sample import CorpusSample, sample_of, write_sample
 from memgraft.corpus.split import write_split
 from memgraft.corpus.text import is_text, tokenize_folder
 from memgraft.corpus.writer import CorpusWriter
 
 __all__ = [
     "Corpus",
+    "CorpusSample",
     "CorpusWriter",
     "Overlap",
     "is_text",
     "overlap",
     "refuse_overlap",
+    "sample_of",
     "tokenize_folder",
+    "write_sample",
     "write_split",
 ]

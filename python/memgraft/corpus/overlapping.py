@@ -141,12 +141,12 @@ def overlap(corpus: Documents, other: Documents, *, length: int = 32) -> Overlap
     if length < 2:
         raise ArgumentError(f"length: expected runs of at least 2 tokens, got {length}")
     bits = max(0, (corpus.num_tokens // _MOST).bit_length())
-    there = list(_read(corpus, length, bits))
+    there = list(read_hashes(corpus, length, bits))
     known_documents = np.unique(np.concatenate([np.empty(0, np.uint64), *(documents for documents, _, _ in there)]))
     known_runs = np.unique(np.concatenate([np.empty(0, np.uint64), *(runs for _, _, runs in there)]))
     del there
     counts = np.zeros(6, np.int64)
-    for documents, sizes, runs in _read(other, length, bits):
+    for documents, sizes, runs in read_hashes(other, length, bits):
         shared = np.isin(documents, known_documents)
         found = np.count_nonzero(np.isin(runs, known_runs))
         counts += np.array(
@@ -163,16 +163,26 @@ def overlap(corpus: Documents, other: Documents, *, length: int = 32) -> Overlap
     )
 
 
-def _read(corpus: Documents, length: int, bits: int) -> Iterator[tuple[Hashes, npt.NDArray[np.int64], Hashes]]:
-    """Hashes and sizes of documents that are not empty, and hashes of sampled runs, some documents at a time."""
+def read_hashes(
+    corpus: Documents, length: int, bits: int, *, every: int = 1
+) -> Iterator[tuple[Hashes, npt.NDArray[np.int64], Hashes]]:
+    """Hashes and sizes of documents that are not empty, and hashes of sampled runs, some documents at a time.
+
+    Args:
+        corpus: the tokens.
+        length: tokens of a run.
+        bits: of the runs, those whose hash ends in so many zeros are kept.
+        every: one of so many blocks of documents is read.
+    """
     starts = corpus.document_starts.astype(np.int64)
-    first = 0
+    first = block = 0
     while first < len(starts) - 1:
         last = max(first + 1, int(np.searchsorted(starts, starts[first] + _BLOCK, side="right")) - 1)
         edges = starts[first : last + 1] - starts[first]
-        tokens = corpus.tokens(int(starts[first]), int(starts[last])).astype(np.uint64)
-        yield _hash(tokens, edges, corpus.eos_id, length, bits)
-        first = last
+        if block % every == 0:
+            tokens = corpus.tokens(int(starts[first]), int(starts[last])).astype(np.uint64)
+            yield _hash(tokens, edges, corpus.eos_id, length, bits)
+        first, block = last, block + 1
 
 
 def _hash(

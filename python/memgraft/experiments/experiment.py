@@ -15,7 +15,7 @@ from torch import nn
 from memgraft import __version__
 from memgraft.assets.cache import directory_beside, write_beside
 from memgraft.bank import Bank
-from memgraft.corpus.overlapping import refuse_overlap
+from memgraft.corpus import refuse_overlap, sample_of
 from memgraft.corpus.text import tokenizer_path
 from memgraft.errors import ConfigError, CorpusError
 from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
@@ -102,6 +102,10 @@ def run_experiment(
     shared_text = refuse_overlap(train, held_out, "the training corpus", "the held-out corpus")
     for name, corpus in domains.items():
         refuse_overlap(train, corpus, "the training corpus", f"the corpus of domain {name!r}")
+    if (sample := sample_of(bank.keys)) is not None:
+        for what, corpus in {"the held-out corpus": held_out, **domains}.items():
+            if not _two_sides(bank.keys.metadata.get("split"), corpus.split_facts):
+                sample.refuse(corpus, what)
     out = Path(out)
     bf16 = native_compute_dtype("cuda" if torch.cuda.is_available() else None) == "bfloat16"
     shared = {
@@ -263,6 +267,11 @@ def _material(
         tokenizer=tokenizer_path(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer,
         domains={name: TokenWindows(corpus, recipe.seq_len) for name, corpus in domains.items()},
     )
+
+
+def _two_sides(mined: Mapping[str, Any] | None, ours: Mapping[str, Any] | None) -> bool:
+    """Whether these are of one split, whose sides may both hold what occurs twice in a text."""
+    return bool(mined and ours and all(mined[name] == ours[name] for name in ("of", "held_out", "seed")))
 
 
 def _finished(folder: Path, settings: dict[str, Any], saved: Path | None) -> dict[str, Any] | None:

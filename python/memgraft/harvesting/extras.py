@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from memgraft.bank.extras import MOST_DROPPED, TOKENIZER_NAME, dropped_file, tokenizer_files
+from memgraft.bank.extras import MOST_DROPPED, TOKENIZER_NAME, dropped_file, sample_file, tokenizer_files
 from memgraft.harvesting.setup import Setup
 from memgraft.harvesting.text import key_texts
 from memgraft.index import NgramIndex
@@ -29,7 +29,7 @@ def beside_bank(
         tokenizer: the recipient's tokenizer as it was given.
         keep_tokenizer: False leaves it out.
     """
-    files = dropped_file(itertools.islice(_dropped(keys, index, setup), MOST_DROPPED))
+    files = dropped_file(itertools.islice(_dropped(keys, index, setup), MOST_DROPPED)) | sample_file([keys.path])
     if keep_tokenizer:
         files |= _tokenizer_files(tokenizer, setup)
     return files

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypedDict, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from memgraft.corpus import Corpus, overlap
+from memgraft.corpus import Corpus, overlap, sample_of
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyset import KeySet
 from memgraft.mining.options import positive
@@ -84,8 +84,8 @@ class Coverage(TypedDict):
     """Whether the keys were mined from this stream, a part of it or a whole around it, so that coverage is no
     prediction; None: not known."""
     shared_with_mined: float | None
-    """Larger of the shares of tokens in documents, and of runs of tokens, that the mined corpus has too; None where
-    ``mined`` was not given."""
+    """Larger of the shares of tokens in documents, and of runs of tokens, that the mined corpus has too. Counted where
+    ``mined`` was given, else estimated by the sample beside the keys; None without one."""
     domains: dict[str, DomainCoverage]
     """The documents of each domain apart; empty where ``domains`` was not given."""
 
@@ -178,9 +178,16 @@ def coverage(
         corpus=corpus.fingerprint,
         keyset=index.keyset_fingerprint,
         mined_from_it=mined_from(metadata, corpus),
-        shared_with_mined=None if searched is None else overlap(searched, corpus).share,
+        shared_with_mined=_shared(searched, keys, corpus),
         domains={name: _domain(counts, index.orders) for name, counts in zip(names, by_domain, strict=True)},
     )
+
+
+def _shared(mined: Corpus | None, keys: KeySet | None, corpus: Corpus) -> float | None:
+    if mined is not None:
+        return overlap(mined, corpus).share
+    sample = None if keys is None else sample_of(keys)
+    return None if sample is None else sample.share(corpus)
 
 
 def _domains(domains: Sequence[str] | None, corpus: Corpus) -> tuple[list[str], NDArray[np.int64]]:
