@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 
 import test_graft_layer
 import torch
 from test_graft_layer import CASES, D
 
-from memgraft.nn import kernel
+from memgraft.nn import kernel, path
 
 PLAIN = ["plain", "signed_sqrt", "fallback_alone", "raw_values"]
 DEVICE = "cpu"
@@ -27,10 +28,10 @@ def make_inputs(**options):
     return tuple(tensor.to(DEVICE) for tensor in test_graft_layer.make_inputs(**options))
 
 
-def both(layer, arguments, **more):
+def both(layer, arguments, ways=(False, True), **more):
     """Outputs and gradients of the torch path and of the kernel."""
     results = []
-    for fused in (False, True):
+    for fused in ways:
         twin = copy.deepcopy(layer)
         twin.kernel = fused
         hidden = arguments[0].clone().requires_grad_()
@@ -77,8 +78,47 @@ def edges():
         for rows in (torch.full_like(inverse, -1), torch.full_like(inverse, 2)):
             close(both(layer, (hidden, values, rows, segments, tokens)))
         close(both(layer, (hidden[:, :1], values, inverse[:, :1], segments[:, :1], tokens[:, :1])))
-    narrow = make_layer().bfloat16()
-    close(both(narrow, (hidden.bfloat16(), values, inverse, segments, tokens)), tolerance=2e-2)
+
+
+def narrow():
+    """bf16 hidden states over bf16 and over float32 weights, fp16 ones; streams and trained rows."""
+    for dtype, weights, options in (
+        (torch.bfloat16, torch.bfloat16, {}),
+        (torch.bfloat16, torch.float32, {"streams": 2, "gate": "signed_sqrt"}),
+        (torch.float16, torch.float16, {"num_trainable_rows": 9, "conv": False, "output_scale": True}),
+    ):
+        layer = make_layer(**options).to(weights)
+        hidden, values, inverse, segments, tokens = make_inputs(streams=layer.streams, length=12)
+        if layer.rows is not None:
+            values = torch.tensor([8, 3, 0, 5, 1], device=DEVICE)
+        close(both(layer, (hidden.to(dtype), values, inverse, segments, tokens)), tolerance=2e-2)
+        print(dtype, flush=True)
+
+
+def chosen():
+    """The kernel by itself: its self-check agrees, compiled calls too, and nothing else has to be said."""
+    seen, log = [], logging.getLogger("memgraft")
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    if DEVICE == "cpu":
+        path.no_card = lambda device: None
+    for options in ({}, {"streams": 2, "gate": "signed_sqrt", "output_scale": True}):
+        layer = make_layer(**options)
+        inputs = make_inputs(streams=layer.streams, length=6)
+        assert "fused kernel where its self-check agrees" in repr(layer)
+        found = both(layer, inputs, ways=(False, None))
+        assert len(seen) == 1
+        assert "gate and mix by the fused kernel" in seen.pop()
+        # The same bits as the kernel's, and so not the torch path's.
+        for one, other in zip(found[1][:2], both(layer, inputs, ways=(True,))[0][:2], strict=True):
+            assert torch.equal(one, other)
+        close(found)
+    whole = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(whole(*inputs)[0], found[1][0])
+        assert len(seen) == 1  # without gradients it is another kind of call
 
 
 def decoding():
@@ -102,7 +142,7 @@ def traced():
     arguments = make_inputs(length=4)
     hidden = arguments[0].detach()
     rows = layer._read(*arguments[1:4], arguments[4], None)
-    given = (hidden.unsqueeze(2), rows.keys_NSD.detach(), rows.scales_NS1.squeeze(-1).detach(), rows.values_ND.detach())
+    given = (hidden.unsqueeze(2), rows.keys_NSD.detach(), rows.scales_NS.detach(), rows.values_ND.detach())
     given = tuple(x.requires_grad_() for x in given)
     rest = (rows.picked_BT, arguments[2] >= 0, arguments[3], layer.conv.taps().detach(), None, None, 3, False)
     torch.library.opcheck(kernel.gate_and_mix, (*given, *rest))
@@ -168,6 +208,8 @@ GROUPS = {
     "plain": lambda: shapes(PLAIN),
     "shapes": lambda: shapes(CASES),
     "edges": edges,
+    "narrow": narrow,
+    "chosen": chosen,
     "decoding": decoding,
     "traced": traced,
     "gradients": gradients,

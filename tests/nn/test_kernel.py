@@ -15,7 +15,7 @@ CASES = pathlib.Path(__file__).with_name("kernel_cases.py")
 
 # The interpreter takes minutes where a card takes milliseconds.
 @pytest.mark.slow
-@pytest.mark.parametrize("group", ["plain", "edges", "decoding", "traced", "gradients", "compiled"])
+@pytest.mark.parametrize("group", ["plain", "edges", "narrow", "chosen", "decoding", "traced", "gradients", "compiled"])
 def test_the_kernel_is_the_torch_path(group):
     # Triton reads the variable when it is imported, which another test may have done.
     environment = {**os.environ, "TRITON_INTERPRET": "1"}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from memgraft.nn.gate import NormWeight, rms_scale, widened
+from memgraft.nn.gate import NORM_EPS, NormWeight, rms_scale, widened
 
 
 class SegmentConv(nn.Module):
@@ -46,8 +46,15 @@ class SegmentConv(nn.Module):
         start = max(0, inputs_BHSD.shape[1] - num_new - self.reach)
         inputs, segments = inputs_BHSD[:, start:], segments_BH[:, start:]
         weight = self.taps().to(inputs.dtype)
-        convolved: Tensor = _ShiftedSums.apply(inputs, weight, segments, num_new, self.dilation, self.norm.eps)
-        return functional.silu(convolved)
+        return functional.silu(shifted_sums(inputs, weight, segments, num_new, self.dilation, self.norm.eps))
+
+
+def shifted_sums(
+    inputs_BHSD: Tensor, taps_KSD: Tensor, segments_BH: Tensor, num_new: int, dilation: int, eps: float = NORM_EPS
+) -> Tensor:
+    """The convolution before its SiLU, (B, num_new, S, D); see `SegmentConv.forward` and `SegmentConv.taps`."""
+    convolved: Tensor = _ShiftedSums.apply(inputs_BHSD, taps_KSD, segments_BH, num_new, dilation, eps)
+    return convolved
 
 
 class _ShiftedSums(torch.autograd.Function):

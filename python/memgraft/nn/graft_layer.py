@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from memgraft.config import Gate
 from memgraft.errors import ArgumentError
+from memgraft.nn import path
 from memgraft.nn.conv import SegmentConv
 from memgraft.nn.fallback import HashFallback
-from memgraft.nn.gate import NormWeight, gate, rms_normalize, rms_scale, widened
-
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-# A program of the kernel holds a position's whole width in registers.
-MAX_KERNEL_WIDTH = 8192
+from memgraft.nn.gate import NormWeight, rms_normalize, rms_scale, widened
+from memgraft.nn.mix import gate_and_mix
 
 # Called with hidden_BTSD, alpha_BTS1, update_BTSD (float32), written_BTSD (hidden's dtype).
 Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
@@ -29,7 +25,7 @@ class _Rows:
     """Projected rows: keys with both norms' weights in them, the keys' RMS scales, values; and each position's row."""
 
     keys_NSD: Tensor
-    scales_NS1: Tensor
+    scales_NS: Tensor
     values_ND: Tensor
     picked_BT: Tensor
 
@@ -54,11 +50,13 @@ class GraftLayer(nn.Module):
         num_trainable_rows: replace the bank's values by a trained table of so many rows (a control).
 
     Attributes:
-        kernel: gate and mix as one Triton kernel (`memgraft.nn.kernel`) for CUDA tensors; off by default, since nobody
-            has measured its speed on a card. A call with an observer takes the torch path.
+        kernel: gate and mix as one Triton kernel (`memgraft.nn.kernel`). ``None``: where the tensors are on a card that
+            it suits (`memgraft.nn.path`), torch operations elsewhere. ``True``: the kernel, or an error that says why
+            not. ``False``: torch operations. Calls with an observer or with a trained history take those in any case,
+            and so do layers whose weights are brought for each call. The layer's ``repr`` says what is taken and why.
     """
 
-    kernel: bool = False
+    kernel: bool | None = None
 
     def __init__(
         self,
@@ -149,50 +147,71 @@ class GraftLayer(nn.Module):
         sourced_BT = segments_BH[:, -num_new:] >= 0
         if self.fallback is None:
             sourced_BT = sourced_BT & (inverse_BT >= 0)
-        if observer is None and self._fused(hidden_BTSD, conv_state_BCSD):
-            written_BTSD, gated_BTSD = self._fuse(hidden_BTSD, rows, sourced_BT, segments_BH, conv_state_BCSD)
+        state_BCSD = conv_state_BCSD
+        if observer is None and self._fused(hidden_BTSD, rows.values_ND, state_BCSD):
+            written_BTSD, gated_BTSD = self._fuse(hidden_BTSD, rows, sourced_BT, segments_BH, state_BCSD)
             return written_BTSD.view(hidden_BTD.shape), gated_BTSD
-        alpha_BTS1, values_BTD = self._gate(hidden_BTSD, rows)
-        sourced = sourced_BT[..., None, None]
-        alpha_BTS1 = torch.where(sourced, alpha_BTS1, 0.0)
-        gated_BTSD = alpha_BTS1 * values_BTD.unsqueeze(2)
-        update_BTSD = gated_BTSD
-        if self.conv is not None:
-            inputs = gated_BTSD
-            if conv_state_BCSD is not None:
-                inputs = torch.cat([conv_state_BCSD.to(inputs.dtype), inputs], dim=1)
-            update_BTSD = gated_BTSD + self.conv(inputs, segments_BH[:, -inputs.shape[1] :], num_new)
-        if self.scale is not None:
-            update_BTSD = update_BTSD * widened(self.scale)
-        written_BTSD = (widened(hidden_BTSD) + update_BTSD).to(hidden_BTD.dtype)
+        written_BTSD, gated_BTSD, alpha_BTS1, update_BTSD = gate_and_mix(
+            hidden_BTSD,
+            rows.keys_NSD,
+            rows.scales_NS,
+            rows.values_ND,
+            rows.picked_BT,
+            sourced_BT,
+            segments_BH,
+            self.conv,
+            None if self.scale is None else widened(self.scale),
+            state_BCSD,
+            self.gate_kind,
+        )
         if observer is not None:
             observer(hidden_BTSD, alpha_BTS1, update_BTSD, written_BTSD)
         return written_BTSD.view(hidden_BTD.shape), gated_BTSD
 
-    def _fused(self, hidden_BTSD: Tensor, conv_state_BCSD: Tensor | None) -> bool:
-        """Whether this call runs the kernel."""
-        if not self.kernel or self.hidden_dim > MAX_KERNEL_WIDTH:
-            return False
-        if conv_state_BCSD is not None and conv_state_BCSD.requires_grad:
-            return False
-        if not HAS_TRITON:
-            raise ArgumentError("kernel=True: expected the package triton, found none; pip install triton")
-        from memgraft.nn.kernel import runs_on
+    def extra_repr(self) -> str:
+        """What computes gate and mix, and why."""
+        weight = self.key_norm.weight
+        if self.kernel is False:
+            why = "torch operations: switched off"
+        elif reason := (path.impossible(self._shape, weight.device) if self.kernel else path.no_card(weight.device)):
+            why = f"torch operations: {reason}"
+        else:
+            why = "fused kernel" if self.kernel else "fused kernel where its self-check agrees"
+        return f"kernel={self.kernel} ({why})"
 
-        if not runs_on(hidden_BTSD.device):
-            raise ArgumentError(f"kernel=True: expected a CUDA tensor, found one on {hidden_BTSD.device}")
-        return True
+    @property
+    def _shape(self) -> path.SiteShape:
+        taps, dilation = (0, 1) if self.conv is None else (self.conv.kernel, self.conv.dilation)
+        signed = self.gate_kind == "signed_sqrt"
+        return path.SiteShape(self.hidden_dim, self.streams, taps, dilation, signed, self.scale is not None)
+
+    def _fused(self, hidden_BTSD: Tensor, values_ND: Tensor, state_BCSD: Tensor | None) -> bool:
+        """Whether this call runs the kernel."""
+        if self.kernel is False or (state_BCSD is not None and state_BCSD.requires_grad):
+            return False
+        device = hidden_BTSD.device
+        if self.conv is not None and self.conv.weight.device != device:
+            # Offloaded: a hook brings the weight for the convolution's own call, which the kernel does not make.
+            return False
+        if self.kernel:
+            if reason := path.impossible(self._shape, device):
+                raise ArgumentError(f"kernel=True: {reason}")
+            return True
+        found: str | None = path.refusal(
+            tuple(self._shape), device, hidden_BTSD.dtype, values_ND.dtype, torch.is_grad_enabled()
+        )
+        return found is None
 
     def _fuse(
         self, hidden_BTSD: Tensor, rows: _Rows, sourced_BT: Tensor, segments_BH: Tensor, state_BCSD: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        from memgraft.nn.kernel import gate_and_mix
+        from memgraft.nn import kernel
 
         history = 0 if state_BCSD is None else state_BCSD.shape[1]
-        written, gated, _ = gate_and_mix(
+        written, gated, _ = kernel.gate_and_mix(
             hidden_BTSD,
             rows.keys_NSD,
-            rows.scales_NS1.squeeze(-1),
+            rows.scales_NS,
             rows.values_ND,
             rows.picked_BT,
             sourced_BT,
@@ -204,14 +223,6 @@ class GraftLayer(nn.Module):
             self.gate_kind == "signed_sqrt",
         )
         return written, gated
-
-    def _gate(self, hidden_BTSD: Tensor, rows: _Rows) -> tuple[Tensor, Tensor]:
-        """Gates (B, T, S, 1) float32 and values (B, T, D) of every position."""
-        shape, picked = rows.picked_BT.shape, rows.picked_BT.flatten()
-        keys_BTSD = functional.embedding(picked, rows.keys_NSD.flatten(1)).view(*shape, self.streams, self.hidden_dim)
-        scales = rows.scales_NS1.index_select(0, picked).view(*shape, self.streams, 1)
-        alpha_BTS1 = gate(keys_BTSD, hidden_BTSD, scales * rms_scale(hidden_BTSD, self.query_norm.eps), self.gate_kind)
-        return alpha_BTS1, functional.embedding(picked, rows.values_ND).view(*shape, self.hidden_dim)
 
     def _read(
         self,
@@ -251,7 +262,7 @@ class GraftLayer(nn.Module):
         # Weights and norms are taken per row, before the rows are spread over positions.
         return _Rows(
             keys_NSD=keys_NSD * (self.query_norm() * self.key_norm()),
-            scales_NS1=rms_scale(keys_NSD, self.key_norm.eps),
+            scales_NS=rms_scale(keys_NSD, self.key_norm.eps).squeeze(-1),
             values_ND=torch.cat(values),
             picked_BT=picked.clamp_min(0).view(shape),
         )

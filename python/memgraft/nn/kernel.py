@@ -335,9 +335,14 @@ def _gate_and_mix_backward(
             GATED=of_gated is not None, RUN=_RUN, **_options(hidden, taps, dilation, signed, factor),
         )  # fmt: skip
     rows, flat = len(keys), picked.flatten()
-    of_keys = of_keys_BTSD.new_zeros(rows, streams, width).index_add_(0, flat, of_keys_BTSD.flatten(0, 1))
-    of_scales = of_scales_BTS.new_zeros(rows, streams).index_add_(0, flat, of_scales_BTS.flatten(0, 1))
-    of_values = of_values_BTSD.new_zeros(rows, width).index_add_(0, flat, of_values_BTSD.sum(2).flatten(0, 1))
+
+    def by_row(gradients):
+        # Sorted sums and not atomic ones: on a card a step gives the same bits every time, as the torch path's does.
+        return torch.ops.aten.embedding_dense_backward(gradients, flat, rows, -1, False)
+
+    of_keys = by_row(of_keys_BTSD.view(len(flat), streams * width)).view(rows, streams, width)
+    of_scales = by_row(of_scales_BTS.view(len(flat), streams))
+    of_values = by_row(of_values_BTSD.sum(2).view(len(flat), width))
     return of_hidden, of_keys, of_scales, of_values, of_taps.sum(0), of_factor.sum()
 
 
@@ -370,8 +375,3 @@ def _differentiate(ctx, of_out, of_gated, _):
 
 
 gate_and_mix.register_autograd(_differentiate, setup_context=_keep)
-
-
-def runs_on(device: torch.device) -> bool:
-    """Whether the kernel runs there."""
-    return device.type == "cuda" or INTERPRETED
