@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from memgraft.config import FallbackConfig, GraftConfig
     from memgraft.data import GraftCollator, MemoryBatch, prefetch
     from memgraft.integrations.transformers import (
+        CapturedStep,
         GraftCallback,
         Telemetry,
         TelemetryCallback,
@@ -32,6 +33,7 @@ _HOMES = {
     "memgraft.config": ("FallbackConfig", "GraftConfig"),
     "memgraft.data": ("GraftCollator", "MemoryBatch", "prefetch"),
     "memgraft.integrations.transformers": (
+        "CapturedStep",
         "GraftCallback",
         "Telemetry",
         "TelemetryCallback",
@@ -54,6 +56,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CapturedStep",
     "CompressedVocabulary",
     "FallbackConfig",
     "GraftCallback",

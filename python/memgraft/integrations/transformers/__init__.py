@@ -2,6 +2,7 @@
 
 from memgraft.integrations.transformers.attach import detach, disabled, graft, graft_layers
 from memgraft.integrations.transformers.callbacks import GraftCallback
+from memgraft.integrations.transformers.captured import CapturedStep
 from memgraft.integrations.transformers.explain import Explained, explain
 from memgraft.integrations.transformers.parameters import (
     mark_trainable,
@@ -13,6 +14,7 @@ from memgraft.integrations.transformers.saving import graft_state_dict, load_gra
 from memgraft.integrations.transformers.telemetry import Telemetry, TelemetryCallback, record_telemetry
 
 __all__ = [
+    "CapturedStep",
     "Explained",
     "GraftCallback",
     "Telemetry",

@@ -84,6 +84,28 @@ class DecodeState:
             return new[:, -width:].clone()
         return torch.cat([window, new], dim=1)[:, -width:]
 
+    def keep_gated(self, site: int, gated: Tensor, *, history: bool, in_place: bool) -> None:
+        """Take in the gated values of the call's positions.
+
+        Args:
+            site: of the layer.
+            gated: (B, T, S, D) float32.
+            history: whether the window holds positions before them.
+            in_place: write into the window that is there, so that its address stays: a CUDA graph reads it there.
+        """
+        before = self.conv.get(site)
+        if before is None or not history:
+            width = 0 if gated.shape[1] >= self.width else self.width
+            before = gated.new_zeros(gated.shape[0], width, *gated.shape[2:])
+        after = self.extend(before, gated)
+        if in_place and history and after.shape == before.shape and not after.requires_grad:
+            before.copy_(after)
+            return
+        if in_place and not torch.compiler.is_compiling():
+            # As static caches mark their keys: a compiler's own CUDA graphs then read the window where it is.
+            torch._dynamo.mark_static_address(after)
+        self.conv[site] = after
+
     def advanced_marks(self, num_new: int) -> Tensor:
         """The marks after ``num_new`` more positions."""
         exact = self.marks[1] + num_new
@@ -209,6 +231,11 @@ def cache_length(cache_object: Any) -> int:
             f"{type(cache_object).__name__} does not count its positions, so the graft cannot tell whether it saw them "
             f"all: generate with use_cache=False. ({error})"
         ) from error
+
+
+def is_static(cache_object: Any) -> bool:
+    """Whether the cache writes its keys into fixed places, as compiled and captured steps need."""
+    return bool(getattr(cache_object, "is_compileable", False)) and not cache_object.memgraft_records
 
 
 def counts_on_host(cache_object: Any) -> bool:

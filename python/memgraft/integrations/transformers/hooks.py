@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 from memgraft.boundaries import LONGEST, MARKS, unread_names
 from memgraft.data.batch import KEY
 from memgraft.errors import GraftError
-from memgraft.integrations.transformers.decode_state import GraftedCache, adopt
+from memgraft.integrations.transformers.decode_state import GraftedCache, adopt, is_static
 from memgraft.integrations.transformers.families import RULE, look_through, vocab_size_of
 from memgraft.integrations.transformers.memories import requested
 from memgraft.integrations.transformers.runtime import runtimes_of
@@ -29,7 +29,7 @@ NO_CONTINUOUS_BATCHING = (
     "decode state. Use generate(), or detach() the graft first"
 )
 # transformers 5.24 renamed past_key_values.
-_CACHE_NAMES = ("cache", "past_key_values")
+CACHE_NAMES = ("cache", "past_key_values")
 # Decoders (by id) that are off in this context. Read once per call, by the decoder's hook: what it decides then travels
 # with the call, so recomputation and other threads cannot see another answer.
 _switched_off: ContextVar[frozenset[int]] = ContextVar("memgraft_switched_off", default=frozenset())
@@ -223,11 +223,7 @@ def _keep(layer: GraftLayer, name: str, site: int, side: SideInput, gated: Tenso
         )
     side.kept.add(site)
     if layer.conv_reach:
-        before = state.conv.get(site)
-        if before is None or not side.history:
-            width = 0 if gated.shape[1] >= state.width else state.width
-            before = gated.new_zeros(gated.shape[0], width, *gated.shape[2:])
-        state.conv[site] = state.extend(before, gated)
+        state.keep_gated(site, gated, history=side.history, in_place=is_static(cache))
     state.tokens, state.segments, state.marks = side.next_state
     cache.memgraft_states[name] = state
 
@@ -241,7 +237,7 @@ def _cache_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cache | None:
 
 def cache_in(arguments: dict[str, Any]) -> Any:
     """The call's cache under whichever name this version of transformers gives it, or ``None``."""
-    return next((arguments[name] for name in _CACHE_NAMES if arguments.get(name) is not None), None)
+    return next((arguments[name] for name in CACHE_NAMES if arguments.get(name) is not None), None)
 
 
 def said_in(arguments: Mapping[str, Any]) -> dict[str, Any]:
