@@ -1,4 +1,6 @@
-"""Rows kept on the device: the same batches, fewer bytes."""
+"""Rows kept on the device: the same batches, fewer bytes; one copy for several processes."""
+
+import copy
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st  # noqa: E402
 from test_collate import Examples  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
+from memgraft.bank import Bank  # noqa: E402
 from memgraft.data import GraftCollator, HotRows, MemoryBatch, StagingRing, prefetch  # noqa: E402
 from memgraft.errors import ConfigError, FingerprintError  # noqa: E402
 
@@ -65,6 +68,46 @@ def test_loader_gives_the_same_batches(bank, mode, hot):
     again = prefetch(loader(), bank, device="cpu", hot_rows=kept.hot)
     assert again.hot is kept.hot
     assert kept.hot.num_bytes >= len(kept.hot) * bank.bytes_per_row
+
+
+def read_elsewhere(hot, path, results):
+    """Another process: batches through rows that it did not load, then one byte of them written over."""
+    with Bank.open(path) as bank:
+        loader = DataLoader(Examples(8), batch_size=4, collate_fn=GraftCollator(bank))
+        kept = prefetch(loader, bank, device=hot.device, hot_rows=hot)
+        digest = [batch["memgraft"].floats().double().sum().item() for batch in kept]
+        facts = (hot.shared, kept.facts.hot_bytes, kept.facts.num_hot_rows, kept.facts.num_bytes)
+    hot.values.view(torch.uint8)[-1, 0, 0] += 1
+    results.put((digest, facts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bf16", "fp8_e4m3"])
+def test_another_process_reads_the_same_copy(make_bank, dtype):
+    bank = make_bank(120, dtype=dtype)
+    loader = DataLoader(Examples(8), batch_size=4, collate_fn=GraftCollator(bank))
+    kept = prefetch(loader, bank, device="cpu", hot_rows=40)
+    expected = [batch["memgraft"].floats().double().sum().item() for batch in kept]
+    assert kept.facts.hot_bytes == kept.hot.num_bytes > 0
+    assert not kept.hot.shared
+    before = int(kept.hot.values.view(torch.uint8)[-1, 0, 0])
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.Queue()
+    other = context.Process(target=read_elsewhere, args=(kept.hot, str(bank.path), results))
+    other.start()
+    digest, (shared, hot_bytes, num_hot_rows, num_bytes) = results.get(timeout=120)
+    other.join(60)
+    assert other.exitcode == 0
+    assert digest == expected
+    assert (shared, hot_bytes) == (True, 0)
+    assert (num_hot_rows, num_bytes) == (kept.facts.num_hot_rows, kept.facts.num_bytes)
+    # What the other process wrote is here: one memory, no copy.
+    assert int(kept.hot.values.view(torch.uint8)[-1, 0, 0]) == (before + 1) % 256
+
+
+def test_a_copy_of_a_loader_has_no_rows_of_its_own(make_bank):
+    hot = HotRows.load(make_bank(50), 5, "cpu")
+    assert copy.deepcopy({"hot": hot})["hot"] is hot
 
 
 def test_what_is_refused(make_bank, tmp_path):

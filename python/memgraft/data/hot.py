@@ -1,9 +1,14 @@
 """The most frequent rows of a bank, kept on the device, so that only the others cross the bus with a batch."""
 
+import io
+import pickle
 from dataclasses import dataclass, replace
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
 
 import numpy as np
 import torch
+import torch.multiprocessing  # teaches ForkingPickler what tensors are
 
 from memgraft.bank import Memory
 from memgraft.data.batch import MemoryBatch
@@ -18,17 +23,21 @@ _LOAD_ROWS = 65_536
 class HotRows:
     """Rows ``0 .. N-1`` of a bank on a device: rows are in order of falling count, so these are the hot ones.
 
-    One copy serves every loader of a process; another process on the same device loads its own.
+    One copy serves every loader of a process. Pickling gives another process of the machine the same memory, and never
+    a copy: through CUDA's IPC handles on a card, which only processes that were not forked can open, else through
+    shared memory. One pickle serves one process, and the process that loaded the rows must outlive the others.
 
     Attributes:
         values: ``(N, taps, value_dim)`` in storage dtype.
         scales: fp32 ``(N, taps)`` for fp8 rows, else None.
         fingerprint: of the bank they are from.
+        shared: whether another process loaded them and holds their memory.
     """
 
     values: torch.Tensor
     scales: torch.Tensor | None
     fingerprint: str
+    shared: bool = False
 
     @classmethod
     def load(cls, bank: Memory, count: int, device: torch.device | str) -> "HotRows":
@@ -58,6 +67,16 @@ class HotRows:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tensors have two ways to pickle: torch's for processes gives a handle of their memory, the plain one a copy.
+        handle = io.BytesIO()
+        ForkingPickler(handle, pickle.HIGHEST_PROTOCOL).dump((self.values, self.scales))
+        return _arrive, (handle.getvalue(), self.fingerprint)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HotRows":
+        # Nobody writes into them, and a process cannot open a handle of its own memory.
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -102,3 +121,8 @@ class HotRows:
         if self.scales is not None and scales is not None:
             scales = torch.cat([self.scales.index_select(0, hot), scales])
         return replace(memory, values=values, scales=scales)
+
+
+def _arrive(handle: bytes, fingerprint: str) -> HotRows:
+    values, scales = pickle.loads(handle)
+    return HotRows(values=values, scales=scales, fingerprint=fingerprint, shared=True)

@@ -36,6 +36,7 @@ class PrefetchFacts:
         num_unique: distinct rows staged.
         num_bytes: bytes of values staged.
         num_hot_rows: distinct rows of batches that were on the device already.
+        hot_bytes: what such rows take there for this process; 0 where another process holds them.
         num_cold_rows: rows read from the device.
         cold_reader: what reads them (`Bank.cold_reader`).
         stage_seconds: time spent staging, in the background.
@@ -48,6 +49,7 @@ class PrefetchFacts:
     num_unique: int = 0
     num_bytes: int = 0
     num_hot_rows: int = 0
+    hot_bytes: int = 0
     num_cold_rows: int = 0
     cold_reader: str = ""
     stage_seconds: float = 0.0
@@ -97,7 +99,8 @@ def prefetch(
         threads: threads of the gather.
         ring: staging memory to share; by default one of this loader.
         hot_rows: how many of the most frequent rows to keep on the device, in storage dtype, or such rows that another
-            loader keeps already. Batches read these there, and only the others cross the bus; values are the same.
+            loader, or another process on the device, keeps already. Batches read these there, and only the others cross
+            the bus; values are the same.
 
     Raises:
         ConfigError: ``depth`` below 1, ``hot_rows`` without a device or of another one, or ``dispatch_batches=True``
@@ -141,6 +144,7 @@ class PrefetchLoader(Generic[BatchT]):
         refuse_dispatched_handles(loader)
         place = getattr(loader, "device", None) if self.device is None and self._prepared else self.device
         self.hot = _hot_rows(hot_rows, self.bank, place)
+        self.facts.hot_bytes = 0 if self.hot is None or self.hot.shared else self.hot.num_bytes
         if self._prepared == SHARD:
             self._stage_underneath(cast(Any, loader))
 
