@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from grafted_models import prompts
-from memgraft.data import GraftCollator, StagingRing, prefetch
+from memgraft.bank import Bank
+from memgraft.data import GraftCollator, HotRows, StagingRing, prefetch
 
 
 class Texts(Dataset):
@@ -67,7 +68,8 @@ def test_copies_overlap_the_computation(tmp_path: Any) -> None:
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as trace:
         for batch in prefetch(loader, bank, device="cuda", depth=2):
-            for _ in range(40):
+            # Longer than staging a batch takes, or the copies come after the computation.
+            for _ in range(200):
                 load = load @ load * 1e-3
             batch["memgraft"].values.sum()
         torch.cuda.synchronize()
@@ -86,6 +88,33 @@ def test_copies_overlap_the_computation(tmp_path: Any) -> None:
     beside = sum(any(c[0] < k[1] and k[0] < c[1] for k in spans["compute"]) for c in spans["copy"])
     # The first batches have nothing to run beside.
     assert beside >= len(spans["copy"]) // 2, (beside, len(spans["copy"]))
+
+
+def in_another_process(hot: HotRows, path: str, results: Any) -> None:
+    bank = Bank.open(path)
+    loader = DataLoader(Texts(64), batch_size=8, collate_fn=GraftCollator(bank))
+    ahead = prefetch(loader, bank, device="cuda", hot_rows=hot)
+    sums = [float(batch["memgraft"].floats().double().sum()) for batch in ahead]
+    results.put((sums, hot.shared, ahead.facts.hot_bytes, ahead.facts.num_hot_rows))
+
+
+def test_processes_share_the_hot_rows(stored: Any) -> None:
+    loader = DataLoader(Texts(64), batch_size=8, collate_fn=GraftCollator(stored))
+    ahead = prefetch(loader, stored, device="cuda", hot_rows=100)
+    expected = [float(batch["memgraft"].floats().double().sum()) for batch in ahead]
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.Queue()
+    others = [context.Process(target=in_another_process, args=(ahead.hot, str(stored.path), results)) for _ in "ab"]
+    for other in others:
+        other.start()
+    for _ in others:
+        sums, shared, hot_bytes, num_hot_rows = results.get(timeout=120)
+        assert sums == expected
+        assert (shared, hot_bytes) == (True, 0)
+        assert num_hot_rows == ahead.facts.num_hot_rows > 0
+    for other in others:
+        other.join(60)
+        assert other.exitcode == 0
 
 
 def test_pinned_and_moved(bank: Any) -> None:
