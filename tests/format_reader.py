@@ -275,3 +275,61 @@ class BankFolder:
         assert self.floats.shape == (facts["num_rows"], len(facts["taps"]), facts["value_dim"])
         assert len(self.keys.keys) == facts["num_rows"]
         self.facts = facts
+
+
+def leb128(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+
+
+class RunFile:
+    """A run file: ``records`` are (tokens, tag, count)."""
+
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes()
+        assert data[:8] == b"MEMGRUNS"
+        endian, major, self.minor, tail, length = struct.unpack_from("<IHHQQ", data, 8)
+        assert (endian, major, tail + length) == (0x01020304, 1, len(data))
+        assert blake3(data[tail:]).digest() == data[32:64]
+        (text,) = struct.unpack_from("<Q", data, tail)
+        self.facts = json.loads(data[tail + 8 : tail + 8 + text])
+        self.body = data[64:tail]
+        self.bits = int(self.facts["vocab_size"]).bit_length()
+        self.slots = 64 // self.bits
+        order = self.facts["max_order"]
+        self.words = -(-order // self.slots)
+        used = (order - (self.words - 1) * self.slots) * self.bits
+        self.num_bytes = self.words * 8 - (0 if self.minor == 0 else (64 - used) // 8)
+        assert self.facts.get("key_bytes") == (None if self.minor == 0 else self.num_bytes)
+        self.records = []
+        at = 64
+        for entry in range(tail + 8 + text, len(data), 56):
+            token, zero, offset, size = struct.unpack_from("<IIQQ", data, entry)
+            assert (zero, offset) == (0, at)
+            assert blake3(data[at : at + size]).digest() == data[entry + 24 : entry + 56]
+            last = bytes(self.num_bytes)
+            at += size
+            while offset < at:
+                head = data[offset]
+                shared, fresh = head & 127, self.num_bytes - (head & 127)
+                last = last[:shared] + data[offset + 1 : offset + 1 + fresh]
+                tag, offset = leb128(data, offset + 1 + fresh)
+                count, offset = (1, offset) if head & 128 else leb128(data, offset)
+                self.records.append((self.tokens(last), tag, count))
+                assert self.records[-1][0][0] >= token
+            assert offset == at
+        assert len(self.records) == self.facts["num_records"]
+        assert self.records == sorted(self.records)
+
+    def tokens(self, key: bytes) -> tuple[int, ...]:
+        found = []
+        for word in struct.unpack(f">{self.words}Q", key.ljust(self.words * 8, b"\0")):
+            found += [(word >> (64 - self.bits * (slot + 1))) & (2**self.bits - 1) for slot in range(self.slots)]
+        length = next((i for i, value in enumerate(found) if value == 0), len(found))
+        assert not any(found[length:])
+        return tuple(value - 1 for value in found[:length])

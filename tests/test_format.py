@@ -7,15 +7,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from format_reader import IndexFile, KeyFile
+from format_reader import IndexFile, KeyFile, RunFile
 from index_cases import key_sets, small_set, texts
-from memgraft import KeySet, NgramIndex
+from memgraft import Corpus, KeySet, NgramIndex, mine
+from memgraft.corpus import CorpusWriter
+from memgraft.mining import RunSet, merge_parts, mine_part, select_parts
 from oracle import longest_match, rows_of
 
 GOLDEN = Path(__file__).parent / "data" / "format" / "v1"
 """Format 1.0."""
 NEWER = GOLDEN.with_name("v1.1")
-"""Format 1.1: archives alone, whose sections are packed since."""
+"""Format 1.1: archives, whose sections are packed since, and run files, without key bytes that hold no token since."""
 
 
 @given(key_sets(), st.integers(0, 2**32))
@@ -91,5 +93,51 @@ def test_expand_gives_the_fast_bytes(tmp_path, folder):
     assert (tmp_path / "index.mgi").read_bytes() == (tmp_path / "again.mgi").read_bytes()
 
 
+def golden_corpus(folder: Path) -> Corpus:
+    """Vocabulary and order that leave bytes of a key's last word empty; counts of several digits, a document of one."""
+    draws = np.random.default_rng(5)
+    documents = [draws.zipf(1.6, n).clip(1, 1000) - 1 for n in (700, 1, 0, 300)]
+    with CorpusWriter(folder / "corpus", vocab_size=1000) as writer:
+        for document in [*documents, np.full(400, 3)]:
+            writer.add(document)
+        return Corpus.open(writer.finish())
+
+
+def longest_ngrams(corpus: Corpus, order: int) -> dict[tuple[int, ...], int]:
+    counts: dict[tuple[int, ...], int] = {}
+    for number in range(corpus.num_documents):
+        tokens = corpus.document(number).tolist()
+        for at in range(len(tokens)):
+            key = tuple(tokens[at : at + order])
+            counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def test_golden_run_files_hold_what_the_corpus_holds(tmp_path):
+    corpus = golden_corpus(tmp_path)
+    made = mine_part(corpus, tmp_path / "part.mgr", (2, 7), reserved=[9])
+    assert RunFile(made.path).body == RunFile(NEWER / "part.mgr").body
+    for folder, minor in ((GOLDEN, 0), (NEWER, 1)):
+        read = RunFile(folder / "part.mgr")
+        assert read.minor == minor
+        counts: dict[tuple[int, ...], int] = {}
+        for tokens, tag, count in read.records:
+            assert tag <= len(tokens)
+            counts[tokens] = counts.get(tokens, 0) + count
+        cut = {}
+        for tokens, count in longest_ngrams(corpus, 7).items():
+            kept = tokens[: tokens.index(9)] if 9 in tokens else tokens
+            cut[kept] = cut.get(kept, 0) + count
+        cut.pop((), None)
+        assert counts == cut
+        RunSet.open(folder / "part.mgr").verify()
+        keys = select_parts([folder / "part.mgr"], (2, 7))
+        assert keys.fingerprint == mine(corpus, (2, 7), reserved=[9]).fingerprint
+        # A merge writes the newer form.
+        merged = merge_parts([folder / "part.mgr"], tmp_path / f"{folder.name}.mgr")
+        assert merged.path.read_bytes() == made.path.read_bytes()
+
+
 if __name__ == "__main__":  # writes the golden files of a new version; never again for this one
     NgramIndex.build(golden_set()).save(NEWER / "archive.mgi", "archive")
+    mine_part(golden_corpus(NEWER), NEWER / "part.mgr", (2, 7), reserved=[9])

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::buckets::Buckets;
 use super::plan::Block;
 use super::sketch::Sketch;
 use super::window::{Key, Orders, Packing};
@@ -39,7 +40,8 @@ pub(super) fn sorted<const W: usize>(
     sketch: Option<&Sketch>,
 ) -> Result<(Vec<Record<W>>, Orders)> {
     let max_order = packing.max_order();
-    let mut records = Vec::with_capacity(usize_of_u64(block.end - block.start));
+    let mut buckets = Buckets::count(corpus, block, reserved)?;
+    let mut records = vec![Record { key: [0; W], tag: 0, count: 0 }; buckets.num_records()];
     let mut dropped = [0; MAX_ORDER + 1];
     walk(corpus, block, reserved, packing, |document, key| {
         let tag = match block.long {
@@ -47,10 +49,15 @@ pub(super) fn sorted<const W: usize>(
             None => fit_u32(document - block.document, "documents of a block")?,
         };
         let key = sketch.map_or(key, |sketch| sketch.shorten(packing, &key, &mut dropped));
-        records.push(Record { key, tag, count: 1 });
+        let place = packing.first_token(&key).and_then(|token| buckets.place(token));
+        let record = place.and_then(|place| records.get_mut(place));
+        *record.ok_or_else(|| changed(corpus))? = Record { key, tag, count: 1 };
         Ok(())
     })?;
-    records.sort_unstable_by_key(|record| record.key);
+    let bounds = buckets.bounds().ok_or_else(|| changed(corpus))?;
+    for bucket in bounds.windows(2) {
+        records[bucket[0]..bucket[1]].sort_unstable_by_key(|record| record.key);
+    }
     match block.long {
         Some(_) => join_long(&mut records),
         None => join(&mut records, packing),

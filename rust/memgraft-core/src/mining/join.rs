@@ -97,7 +97,7 @@ fn write<const W: usize>(
         let bound = (to < facts.vocab_size).then(|| packing.first(to));
         let ranges = Ranges::starting(packing.first(from)).bounded(bound);
         let runs = parts.runs::<W>(packing);
-        let (runs, _) = merge::reduce(runs, &ranges, &few_files(means), report)?;
+        let (runs, _) = merge::reduce(runs, packing, &ranges, &few_files(means), report)?;
         let capacity = merge::buffer_size(means.buffers(), runs.len());
         let total = parts.sets.iter().map(|set| set.facts().num_records).fold(0, u64::saturating_add);
         let mut joiner = Joiner::default();
@@ -178,7 +178,7 @@ fn select<const W: usize>(
     ranges.weights.fill(0);
     ranges.weights[0] = totals[1];
     let runs = parts.runs::<W>(packing);
-    let (runs, spilled_bytes) = merge::reduce(runs, &ranges, &few_files(means), report)?;
+    let (runs, spilled_bytes) = merge::reduce(runs, packing, &ranges, &few_files(means), report)?;
     let (sums, rows) = count::count(packing, &runs, &ranges, 0, means, &wanted, report)?;
     let counted = sums.positions.iter().zip(&totals).enumerate().skip(1);
     for (order, (&counted, &fits)) in counted.take(packing.max_order()) {

@@ -2,17 +2,17 @@
 
 #![forbid(unsafe_code)]
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
-
 use super::control::{Report, stage};
 use super::options::Means;
 use super::spill::{Item, Reader, Run, SpillWriter};
 use super::stretch::MIN_READ_BUFFER;
+use super::tournament::Tournament;
 use super::window::{Key, Packing};
 use crate::Result;
 use crate::ids::{u64_of, usize_of_u64};
+
+/// The tag of a head that stands for the end of a stream; no record has it.
+const END_TAG: u64 = u64::MAX;
 
 /// The ranges of first tokens that are merged apart, as bounds on keys.
 #[derive(Debug, Clone)]
@@ -69,27 +69,32 @@ impl<const W: usize> Ranges<W> {
         capacity: usize,
         mut visit: impl FnMut(&Item<W>) -> Result<()>,
     ) -> Result<()> {
-        if let [run] = runs {
-            let mut reader = self.read(run, range, capacity)?;
-            while let Some(item) = reader.next()? {
-                visit(&item)?;
+        let mut readers = runs.iter().map(|run| self.read(run, range, capacity)).collect::<Result<Vec<_>>>()?;
+        let mut heads = vec![([0; W], 0, 0); runs.len()];
+        for (reader, head) in readers.iter_mut().zip(&mut heads) {
+            if !reader.next(head)? {
+                *head = ([u64::MAX; W], END_TAG, 0);
             }
+        }
+        if heads.is_empty() {
             return Ok(());
         }
-        let mut readers = runs.iter().map(|run| self.read(run, range, capacity)).collect::<Result<Vec<_>>>()?;
-        let mut heap = BinaryHeap::with_capacity(runs.len());
-        for (index, reader) in readers.iter_mut().enumerate() {
-            heap.extend(reader.next()?.map(|item| Reverse((item, index))));
-        }
-        while let Some(mut top) = heap.peek_mut() {
-            let Reverse((item, index)) = &mut *top;
-            visit(item)?;
-            match readers[*index].next()? {
-                Some(next) => *item = next,
-                None => drop(PeekMut::pop(top)),
+        let less = |heads: &[Item<W>], a: usize, b: usize| {
+            let ((key_a, tag_a, _), (key_b, tag_b, _)) = (&heads[a], &heads[b]);
+            (key_a, tag_a, a) < (key_b, tag_b, b)
+        };
+        let mut tree = Tournament::new(heads.len(), |a, b| less(&heads, a, b));
+        loop {
+            let winner = tree.winner();
+            if heads[winner].1 == END_TAG {
+                return Ok(());
             }
+            visit(&heads[winner])?;
+            if !readers[winner].next(&mut heads[winner])? {
+                heads[winner] = ([u64::MAX; W], END_TAG, 0);
+            }
+            tree.replay(|a, b| less(&heads, a, b));
         }
-        Ok(())
     }
 }
 
@@ -101,6 +106,7 @@ pub(super) fn buffer_size(memory: u64, num_runs: usize) -> usize {
 /// Merges groups of runs into longer ones until few enough are left. Returns them and the bytes written.
 pub(super) fn reduce<const W: usize>(
     mut runs: Vec<Run<W>>,
+    packing: &Packing,
     ranges: &Ranges<W>,
     means: &Means,
     report: &mut Report<'_>,
@@ -111,7 +117,7 @@ pub(super) fn reduce<const W: usize>(
         let groups: Vec<&[Run<W>]> = runs.chunks(fan_in).collect();
         let total = u64_of(groups.len() * ranges.len());
         let parts = stage(report, "merge", total, means.threads.min(groups.len()), |control| {
-            let mut writer = SpillWriter::create(&means.temporary)?;
+            let mut writer = SpillWriter::create(&means.temporary, packing)?;
             let mut merged = Vec::new();
             while let Some(index) = control.take(groups.len()) {
                 let group = groups[index];

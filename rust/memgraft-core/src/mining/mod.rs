@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod buckets;
 mod choice;
 mod codec;
 mod control;
@@ -36,6 +37,7 @@ mod sketch;
 mod spill;
 mod stretch;
 mod task;
+mod tournament;
 mod window;
 
 pub use choice::{Batch, Choice, Filter, Rank};

@@ -271,7 +271,10 @@ fn damage_anywhere_is_a_format_error() {
     assert!(try_it(&[whole.clone(), vec![0]].concat()).contains("truncated or overgrown"));
     let mut future = whole.clone();
     future[12] = 2;
-    assert!(try_it(&future).contains("version 1.0 to 1.0, found 2.0"));
+    assert!(try_it(&future).contains("version 1.0 to 1.1, found 2.1"));
+    let mut older = whole.clone();
+    older[14] = 0;
+    assert!(try_it(&older).contains("bytes of a key"));
     assert!(try_it(b"MEMGRAFT").contains("at least 64 bytes"));
     assert!(try_it(&[b'x'; 100]).contains("starts with MEMGRUNS"));
 }

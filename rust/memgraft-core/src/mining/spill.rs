@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::block::Record;
 pub(super) use super::codec::Item;
-use super::codec::{Decoder, Encoder, MAX_RECORD};
+use super::codec::{Decoder, Encoder, KeyBytes, MAX_RECORD};
 use super::runs::{RunSet, SetReader};
 use super::stretch::Stretch;
 use super::window::{Key, Packing};
@@ -36,6 +36,7 @@ pub(super) enum Run<const W: usize> {
 pub(super) struct Spill {
     file: File,
     folder: PathBuf,
+    bytes: KeyBytes,
 }
 
 /// Appends runs to a spill file; one per thread.
@@ -49,14 +50,14 @@ static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl SpillWriter {
     /// Creates a nameless file in `folder`.
-    pub(super) fn create(folder: &Path) -> Result<Self> {
+    pub(super) fn create(folder: &Path, packing: &Packing) -> Result<Self> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!(".memgraft-mining-{}-{number}.tmp", std::process::id()));
         let action = "creating a temporary file for mining; give another temporary=";
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(|e| Error::io(&path, action, e))?;
         std::fs::remove_file(&path).map_err(|e| Error::io(&path, "unlinking a temporary file for mining", e))?;
-        let spill = Arc::new(Spill { file, folder: folder.to_path_buf() });
+        let spill = Arc::new(Spill { file, folder: folder.to_path_buf(), bytes: KeyBytes::of(packing) });
         Ok(Self { spill, buffer: Vec::with_capacity(WRITE_BUFFER + MAX_RECORD), written: 0 })
     }
 
@@ -91,7 +92,7 @@ impl SpillWriter {
     /// Starts a range of a run.
     pub(super) fn segment<const W: usize>(&mut self) -> Segment<'_, W> {
         let start = self.len();
-        Segment { writer: self, start, encoder: Encoder::new() }
+        Segment { encoder: Encoder::new(self.spill.bytes), writer: self, start }
     }
 
     /// The run made of `segments`, all of them written.
@@ -182,7 +183,11 @@ impl<const W: usize> Run<W> {
             }
             Self::File(spill, segments) => {
                 let (at, end) = segments[range];
-                Reader::File(FileReader { spill, stretch: Stretch::new(at, end, capacity), decoder: Decoder::new() })
+                Reader::File(FileReader {
+                    spill,
+                    stretch: Stretch::new(at, end, capacity),
+                    decoder: Decoder::new(spill.bytes),
+                })
             }
             Self::Named(set, packing, longs) => {
                 Reader::Named(Box::new(SetReader::open(set, packing, from, to, *longs, capacity)?))
@@ -192,32 +197,34 @@ impl<const W: usize> Run<W> {
 }
 
 impl<const W: usize> Reader<'_, W> {
-    /// The next record, or `None` at the end of the range.
+    /// Puts the next record into `item`; false at the end of the range.
     #[inline]
-    pub(super) fn next(&mut self) -> Result<Option<Item<W>>> {
+    pub(super) fn next(&mut self, item: &mut Item<W>) -> Result<bool> {
         match self {
-            Self::Memory(records) => Ok(records.next().map(AsItem::as_item)),
-            Self::File(reader) => reader.next(),
-            Self::Named(reader) => reader.next(),
+            Self::Memory(records) => Ok(records.next().map(|record| *item = record.as_item()).is_some()),
+            Self::File(reader) => reader.next(item),
+            Self::Named(reader) => reader.next(item),
         }
     }
 }
 
 impl<const W: usize> FileReader<'_, W> {
-    fn next(&mut self) -> Result<Option<Item<W>>> {
+    #[inline]
+    fn next(&mut self, item: &mut Item<W>) -> Result<bool> {
         if self.stretch.is_short() {
             let read = self.stretch.refill(&self.spill.file);
             read.map_err(|e| Error::io(&self.spill.folder, "reading temporary data of mining back", e))?;
         }
         if self.stretch.rest().is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
-        let (item, len) = self.decoder.read(self.stretch.rest()).ok_or_else(|| {
+        let (found, len) = self.decoder.read(self.stretch.rest()).ok_or_else(|| {
             let source = std::io::Error::from(std::io::ErrorKind::InvalidData);
             let action = "reading temporary data of mining back: it is not what was written; check the disk";
             Error::io(&self.spill.folder, action, source)
         })?;
         self.stretch.skip(len);
-        Ok(Some(item))
+        *item = found;
+        Ok(true)
     }
 }

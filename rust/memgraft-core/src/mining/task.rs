@@ -111,7 +111,7 @@ impl<'a, const W: usize> Task<'a, W> {
         let (runs, mut spilled, dropped) = self.sort(&blocks, &ranges, spills, sketch.as_ref(), report)?;
         drop(sketch);
         let num_runs = runs.len();
-        let (runs, again) = if spills { merge::reduce(runs, &ranges, means, report)? } else { (runs, 0) };
+        let (runs, again) = if spills { merge::reduce(runs, packing, &ranges, means, report)? } else { (runs, 0) };
         spilled += again;
         let (mut sums, rows) = count::count(packing, &runs, &ranges, num_long, means, &wanted, report)?;
         self.check_sums(&mut sums, &scan, &dropped)?;
@@ -157,7 +157,7 @@ impl<'a, const W: usize> Task<'a, W> {
     ) -> Result<(Vec<Run<W>>, u64, Orders)> {
         let means = &self.options.means;
         let parts = stage(report, "sort", self.corpus.num_tokens(), means.threads, |control| {
-            let mut writer = if spills { Some(SpillWriter::create(&means.temporary)?) } else { None };
+            let mut writer = if spills { Some(SpillWriter::create(&means.temporary, &self.packing)?) } else { None };
             let mut runs = Vec::new();
             let mut dropped = [0; MAX_ORDER + 1];
             while let Some(index) = control.take(blocks.len()) {
@@ -217,7 +217,7 @@ impl<'a, const W: usize> Task<'a, W> {
                 other => other?,
             };
             found.sampled += block.end - block.start;
-            found.sampled_bytes += codec::encoded_len(records.iter().map(AsItem::as_item));
+            found.sampled_bytes += codec::encoded_len(&self.packing, records.iter().map(AsItem::as_item));
         }
         Ok(found)
     }

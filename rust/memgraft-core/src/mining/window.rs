@@ -8,6 +8,9 @@ use crate::ids::{MAX_ORDER, low_u32, usize_of};
 /// A number for each order, from 0.
 pub(super) type Orders = [u64; MAX_ORDER + 1];
 
+/// Words of the widest key.
+pub(super) const MAX_WORDS: usize = 6;
+
 /// A packed n-gram: token `i` plus one in slot `i`, from the most significant bits down; zero where it has ended.
 pub(super) type Key<const W: usize> = [u64; W];
 
@@ -18,6 +21,11 @@ pub(super) struct Packing {
     per_word: usize,
     max_order: usize,
     last_mask: u64,
+    /// 2^16 over `bits`, rounded up: exact for what [`Packing::slots`] divides.
+    reciprocal: u32,
+    /// The highest bit of each slot of a word, and the bits of no slot.
+    tops: u64,
+    spare: u64,
 }
 
 impl Packing {
@@ -28,7 +36,27 @@ impl Packing {
         let in_last = max_order - (max_order.div_ceil(per_word) - 1) * per_word;
         let used = bits * low_u32(crate::ids::u64_of(in_last));
         let last_mask = if used == 64 { u64::MAX } else { !(u64::MAX >> used) };
-        Self { bits, per_word, max_order, last_mask }
+        let tops = (0..low_u32(crate::ids::u64_of(per_word))).fold(0, |tops, slot| tops | 1 << (63 - slot * bits));
+        let filled = bits * low_u32(crate::ids::u64_of(per_word));
+        let spare = if filled == 64 { 0 } else { u64::MAX >> filled };
+        Self { bits, per_word, max_order, last_mask, reciprocal: (1u32 << 16).div_ceil(bits), tops, spare }
+    }
+
+    /// Bytes of the last word in which no token lies.
+    pub(super) fn unused_bytes(&self) -> usize {
+        usize_of(self.last_mask.trailing_zeros() / 8)
+    }
+
+    /// Whole slots in `bits`, at most 64 of them: a division, which processors are slow at.
+    #[inline]
+    fn slots(&self, bits: u32) -> usize {
+        usize_of((bits * self.reciprocal) >> 16)
+    }
+
+    /// The first token.
+    #[inline]
+    pub(super) fn first_token<const W: usize>(&self, key: &Key<W>) -> Option<u32> {
+        low_u32(key[0] >> (u64::BITS - self.bits)).checked_sub(1)
     }
 
     /// Words that a key of `max_order` tokens takes.
@@ -73,11 +101,9 @@ impl Packing {
     /// Number of tokens.
     #[inline]
     pub(super) fn len<const W: usize>(&self, key: &Key<W>) -> usize {
-        let mut len = self.max_order;
-        while len > 0 && self.token(key, len - 1).is_none() {
-            len -= 1;
-        }
-        len
+        let Some(word) = key.iter().rposition(|&word| word != 0) else { return 0 };
+        let unset = key[word].trailing_zeros().saturating_sub(self.spare.count_ones());
+        (word + 1) * self.per_word - self.slots(unset)
     }
 
     /// Number of leading tokens that `a` and `b` share; at least their length where they are equal.
@@ -86,7 +112,7 @@ impl Packing {
         for word in 0..W {
             let differ = a[word] ^ b[word];
             if differ != 0 {
-                return word * self.per_word + usize_of(differ.leading_zeros() / self.bits);
+                return word * self.per_word + self.slots(differ.leading_zeros());
             }
         }
         self.max_order
@@ -121,11 +147,19 @@ impl Packing {
     /// Whether no bit lies outside the slots and no slot is empty before a filled one.
     #[inline]
     pub(super) fn is_whole<const W: usize>(&self, key: &Key<W>) -> bool {
-        let used = self.bits * low_u32(crate::ids::u64_of(self.per_word));
-        let spare = if used == 64 { 0 } else { u64::MAX >> used };
-        let len = self.len(key);
-        let inside = key[..W - 1].iter().all(|word| word & spare == 0) && key[W - 1] & !self.last_mask == 0;
-        inside && (0..len).all(|slot| self.token(key, slot).is_some())
+        let mut outside = key[W - 1] & !self.last_mask;
+        let mut before = true;
+        for &word in key {
+            outside |= word & self.spare;
+            // Adding all bits of a slot but the highest carries into the highest from any other.
+            let low = !self.tops & !self.spare;
+            let filled = (((word & low).wrapping_add(low)) | word) & self.tops;
+            // A filled slot has a filled one before it.
+            let gaps = (filled << self.bits) & self.tops & !filled;
+            outside |= gaps | u64::from(!before && filled != 0);
+            before = filled == self.tops;
+        }
+        outside == 0
     }
 
     /// The smallest key whose first token is `token`.
@@ -146,6 +180,12 @@ mod tests {
         tokens.iter().rev().fold([0; W], |key, &token| packing.prepend(&key, token))
     }
 
+    /// A key in which no bit is set but those of its leading tokens.
+    fn slowly_whole<const W: usize>(packing: &Packing, key: &Key<W>) -> bool {
+        let tokens: Vec<u32> = (0..packing.max_order()).map_while(|slot| packing.token(key, slot)).collect();
+        *key == pack::<W>(packing, &tokens)
+    }
+
     fn check<const W: usize>(packing: &Packing, a: &[u32], b: &[u32]) {
         let max_order = packing.max_order();
         let cut = |tokens: &[u32]| tokens[..tokens.len().min(max_order)].to_vec();
@@ -159,6 +199,15 @@ mod tests {
         for len in 0..=a.len() {
             assert_eq!(packing.prefix(&ka, len), pack::<W>(packing, &a[..len]));
         }
+        assert_eq!(packing.first_token(&ka), a.first().copied());
+        for bit in 0..64 * u32::try_from(W).unwrap() {
+            for base in [ka, kb, [0; W], packing.prefix(&ka, 1)] {
+                let mut key = base;
+                key[usize_of(bit / 64)] ^= 1 << (bit % 64);
+                assert_eq!(packing.is_whole(&key), slowly_whole(packing, &key), "{key:x?}");
+            }
+        }
+        assert!(packing.is_whole(&ka) && packing.is_whole(&kb) && packing.is_whole::<W>(&[0; W]));
         if let Some(&first) = a.first() {
             assert!(packing.first::<W>(first) <= ka);
         }

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 
 use crate::fingerprint::Fingerprint;
 use crate::ids::{MAX_ORDER, MAX_VOCAB_SIZE, fit_u32, u64_of, usize_of_u64};
+use crate::mining::codec::KeyBytes;
+use crate::mining::window::Packing;
 use crate::{Error, Result};
 
 /// Sums of all shards stay below this, so that no sum of counts overflows.
@@ -75,6 +77,7 @@ impl Facts {
             "reserved": self.reserved,
             "tokens": [self.tokens.0, self.tokens.1],
             "num_records": self.num_records,
+            "key_bytes": KeyBytes::of(&Packing::new(self.vocab_size, self.max_order)).num,
             "world": self.world,
             "apart": self.apart,
             "settings": self.settings,
@@ -87,7 +90,8 @@ impl Facts {
         .to_string()
     }
 
-    pub(super) fn decode(path: &Path, text: &[u8]) -> Result<Self> {
+    /// Facts, and the bytes of a key in a record, of which version 1.0 said nothing.
+    pub(super) fn decode(path: &Path, text: &[u8]) -> Result<(Self, Option<u64>)> {
         let parsed = serde_json::from_slice::<Value>(text).ok();
         let facts = parsed.as_ref().and_then(Value::as_object).and_then(Self::from_json);
         let facts =
@@ -120,7 +124,7 @@ impl Facts {
         if !sorted || facts.block_of.is_none() && !(facts.pieces.is_empty() && facts.longs.is_empty()) {
             return refuse("pieces");
         }
-        Ok(facts)
+        Ok((facts, parsed.as_ref().and_then(|map| map.get("key_bytes")?.as_u64())))
     }
 
     /// Positions by order where an n-gram fits, of all shards; `None` where they are beyond any corpus.

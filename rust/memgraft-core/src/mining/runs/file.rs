@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, SEGMENT_LEN, Segment, VERSION};
 use crate::fingerprint::Fingerprint;
 use crate::ids::{u64_of, usize_of_u64};
+use crate::mining::codec::KeyBytes;
 use crate::mining::window::Packing;
 use crate::wire::{u32_at, u64_at};
 use crate::{Error, Result};
@@ -20,6 +21,8 @@ pub struct RunSet {
     facts: Facts,
     pub(super) segments: Vec<Segment>,
     num_bytes: u64,
+    /// How its records lie.
+    pub(super) key_bytes: KeyBytes,
 }
 
 impl RunSet {
@@ -72,10 +75,18 @@ impl RunSet {
         let Some(text_end) = text_end.map(usize_of_u64) else {
             return Err(bad("the facts lie outside the file; mine the part again".into()));
         };
-        let facts = Facts::decode(&path, &tail[8..text_end])?;
+        let (facts, num_key_bytes) = Facts::decode(&path, &tail[8..text_end])?;
+        let packing = Packing::new(facts.vocab_size, facts.max_order);
+        let key_bytes = if minor == 0 { KeyBytes::all(&packing) } else { KeyBytes::of(&packing) };
+        if num_key_bytes != (minor > 0).then_some(u64_of(key_bytes.num)) {
+            return Err(bad(format!(
+                "expected {} bytes of a key in version {major}.{minor}, found {num_key_bytes:?}; mine the part again",
+                key_bytes.num
+            )));
+        }
         let (entries, rest) = tail[text_end..].as_chunks::<SEGMENT_LEN>();
         let segments: Vec<Segment> = entries.iter().map(Segment::decode).collect();
-        let set = Self { path, facts, segments, num_bytes };
+        let set = Self { path, facts, segments, num_bytes, key_bytes };
         match set.check_places(offset, rest.is_empty()) {
             true => Ok(set),
             false => Err(Error::format(set.path, "its segments do not follow one another; mine the part again")),

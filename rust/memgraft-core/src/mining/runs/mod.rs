@@ -23,7 +23,7 @@ pub const HEAD_LEN: usize = 64;
 /// Bytes of an entry of the table of segments.
 pub const SEGMENT_LEN: usize = 56;
 /// Format version (major, minor).
-pub const VERSION: (u16, u16) = (1, 0);
+pub const VERSION: (u16, u16) = (1, 1);
 const ENDIAN: u32 = 0x0102_0304;
 
 /// A segment ends at the next first token once it has so many bytes; part of the format.

@@ -7,7 +7,7 @@ use std::fs::File;
 use super::RunSet;
 use crate::fingerprint::Fingerprint;
 use crate::ids::{u64_of, usize_of};
-use crate::mining::codec::{Decoder, Item};
+use crate::mining::codec::{Decoder, Item, KeyBytes};
 use crate::mining::stretch::Stretch;
 use crate::mining::window::{Key, Packing};
 use crate::{Error, Result};
@@ -25,11 +25,15 @@ pub(in crate::mining) struct SetReader<'a, const W: usize> {
     end: usize,
     open: bool,
     stretch: Stretch,
+    bytes: KeyBytes,
     decoder: Decoder<W>,
+    /// First tokens of the segment: from, to.
+    tokens: (u32, u32),
     hasher: blake3::Hasher,
     from: Option<Key<W>>,
     to: Option<Key<W>>,
-    last: Option<(Key<W>, u64)>,
+    /// Key and tag of the record before, of the file.
+    last: (Key<W>, u64),
     sum: u64,
     max_tag: u64,
     longs: u64,
@@ -50,6 +54,7 @@ impl<'a, const W: usize> SetReader<'a, W> {
         // The segment before the first that starts at or after `from` may hold records from `from` on.
         let segment = from.map_or(0, |key| segments.partition_point(|segment| segment.token <= token(&key)).max(1) - 1);
         let end = to.map_or(segments.len(), |key| segments.partition_point(|segment| segment.token < token(&key)));
+        let bytes = set.key_bytes;
         Ok(Self {
             set,
             packing: *packing,
@@ -58,46 +63,42 @@ impl<'a, const W: usize> SetReader<'a, W> {
             end,
             open: false,
             stretch: Stretch::new(0, 0, capacity),
-            decoder: Decoder::new(),
+            bytes,
+            decoder: Decoder::new(bytes),
+            tokens: (0, 0),
             hasher: blake3::Hasher::new(),
             from,
             to,
-            last: None,
+            last: ([0; W], 0),
             sum: 0,
             max_tag: u64_of(packing.max_order() + set.facts().longs.len()),
             longs,
         })
     }
 
-    /// The next record, or `None` at the end.
-    pub(in crate::mining) fn next(&mut self) -> Result<Option<Item<W>>> {
+    /// Puts the next record into `item`; false at the end.
+    #[inline]
+    pub(in crate::mining) fn next(&mut self, item: &mut Item<W>) -> Result<bool> {
         loop {
             if self.stretch.is_short() {
                 self.refill()?;
             }
             if self.stretch.rest().is_empty() {
-                if self.open {
-                    self.close()?;
+                if !self.open_next()? {
+                    return Ok(false);
                 }
-                if self.segment >= self.end {
-                    return Ok(None);
-                }
-                let segment = &self.set.segments[self.segment];
-                self.stretch.restart(segment.offset, segment.offset + segment.length);
-                self.decoder = Decoder::new();
-                self.hasher.reset();
-                self.open = true;
                 continue;
             }
-            let (item, len) = self.decoder.read(self.stretch.rest()).ok_or_else(|| self.damaged())?;
+            let (found, len) = self.decoder.read(self.stretch.rest()).ok_or_else(|| self.damaged())?;
             self.stretch.skip(len);
-            let (key, tag, count) = item;
+            let (key, tag, count) = found;
             self.sum = self.sum.saturating_add(count);
-            let rises = self.last.is_none_or(|last| last < (key, tag));
+            // No record lies at the start that `last` has: its key would be empty, and belong to no first token.
+            let rises = self.last < (key, tag);
             if !rises || !self.belongs(&key) || tag > self.max_tag || count == 0 || self.sum >= MAX_COUNT {
                 return Err(self.damaged());
             }
-            self.last = Some((key, tag));
+            self.last = (key, tag);
             if self.from.is_some_and(|from| key < from) {
                 continue;
             }
@@ -105,22 +106,42 @@ impl<'a, const W: usize> SetReader<'a, W> {
                 // The rest of the segment is another reader's; its checksum covers it all.
                 self.drain()?;
                 self.segment = self.end;
-                return Ok(None);
+                return Ok(false);
             }
             let tag = if tag > u64_of(self.packing.max_order()) { tag + self.longs } else { tag };
-            return Ok(Some((key, tag, count)));
+            *item = (key, tag, count);
+            return Ok(true);
         }
     }
 
     /// Whether `key` may lie in the segment that is read.
+    #[inline]
     fn belongs(&self, key: &Key<W>) -> bool {
-        let token = self.packing.token(key, 0);
-        let (segments, facts) = (&self.set.segments, self.set.facts());
-        let next = segments.get(self.segment + 1).map_or(facts.tokens.1, |segment| segment.token);
-        let inside = token.is_some_and(|token| token >= segments[self.segment].token && token < next);
-        inside && self.packing.is_whole(key)
+        let (from, to) = self.tokens;
+        self.packing.first_token(key).is_some_and(|token| token >= from && token < to) && self.packing.is_whole(key)
     }
 
+    /// Ends the segment that is read and starts the next; false where there is none.
+    #[cold]
+    fn open_next(&mut self) -> Result<bool> {
+        if self.open {
+            self.close()?;
+        }
+        if self.segment >= self.end {
+            return Ok(false);
+        }
+        let segments = &self.set.segments;
+        let segment = &segments[self.segment];
+        let to = segments.get(self.segment + 1).map_or(self.set.facts().tokens.1, |next| next.token);
+        self.tokens = (segment.token, to);
+        self.stretch.restart(segment.offset, segment.offset + segment.length);
+        self.decoder = Decoder::new(self.bytes);
+        self.hasher.reset();
+        self.open = true;
+        Ok(true)
+    }
+
+    #[cold]
     fn refill(&mut self) -> Result<()> {
         let fail = |e| Error::io(self.set.path(), "cannot read the run file", e);
         let fresh = self.stretch.refill(&self.file).map_err(fail)?;
@@ -180,7 +201,8 @@ impl RunSet {
     fn verify_records<const W: usize>(&self, packing: &Packing) -> Result<()> {
         let mut reader = SetReader::<W>::open(self, packing, None, None, 0, 1 << 20)?;
         let mut found = 0;
-        while reader.next()?.is_some() {
+        let mut item = ([0; W], 0, 0);
+        while reader.next(&mut item)? {
             found += 1;
         }
         if found == self.facts().num_records {

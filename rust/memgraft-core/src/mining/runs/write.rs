@@ -10,7 +10,7 @@ use super::journal::{Entry, Journal};
 use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSet, SEGMENT_BYTES, Segment, VERSION};
 use crate::fingerprint::Fingerprint;
 use crate::ids::u64_of;
-use crate::mining::codec::{Encoder, MAX_RECORD};
+use crate::mining::codec::{Encoder, KeyBytes, MAX_RECORD};
 use crate::mining::window::{Key, Packing};
 use crate::{Error, Result};
 
@@ -96,7 +96,7 @@ impl<const W: usize> RunWriter<W> {
             buffer: Vec::with_capacity(WRITE_BUFFER + MAX_RECORD),
             written: u64_of(HEAD_LEN),
             hasher: blake3::Hasher::new(),
-            encoder: Encoder::new(),
+            encoder: Encoder::new(KeyBytes::of(packing)),
             segments: Vec::new(),
             fresh: Vec::new(),
             start: u64_of(HEAD_LEN),
@@ -109,7 +109,7 @@ impl<const W: usize> RunWriter<W> {
     /// Appends a record; (key, tag) rise.
     #[inline]
     pub(in crate::mining) fn push(&mut self, key: &Key<W>, tag: u64, count: u64) -> Result<()> {
-        let token = self.packing.token(key, 0);
+        let token = self.packing.first_token(key);
         if token != self.token {
             if self.token.is_some() && self.at() - self.start >= SEGMENT_BYTES {
                 self.end_segment(token)?;
@@ -148,7 +148,7 @@ impl<const W: usize> RunWriter<W> {
         segment.length = self.written - self.start;
         segment.checksum = Fingerprint(*self.hasher.finalize().as_bytes());
         self.hasher.reset();
-        self.encoder = Encoder::new();
+        self.encoder = Encoder::new(KeyBytes::of(&self.packing));
         self.start = self.written;
         if let (Some(journal), Some(next)) = (&mut self.journal, next) {
             self.fresh.push(Entry { segment: *segment, next, num_records: self.num_records });
