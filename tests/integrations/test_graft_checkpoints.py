@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainingArguments
 
 from grafted_models import FIRST, VOCAB, config, grafted, prompts, recipient, wake, word_tokenizer
-from memgraft.errors import GraftError, StorageError
+from memgraft.errors import ArgumentError, GraftError, StorageError
 from memgraft.integrations.peft import EXCLUDE_MODULES
 from memgraft.torch import GraftCallback, graft, graft_layers, load_graft, mark_trainable, save_graft
 
@@ -85,6 +85,63 @@ def test_a_checkpoint_without_the_graft_is_refused(bank: Any, tmp_path: Path) ->
         load_graft(recipient(), tmp_path / "run" / "checkpoint-2", bank=bank)
 
 
+@pytest.mark.parametrize("order", ["graft_first", "adapter_first"])
+def test_a_resume_without_the_callback_is_refused(order: str, bank: Any, tmp_path: Path) -> None:
+    model = adapted(bank, order)
+    mark_trainable(model)
+    Trainer(model, arguments(tmp_path / "run", 2), train_dataset=rows()).train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    again = adapted(bank, order)
+    mark_trainable(again)
+    with pytest.raises(GraftError, match=r"<checkpoint>/memgraft/default/graft\.json.*GraftCallback"):
+        Trainer(again, arguments(tmp_path / "run", 4), train_dataset=rows()).train(str(checkpoint))
+    # The way out that the message names.
+    anew = GraftCallback(missing="anew")
+    Trainer(again, arguments(tmp_path / "run", 4), train_dataset=rows(), callbacks=[anew]).train(str(checkpoint))
+    # Evaluation of the adapter alone, a graft that was loaded and is frozen, and a graft that shall start anew.
+    save_graft(model, tmp_path / "graft")
+    loaded = load_graft(recipient(), tmp_path / "graft", bank=bank)
+    kept = PeftModel.from_pretrained(loaded, checkpoint, is_trainable=True)
+    kept.train()(prompts())
+    mark_trainable(kept)
+    kept(prompts())
+    kept.load_adapter(checkpoint, "default", is_trainable=True)
+    with torch.no_grad():
+        kept(prompts())
+    kept.eval()(prompts())
+    with pytest.raises(GraftError, match="start anew"):
+        kept.train()(prompts())
+    kept.load_state_dict(kept.state_dict())
+    kept(prompts())
+
+
+def test_another_way_with_missing_grafts_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="'anew'"):
+        GraftCallback(missing="ignore")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_best_adapter_is_not_left_beside_the_last_graft(kept: bool, bank: Any, tmp_path: Path) -> None:
+    model = adapted(bank, "graft_first")
+    mark_trainable(model)
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "loss"}
+    # Training lowers the loss, so that the highest one is the first checkpoint's.
+    settings = arguments(tmp_path / "run", 4, **best, greater_is_better=True)
+    callbacks = [GraftCallback()] if kept else []
+    trainer = Trainer(model, settings, train_dataset=rows(), eval_dataset=rows()[:4], callbacks=callbacks)
+    if kept:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="weights of an adapter")
+            trainer.train()
+        assert trainer.state.best_model_checkpoint == str(tmp_path / "run" / "checkpoint-2")
+        there = load_graft(recipient(), tmp_path / "run" / "checkpoint-2", bank=bank)
+        sites = [graft_layers(one)["default"][0].memory_value.weight for one in (model, there)]
+        assert torch.equal(*sites)
+    else:
+        with pytest.warns(UserWarning, match="stays as it was trained last"):
+            trainer.train()
+
+
 def test_adapters_inside_a_graft_and_frozen_grafts_are_noticed(bank: Any) -> None:
     inside = get_peft_model(grafted(bank), LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
     with pytest.raises(GraftError, match="exclude_modules"):
@@ -103,7 +160,7 @@ def test_sft_with_an_adapter_of_its_own_trains_and_resumes_both(bank: Any, tmp_p
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    def trainer(folder: Path, steps: int) -> Any:
+    def trainer(folder: Path, steps: int, callbacks: Any = None) -> Any:
         torch.manual_seed(5)
         settings = arguments(folder, steps).to_dict()
         chosen = ("per_device_train_batch_size", "learning_rate", "save_steps", "max_steps", "lr_scheduler_type")
@@ -118,12 +175,16 @@ def test_sft_with_an_adapter_of_its_own_trains_and_resumes_both(bank: Any, tmp_p
             train_dataset=Dataset(table, fingerprint="rows"),
             processing_class=word_tokenizer(),
             peft_config=dataclasses.replace(LORA),
-            callbacks=[GraftCallback()],
+            callbacks=[GraftCallback()] if callbacks is None else callbacks,
         )
 
     whole = trainer(tmp_path / "whole", 4)
     whole.train()
     trainer(tmp_path / "run", 2).train()
+    # PEFT freezes the graft where no callback lets it train.
+    trainer(tmp_path / "without", 2, callbacks=[]).train()
+    with pytest.raises(GraftError, match="GraftCallback"):
+        trainer(tmp_path / "without", 4, callbacks=[]).train(str(tmp_path / "without" / "checkpoint-2"))
     again = trainer(tmp_path / "run", 4)
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     expected = weights_of(whole.model)

@@ -17,6 +17,7 @@ from memgraft.integrations.transformers.building import add_child, build_layers,
 from memgraft.integrations.transformers.controls import controlled_rows
 from memgraft.integrations.transformers.families import find_decoder, inspect_recipient, unwrap
 from memgraft.integrations.transformers.hooks import CHILD, DecoderHook, LayerHook, switch_off
+from memgraft.integrations.transformers.loading import LoadHook
 from memgraft.integrations.transformers.runtime import ATTRIBUTE, GraftRuntime, runtimes_of
 from memgraft.nn.compression import CompressedVocabulary
 from memgraft.nn.graft_layer import GraftLayer
@@ -106,6 +107,8 @@ def attach(
     if not runtimes_of(parts.decoder):
         parts.decoder.__dict__[ATTRIBUTE] = {}
         parts.decoder.register_forward_pre_hook(DecoderHook(parts.forward_names), with_kwargs=True)
+        # torch 2.4 has no public name for it.
+        parts.decoder._register_load_state_dict_pre_hook(LoadHook(), with_module=True)
         for number, block in enumerate(parts.layers):
             block.register_forward_pre_hook(LayerHook(number), with_kwargs=True)
         generation.install(parts.model, parts.decoder)
@@ -138,6 +141,9 @@ def detach(recipient: Model, name: str | None = None) -> Model:
                 if isinstance(hook, DecoderHook | LayerHook):
                     del module._forward_pre_hooks[key]
                     module._forward_pre_hooks_with_kwargs.pop(key, None)
+        for key, wrapped in list(decoder._load_state_dict_pre_hooks.items()):
+            if isinstance(getattr(wrapped, "hook", wrapped), LoadHook):
+                del decoder._load_state_dict_pre_hooks[key]
         generation.uninstall(model)
     return recipient
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch import nn
 from transformers import TrainerCallback
 
-from memgraft.errors import FingerprintError, GraftError
+from memgraft.errors import ArgumentError, FingerprintError, GraftError
 from memgraft.integrations.transformers.families import find_decoder, unwrap
 from memgraft.integrations.transformers.hooks import refuse_adapters_inside
+from memgraft.integrations.transformers.loading import settle
 from memgraft.integrations.transformers.parameters import has_adapter, mark_trainable
 from memgraft.integrations.transformers.runtime import runtimes_of
-from memgraft.integrations.transformers.saving import CHECKPOINT_FOLDER, read_graft, restore_weights, write_graft
+from memgraft.integrations.transformers.saving import (
+    CHECKPOINT_FOLDER,
+    MANIFEST_NAME,
+    read_graft,
+    restore_weights,
+    write_graft,
+)
 
 
 class GraftCallback(TrainerCallback):  # type: ignore[misc]
@@ -25,10 +32,18 @@ class GraftCallback(TrainerCallback):  # type: ignore[misc]
 
     Args:
         bank_path: where the bank may be found from a checkpoint's ``memgraft/<name>`` folder, recorded as given.
+        missing: where training resumes from a checkpoint with an adapter and no graft: ``"refuse"``, or ``"anew"`` to
+            let the graft start anew beside the adapter.
+
+    Raises:
+        ArgumentError: another ``missing``.
     """
 
-    def __init__(self, bank_path: str | None = None) -> None:
+    def __init__(self, bank_path: str | None = None, *, missing: Literal["refuse", "anew"] = "refuse") -> None:
+        if missing not in ("refuse", "anew"):
+            raise ArgumentError(f"missing: expected 'refuse' or 'anew', found {missing!r}")
         self.bank_path = bank_path
+        self.missing = missing
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let the graft train beside an adapter.
@@ -39,6 +54,8 @@ class GraftCallback(TrainerCallback):  # type: ignore[misc]
         model = kwargs["model"]
         if not _runtimes(model):
             raise GraftError("the model has no graft to save; attach one with graft() before the Trainer is made")
+        for runtime in _runtimes(model).values():
+            runtime.kept = True
         refuse_adapters_inside(model)
         if has_adapter(model):
             mark_trainable(model, freeze_recipient=False)
@@ -80,9 +97,13 @@ class GraftCallback(TrainerCallback):  # type: ignore[misc]
             if not folder.is_dir():
                 if not has_adapter(model):
                     continue  # written without this callback: the Trainer saved and loaded all weights
+                if self.missing == "anew":
+                    settle(runtime)
+                    continue
                 raise GraftError(
-                    f"{checkpoint}: it holds the adapter and no graft {name!r}, which would start anew: resume from a "
-                    "checkpoint that GraftCallback wrote, or attach the graft with load_graft() and start anew"
+                    f"{folder / MANIFEST_NAME}: no such file: the checkpoint holds the adapter and no graft {name!r}, "
+                    "which would start anew: resume from a checkpoint that GraftCallback wrote, or let it with "
+                    "GraftCallback(missing='anew')"
                 )
             manifest, weights = read_graft(folder)
             if manifest["bank"]["fingerprint"] != runtime.bank.fingerprint:

@@ -17,6 +17,7 @@ from memgraft.data.batch import KEY
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers.decode_state import GraftedCache, adopt, is_static
 from memgraft.integrations.transformers.families import RULE, look_through, vocab_size_of
+from memgraft.integrations.transformers.loading import refuse_a_graft_left_behind
 from memgraft.integrations.transformers.memories import requested
 from memgraft.integrations.transformers.runtime import runtimes_of
 from memgraft.integrations.transformers.side_input import OFF, Off, SideInput, SideInputs, prepare
@@ -76,8 +77,10 @@ class DecoderHook:
             return args, kwargs
         arguments = dict(zip(self.names, args, strict=False)) | kwargs
         refuse_paged(arguments)
-        if module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            _warn_once_of_a_frozen_graft(module)
+        if module.training and torch.is_grad_enabled():
+            refuse_a_graft_left_behind(module)
+            if not torch.compiler.is_compiling():
+                _warn_once_of_a_frozen_graft(module)
         input_ids = arguments.get("input_ids")
         if input_ids is None:
             raise GraftError(

@@ -9,6 +9,7 @@ from torch import nn
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers.attach import graft_layers
 from memgraft.integrations.transformers.families import find_decoder, unwrap
+from memgraft.integrations.transformers.loading import settle
 from memgraft.integrations.transformers.runtime import runtimes_of
 
 # Engram: Adam at five times the rate, no decay, for the hash tables (docs/METHOD.md, section 5).
@@ -27,7 +28,8 @@ def mark_trainable(recipient: nn.Module, *, freeze_recipient: bool = True, name:
         GraftError: there is no graft, or a wrapper hides it.
     """
     grafted = graft_layers(recipient, name)
-    if not runtimes_of(find_decoder(unwrap(recipient))[0]):
+    runtimes = runtimes_of(find_decoder(unwrap(recipient))[0])
+    if not runtimes:
         raise GraftError("the model has no graft to train; attach one with graft()")
     refuse_flat(recipient)
     ours = {
@@ -39,6 +41,8 @@ def mark_trainable(recipient: nn.Module, *, freeze_recipient: bool = True, name:
             parameter.requires_grad_(True)
         elif freeze_recipient and not adapted:
             parameter.requires_grad_(False)
+    for key in grafted:
+        settle(runtimes[key])
 
 
 def refuse_flat(recipient: nn.Module) -> None:

@@ -36,6 +36,9 @@ class GraftRuntime:
         trained_on: fingerprint of the bank that the weights were trained on, where it is another; else ``None``.
         versions: how often each of the recipient's parameters had been written when the graft was attached.
         seen_training: a call has trained; then what is frozen was looked at.
+        loaded: the weights came from a file.
+        adapter_is_newer: an adapter's weights were loaded since, and the graft's were not.
+        kept: a callback writes the weights into a Trainer's checkpoints and brings them back.
         recorder: collects telemetry while somebody records, else ``None``.
     """
 
@@ -52,6 +55,9 @@ class GraftRuntime:
     trained_on: str | None = None
     versions: dict[str, int] = dataclasses.field(default_factory=dict)
     seen_training: bool = False
+    loaded: bool = False
+    adapter_is_newer: bool = False
+    kept: bool = False
     recorder: Any = None
 
     @property

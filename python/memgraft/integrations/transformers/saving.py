@@ -29,6 +29,7 @@ from memgraft.integrations.transformers.families import (
     unwrap,
     vocab_size_of,
 )
+from memgraft.integrations.transformers.loading import settle
 from memgraft.integrations.transformers.locate import CHECKPOINT_FOLDER, graft_folder
 from memgraft.integrations.transformers.runtime import GraftRuntime, the_runtime
 from memgraft.integrations.transformers.weights import copy_weights, whole_weights
@@ -364,7 +365,9 @@ def _load_weights(recipient: nn.Module, name: str, weights: Mapping[str, Tensor]
                 f"{folder / WEIGHTS_NAME}: {key}: expected shape {tuple(tensor.shape)}, found "
                 f"{tuple(weights[key].shape)}"
             )
-    copy_weights(recipient, the_runtime(find_decoder(unwrap(recipient))[0], name), weights)
+    runtime = the_runtime(find_decoder(unwrap(recipient))[0], name)
+    copy_weights(recipient, runtime, weights)
+    settle(runtime, loaded=True)
 
 
 def _write(path: str, text: str) -> None:
