@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 import memgraft
 from memgraft.corpus import write_sample
-from memgraft.errors import ConfigError, CorpusError, StorageError
+from memgraft.errors import ConfigError, CorpusError, FingerprintError, StorageError
 from memgraft.experiments import (
     ARMS,
     Recipe,
@@ -309,6 +309,14 @@ def test_text_that_the_keys_come_from_is_refused_by_the_sample_beside_them(place
             recipe=RECIPE,
             tokenizer=place / "tokenizer.json",
         )
+
+
+def test_text_of_another_tokenizer_is_refused(place, tmp_path):
+    byte_bpe([tiny_text(9)], 300).save(str(tmp_path / "foreign.json"))
+    memgraft.tokenize_folder(place / "held-out", tmp_path / "foreign.json", tmp_path / "foreign", eos=0)
+    with pytest.raises(FingerprintError, match="tokenise the text with the recipient's tokenizer"):
+        experiment(place, tmp_path / "out", held_out=memgraft.Corpus.open(tmp_path / "foreign.bin"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_requests_are_typed_errors(place, tmp_path):

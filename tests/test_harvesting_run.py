@@ -183,6 +183,29 @@ def test_an_interrupted_harvest_goes_on_and_makes_the_same_bytes(place, tmp_path
     assert not (tmp_path / "bank.partial").exists()
 
 
+def test_an_interrupted_harvest_goes_on_where_the_tokenizer_was_saved_again(place, tmp_path):
+    whole = run(place, tmp_path / "whole", keep_tokenizer=False)
+
+    def stop(stage, done, total):
+        if stage == "donor" and done:
+            raise Stop
+
+    tokenizer = memgraft_tokenizer(place)
+    for out, changed in (("bank", lambda: tokenizer.enable_truncation(4)), ("other", tokenizer.no_truncation)):
+        with pytest.raises(Stop):
+            run(place, tmp_path / out, progress=stop, keep_tokenizer=False)
+        changed()
+        tokenizer.save(str(tmp_path / f"{out}.json"))
+        resumed = run(place, tmp_path / out, recipient_tokenizer=tmp_path / f"{out}.json", keep_tokenizer=False)
+        assert resumed.fingerprint == whole.fingerprint
+    assert run(place, tmp_path / "bank", recipient_tokenizer=tmp_path / "bank.json").fingerprint == whole.fingerprint
+    with pytest.raises(Stop):
+        run(place, tmp_path / "third", progress=stop)
+    byte_bpe([tiny_text(3)], 300).save(str(tmp_path / "foreign.json"))
+    with pytest.raises(FingerprintError, match="other settings"):
+        run(place, tmp_path / "third", recipient_tokenizer=tmp_path / "foreign.json")
+
+
 _KILLED = """
 import os, signal, sys, time
 from memgraft.harvesting import harvest

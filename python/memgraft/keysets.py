@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
-from memgraft.tokenizer import other_mapping, recorded_facts
+from memgraft.tokenizer import facts_of_keys, other_mapping
 
 __all__ = ["check_same_tokens", "intersect", "joined", "rows_in", "subtract", "union"]
 
@@ -46,13 +46,14 @@ def check_same_tokens(sets: Sequence[KeySet]) -> None:
                 f"{keys.path or 'keys'}: expected the vocabulary of {sets[0].vocab_size} as in "
                 f"{sets[0].path or 'the first set'}, found {keys.vocab_size}; mine both with one tokenizer"
             )
-    named = [(keys, keys.metadata.get("tokenizer"), keys.metadata.get("tokenizer_mapping")) for keys in sets]
-    named = [known for known in named if known[1:] != (None, None)]
-    for keys, tokenizer, mapping in named[1:]:
-        if other_mapping(recorded_facts(*named[0][1:]), recorded_facts(tokenizer, mapping)):
+    named = [(keys, facts_of_keys(keys.metadata)) for keys in sets]
+    named = [(keys, facts) for keys, facts in named if facts != facts_of_keys({})]
+    for keys, facts in named[1:]:
+        first, expected = named[0]
+        if other_mapping(expected, facts):
             raise FingerprintError(
-                f"{keys.path or 'keys'}: expected tokens of the tokenizer {named[0][1]} as in "
-                f"{named[0][0].path or 'the first set'}, found {tokenizer}; mine both with one tokenizer"
+                f"{keys.path or 'keys'}: expected tokens of the tokenizer {expected['file_fingerprint']} as in "
+                f"{first.path or 'the first set'}, found {facts['file_fingerprint']}; mine both with one tokenizer"
             )
 
 

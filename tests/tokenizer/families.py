@@ -1,5 +1,6 @@
 """Small tokenizers of the families that people have, each as its file says and as transformers may rebuild it."""
 
+import json
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -67,6 +68,37 @@ def t5() -> Tokenizer:
     return made
 
 
+def t5_with_sentinels() -> Tokenizer:
+    """T5 as its files are: the sentinels are pieces of the model and special tokens."""
+    facts = json.loads(t5().to_str())
+    sentinels = [f"<extra_id_{place}>" for place in range(4)]
+    facts["model"]["vocab"] += [[sentinel, 0.0] for sentinel in sentinels]
+    made = Tokenizer.from_str(json.dumps(facts))
+    made.add_special_tokens(sentinels)
+    return made
+
+
+def unigram_with_bytes() -> Tokenizer:
+    """Unigram that falls back to bytes, as T5Gemma's and Llama-like Unigram files do."""
+    facts = json.loads(metaspace("always").to_str())
+    facts["model"]["vocab"] += [[f"<0x{byte:02X}>", -20.0] for byte in range(256)]
+    facts["model"]["byte_fallback"] = True
+    made = Tokenizer.from_str(json.dumps(facts))
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return made
+
+
+def words() -> Tokenizer:
+    """Whole words and nothing else."""
+    listed = ["<unk>", "the", "king", "of", "thing", "kings", "12", "a", "b"]
+    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(listed)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["<unk>"])
+    return made
+
+
 def wordpiece(*, lowercase: bool = True) -> Tokenizer:
     """WordPiece, as BERT's."""
     words = ["the", "king", "of", "tha", "x"]
@@ -111,7 +143,10 @@ FAMILIES = {
     "metaspace first": lambda: metaspace("first"),
     "metaspace never": lambda: metaspace("never"),
     "t5": t5,
+    "t5 with sentinels": t5_with_sentinels,
+    "unigram with bytes": unigram_with_bytes,
     "wordpiece": wordpiece,
+    "words": words,
     "gpt2": byte_level,
     "qwen2": lambda: byte_level(regex=REGEX),
     "smollm2": lambda: byte_level(digits=True),

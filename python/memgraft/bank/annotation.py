@@ -19,6 +19,7 @@ from memgraft.bank.files import fsync_directory, reserve, write_text
 from memgraft.boundaries import MARKS, read_rows, refuse_unread
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 from memgraft.progress import Progress, callback
+from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
 
 ROWS_COLUMN = "memgraft_rows"
 ORDERS_COLUMN = "memgraft_orders"
@@ -71,7 +72,7 @@ def annotate(
 
     Raises:
         ArgumentError: ``out`` exists.
-        FingerprintError: ``<out>.partial`` is of another bank or corpus.
+        FingerprintError: ``<out>.partial`` is of another bank or corpus, or the tokens are of another tokenizer.
         TokenError: a token outside the bank's vocabulary.
         StorageError: the disk refused.
     """
@@ -79,6 +80,8 @@ def annotate(
     final = Path(out).absolute()
     if final.exists():
         raise ArgumentError(f"{final}: exists; open it with Annotation.open, remove it, or name another path")
+    if hasattr(corpus, "tokenizer_mapping"):
+        refuse_other_tokens(facts_of_keys(bank.keys.metadata, bank.manifest.tokenizer), corpus)
     folder = final.with_name(final.name + ".partial")
     facts = {
         "format_version": _FORMAT_VERSION,

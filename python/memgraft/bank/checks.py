@@ -9,6 +9,7 @@ from memgraft._core import ValueTable
 from memgraft.bank.manifest import MANIFEST_NAME, Manifest
 from memgraft.bank.overlay import Layer
 from memgraft.errors import FingerprintError, FormatError
+from memgraft.tokenizer import other_mapping
 
 
 def expect_same(path: Path, what: str, expected: str, found: str) -> None:
@@ -70,8 +71,11 @@ def check_table(folder: Path, manifest: Manifest, table: ValueTable, shards: Seq
         raise FormatError(f"{folder / MANIFEST_NAME}: expected {manifest.num_rows} rows in shards, found {first_row}")
 
 
-def check_settings(state: Path, settings: Mapping[str, Any]) -> None:
+def check_settings(state: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Refuses to go on with the unfinished bank beside ``state`` under other settings than it was begun with.
+
+    Returns:
+        The settings that it was begun with.
 
     Raises:
         FormatError: ``state`` is not JSON.
@@ -81,6 +85,11 @@ def check_settings(state: Path, settings: Mapping[str, Any]) -> None:
         found = json.loads(state.read_text())
     except json.JSONDecodeError as error:
         raise FormatError(f"{state}: not JSON: {error}; remove {state.parent} and start again") from None
+    known = [facts.get("tokenizer") or {} for facts in (found, settings)]
+    named = all("fingerprint" in facts for facts in known)
+    if named and not other_mapping(*known) and known[0].get("vocab_size") == known[1].get("vocab_size"):
+        # The tokenizer's file may have been saved again meanwhile.
+        settings = {**settings, "tokenizer": found.get("tokenizer")}
     there, now = dict(_leaves(found)), dict(_leaves(settings))
     names = [name for name in {**now, **there} if there.get(name) != now.get(name)]
     if names:
@@ -89,6 +98,7 @@ def check_settings(state: Path, settings: Mapping[str, Any]) -> None:
             f"{state.parent}: holds an unfinished harvest with other settings ({differences}); "
             "repeat it with its settings, or remove that directory, or name another path"
         )
+    return dict(found)
 
 
 def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:

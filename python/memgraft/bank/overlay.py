@@ -10,6 +10,7 @@ from typing import Any
 from memgraft._core import fingerprint_bytes
 from memgraft.bank.manifest import MANIFEST_NAME, Manifest
 from memgraft.errors import ArgumentError, FingerprintError
+from memgraft.tokenizer import other_mapping
 
 __all__ = ["Layer", "Where", "bank_paths", "check_layers", "stacked_manifest"]
 
@@ -79,6 +80,12 @@ def check_layers(layers: Sequence[Layer]) -> None:
         seen[layer.manifest.fingerprint] = layer.path
     expected = _space(base.manifest)
     for layer in layers[1:]:
+        mine, theirs = base.manifest.tokenizer, layer.manifest.tokenizer
+        if other_mapping(mine, theirs):
+            raise FingerprintError(
+                f"{layer.path / MANIFEST_NAME}: expected tokenizer {mine.get('fingerprint')} as in {base.path}, found "
+                f"{theirs.get('fingerprint')}: its keys mean other text; mine the overlay with the base's tokenizer"
+            )
         for name, found in _space(layer.manifest).items():
             if found != expected[name]:
                 raise FingerprintError(
@@ -91,7 +98,6 @@ def _space(manifest: Manifest) -> dict[str, Any]:
     """What must agree for two banks' rows to mean the same."""
     return {
         "donor": manifest.donor.get("fingerprint"),
-        "tokenizer": manifest.tokenizer.get("fingerprint"),
         "taps": list(manifest.taps),
         "value_dim": manifest.value_dim,
         # What the donor read: prefix, BOS, contexts.

@@ -65,7 +65,8 @@ class Partial:
         self.final = final
         self.path = final.with_name(final.name + ".partial")
         self.folder = self.path / _FOLDER_NAME
-        self._keys, self._layout, self._scales, self._settings = keys, layout, scales, settings
+        self._keys, self._layout, self._scales = keys, layout, scales
+        self.settings = settings
         self._refuse_existing()
         self._files: list[int] = []
         self._log: DoneLog | None = None
@@ -110,14 +111,14 @@ class Partial:
             wait_for_lock(lock, path)
             self._refuse_existing()
             if state.exists():
-                check_settings(state, self._settings)
+                self.settings = check_settings(state, self.settings)
                 return
             shutil.rmtree(self.folder, ignore_errors=True)
             for log in self.path.glob("done*.log"):
                 log.unlink()
             self.folder.mkdir()
             self._lay_out()
-            write_text(state, json.dumps(self._settings, indent=2) + "\n")
+            write_text(state, json.dumps(self.settings, indent=2) + "\n")
         finally:
             os.close(lock)
 

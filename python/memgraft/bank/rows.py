@@ -106,6 +106,8 @@ class RowWriter(Closing):
             world_size=world_size,
         )
         self.partial = self._partial.path
+        # One hash of the tokenizer's file, whichever process seals.
+        self._tokenizer = dict(self._partial.settings["tokenizer"])
 
     @property
     def num_shards(self) -> int:

@@ -194,7 +194,7 @@ def load_recipient_tokenizer(
         FingerprintError: it is not the one the keys were mined with.
     """
     from memgraft.corpus.text import load_tokenizer
-    from memgraft.tokenizer import differs_from, open_tokenizer, recorded_facts
+    from memgraft.tokenizer import differs_from, facts_of_keys, open_tokenizer
 
     facts = bank.manifest.tokenizer if bank is not None else {}
     folder = bank.path if bank is not None else path.parent if path.is_file() else path
@@ -206,9 +206,7 @@ def load_recipient_tokenizer(
     if chosen is None:
         raise ArgumentError(f"{path}: expected a tokenizer.json beside it, found none; give --tokenizer")
     if not facts.get("fingerprint"):
-        mined = keys.metadata if keys is not None else {}
-        file = facts.get("file_fingerprint") or mined.get("tokenizer")
-        facts = recorded_facts(file, mined.get("tokenizer_mapping"))
+        facts = facts_of_keys(keys.metadata if keys is not None else {}, facts)
     difference = differs_from(open_tokenizer(chosen), facts)
     if difference and not needed:
         return None

@@ -70,10 +70,9 @@ def decoder_of(tokenizer: Path, keys: "KeySet") -> Callable[[Sequence[Sequence[i
         FingerprintError: the file is not the one that made the keys' tokens.
     """
     from memgraft.keyed import decoder
-    from memgraft.tokenizer import differs_from, open_tokenizer, recorded_facts
+    from memgraft.tokenizer import differs_from, facts_of_keys, open_tokenizer
 
     decode = decoder(tokenizer)
-    recorded = recorded_facts(keys.metadata.get("tokenizer"), keys.metadata.get("tokenizer_mapping"))
-    if difference := differs_from(open_tokenizer(tokenizer), recorded):
+    if difference := differs_from(open_tokenizer(tokenizer), facts_of_keys(keys.metadata)):
         raise FingerprintError(f"{tokenizer}: expected the tokenizer that made the keys: {difference}")
     return decode

@@ -30,6 +30,7 @@ from memgraft.experiments.windows import TokenWindows
 from memgraft.harvesting.donor import native_compute_dtype, quiet_transformers
 from memgraft.mining.facts import mined_from
 from memgraft.progress import callback
+from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
 
 if TYPE_CHECKING:
     from memgraft.corpus import Corpus
@@ -252,6 +253,8 @@ def _material(
                 f"the bank's keys were mined from {name} (fingerprint {corpus.fingerprint}), or from documents of it; "
                 "hold out what the keys do not come from, or mine the training corpus and harvest again"
             )
+    for corpus in (train, held_out, *domains.values()):
+        refuse_other_tokens(facts_of_keys(bank.keys.metadata, bank.manifest.tokenizer), corpus)
     windows = TokenWindows(train, recipe.seq_len)
     if len(windows) < recipe.batch_size:
         raise CorpusError(

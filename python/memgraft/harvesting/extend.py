@@ -18,7 +18,7 @@ from memgraft.keysets import rows_in
 from memgraft.mining import mine
 from memgraft.mining.miner import budgets_by_order
 from memgraft.progress import Progress, callback
-from memgraft.tokenizer import other_mapping, recorded_facts
+from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,29 +67,27 @@ def mine_lacking(
         ArgumentError: options out of range.
     """
     progress = callback(progress)
-    expected = bank.keys.metadata.get("tokenizer") or bank.manifest.tokenizer.get("file_fingerprint")
-    mapping = bank.keys.metadata.get("tokenizer_mapping")
-    theirs = recorded_facts(corpus.tokenizer, corpus.tokenizer_mapping)
-    if other_mapping(recorded_facts(expected, mapping), theirs):
-        raise FingerprintError(
-            f"{corpus.paths[0]}: expected tokens of the tokenizer {expected} that the bank's keys are made of, found "
-            f"{corpus.tokenizer}; tokenise the text with the recipient's tokenizer"
-        )
+    refuse_other_tokens(facts_of_keys(bank.keys.metadata, bank.manifest.tokenizer), corpus)
     budgets = budgets_by_order(tuple(orders or bank.index.orders), budget)
     # At most as many of an order are taken away again as the bank has, so that the budget is filled exactly.
     have = bank.index.num_keys_by_order
     wide = {order: None if most is None else most + have.get(order, 0) for order, most in budgets.items()}
+    size = bank.index.vocab_size
+    # What the tokenizer got after the bank was mined is in no key of it.
+    later = range(size, max(size, corpus.vocab_size or 0))
     mined = mine(
         corpus,
         orders=tuple(wide),
         budget=None if None in wide.values() else {order: most for order, most in wide.items() if most is not None},
         min_count=min_count,
         memory=memory,
-        reserved=tuple(bank.keys.reserved if reserved is None else reserved),
-        vocab_size=bank.index.vocab_size,
+        reserved=(*(bank.keys.reserved if reserved is None else reserved), *later),
+        vocab_size=size + len(later),
         threads=threads,
         progress=progress,
     )
+    if later:
+        mined = _within(mined, size)
     there = rows_in(mined, bank.index, threads=threads) >= 0
     lengths = np.diff(mined.arrays().offsets.astype(np.int64))
     keep = np.zeros(len(mined), np.bool_)
@@ -106,6 +104,20 @@ def mine_lacking(
     known = {order: int((there & (lengths == order)).sum()) for order in budgets}
     extends = {"extends": {"bank": bank.fingerprint, "known": {str(order): n for order, n in known.items()}}}
     return Lacking(keys=mined.select(keep).with_metadata({**mined.metadata, **extends}), known=known, over_budget=over)
+
+
+def _within(keys: KeySet, vocab_size: int) -> KeySet:
+    """The same keys, none of which holds a later token, for a vocabulary of ``vocab_size``."""
+    arrays = keys.arrays()
+    return KeySet.from_arrays(
+        arrays.tokens,
+        arrays.offsets,
+        arrays.counts,
+        arrays.documents,
+        vocab_size=vocab_size,
+        reserved=[token for token in keys.reserved if token < vocab_size],
+        metadata=keys.metadata,
+    )
 
 
 def harvest_like(

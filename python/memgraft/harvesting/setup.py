@@ -14,7 +14,7 @@ from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
 from memgraft.harvesting.selecting import Progress
 from memgraft.harvesting.text import RoundTrip
 from memgraft.keyset import KeySet
-from memgraft.tokenizer import TextCodec, differs_from, open_tokenizer, recorded_facts
+from memgraft.tokenizer import TextCodec, differs_from, facts_of_keys, open_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +90,7 @@ def set_up(
             f"the key set was mined for a vocabulary of {keys.vocab_size}; "
             "mine again with the tokenizer's size, or name the tokenizer that made these tokens"
         )
-    mined_with = keys.metadata.get("tokenizer")
-    if difference := differs_from(recipient, recorded_facts(mined_with, keys.metadata.get("tokenizer_mapping"))):
+    if difference := differs_from(recipient, facts_of_keys(keys.metadata)):
         raise FingerprintError(
             f"tokenizer {recipient_tokenizer}: not the one that made the keys' tokens: {difference}; "
             "name the tokenizer.json that tokenised the corpus"

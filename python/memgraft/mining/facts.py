@@ -11,7 +11,7 @@ from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyset import KeySet
 from memgraft.mining.options import positive
 from memgraft.progress import Progress, callback
-from memgraft.tokenizer import other_mapping, recorded_facts
+from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
 
 #: Positions looked up at a time.
 BLOCK = 1 << 20
@@ -129,13 +129,7 @@ def coverage(
             f"keys: expected the key set {index.keyset_fingerprint} of the index, found {keys.fingerprint}; "
             "give the key set the index was built from"
         )
-    expected = metadata.get("tokenizer")
-    theirs = recorded_facts(corpus.tokenizer, corpus.tokenizer_mapping)
-    if other_mapping(recorded_facts(expected, metadata.get("tokenizer_mapping")), theirs):
-        raise FingerprintError(
-            f"{corpus.paths[0]}: expected tokens of the tokenizer {expected}, which made the keys, found "
-            f"{corpus.tokenizer}; tokenise the text with the recipient's tokenizer"
-        )
+    refuse_other_tokens(facts_of_keys(metadata), corpus)
     searched = None if mined is None else mined_part(metadata, mined)
     names, domain_of = _domains(domains, corpus)
     by_order = np.zeros(256, np.int64)

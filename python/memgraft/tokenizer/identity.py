@@ -1,8 +1,9 @@
 """Whether two tokenizers are one: the rule that banks, grafts and harvests share."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
+from memgraft.errors import FingerprintError
 from memgraft.tokenizer.codec import TextCodec, open_tokenizer
 
 
@@ -29,6 +30,42 @@ def recorded_facts(file: str | None, mapping: Mapping[str, Any] | None) -> dict[
     return {**(mapping or {}), "file_fingerprint": file}
 
 
+def facts_of_keys(metadata: Mapping[str, Any], manifest: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The record of the tokenizer that made keys: of their ``metadata``, and of their bank's ``manifest.tokenizer``."""
+    manifest = manifest or {}
+    file = metadata.get("tokenizer") or manifest.get("file_fingerprint")
+    return recorded_facts(file, metadata.get("tokenizer_mapping") or manifest)
+
+
+class Stream(Protocol):
+    """What is asked of a corpus: where it is, and who made its tokens."""
+
+    @property
+    def paths(self) -> Any:
+        """Files, at least one."""
+
+    tokenizer: str | None
+    tokenizer_mapping: Mapping[str, Any] | None
+
+
+def refuse_other_tokens(keys: Mapping[str, Any], corpus: Stream) -> None:
+    """Refuses a corpus whose token ids do not mean what those of the keys mean.
+
+    Args:
+        keys: the record of the keys' tokenizer (`facts_of_keys`).
+        corpus: tokens that are read with them.
+
+    Raises:
+        FingerprintError: both name their tokenizers, and these differ.
+    """
+    if other_mapping(keys, recorded_facts(corpus.tokenizer, corpus.tokenizer_mapping)):
+        expected = keys["file_fingerprint"] or keys.get("fingerprint")
+        raise FingerprintError(
+            f"{corpus.paths[0]}: expected tokens of the tokenizer {expected}, which made the keys, found "
+            f"{corpus.tokenizer}; tokenise the text with the recipient's tokenizer"
+        )
+
+
 def other_mapping(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two records name different tokenizers; a record that names none is no other.
 
@@ -40,8 +77,9 @@ def other_mapping(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     if "fingerprint" in one and "fingerprint" in other:
         if one["fingerprint"] != other["fingerprint"]:
             return True
-        same_size = one["vocab_size"] == other["vocab_size"]
-        return bool(same_size and one["added_fingerprint"] != other["added_fingerprint"])
+        # Earlier records have no hash of the added tokens.
+        added = [facts.get("added_fingerprint") for facts in (one, other)]
+        return one.get("vocab_size") == other.get("vocab_size") and None not in added and added[0] != added[1]
     return None not in files
 
 

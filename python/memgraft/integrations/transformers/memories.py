@@ -17,6 +17,7 @@ from memgraft.bank import Memory
 from memgraft.data.batch import MemoryBatch
 from memgraft.errors import FingerprintError, GraftError, TokenError
 from memgraft.integrations.transformers.runtime import GraftRuntime
+from memgraft.tokenizer import other_mapping
 
 # What `generate(memgraft=...)` asked for, by decoder (its id). A context and no keyword: calls that generate() makes on
 # its own (guidance, an assistant that shares the decoder) read the same memory.
@@ -113,11 +114,11 @@ def check_space(own: Memory, other: Memory) -> None:
             f"{other.manifest.donor.get('name', 'unknown')}, taps {list(other.taps)}): harvest it with the donor, taps "
             "and prefix of the graft's bank"
         )
-    mine, theirs = (memory.manifest.tokenizer.get("fingerprint") for memory in (own, other))
-    if mine is not None and theirs is not None and mine != theirs:
+    mine, theirs = own.manifest.tokenizer, other.manifest.tokenizer
+    if other_mapping(mine, theirs):
         raise FingerprintError(
-            f"the graft's keys are of tokenizer {mine}, those of the memory {other.fingerprint} of {theirs}: their ids "
-            "mean other text"
+            f"the graft's keys are of tokenizer {mine.get('fingerprint')}, those of the memory {other.fingerprint} of "
+            f"{theirs.get('fingerprint')}: their ids mean other text"
         )
 
 

@@ -24,6 +24,7 @@ mod control;
 mod count;
 mod group;
 mod join;
+mod kin;
 mod merge;
 mod options;
 mod part;

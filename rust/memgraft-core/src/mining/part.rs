@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::block::{self, bytes_per_position};
 use super::control::{REPORT, Report, single, stage};
+use super::kin;
 use super::merge::{self, Joiner, Ranges};
 use super::options::{self, Means};
 use super::plan::{self, Block};
@@ -164,9 +165,9 @@ impl<'a, const W: usize> Part<'a, W> {
         let (want, have) = (&self.facts, found.facts());
         let plain = |facts: &Facts| {
             let shards = facts.shards.iter().map(|shard| Shard { lengths: (0, 0, shard.fingerprint), ..shard.clone() });
-            Facts { shards: shards.collect(), num_records: 0, ..facts.clone() }
+            Facts { shards: shards.collect(), num_records: 0, settings: Value::Null, ..facts.clone() }
         };
-        if plain(want) == plain(have) {
+        if plain(want) == plain(have) && kin::differing(&want.settings, &have.settings).is_none() {
             return Ok(());
         }
         Err(Error::Fingerprint {
@@ -188,7 +189,8 @@ impl<'a, const W: usize> Part<'a, W> {
                 let set = RunSet::open(&path)?;
                 let facts = set.facts();
                 let mine = self.block_facts(facts.pieces.clone(), facts.longs.clone());
-                if (Facts { num_records: 0, ..facts.clone() }) != mine {
+                let theirs = Facts { num_records: 0, settings: mine.settings.clone(), ..facts.clone() };
+                if theirs != mine || kin::differing(&facts.settings, &mine.settings).is_some() {
                     return Err(Error::Fingerprint {
                         message: format!(
                             "{}: expected blocks of the part that is to be mined, found one of another corpus, rank or \

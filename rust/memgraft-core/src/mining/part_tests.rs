@@ -245,6 +245,36 @@ fn parts_that_do_not_belong_together_are_refused() {
 }
 
 #[test]
+fn a_tokenizer_is_what_it_does_where_that_is_recorded() {
+    let settings = |file: &str, mapping: &str, size: u32, added: &str| {
+        let mapping = json!({"fingerprint": mapping, "vocab_size": size, "added_fingerprint": added});
+        json!({"tokenizer": file, "tokenizer_mapping": mapping, "eos_id": 1})
+    };
+    let first = settings("f", "m", 300, "none");
+    let cases = [
+        (settings("g", "m", 300, "none"), None),
+        (settings("g", "m", 301, "one"), None),
+        (settings("g", "m", 300, "one"), Some("tokenizer")),
+        (settings("g", "n", 300, "none"), Some("tokenizer")),
+        (json!({"tokenizer": "f", "eos_id": 1}), None),
+        (json!({"tokenizer": "g", "eos_id": 1}), Some("tokenizer")),
+        (json!({"tokenizer": null, "eos_id": 1}), Some("tokenizer")),
+        (json!({"tokenizer": "f", "eos_id": 2}), Some("eos_id")),
+    ];
+    for (other, differs) in cases {
+        for (a, b) in [(&first, &other), (&other, &first)] {
+            let found = kin::differing(a, b);
+            assert_eq!(found.as_deref().map(|name| name.trim_end_matches("_mapping")), differs, "{a} {b}");
+            if differs.is_none() {
+                assert_eq!(kin::common(a, b), kin::common(b, a));
+                assert_eq!(kin::common(a, b)["tokenizer_mapping"], first["tokenizer_mapping"]);
+                assert_eq!(kin::common(a, b)["tokenizer"].is_null(), a["tokenizer"] != b["tokenizer"]);
+            }
+        }
+    }
+}
+
+#[test]
 fn damage_anywhere_is_a_format_error() {
     let folder = tempfile::tempdir().unwrap();
     let documents: Vec<Vec<u32>> = zipf(400, 200).chunks(50).map(<[u32]>::to_vec).collect();

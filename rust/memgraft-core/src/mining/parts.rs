@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::kin;
 use super::runs::{Facts, RunSet, Shard};
 use super::spill::Run;
 use super::window::Packing;
@@ -93,6 +94,9 @@ impl Parts {
         let facts = Facts {
             tokens: tokens.unwrap_or_default(),
             shards: shards.into_values().map(|(shard, _)| shard).collect(),
+            settings: sets
+                .iter()
+                .fold(first.facts().settings.clone(), |settings, set| kin::common(&settings, &set.facts().settings)),
             ..first.facts().clone()
         };
         if facts.totals().is_none() {
@@ -224,11 +228,7 @@ pub(super) fn check_kin(first: &RunSet, set: &RunSet) -> Result<()> {
         let show = |facts: &Facts| format!("{} {}", facts.world, if facts.apart { "corpora" } else { "shards" });
         return differs("world", show(a), show(b));
     }
-    if a.settings != b.settings {
-        let keys = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
-        let mut names = keys(&a.settings).unwrap_or_default();
-        names.extend(keys(&b.settings).unwrap_or_default());
-        let name = names.into_iter().find(|name| a.settings.get(name) != b.settings.get(name)).unwrap_or_default();
+    if let Some(name) = kin::differing(&a.settings, &b.settings) {
         let show = |value: &Value| value.get(&name).map_or_else(|| "nothing".into(), Value::to_string);
         return differs(&name, show(&a.settings), show(&b.settings));
     }
