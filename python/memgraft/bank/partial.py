@@ -44,6 +44,7 @@ class Partial:
         final: the bank directory to be.
         path: ``<final>.partial``.
         folder: inside it, what will be renamed to ``final``.
+        settings: those that it was begun with.
 
     Raises:
         ArgumentError: ``final`` exists, or a running rank has another world size.
