@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
-from tokenizers import pre_tokenizers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from memgraft.errors import DonorError
-from memgraft.harvesting import open_donor
+from memgraft.harvesting import donor_folder, open_donor
 from memgraft.harvesting.gguf import STAGE, gguf_blocks
+from memgraft.harvesting.gguf_tokenizer import by_scores
 from memgraft.harvesting.setup import refuse_taps
 
 gguf = pytest.importorskip("gguf")
@@ -14,11 +17,43 @@ gguf = pytest.importorskip("gguf")
 TEXT = "it's IT'S 12345  a\n\n b"
 
 
-def write_gguf(path, cut):
-    """A llama of one block, width 32, with a byte-level vocabulary in which digits, quotes and blanks can merge."""
+def byte_level_vocabulary(writer, cut):
+    """Digits, quotes and blanks can merge."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("1", "2"), ("12", "3"), ("'", "S"), ("Ġ", "Ġ"), ("Ċ", "Ċ"), ("T", "'"), ("3", "4")]
     tokens = [*letters, *(left + right for left, right in merges), "<|endoftext|>"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(cut)
+    writer.add_token_list(tokens)
+    writer.add_token_merges([f"{left} {right}" for left, right in merges])
+    writer.add_token_types([1] * (len(tokens) - 1) + [3])
+    writer.add_bos_token_id(len(tokens) - 1)
+    writer.add_eos_token_id(len(tokens) - 1)
+    return len(tokens)
+
+
+PIECES = {"▁": -3.0, "▁▁": -1.0, "12": -2.0, "23": -1.5, "34": -5.0, "'s": -2.0, "it": -1.0, "▁it": -1.2, "▁a": -2.0}
+
+
+def sentencepiece_vocabulary(writer, *, prefix=True, pieces=PIECES, model="llama"):
+    """As Llama 2's files: bytes, letters, and pieces with scores; no merges."""
+    letters = {letter: -20.0 - place for place, letter in enumerate("abitsx12345'")}
+    scores = {"<unk>": 0.0, "<s>": 0.0, "</s>": 0.0} | {f"<0x{byte:02X}>": 0.0 for byte in range(256)}
+    scores |= letters | pieces
+    writer.add_tokenizer_model(model)
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(list(scores))
+    writer.add_token_scores(list(scores.values()))
+    writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * (len(scores) - 259))
+    writer.add_add_space_prefix(prefix)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    return len(scores)
+
+
+def write_gguf(path, cut=None, vocabulary=byte_level_vocabulary, **options):
+    """A llama of one block, width 32."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(64)
     writer.add_embedding_length(32)
@@ -28,16 +63,10 @@ def write_gguf(path, cut):
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10_000.0)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(cut)
-    writer.add_token_list(tokens)
-    writer.add_token_merges([f"{left} {right}" for left, right in merges])
-    writer.add_token_types([1] * (len(tokens) - 1) + [3])
-    writer.add_bos_token_id(len(tokens) - 1)
-    writer.add_eos_token_id(len(tokens) - 1)
+    size = vocabulary(writer, cut, **options) if cut is not None else vocabulary(writer, **options)
+    writer.add_vocab_size(size)
     generator = np.random.default_rng(0)
-    shapes = {"token_embd": (len(tokens), 32), "output": (len(tokens), 32), "output_norm": (32,)}
+    shapes = {"token_embd": (size, 32), "output": (size, 32), "output_norm": (32,)}
     for name, shape in {"attn_norm": (32,), "ffn_norm": (32,), "ffn_down": (32, 64)}.items():
         shapes[f"blk.0.{name}"] = shape
     shapes |= {f"blk.0.attn_{name}": (32, 32) for name in ("q", "k", "v", "output")}
@@ -102,10 +131,81 @@ def test_an_unknown_cut_is_said(tmp_path):
         open_donor(path, compute_dtype="float32")
 
 
+@pytest.mark.parametrize("prefix", [True, False])
+def test_a_sentencepiece_vocabulary_is_read_by_its_scores(prefix, tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", vocabulary=sentencepiece_vocabulary, prefix=prefix)
+    donor = open_donor(path, compute_dtype="float32")
+    assert donor.tokenizer_losses == ()
+    file = Tokenizer.from_file(str(donor_folder(path) / "tokenizer.json"))
+    expected = {
+        "it's 1234": "▁it 's ▁ 1 23 4",
+        " it": "▁▁ it",
+        "12 345": "▁ 12 ▁ 34 5",
+        "a  a   a": "▁a ▁▁ a ▁▁ ▁a",
+        "x\n\n a": "▁ x <0x0A> <0x0A> ▁a",
+        "é": "▁ <0xC3> <0xA9>",
+        "": "",
+    }
+    for text, pieces in expected.items():
+        found = file.encode(text, add_special_tokens=False).tokens
+        if not prefix:  # a word that stands inside a document
+            found = file.encode(f" {text}" if text else "", add_special_tokens=False).tokens
+        assert " ".join(found) == pieces, text
+    keys = [[file.token_to_id(piece) for piece in ("▁it", "'s")], [file.token_to_id("it")]]
+    assert donor.tokenizer.decode(keys) == ["it's", "it"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text("ab12 ▁", max_size=12), scores=st.lists(st.integers(-9, 0), min_size=8, max_size=8, unique=True))
+def test_the_plain_rule_is_that_of_merges_where_no_scores_tie(text, scores):
+    """Every pair of the vocabulary as a merge, the best-scored result first."""
+    pieces = dict(zip(("ab", "ba", "12", "▁a", "▁▁", "aba", "▁ab", "b1"), scores, strict=True))
+    ids = {piece: place for place, piece in enumerate([*"ab12▁", *pieces])}
+    ranks = [-100.0] * 5 + [float(score) for score in pieces.values()]
+    pairs = [(p[:cut], p[cut:]) for p in sorted(pieces, key=pieces.get, reverse=True) for cut in range(1, len(p))]
+    merges = [pair for pair in pairs if pair[0] in ids and pair[1] in ids]
+    normal = text.replace(" ", "▁")
+    fast = Tokenizer(models.BPE(ids, merges)).encode(normal, add_special_tokens=False).ids
+    assert by_scores(normal, ids, ranks) == fast
+
+
+def test_what_sentencepiece_reads_otherwise_is_said(tmp_path, monkeypatch):
+    path = write_gguf(tmp_path / "m.gguf", vocabulary=sentencepiece_vocabulary)
+    from memgraft.harvesting import gguf_tokenizer
+
+    monkeypatch.setattr(gguf_tokenizer, "by_scores", lambda text, *others, **named: [])
+    with pytest.warns(UserWarning, match=r"merges that are derived from it; they give (\d+) of \1 probes"):
+        donor = open_donor(path, compute_dtype="float32")
+    assert "tokenizer.json reads them right" in donor.facts()["tokenizer_losses"][0]
+
+
+def test_vocabularies_that_cannot_be_read_are_refused_or_said(tmp_path):
+    path = write_gguf(tmp_path / "bert.gguf", vocabulary=sentencepiece_vocabulary, model="bert")
+    with pytest.raises(DonorError, match="'bert'"):
+        open_donor(path, compute_dtype="float32")
+
+    def unigram(writer):
+        size = sentencepiece_vocabulary(writer, model="t5")
+        writer.add_precompiled_charsmap(b"\0\0\0\0")
+        return size
+
+    path = write_gguf(tmp_path / "t5.gguf", vocabulary=unigram)
+    with pytest.warns(UserWarning, match=r"precompiled_charsmap\), which is not applied"):
+        open_donor(path, compute_dtype="float32")
+
+
+def test_a_cut_in_several_steps(tmp_path):
+    donor = open_donor(write_gguf(tmp_path / "f.gguf", "falcon"), compute_dtype="float32")
+    pieces = [donor.tokenizer.piece(token) for token in donor.tokenizer.encode(["it'S 12345 ="])[0]]
+    assert " ".join(pieces) == "i t ' S Ġ 123 4 5 Ġ ="
+    donor = open_donor(write_gguf(tmp_path / "d.gguf", "deepseek-coder"), compute_dtype="float32")
+    pieces = [donor.tokenizer.piece(token) for token in donor.tokenizer.encode(["12\n\n a"])[0]]
+    assert " ".join(pieces) == "1 2 Ċ Ċ Ġ a"
+
+
 def test_a_folder_converted_before_gets_its_cut_back(tmp_path):
     import json
 
-    from memgraft.harvesting import donor_folder
     from memgraft.harvesting.gguf import NOTE_NAME
 
     path = write_gguf(tmp_path / "m.gguf", "smollm")

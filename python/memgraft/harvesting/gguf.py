@@ -1,9 +1,4 @@
-"""GGUF donors: converted once into a transformers folder, with the cut of text that the file names.
-
-transformers rebuilds a GGUF's tokenizer from its vocabulary and merges and takes GPT-2's cut, whatever
-``tokenizer.ggml.pre`` says; digits, apostrophes and runs of spaces may then get other ids than the donor was trained
-on.
-"""
+"""GGUF donors: converted once into a transformers folder, with the tokenizer that the file describes."""
 
 import contextlib
 import json
@@ -12,28 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from memgraft.assets.cache import cache_directory, directory_beside, sha256_file, write_beside
+from memgraft.assets.cache import cache_directory, directory_beside, sha256_file
 from memgraft.errors import DonorError
+from memgraft.harvesting.gguf_tokenizer import NOTE_NAME, RULE, restore_tokenizer
 from memgraft.progress import Progress as Progress
 
-NOTE_NAME = "memgraft-tokenizer.json"
-"""What the conversion found out about the tokenizer."""
 STAGE = "open donor"
-
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _TAIL
-_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _TAIL
-_DIGITS = "digits"
-
-# The names of llama.cpp (`tokenizer.ggml.pre`) and the regular expressions that it cuts by.
-CUTS = {
-    **dict.fromkeys(("gpt-2", "gpt2", "mpt", "olmo", "jais", "trillion", "granite-docling"), _GPT2),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"), _DIGITS),
-    **dict.fromkeys(("qwen2", "stablelm2", "deepseek-r1-qwen", "megrez", "hunyuan"), _QWEN2),
-    **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "smaug-bpe", "dbrx"), _LLAMA3),
-}
-_PROBES = ("year 2024 and 12345678", "it's I'LL don't WE'VE", "a  b    c        d", "x\n\n  y \n z")
 
 
 def convert_gguf(path: Path, progress: Progress | None = None) -> Path:
@@ -47,8 +26,8 @@ def convert_gguf(path: Path, progress: Progress | None = None) -> Path:
     folder = cache_directory() / "converted" / sha256_file(path)[:32]
     if not (folder / "config.json").is_file():
         _convert(path, folder, progress)
-    if not (folder / NOTE_NAME).is_file():
-        _restore_tokenizer(path, folder)
+    if _note(folder).get("rule") != RULE:
+        restore_tokenizer(path, folder)
     for lost in tokenizer_losses(folder):
         warnings.warn(f"donor {path.name}: {lost}", stacklevel=2)
     return folder
@@ -56,11 +35,15 @@ def convert_gguf(path: Path, progress: Progress | None = None) -> Path:
 
 def tokenizer_losses(folder: Path) -> list[str]:
     """What the tokenizer of a converted folder may read otherwise than the donor was trained; empty where nothing."""
+    return list(_note(folder).get("lost", ()))
+
+
+def _note(folder: Path) -> dict[str, Any]:
     try:
-        lost: list[str] = json.loads((folder / NOTE_NAME).read_text(encoding="utf-8"))["lost"]
+        noted: dict[str, Any] = json.loads((folder / NOTE_NAME).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return []
-    return lost
+        return {}
+    return noted
 
 
 #: Bytes of the scalar types of a GGUF's facts, by the number that names them; 8 is a text, 9 a list.
@@ -122,60 +105,7 @@ def _convert(path: Path, folder: Path, progress: Progress | None) -> None:
     with directory_beside(folder) as building, quiet_transformers():
         model.save_pretrained(building)
         tokenizer.save_pretrained(building)
-        _restore_tokenizer(path, building)
-
-
-def _restore_tokenizer(path: Path, folder: Path) -> None:
-    """Give the folder's ``tokenizer.json`` the cut that the GGUF names, and note what could not be restored."""
-    import gguf
-
-    reader = gguf.GGUFReader(path)
-    kind, cut = (_string(reader, f"tokenizer.ggml.{name}") for name in ("model", "pre"))
-    file = folder / "tokenizer.json"
-    facts = json.loads(file.read_text(encoding="utf-8"))
-    lost = []
-    if kind == "gpt2":
-        if cut in CUTS:
-            facts["pre_tokenizer"] = pre_tokenizer(CUTS[cut])
-            if CUTS[cut] == _LLAMA3:
-                facts["model"]["ignore_merges"] = True
-            if CUTS[cut] == _QWEN2:
-                facts["normalizer"] = {"type": "NFC"}
-            write_beside(file, json.dumps(facts, ensure_ascii=False).encode())
-        elif changed := _differing(facts):
-            lost.append(
-                f"its file names the cut {cut!r}, which is not known here; the ids of {changed} depend on it and may "
-                "be other ones than the donor was trained on; a transformers folder with the model's own "
-                "tokenizer.json reads them right"
-            )
-    write_beside(folder / NOTE_NAME, json.dumps({"model": kind, "pre": cut, "lost": lost}, indent=1).encode())
-
-
-def pre_tokenizer(cut: str) -> dict[str, Any]:
-    """The serialised pre-tokenizer of a regular expression of `CUTS`, before a byte level."""
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": cut in (_GPT2, _DIGITS)}
-    if cut == _GPT2:
-        return level
-    first: dict[str, Any] = {"type": "Digits", "individual_digits": True}
-    if cut != _DIGITS:
-        first = {"type": "Split", "pattern": {"Regex": cut}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [first, level]}
-
-
-def _differing(facts: dict[str, Any]) -> list[str]:
-    """The probes whose ids depend on which of the known cuts is taken."""
-    from tokenizers import Tokenizer
-
-    read = []
-    for cut in (_GPT2, _DIGITS, _QWEN2, _LLAMA3):
-        tokenizer = Tokenizer.from_str(json.dumps({**facts, "pre_tokenizer": pre_tokenizer(cut)}))
-        read.append([tokenizer.encode(text, add_special_tokens=False).ids for text in _PROBES])
-    return [text for place, text in enumerate(_PROBES) if any(ids[place] != read[0][place] for ids in read)]
-
-
-def _string(reader: Any, name: str) -> str | None:
-    field = reader.fields.get(name)
-    return None if field is None else str(field.contents())
+        restore_tokenizer(path, building)
 
 
 @contextlib.contextmanager
