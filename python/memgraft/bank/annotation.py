@@ -80,8 +80,7 @@ def annotate(
     final = Path(out).absolute()
     if final.exists():
         raise ArgumentError(f"{final}: exists; open it with Annotation.open, remove it, or name another path")
-    if hasattr(corpus, "tokenizer_mapping"):
-        refuse_other_tokens(facts_of_keys(bank.keys.metadata, bank.manifest.tokenizer), corpus)
+    refuse_other_tokens(facts_of_keys(bank.keys.metadata, bank.manifest.tokenizer), corpus)
     folder = final.with_name(final.name + ".partial")
     facts = {
         "format_version": _FORMAT_VERSION,

@@ -184,6 +184,6 @@ def by_scores(text: str, ids: Mapping[str, int], scores: Sequence[float], unknow
         spelled = [ids.get(f"<0x{byte:02X}>") for byte in piece.encode("utf-8", "surrogatepass")]
         if None not in spelled:
             found += [token for token in spelled if token is not None]
-        elif unknown in ids and found[-1:] != [ids[unknown]]:  # one for a run of them
+        elif unknown is not None and unknown in ids and found[-1:] != [ids[unknown]]:  # one for a run of them
             found.append(ids[unknown])
     return found

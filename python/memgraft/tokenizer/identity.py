@@ -1,7 +1,7 @@
 """Whether two tokenizers are one: the rule that banks, grafts and harvests share."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from memgraft.errors import FingerprintError
 from memgraft.tokenizer.codec import TextCodec, open_tokenizer
@@ -37,32 +37,22 @@ def facts_of_keys(metadata: Mapping[str, Any], manifest: Mapping[str, Any] | Non
     return recorded_facts(file, metadata.get("tokenizer_mapping") or manifest)
 
 
-class Stream(Protocol):
-    """What is asked of a corpus: where it is, and who made its tokens."""
-
-    @property
-    def paths(self) -> Any:
-        """Files, at least one."""
-
-    tokenizer: str | None
-    tokenizer_mapping: Mapping[str, Any] | None
-
-
-def refuse_other_tokens(keys: Mapping[str, Any], corpus: Stream) -> None:
+def refuse_other_tokens(keys: Mapping[str, Any], corpus: Any) -> None:
     """Refuses a corpus whose token ids do not mean what those of the keys mean.
 
     Args:
         keys: the record of the keys' tokenizer (`facts_of_keys`).
-        corpus: tokens that are read with them.
+        corpus: tokens that are read with them; one that names no tokenizer is taken.
 
     Raises:
         FingerprintError: both name their tokenizers, and these differ.
     """
-    if other_mapping(keys, recorded_facts(corpus.tokenizer, corpus.tokenizer_mapping)):
+    file, mapping = getattr(corpus, "tokenizer", None), getattr(corpus, "tokenizer_mapping", None)
+    if other_mapping(keys, recorded_facts(file, mapping)):
         expected = keys["file_fingerprint"] or keys.get("fingerprint")
         raise FingerprintError(
-            f"{corpus.paths[0]}: expected tokens of the tokenizer {expected}, which made the keys, found "
-            f"{corpus.tokenizer}; tokenise the text with the recipient's tokenizer"
+            f"{corpus.paths[0]}: expected tokens of the tokenizer {expected}, which made the keys, found {file}; "
+            "tokenise the text with the recipient's tokenizer"
         )
 
 

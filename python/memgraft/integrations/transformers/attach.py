@@ -108,7 +108,7 @@ def attach(
         parts.decoder.__dict__[ATTRIBUTE] = {}
         parts.decoder.register_forward_pre_hook(DecoderHook(parts.forward_names), with_kwargs=True)
         # torch 2.4 has no public name for it.
-        parts.decoder._register_load_state_dict_pre_hook(LoadHook(), with_module=True)
+        parts.decoder._register_load_state_dict_pre_hook(LoadHook(), with_module=True)  # type: ignore[no-untyped-call]
         for number, block in enumerate(parts.layers):
             block.register_forward_pre_hook(LayerHook(number), with_kwargs=True)
         generation.install(parts.model, parts.decoder)
