@@ -20,6 +20,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("plan", "memgraft.cli.plan"),
     ("mine", "memgraft.cli.mine"),
     ("coverage", "memgraft.cli.coverage"),
+    ("probe", "memgraft.cli.probe"),
     ("harvest", "memgraft.cli.harvest"),
     ("extend", "memgraft.cli.extend"),
     ("bank merge", "memgraft.cli.bank_merge"),
@@ -52,6 +53,7 @@ In the order of work:\n
   memgraft plan corpus-train --budgets 10k,100k,1M\n
   memgraft mine corpus-train --orders 2-4 --budget 1M -o keys.mgk\n
   memgraft coverage keys.mgk corpus-held-out\n
+  memgraft probe keys.mgk --tokenizer tokenizer.json --corpus corpus --donor donor/ --taps 4,8,16\n
   memgraft harvest keys.mgk --tokenizer tokenizer.json --donor donor/ --taps 8 -o bank\n
   memgraft train bank --train corpus-train --held-out corpus-held-out --tokenizer tokenizer.json --seeds 0,1,2 -o exp\n
   memgraft report bank --experiment exp --coverage corpus-held-out -o report\n

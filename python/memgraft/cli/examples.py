@@ -7,6 +7,7 @@ EXAMPLES: dict[str, str] = {
     "plan": "memgraft plan corpus-train --budgets 10k,100k,1M --value-dim 576",
     "mine": "memgraft mine corpus-train --orders 2-4 --budget 1M -o keys.mgk",
     "coverage": "memgraft coverage keys.mgk corpus-held-out --mined-from corpus-train",
+    "probe": "memgraft probe keys.mgk --tokenizer tokenizer.json --corpus corpus --donor donor/ --taps 4,8,16",
     "harvest": "memgraft harvest keys.mgk --tokenizer tokenizer.json --donor donor/ --taps 8 -o bank",
     "extend": "memgraft extend bank --corpus new/ --donor donor/ --budget 100k -o overlay",
     "bank merge": "memgraft bank merge base/ law/ -o both",

@@ -23,6 +23,9 @@ from memgraft.cli.common import (
 from memgraft.cli.sizes import parse_range
 from memgraft.errors import ArgumentError
 
+#: Contexts that --auto tries where none are given.
+AUTO_CONTEXTS = (2, 12)
+
 
 @verb
 @reads_corpora
@@ -31,8 +34,19 @@ def run(
     keys: Annotated[Path, typer.Argument(help="The key set, keys.mgk.")],
     tokenizer: Annotated[Path, typer.Option("--tokenizer", help="The recipient's tokenizer.json, or its folder.")],
     donor: Annotated[str, typer.Option("--donor", help="A transformers folder, a .gguf file, or a hub id.")],
-    taps: Annotated[str, typer.Option("--taps", help="Donor depths, e.g. 8 or 8,24; r is after r blocks.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bank directory to be.")],
+    taps: Annotated[
+        str | None, typer.Option("--taps", help="Donor depths, e.g. 8 or 8,24; r is after r blocks. --auto takes one.")
+    ] = None,
+    auto: Annotated[
+        bool,
+        typer.Option("--auto", help="Choose tap, prefix and contexts by a probe on --corpus (see 'memgraft probe')."),
+    ] = False,
+    held_out: Annotated[
+        Path | None,
+        typer.Option("--held-out", help="With --auto: other documents; default: what 'mine --held-out' held out."),
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="With --auto: time for the probe.")] = 10.0,
     value_dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16, fp32, fp8_e4m3 (fp8) or int8.")] = "bf16",
     dtype: OldDtypeOption = None,
     compute_dtype: Annotated[str, typer.Option(help="The donor's run: auto, float32, bfloat16 or float16.")] = "auto",
@@ -46,7 +60,8 @@ def run(
         typer.Option(help="K,L: the mean over up to K occurrences in --corpus, each behind up to L tokens."),
     ] = None,
     corpus: Annotated[
-        list[Path] | None, typer.Option("--corpus", help="With --contexts: the corpus that the keys were mined from.")
+        list[Path] | None,
+        typer.Option("--corpus", help="With --contexts or --auto: the corpus that the keys were mined from."),
     ] = None,
     round_trip: Annotated[
         str, typer.Option(help="Keep keys whose 'text' is stable, or also whose 'ids' are.")
@@ -77,14 +92,17 @@ def run(
     from memgraft.harvesting import harvest, plan_harvest
     from memgraft.harvesting.ranks import Rank
 
-    try:
-        depths = tuple(parse_range("--taps", taps))
-    except ArgumentError:
-        raise ArgumentError(f"--taps {taps}: expected numbers of blocks such as 8 or 8,24") from None
+    depths = parse_taps(taps)
+    if depths is None and not auto:
+        raise ArgumentError("--taps: expected donor depths such as 8 or 8,24, got none; give them, or --auto")
+    if auto and (dry_run or not corpus or not resume):
+        raise ArgumentError("--auto: expected --corpus, and neither --dry-run nor --no-resume; see 'memgraft probe'")
+    if held_out is not None and not auto:
+        raise ArgumentError("--held-out: expected with --auto, whose probe is examined on it; leave it out")
     if not dry_run:
         check_folder(out)
     around = parse_contexts(contexts)
-    keyset = KeySet.open(keys)
+    keyset, opening = KeySet.open(keys), replace(reading, tokenizer=tokenizer)
     options: dict[str, Any] = {
         "recipient_tokenizer": tokenizer,
         "donor": donor,
@@ -94,7 +112,7 @@ def run(
         "prefix": prefix.replace("\\n", "\n"),
         "prepend_bos": prepend_bos,
         "contexts": around,
-        "corpus": replace(reading, tokenizer=tokenizer).open(corpus) if corpus else None,
+        "corpus": opening.open(corpus) if corpus else None,
         "round_trip": round_trip,
         "share_prefixes": share_prefixes,
         "batch_tokens": batch_tokens,
@@ -117,6 +135,29 @@ def run(
         }
         emit(facts, json=json, title="a harvest would make")
         return
+    if auto:
+        from memgraft.probing import choose_settings
+
+        keeps(f"what a probe has chosen is in {out}.partial; the same command goes on from there")
+        shared = ("recipient_tokenizer", "corpus", "compute_dtype", "device", "batch_tokens")
+        with progress("keys") as report:
+            chosen = choose_settings(
+                keyset,
+                out,
+                donors=[donor],
+                taps=depths,
+                prefixes=["auto", "none"] if options["prefix"] == "auto" else [options["prefix"]],
+                contexts=[None, around or AUTO_CONTEXTS],
+                dtypes=[options["dtype"]],
+                held_out=None if held_out is None else opening.open(held_out),
+                minutes=minutes,
+                progress=report,
+                note=log,
+                **{name: options[name] for name in shared},
+            )
+        log(f"chosen by the probe: {chosen.probe['chosen']}")
+        options |= {"taps": chosen.taps, "prefix": chosen.prefix, "contexts": chosen.contexts, "probe": chosen.probe}
+        options["corpus"] = options["corpus"] if chosen.contexts else None
     options |= {"keep_tokenizer": keep_tokenizer, "rank": rank, "world_size": world, "note": log}
     keeps(f"finished rows are in {out}.partial; the same command goes on from there")
     with progress("keys") as report:
@@ -143,6 +184,7 @@ def run(
         "donor": manifest.donor["name"],
         "prefix": prefix_facts(manifest.donor),
         "contexts": manifest.donor.get("contexts"),
+        "chosen_by_probe": (manifest.donor.get("probe") or {}).get("chosen"),
         "windows": manifest.donor.get("num_windows"),
         "donor_tokens": manifest.donor.get("num_donor_tokens"),
         "distinct_prefixes": manifest.donor.get("num_prefixes"),
@@ -150,6 +192,20 @@ def run(
         "storage": manifest.donor.get("storage"),
     }
     emit(facts, json=json, title="bank")
+
+
+def parse_taps(text: str | None) -> tuple[int, ...] | None:
+    """``"2,8,16"``.
+
+    Raises:
+        ArgumentError: not a list of numbers.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(parse_range("--taps", text))
+    except ArgumentError:
+        raise ArgumentError(f"--taps {text}: expected numbers of blocks such as 8 or 8,24") from None
 
 
 def parse_contexts(text: str | None) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """A bank that is there already: the one that a harvest's settings make, or refused by what differs."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,19 @@ from memgraft.tokenizer import differs_from
 # The same tokens make the same values, whoever chose them; sharing and counts follow from the rest.
 _FOLLOWS = (
     *("prefix_", "shared_prefixes", "num_donor_tokens", "num_prefixes", "storage"),
-    *("num_occurrences", "num_windows", "num_without_occurrence"),
+    *("probe", "num_occurrences", "num_windows", "num_without_occurrence"),
 )
+
+
+def facts_at(out: Path) -> Mapping[str, Any]:
+    """Donor facts of the finished or unfinished bank at ``out``; empty where there is none or it cannot be read."""
+    for path in (out / "bank.json", out.with_name(out.name + ".partial") / "state.json"):
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))["donor"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # who opens or resumes it says what is wrong
+        return facts if isinstance(facts, dict) else {}
+    return {}
 
 
 def finished_bank(out: Path, keys: KeySet, setup: Setup, dtype: str, donor: Mapping[str, Any]) -> Bank:

@@ -1,6 +1,5 @@
 """One harvest as every process sees it: what is read in which order, how it is stored, and what the bank will say."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from memgraft.data.dtypes import stored_array
 from memgraft.errors import ArgumentError, DonorError
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.extras import beside_bank
-from memgraft.harvesting.finished import finished_bank, refuse_other
+from memgraft.harvesting.finished import facts_at, finished_bank, refuse_other
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.packing import IntArray
 from memgraft.harvesting.prefix import PrefixChoice
@@ -122,6 +121,7 @@ def prepare(
     prepend_bos: bool = False,
     contexts: Contexts | Sequence[int] | None = None,
     corpus: Corpus | None = None,
+    probe: Mapping[str, Any] | None = None,
     round_trip: RoundTrip = "text",
     share_prefixes: bool = True,
     batch_tokens: int = 1024,
@@ -157,12 +157,13 @@ def prepare(
         prefix,
         prepend_bos,
         round_trip,
-        recorded=_recorded(out),
+        recorded=facts_at(out),
         progress=progress,
     )
     how = {
         **setup.prefix.facts(),
         **({"contexts": None} if around is None or mined is None else around.facts(mined)),
+        **({"probe": dict(probe)} if probe else {}),
         "mined": keys.fingerprint,
         "round_trip": round_trip,
         "batch_tokens": batch_tokens,
@@ -186,7 +187,7 @@ def prepare(
         corpus=mined,
         share=share_prefixes,
         batch_tokens=batch_tokens,
-        recorded=_recorded(out),
+        recorded=facts_at(out),
         partial=partial,
         progress=progress,
     )
@@ -217,17 +218,6 @@ def prepare(
 def partial_of(out: Path) -> Path:
     """The folder of the unfinished bank."""
     return out.with_name(out.name + ".partial")
-
-
-def _recorded(out: Path) -> Mapping[str, Any]:
-    """Donor facts of the finished or unfinished bank at ``out``; empty where there is none or it cannot be read."""
-    for path in (out / "bank.json", partial_of(out) / "state.json"):
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))["donor"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # who opens or resumes it says what is wrong
-        return facts if isinstance(facts, dict) else {}
-    return {}
 
 
 def _refuse_strange(setup: Setup, selection: Selection, rows: IntArray, values: torch.Tensor) -> None:

@@ -6,7 +6,7 @@ many processes did, writes the same bytes as one that was not.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def harvest(
     prepend_bos: bool = False,
     contexts: Contexts | Sequence[int] | None = None,
     corpus: Corpus | None = None,
+    probe: Mapping[str, Any] | None = None,
     round_trip: RoundTrip = "text",
     share_prefixes: bool = True,
     batch_tokens: int = 1024,
@@ -72,6 +73,8 @@ def harvest(
             to L tokens of its document; None (or L = 0) reads the key alone.
         corpus: for ``contexts``, what the keys were mined from, or the whole that it was split off; read are documents
             of the mined part alone.
+        probe: the table of the probe that chose taps, prefix and contexts (`memgraft.probing.choose_settings`), which
+            the bank records.
         round_trip: ``"text"`` keeps a key whose text is stable, ``"ids"`` also demands that it encodes to the key.
         share_prefixes: run each distinct beginning of the keys once, where the donor can (it is tried); else every key
             runs alone.
@@ -116,6 +119,7 @@ def harvest(
         prepend_bos=prepend_bos,
         contexts=contexts,
         corpus=corpus,
+        probe=probe,
         round_trip=round_trip,
         share_prefixes=share_prefixes,
         batch_tokens=batch_tokens,

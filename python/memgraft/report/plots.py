@@ -225,3 +225,28 @@ def gate_plot(gates: Mapping[str, Any]) -> str:
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=9.5)
     return _svg(figure, "Gate of the graft on held-out text, hits and misses apart")
+
+
+def probe_plot(facts: Mapping[str, Any]) -> str:
+    """Losses of a probe's candidates (filled) and baselines (hollow), the best on top, with intervals to the best."""
+    rows = sorted([*facts["candidates"], *facts["baselines"]], key=lambda row: row["loss"], reverse=True)
+    figure, axes = _figure(9.0, 0.9 + 0.34 * len(rows))
+    for place, row in enumerate(rows):
+        known = row["kind"] == "candidate"
+        colour = _colour("graft" if known else "none")
+        best = row["loss"] - row["worse"]
+        axes.plot([best + row["low"], best + row["high"]], [place, place], color=colour, linewidth=1.4)
+        axes.plot(row["loss"], place, "o", color=colour, markersize=7, markerfacecolor=colour if known else "white")
+        speed = f"  {row['keys_per_second']:,.0f} keys/s" if known else ""
+        axes.annotate(
+            f"{row['loss']:.3f}{speed}", (max(row["loss"], best + row["high"]), place), xytext=(7, 0),
+            textcoords="offset points", va="center", fontsize=9,
+        )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.margins(x=0.2)
+    axes.set_xlabel("held-out loss of a linear softmax, nats a hit")
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    return _svg(figure, "What the values of each candidate know of the next token")
