@@ -61,7 +61,6 @@ def run(
     from memgraft.keyset import KeySet
 
     common.need("torch", "torch")
-    common.use_threads(threads)
     common.need("transformers", "transformers")
     from memgraft.probing import probe
 

@@ -224,7 +224,7 @@ def probe(
     ranked = [
         measured(each=each, kind="candidate", **facts) for each, (facts, _) in zip(losses, candidates, strict=True)
     ]
-    nothing = {"keys_per_second": None, "bytes_per_row": None, "settings": {}}
+    nothing: dict[str, Any] = {"keys_per_second": None, "bytes_per_row": None, "settings": {}}
     beside = [measured(name, "baseline", each, **nothing) for name, each in others.items()]
     ranked.sort(key=lambda one: one.loss)
     return ProbeResult(

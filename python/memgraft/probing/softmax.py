@@ -73,7 +73,8 @@ def normalised(values: FloatArray, how: str) -> FloatArray:
     if how == "none":
         return values
     scale = np.sqrt(np.square(values, dtype=np.float64).mean(axis=1, keepdims=True) + _EPS)
-    return (values / scale).astype(np.float32)
+    scaled: FloatArray = (values / scale).astype(np.float32)
+    return scaled
 
 
 def softmax_losses(
@@ -126,9 +127,9 @@ def softmax_losses(
     with torch.no_grad():
         for start in range(0, len(different), fit.batch_hits):
             part = torch.from_numpy(different[start : start + fit.batch_hits]).to(device)
-            scores = torch.log_softmax(features[part] @ weight.T + offset, dim=1).cpu().numpy()
+            predicted = torch.log_softmax(features[part] @ weight.T + offset, dim=1).cpu().numpy()
             mine = np.flatnonzero((place >= start) & (place < start + len(part)))
-            losses[mine] = -scores[place[mine] - start, wanted[mine]]
+            losses[mine] = -predicted[place[mine] - start, wanted[mine]]
     return losses - classes.log_inside[exam.targets]
 
 
