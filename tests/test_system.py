@@ -138,3 +138,35 @@ def test_a_name_that_stdout_cannot_print_ends_no_run(tmp_path, surroundings):
         assert b"Traceback" not in done.stderr
         assert done.stdout.isascii()
         assert b".mg" in done.stdout
+
+
+def test_second_copies_of_a_model_are_not_fetched(monkeypatch, tmp_path):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    from huggingface_hub.utils import filter_repo_objects
+
+    from memgraft.harvesting import donor_folder
+
+    files = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"]
+    files += ["tokenizer.model", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"]
+    copies = ["original/consolidated.00.pth", "original/params.json", "original/tokenizer.model", "model.gguf"]
+    copies += ["original/model.safetensors", "mistral/consolidated.00.safetensors", "consolidated.safetensors"]
+    copies += ["consolidated.safetensors.index.json", "pytorch_model.bin", "onnx/model.onnx", "onnx/config.json"]
+    fetched = []
+
+    def snapshot(name, allow_patterns, ignore_patterns):
+        named = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
+        fetched.extend(filter_repo_objects([*files, *copies], **named))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert donor_folder("somebody/model") == tmp_path
+    assert sorted(fetched) == sorted(files)
+
+
+def test_a_temporary_folder_is_made_and_goes(tmp_path):
+    with system.temporary_folder(tmp_path / "new" / "place") as folder:
+        assert Path(folder).parent == tmp_path / "new" / "place"
+    assert not any((tmp_path / "new" / "place").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="name another with temporary="):
+        system.made_folder(tmp_path / "file" / "under")

@@ -1,6 +1,7 @@
 """How large a bank to build: what each budget of keys reaches on text that was not mined, and what it weighs."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,7 @@ def plan_budgets(
     min_count: int = 2,
     vocab_size: int | None = None,
     memory: int | str = "4GiB",
+    temporary: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     progress: Progress | bool | None = None,
 ) -> tuple[KeySet, list[BudgetPoint]]:
@@ -70,6 +72,7 @@ def plan_budgets(
         min_count: fewest occurrences of a key.
         vocab_size: every token is smaller than this; default: that of the corpus's tokenizer.
         memory: working memory of the mining.
+        temporary: folder for what outgrows it; default: ``$TMPDIR``.
         threads: default: every core.
         progress: True for bars, or called with (stage, done, total).
 
@@ -95,7 +98,7 @@ def plan_budgets(
     @functools.cache
     def mined(policy: Policy, budget: int) -> KeySet:
         given: dict[str, Any] = {"min_count": min_count, "vocab_size": vocab_size, "memory": memory, "threads": threads}
-        return mine(train, orders, budget, policy=policy, progress=progress, **given)
+        return mine(train, orders, budget, policy=policy, temporary=temporary, progress=progress, **given)
 
     def candidates(policy: Policy) -> KeySet:
         if policy in ("shares", "documents"):

@@ -89,6 +89,34 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def made_folder(folder: Path) -> Path:
+    """``folder``, made if it is missing.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot make the folder: {error.strerror or error}; name another with temporary="
+        ) from error
+    return folder
+
+
+@contextmanager
+def temporary_folder(parent: str | os.PathLike[str] | None) -> Iterator[str]:
+    """A folder that is removed at the end, in ``parent`` (made if missing) or where the system puts such things.
+
+    Raises:
+        StorageError: nothing can be written there.
+    """
+    where = Path(tempfile.gettempdir()) if parent is None else made_folder(Path(parent))
+    check_writable(where)
+    with tempfile.TemporaryDirectory(prefix="memgraft-", dir=where) as folder:
+        yield folder
+
+
 def num_threads(most: int | None = None) -> int:
     """Threads that this process may use: its processors, less what its control group allows; at least 1.
 

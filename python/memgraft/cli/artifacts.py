@@ -46,12 +46,16 @@ class Reading:
     column: Annotated[
         str, typer.Option("--column", help="Column of token ids in Parquet files and saved datasets.")
     ] = "input_ids"
+    temporary: Annotated[
+        Path | None,
+        typer.Option(
+            "--temporary",
+            help="Folder for temporary data; default: that of --out, for tokens of text and tables the system's.",
+        ),
+    ] = None
 
-    def open(self, paths: "Path | list[Path]", *, temporary: Path | None = None) -> "Corpus":
-        """Opens a corpus; a bar shows text being tokenised and tables being read, token files open at once.
-
-        ``temporary`` is the folder for the tokens of text and tables.
-        """
+    def open(self, paths: "Path | list[Path]") -> "Corpus":
+        """Opens a corpus; a bar shows text being tokenised and tables being read, token files open at once."""
         from memgraft import Corpus
 
         with common.progress("bytes") as report:
@@ -63,7 +67,7 @@ class Reading:
                 tokenizer=self.tokenizer,
                 documents="file" if self.file_is_document else None,
                 column=self.column,
-                temporary=temporary,
+                temporary=self.temporary,
                 progress=report,
             )
 

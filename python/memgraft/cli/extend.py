@@ -52,6 +52,7 @@ def run(
             orders=None if orders is None else artifacts.parse_ids("orders", orders),
             min_count=min_count,
             memory=memory,
+            temporary=reading.temporary or out.absolute().parent,
             threads=threads,
             progress=report,
         )

@@ -23,7 +23,6 @@ def run(
         str | None, typer.Option(help='Into a run file: only range I of N of first tokens, as "0/4".')
     ] = None,
     memory: Annotated[str, typer.Option(help="Working memory.")] = "4GiB",
-    temporary: Annotated[Path | None, typer.Option(help="Folder for temporary data; default: that of --out.")] = None,
     threads: common.ThreadsOption = None,
     overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
@@ -31,7 +30,7 @@ def run(
     """Merge parts: the keys that mining the whole corpus in one process gives, or one part of several."""
     from memgraft.mining import merge_parts, select_parts
 
-    folder = temporary or out.absolute().parent
+    folder = reading.temporary or out.absolute().parent
     if out.suffix == ".mgr":
         why, way_out = (
             "a run file holds every n-gram",

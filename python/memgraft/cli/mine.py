@@ -44,9 +44,6 @@ def run(
     ] = False,
     rank: Annotated[int, typer.Option(min=0, help="With --partial: which part of the corpus, from 0.")] = 0,
     world: Annotated[int, typer.Option(min=1, help="With --partial: parts that the corpus is cut into.")] = 1,
-    temporary: Annotated[
-        Path | None, typer.Option(help="Folder for what outgrows the memory; default: that of --out.")
-    ] = None,
     threads: common.ThreadsOption = None,
     overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
@@ -63,7 +60,7 @@ def run(
             refuse_given(name, value, "it says which part of the corpus to mine", "give --partial too")
     if partial and sketch:
         raise ArgumentError("--sketch: expected without --partial, because one rank cannot tell what occurs once")
-    opened = reading.open(corpus, temporary=temporary)
+    opened = reading.open(corpus)
     if held_out is not None:
         opened, _ = opened.split(held_out=held_out, seed=seed)
     means: dict[str, Any] = {
@@ -77,7 +74,7 @@ def run(
         _part(opened, out, wanted, rank, world, json=json, **means)
         return
     artifacts.check_output(out, overwrite=overwrite)
-    folder = temporary or out.absolute().parent
+    folder = reading.temporary or out.absolute().parent
     spill = plan_spill(opened, wanted, temporary=folder, **means)
     if spill.bytes >= WORTH_SAYING:
         less = "; --sketch takes less" if not sketch else ", less what occurs once"

@@ -64,6 +64,7 @@ def run(
             min_count=min_count,
             vocab_size=vocab_size,
             memory=memory,
+            temporary=reading.temporary,
             threads=threads,
             progress=report,
         )

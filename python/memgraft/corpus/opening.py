@@ -2,9 +2,7 @@
 
 import operator
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +11,7 @@ import numpy.typing as npt
 
 from memgraft import _core
 from memgraft.corpus.facts import read_facts
-from memgraft.corpus.foreign import refuse_foreign, refuse_index, refuse_splits, token_files
+from memgraft.corpus.foreign import refuse_below, refuse_foreign, refuse_index, refuse_splits, token_files
 from memgraft.corpus.tables import TABLE_SUFFIXES, is_table, write_tables
 from memgraft.corpus.text import (
     TEXT_SUFFIXES,
@@ -23,13 +21,14 @@ from memgraft.corpus.text import (
     has_token_files,
     is_text,
     load_tokenizer,
+    text_files,
     tokenize_folder,
     tokenizer_file_fingerprint,
     tokenizer_size,
 )
-from memgraft.corpus.writer import MAX_VOCAB_SIZE, storage_errors
+from memgraft.corpus.writer import MAX_VOCAB_SIZE
 from memgraft.errors import ArgumentError, CorpusError
-from memgraft.system import check_writable
+from memgraft.system import temporary_folder
 from memgraft.tokenizer import differs_from, mapping_facts, open_tokenizer, recorded_facts
 
 PathLike = str | os.PathLike[str]
@@ -43,6 +42,9 @@ def kind_of(paths: Sequence[Path], tokenizer: PathLike | None) -> Literal["text"
     Raises:
         CorpusError: text without a tokenizer, or a folder in which ``tokenizer`` could mean two things.
     """
+    for item in paths:
+        if item.is_dir() and not is_table(item) and not _holds_tokens(item) and not _has_prose(item):
+            refuse_below(item, (*TOKEN_SUFFIXES, *TABLE_SUFFIXES))
     if all(is_text(item) for item in paths):
         if tokenizer is None:
             raise CorpusError(
@@ -68,7 +70,7 @@ def open_text(
     """Tokenises a folder of text into an unlinked file; arguments and errors as for `Corpus.open`."""
     if len(paths) > 1:
         raise ArgumentError("path: expected one folder of text, got several; tokenise them one by one")
-    with _temporary_folder(temporary) as folder:
+    with temporary_folder(temporary) as folder:
         written = tokenize_folder(paths[0], tokenizer, Path(folder) / "corpus", eos=eos_id, progress=progress)
         core, facts = open_tokens([written])
     return core, {**facts, "source": ("text", paths)}
@@ -91,7 +93,7 @@ def open_tables(
         known["tokenizer_mapping"] = mapping_facts(tokenizer)
         known["vocab_size"] = tokenizer_size(loaded)
         known["special_ids"] = find_special_ids(loaded)
-    with _temporary_folder(temporary) as folder:
+    with temporary_folder(temporary) as folder:
         written = write_tables(paths, Path(folder) / "corpus", column=column, progress=progress, **known)
         core, facts = open_tokens([written], eos_id=_token("eos_id", eos_id))
     # The bound that the writer was given is nobody's vocabulary.
@@ -166,16 +168,9 @@ def _refuse_foreign(path: Path, format: str | None, *, typed: bool) -> None:
         refuse_index(path.parent, path.name)
 
 
-@contextmanager
-def _temporary_folder(parent: PathLike | None) -> Iterator[str]:
-    """A folder that is removed at the end, in ``parent`` or where the system puts such things."""
-    where = Path(tempfile.gettempdir() if parent is None else parent)
-    if parent is not None:
-        with storage_errors(where, "cannot make the folder; name another with temporary="):
-            where.mkdir(parents=True, exist_ok=True)
-    check_writable(where)
-    with tempfile.TemporaryDirectory(prefix="memgraft-corpus-", dir=where) as folder:
-        yield folder
+def _has_prose(folder: Path) -> bool:
+    """Whether there is text below ``folder`` that is more than the pages which describe a dataset."""
+    return any(file.suffix.lower() != ".md" for file in text_files(folder))
 
 
 def _holds_tokens(path: Path) -> bool:

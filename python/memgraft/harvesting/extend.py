@@ -1,5 +1,6 @@
 """An overlay for a bank: mine what it lacks, harvest it with the settings the bank was harvested with."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ def mine_lacking(
     orders: Sequence[int] | None = None,
     min_count: int = 2,
     memory: int | str = "4GiB",
+    temporary: str | os.PathLike[str] | None = None,
     reserved: Sequence[int] | None = None,
     threads: int | None = None,
     progress: Progress | bool | None = None,
@@ -56,6 +58,7 @@ def mine_lacking(
         budget: new keys, as for `memgraft.mine`.
         orders: lengths of keys; the bank's own by default.
         min_count: fewest occurrences of a key.
+        temporary: folder for what outgrows the memory; default: ``$TMPDIR``.
         memory: working memory of the mining.
         reserved: tokens that are in no key; the bank's own by default.
         threads: default: every core.
@@ -81,6 +84,7 @@ def mine_lacking(
         budget=None if None in wide.values() else {order: most for order, most in wide.items() if most is not None},
         min_count=min_count,
         memory=memory,
+        temporary=temporary,
         reserved=(*(bank.keys.reserved if reserved is None else reserved), *later),
         vocab_size=size + len(later),
         threads=threads,

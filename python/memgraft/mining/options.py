@@ -5,6 +5,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, TokenError
 from memgraft.keyset import KeyArrays, KeySet
 from memgraft.progress import Progress as Progress
-from memgraft.system import num_threads
+from memgraft.system import made_folder, num_threads
 
 #: Which keys come first: in equal shares per order by count, or of all orders together by one measure.
 Policy: TypeAlias = Literal["shares", "count", "documents", "gain"]
@@ -127,7 +128,7 @@ def means(
     """
     return _core.Means(
         parse_bytes(memory),
-        os.fspath(temporary) if temporary is not None else tempfile.gettempdir(),
+        tempfile.gettempdir() if temporary is None else os.fspath(made_folder(Path(temporary))),
         positive("threads", threads) if threads is not None else num_threads(),
         sketch,
     )

@@ -136,7 +136,7 @@ def mine_part(
         world,
         apart,
         json.dumps(settings, sort_keys=True),
-        options.means(memory, None, threads),
+        options.means(memory, Path(out).absolute().parent, threads),
         progress,
     )
     return RunSet(core)

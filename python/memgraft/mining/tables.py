@@ -8,7 +8,6 @@ another part of the hash. What cannot be selected any more is dropped.
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from memgraft.corpus.writer import storage_errors
 from memgraft.errors import ArgumentError, ConfigError, KeySetError, TokenError
 from memgraft.keyset import KeySet
 from memgraft.mining.options import budgets_by_order, parse_bytes, positive
+from memgraft.system import temporary_folder
 
 PathLike = str | os.PathLike[str]
 
@@ -90,7 +90,7 @@ def import_counts(
     most = max(bytes_used // _BYTES_PER_ROW, 4)
     batch = min(max(bytes_used // _BYTES_DECODED, _FEWEST_ROWS), _ROWS)
     num_parts = -(-sum(_num_rows(file) for file in files) // most)
-    with tempfile.TemporaryDirectory(prefix="memgraft-counts-", dir=temporary) as folder:
+    with temporary_folder(temporary) as folder:
         parts = [Path(folder) / f"{part}.rows" for part in range(min(max(num_parts, 1), _FILES))]
         read = (rows for file in files for rows in _read(file, where, int(size), kept_out, batch))
         orders = _scatter(read, parts, 0)

@@ -157,6 +157,7 @@ def _bank(
             orders=options.orders,
             budget=options.budget,
             vocab_size=tokens["tokenizer"]["vocab_size"],
+            temporary=out,
             progress=progress,
         )
         keys.save(out / "keys.mgk")
