@@ -33,6 +33,11 @@ TOKENS = np.array([100, 200, 300, 0] * 64, np.uint16)
         ("traindata.bin", "train"),
         ("train-00000-of-00008.parquet", "train"),
         ("train_sft-00000-of-00001-0a1b2c.parquet", "train_sft"),
+        ("development.bin", "validation"),
+        ("tests_2.bin", "test"),
+        ("tokens_unseen.bin", "validation"),
+        ("testingdata.bin", "test"),
+        ("TrainingDataset1.npy", "train"),
         ("part-1.npy", None),
         ("latest_contest_values.bin", None),
         ("00000_shuffled.ds", None),
@@ -201,3 +206,91 @@ def test_a_megatron_index_that_a_merge_left_short(tmp_path):
         corpus = Corpus.open(tmp_path / "m.bin")
         assert np.diff(corpus.document_starts).tolist() == expected
         assert corpus.tokens().tolist() == TOKENS[:6].tolist()
+
+
+def refused(path, match, **options):
+    with pytest.raises(CorpusError, match=match):
+        Corpus.open(path, **{"eos_id": 0, **options})
+
+
+def test_formats_by_first_bytes_and_names(tmp_path):
+    import pyarrow
+    from pyarrow import feather, ipc
+
+    table = pyarrow.table({"input_ids": [TOKENS.tolist()] * 3})
+    for name in ("stream.bin", "stream.ipc"):
+        with ipc.new_stream(str(tmp_path / name), table.schema) as stream:
+            stream.write_table(table)
+    refused(tmp_path / "stream.bin", "a stream of Arrow; name it .arrow")
+    refused(tmp_path / "stream.ipc", "Arrow; name it .arrow")
+    (tmp_path / "stream.bin").rename(tmp_path / "stream.arrow")
+    assert Corpus.open(tmp_path / "stream.arrow", eos_id=0).num_tokens == 3 * len(TOKENS)
+    folder = tmp_path / "feather"
+    folder.mkdir()
+    feather.write_feather(table, str(folder / "a.feather"))
+    refused(folder, r"Arrow \(a\.feather\); name it \.arrow")
+    (tmp_path / "orc.bin").write_bytes(b"ORC\x0a" + TOKENS.tobytes())
+    refused(tmp_path / "orc.bin", "found ORC")
+    (tmp_path / "record.bin").write_bytes(struct.pack("<II", 0xCED7230A, 20) + TOKENS.tobytes())
+    refused(tmp_path / "record.bin", "RecordIO")
+    for name in ("data.mdb", "x.array_record", "x.bagz", "x.beton", "x.csv", "x.msgpack"):
+        (tmp_path / name).write_bytes(bytes(100))
+        refused(tmp_path / name, "expected a token file, found ")
+
+
+def test_names_that_other_tools_give(tmp_path):
+    chunk = tmp_path / "chunks" / "chunk-0-1.bin"
+    chunk.parent.mkdir()
+    chunk.write_bytes(np.array([1, 12, 524], np.uint32).tobytes() + TOKENS.tobytes())
+    for place in (chunk, chunk.parent):
+        refused(place, "a chunk of litdata")
+    index = tmp_path / "cache" / "0a1b-GPTDataset-train-shuffle_index.npy"
+    index.parent.mkdir()
+    np.save(index, np.arange(100, dtype=np.int32))
+    for place in (index, index.parent):
+        refused(place, "an index that Megatron keeps of its samples; name the .bin that it is of")
+    for mark, tool in (
+        ("zarr.json", "a Zarr store"),
+        (".zarray", "Zarr"),
+        ("shard_ledger.json", "Levanter"),
+        ("data.mdb", "LMDB"),
+    ):
+        store = tmp_path / f"store-{mark.strip('.')}"
+        (store / "c").mkdir(parents=True)
+        (store / mark).write_text("{}")
+        refused(store, tool)
+
+
+def test_folders_below_a_folder_are_named(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table({"input_ids": [TOKENS.tolist()]})
+    for folder, save in (("train", save_raw), ("val", save_raw)):
+        (tmp_path / "bare" / folder).mkdir(parents=True)
+        save(tmp_path / "bare" / folder / "0.bin")
+    refused(
+        tmp_path / "bare", r"found them in train, val, which may be splits; name the one you mean, such as .*bare/train"
+    )
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    (tmp_path / "hub" / ".cache" / "x").mkdir(parents=True)
+    parquet.write_table(table, tmp_path / "hub" / ".cache" / "x" / "0.parquet")
+    parquet.write_table(table, tmp_path / "hub" / "data" / "0.parquet")
+    (tmp_path / "hub" / "README.md").write_text("# A dataset")
+    refused(tmp_path / "hub", "found them in data")
+    refused(tmp_path / "hub", "found them in data", tokenizer=tmp_path)
+    (tmp_path / "deep" / "en" / "test").mkdir(parents=True)
+    parquet.write_table(table, tmp_path / "deep" / "en" / "test" / "0.parquet")
+    refused(tmp_path / "deep", r"found them in en/test")
+
+
+def test_links_to_nothing_and_hidden_files(tmp_path):
+    save_raw(tmp_path / "a.bin")
+    save_raw(tmp_path / ".b.bin")
+    (tmp_path / "._a.bin").write_bytes(b"\0\5\x16\7" + bytes(60))
+    assert Corpus.open(tmp_path, eos_id=0).num_tokens == len(TOKENS)
+    (tmp_path / "c.bin").symlink_to(tmp_path / "gone")
+    refused(tmp_path, r"c\.bin: expected a file, found a link to nothing")
+    (tmp_path / "c.bin").unlink()
+    (tmp_path / "c.bin").symlink_to(tmp_path / "c.bin")
+    refused(tmp_path, r"c\.bin: expected a file, found a link to nothing")

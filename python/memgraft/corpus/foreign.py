@@ -26,12 +26,14 @@ class Foreign:
         way_out: what to do about it.
         suffixes: names that end like this are of it.
         magic: whether a file's first bytes are of it.
+        named: a whole name that is of it.
     """
 
     name: str
     way_out: str
     suffixes: tuple[str, ...] = ()
     magic: Callable[[bytes], bool] | None = None
+    named: re.Pattern[str] | None = None
 
 
 def _starts(*magics: bytes) -> Callable[[bytes], bool]:
@@ -64,6 +66,12 @@ def _is_tfrecord(head: bytes) -> bool:
     return int.from_bytes(head[8:12], "little") == masked
 
 
+def _is_arrow_stream(head: bytes) -> bool:
+    """A continuation mark, the length of a schema, and the offset of its flatbuffer's root."""
+    length, root = int.from_bytes(head[4:8], "little"), int.from_bytes(head[8:12], "little")
+    return len(head) >= 64 and head[:4] == b"\xff" * 4 and 0 < root < length < 1 << 24 and length % 8 == 0
+
+
 def _is_text(head: bytes) -> bool:
     """At least 64 bytes, and all of them what a text has: tokens would all have to be of two letters."""
     return len(head) >= 64 and all(32 <= byte < 127 or byte in (9, 10, 13) for byte in head)
@@ -88,28 +96,52 @@ FOREIGN: Sequence[Foreign] = (
     Foreign("a tar archive (WebDataset)", _CONVERT, (".tar",), lambda head: head[257:262] == b"ustar"),
     Foreign("MosaicML's MDS", _CONVERT, (".mds",)),
     Foreign("a chunk of Lit-GPT's packed dataset", _CONVERT, (), _starts(b"LITPKDS")),
+    Foreign("a chunk of litdata", _CONVERT, (), named=re.compile(r"chunk-\d+-\d+\.bin")),
+    Foreign(
+        "an index that Megatron keeps of its samples",
+        "name the .bin that it is of",
+        (),
+        named=re.compile(r".*(document|doc|sample|shuffle|dataset|dataset_sample)_(index|idx)\.npy"),
+    ),
+    Foreign("ORC", _CONVERT, (".orc",), lambda head: head.startswith(b"ORC") and head[3:4] < b"\x20"),
+    Foreign("MXNet's RecordIO", _CONVERT, (".rec",), _starts(b"\x0a\x23\xd7\xce")),
+    Foreign("LMDB", _CONVERT, (".mdb", ".lmdb")),
+    Foreign("ArrayRecord", _CONVERT, (".array_record", ".arrayrecord")),
+    Foreign("Bagz", _CONVERT, (".bagz", ".bag")),
+    Foreign("FFCV", _CONVERT, (".beton",)),
+    Foreign("MessagePack", _CONVERT, (".msgpack",)),
+    Foreign("a table in text", "write its tokens to Parquet", (".csv", ".tsv")),
     Foreign("SQLite", _CONVERT, (".sqlite", ".db"), _starts(b"SQLite format 3\0")),
     Foreign("Parquet", "name it .parquet", (), _starts(b"PAR1")),
-    Foreign("Arrow", "name it .arrow", (), _starts(b"ARROW1")),
+    Foreign("Arrow", "name it .arrow", (".feather", ".ipc", ".arrows"), _starts(b"ARROW1")),
+    Foreign("a stream of Arrow", "name it .arrow", (), _is_arrow_stream),
     Foreign("Lance", _CONVERT, (".lance",)),
     Foreign("Avro", _CONVERT, (".avro",), _starts(b"Obj\x01")),
     Foreign("text", "tokenise it: memgraft tokenize", (), _is_text),
 )
 
+#: Names that mark a folder as another tool's.
+_FOLDERS: Mapping[str, str] = {
+    **dict.fromkeys((".zarray", ".zgroup", "zarr.json"), "a Zarr store"),
+    **dict.fromkeys(("shard_ledger.json", "cache_ledger.json"), "Levanter's token cache"),
+    "data.mdb": "an LMDB database",
+}
 #: Keys of an ``index.json``, and whose it is.
 _INDEXES: Mapping[str, str] = {"chunks": "litdata's chunks", "shards": "MosaicML's MDS shards"}
 
 _SPLITS: Mapping[str, str] = {
-    **dict.fromkeys(("train", "training", "trn"), "train"),
-    **dict.fromkeys(
-        ("val", "valid", "validation", "validate", "dev", "eval", "evaluation", "heldout", "holdout"), "validation"
-    ),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
+    **dict.fromkeys(("train", "training", "trn", "trains"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "vals", "vld", "unseen"), "validation"),
+    **dict.fromkeys(("dev", "devel", "development", "eval", "evals", "evaluation"), "validation"),
+    **dict.fromkeys(("heldout", "holdout"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "tests"), "test"),
 }
 #: ``train-00000-of-00008``: the hub's way of naming the shards of a split, whatever the split is called.
 _HUB_NAME = re.compile(r"(.+?)-\d+-of-\d+(?:-[0-9a-f]+)?")
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_GLUED = re.compile(r"(train|training|val|valid|validation|dev|test|eval)(data|set|split|tokens|ds|corpus)")
+_GLUED = re.compile(
+    r"(train|training|val|valid|validation|dev|test|testing|eval|evaluation)(data|dataset|set|split|tokens|ds|corpus|text)"
+)
 
 
 def split_of(name: str) -> str | None:
@@ -197,10 +229,11 @@ def refuse_foreign(path: Path, *, token_files: Sequence[Path] = (), typed: bool 
         StorageError: it cannot be read.
     """
     if path.is_dir():
+        _refuse_folder(path)
         refuse_index(path)
         for file in token_files:
             _refuse_head(file, typed)
-        for file in [] if token_files else _listed(path):
+        for file in [] if token_files else listed(path):
             if (kind := _by_suffix(file)) is not None:
                 raise CorpusError(f"{path}: expected token files, found {kind.name} ({file.name}); {kind.way_out}")
     elif path.is_file():
@@ -212,17 +245,49 @@ def refuse_foreign(path: Path, *, token_files: Sequence[Path] = (), typed: bool 
 
 def _by_suffix(path: Path) -> Foreign | None:
     name = path.name.lower()
-    return next((kind for kind in FOREIGN if kind.suffixes and name.endswith(kind.suffixes)), None)
+    for kind in FOREIGN:
+        if (kind.suffixes and name.endswith(kind.suffixes)) or (kind.named and kind.named.fullmatch(name)):
+            return kind
+    return None
+
+
+def _refuse_folder(folder: Path) -> None:
+    for mark, tool in _FOLDERS.items():
+        if (folder / mark).is_file():
+            raise CorpusError(f"{folder}: expected token files, found {tool} ({mark}); {_CONVERT}")
 
 
 def _refuse_head(path: Path, typed: bool) -> None:
     # Bytes beside an index of their own are tokens whatever they look like.
     if path.with_suffix(".idx").is_file() or path.with_name(path.name + ".index").is_file():
         return
+    if (named := _by_suffix(path)) is not None:
+        raise CorpusError(f"{path}: expected a token file, found {named.name}; {named.way_out}")
     head = _head(path)
     for kind in FOREIGN:
         if kind.magic is not None and kind.magic(head) and not (typed and kind.magic is _is_text):
             raise CorpusError(f"{path}: expected a token file, found {kind.name}; {kind.way_out}")
+
+
+def refuse_below(folder: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuses a folder that holds nothing itself and tokens or tables in the folders below it.
+
+    Args:
+        folder: one without files of such names, and without text but pages (``.md``).
+        suffixes: names of tokens and tables.
+
+    Raises:
+        CorpusError: there are such folders, at most two levels down.
+    """
+    inside = sorted(place for place in (*folder.glob("*/"), *folder.glob("*/*/")) if place.is_dir())
+    visible = [place for place in inside if not any(p.startswith(".") for p in place.relative_to(folder).parts)]
+    holding = [place for place in visible if any(file.suffix in suffixes for file in listed(place, suffixes))]
+    if holding:
+        names = ", ".join(str(place.relative_to(folder)) for place in holding[:3]) + (" …" if holding[3:] else "")
+        raise CorpusError(
+            f"{folder}: expected files in the folder itself, found them in {names}, which may be splits; name the one "
+            f"you mean, such as {holding[0]}"
+        )
 
 
 def refuse_index(folder: Path, name: str | None = None) -> None:
@@ -256,14 +321,25 @@ def token_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files of ``folder`` that pass for tokens by their names, hidden ones left out.
 
     Raises:
+        CorpusError: one of them is a link to nothing.
         StorageError: it cannot be listed.
     """
-    return [file for file in _listed(folder) if file.suffix in suffixes]
+    return [file for file in listed(folder, suffixes) if file.suffix in suffixes]
 
 
-def _listed(folder: Path) -> list[Path]:
+def listed(folder: Path, suffixes: tuple[str, ...] = ()) -> list[Path]:
+    """The files of ``folder``, hidden ones left out.
+
+    Raises:
+        CorpusError: a link of a name that ends in one of ``suffixes`` leads to nothing.
+        StorageError: it cannot be listed.
+    """
     try:
-        return sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        lost = next((e for e in entries if e.suffix in suffixes and e.is_symlink() and not e.exists()), None)
+        if lost is not None:
+            raise CorpusError(f"{lost}: expected a file, found a link to nothing; mend the link, or remove it")
+        return [entry for entry in entries if entry.is_file()]
     except OSError as error:
         raise StorageError(
             f"{folder}: {error.strerror or error}: cannot list the folder; check its permissions"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.boundaries import MARKS, read_rows, refuse_unread
-from memgraft.corpus.foreign import refuse_splits
+from memgraft.corpus.foreign import listed, refuse_splits
 from memgraft.corpus.text import Progress
 from memgraft.corpus.writer import CorpusWriter, storage_errors
 from memgraft.errors import ArgumentError, ConfigError, CorpusError
@@ -34,8 +34,7 @@ def is_table(path: Path) -> bool:
 
 
 def _listed(folder: Path) -> list[Path]:
-    with storage_errors(folder, "cannot list the folder; check its permissions"):
-        return sorted(entry for entry in folder.iterdir() if entry.suffix in TABLE_SUFFIXES and entry.is_file())
+    return [file for file in listed(folder, TABLE_SUFFIXES) if file.suffix in TABLE_SUFFIXES]
 
 
 def table_files(path: Path) -> list[Path]:

@@ -73,7 +73,7 @@ def is_text(path: Path) -> bool:
 def has_token_files(folder: Path) -> bool:
     """Whether token files lie in ``folder`` itself."""
     with storage_errors(folder, "cannot list the folder; check its permissions"):
-        return any(entry.suffix in TOKEN_SUFFIXES for entry in folder.iterdir())
+        return any(entry.suffix in TOKEN_SUFFIXES for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def read_documents(path: str | os.PathLike[str], *, cutting: Cutting | None = None) -> Iterator[str]:
