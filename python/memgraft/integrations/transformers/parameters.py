@@ -11,6 +11,7 @@ from memgraft.integrations.transformers.attach import graft_layers
 from memgraft.integrations.transformers.families import find_decoder, unwrap
 from memgraft.integrations.transformers.loading import settle
 from memgraft.integrations.transformers.runtime import runtimes_of
+from memgraft.integrations.transformers.weights import size_of, whole_shape
 
 # Engram: Adam at five times the rate, no decay, for the hash tables (docs/METHOD.md, section 5).
 TABLE_LR_FACTOR = 5.0
@@ -113,7 +114,7 @@ def optimizer_groups(
             continue
         if id(parameter) in tables:
             groups["tables"].append(parameter)
-        elif id(parameter) in undecayed or parameter.dim() < 2:
+        elif id(parameter) in undecayed or len(whole_shape(parameter)) < 2:
             groups["no_decay"].append(parameter)
         else:
             groups["decay"].append(parameter)
@@ -142,13 +143,13 @@ def parameter_counts(recipient: nn.Module) -> dict[str, int]:
     fallback = total = 0
     for layers in graft_layers(recipient).values():
         for layer in layers.values():
-            total += sum(parameter.numel() for parameter in layer.parameters())
+            total += sum(map(size_of, layer.parameters()))
             if layer.fallback is not None:
-                fallback += layer.fallback.table.weight.numel()
+                fallback += size_of(layer.fallback.table.weight)
     runtimes = runtimes_of(decoder).values()
     return {
-        "trainable": sum(p.numel() for p in recipient.parameters() if p.requires_grad),
-        "all": sum(p.numel() for p in recipient.parameters()),
+        "trainable": sum(size_of(p) for p in recipient.parameters() if p.requires_grad),
+        "all": sum(map(size_of, recipient.parameters())),
         "projections": total - fallback,
         "fallback": fallback,
         "bank_rows": sum(runtime.bank.num_rows for runtime in runtimes),

@@ -359,13 +359,13 @@ def _load_weights(recipient: nn.Module, name: str, weights: Mapping[str, Tensor]
             f"{folder / WEIGHTS_NAME}: missing weights: {', '.join(missing) or 'none'}; extra weights: "
             f"{', '.join(extra) or 'none'}: the file does not belong to its graft.json"
         )
-    for key, tensor in state.items():
-        if weights[key].shape != tensor.shape:
-            raise GraftError(
-                f"{folder / WEIGHTS_NAME}: {key}: expected shape {tuple(tensor.shape)}, found "
-                f"{tuple(weights[key].shape)}"
-            )
     runtime = the_runtime(find_decoder(unwrap(recipient))[0], name)
+    for key, tensor in weights.items():
+        # The shapes as they were made: what is held in parts shows others.
+        if tuple(tensor.shape) != runtime.shapes[key]:
+            raise GraftError(
+                f"{folder / WEIGHTS_NAME}: {key}: expected shape {runtime.shapes[key]}, found {tuple(tensor.shape)}"
+            )
     copy_weights(recipient, runtime, weights)
     settle(runtime, loaded=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -42,12 +43,13 @@ def copy_weights(recipient: nn.Module, runtime: GraftRuntime, weights: Mapping[s
         GraftError: a weight of the model is sharded or on the meta device.
     """
     for site, layer in graft_layers(recipient, runtime.name).get(runtime.name, {}).items():
-        state = {f"sites.{site}.{name}": tensor for name, tensor in layer.state_dict().items()}
-        shapes = {key: tuple(tensor.shape) for key, tensor in weights.items() if key in state}
-        _check({key: _whole(key, tensor, None) for key, tensor in state.items()}, shapes, "load")
-        with torch.no_grad():
-            for key, tensor in state.items():
-                tensor.copy_(weights[key])
+        with _gathered(layer, write=True):
+            state = {f"sites.{site}.{name}": tensor for name, tensor in layer.state_dict().items()}
+            shapes = {key: tuple(tensor.shape) for key, tensor in weights.items() if key in state}
+            _check({key: _whole(key, tensor, None) for key, tensor in state.items()}, shapes, "load")
+            with torch.no_grad():
+                for key, tensor in state.items():
+                    tensor.copy_(weights[key])
 
 
 def _whole(key: str, tensor: Tensor, gather: Gather | None) -> Tensor:
@@ -78,16 +80,26 @@ def _check(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]],
             )
 
 
+def whole_shape(parameter: Tensor) -> tuple[int, ...]:
+    """The shape of a parameter, also where DeepSpeed's ZeRO-3 holds a part of it and shows none."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def size_of(parameter: Tensor) -> int:
+    """Numbers in a parameter, also where ZeRO-3 holds a part of it."""
+    return math.prod(whole_shape(parameter))
+
+
 @contextlib.contextmanager
-def _gathered(layer: GraftLayer) -> Iterator[None]:
-    """DeepSpeed's ZeRO-3 keeps parameters of size 0 outside its own context."""
+def _gathered(layer: GraftLayer, *, write: bool = False) -> Iterator[None]:
+    """DeepSpeed's ZeRO-3 keeps parameters of size 0 outside its own context; what is written, rank 0 gives to all."""
     scattered = [p for p in layer.parameters() if hasattr(p, "ds_id") and p.numel() == 0]
     if not scattered or importlib.util.find_spec("deepspeed") is None:
         yield
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(scattered):
+    with deepspeed.zero.GatheredParameters(scattered, modifier_rank=0 if write else None):
         yield
 
 
