@@ -257,3 +257,19 @@ def test_curves_are_drawn_against_what_was_recorded():
     page = render(build_facts(experiment=facts))
     assert "Held-out loss over seconds of training" in page
     assert "Held-out loss over FLOPs of training" in page
+
+
+def test_domains_of_a_stream_are_drawn_and_listed_below_it():
+    domains = {
+        "law": {"positions": 400, "hits": {"2": 40, "3": 20}},
+        "code": {"positions": 600, "hits": {"2": 260, "3": 180}},
+    }
+    page = render(build_facts(coverage={"a.bin": {**COVERAGE["a.bin"], "domains": domains}}))
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.S)]
+    assert [row for row in rows if row and row[0].startswith("a.bin")] == [
+        ["a.bin", "1,000", "50.0 %", "90"],
+        ["a.bin: law", "400", "15.0 %", "-"],
+        ["a.bin: code", "600", "73.3 %", "-"],
+    ]
+    plot = page[page.index("Coverage by order of the longest match") :]
+    assert all(text in plot for text in ("a.bin: law", "85.0 %", "a.bin: code", "26.7 %"))

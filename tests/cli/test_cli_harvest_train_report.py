@@ -1,6 +1,7 @@
 """The verbs harvest, train and report on files, as a user calls them."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -162,6 +163,38 @@ def test_train_then_report(place, bank, tmp_path):
 
 
 @pytest.mark.slow
+def test_coverage_of_folders_of_text_goes_into_the_report(place, tmp_path):
+    for name, part in (("one", "training"), ("two", "held-out")):
+        shutil.copytree(place / part, tmp_path / "text" / name)
+    command = [
+        "coverage",
+        place / "bank",
+        tmp_path / "text",
+        "--tokenizer",
+        place / "tokenizer.json",
+        "--by-folder",
+        "--json",
+    ]
+    result = invoke(*command)
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)
+    for name, part in (("one", "training"), ("two", "held-out")):
+        alone = json.loads(invoke("coverage", place / "bank", place / f"{part}-tokens.bin", "--json").stdout)
+        found = facts["domains"][str(tmp_path / "text" / name)]
+        assert found == {name: alone[name] for name in found}
+    (tmp_path / "domains.json").write_text(result.stdout)
+    command = ["report", place / "bank", "--coverage", tmp_path / "domains.json", "--out"]
+    result = invoke(*command, tmp_path / "report")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["coverage"] == {"domains": facts}
+    assert f"domains: {tmp_path / 'text' / 'two'}" in (tmp_path / "report" / "report.html").read_text()
+    for damaged in ("{", "[]", '{"positions": 3}', json.dumps({**facts, "domains": {"x": {"positions": 1}}})):
+        (tmp_path / "domains.json").write_text(damaged)
+        result = invoke(*command, tmp_path / "other")
+        assert result.exit_code == 1
+        assert "expected what 'memgraft coverage --json' writes" in result.stderr
+
+
 def test_train_and_report_take_files_without_boundaries(place, bank, tmp_path):
     for part in ("training", "held-out"):
         memgraft.Corpus.open(place / f"{part}-tokens.bin").tokens().astype("<u2").tofile(tmp_path / f"{part}.bin")

@@ -16,7 +16,11 @@ def run(
     bank: Annotated[Path, typer.Argument(help="The bank directory.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where report.html, report.md and report.json go.")],
     coverage_of: Annotated[
-        list[Path] | None, typer.Option("--coverage", help="Corpora whose coverage is reported; may be repeated.")
+        list[Path] | None,
+        typer.Option(
+            "--coverage",
+            help="Corpora whose coverage is reported, or what 'memgraft coverage --json' said; may be repeated.",
+        ),
     ] = None,
     experiment: Annotated[
         Path | None, typer.Option("--experiment", help="The directory of 'memgraft train', with its results.json.")
@@ -44,6 +48,9 @@ def run(
     opened = Bank.open(bank)
     covered: dict[str, dict[str, Any]] = {}
     for path in coverage_of or []:
+        if path.suffix == ".json" and path.is_file():
+            covered[path.stem] = _counted(path)
+            continue
         corpus = reading.open(path)
         with progress("tokens") as shown:
             covered[str(path)] = dict(coverage(opened, corpus, progress=shown))
@@ -69,3 +76,22 @@ def run(
     )
     report_json, report_html = write_report(out, facts)
     emit({"report": str(report_html), "facts": str(report_json)}, json=json)
+
+
+def _counted(path: Path) -> dict[str, Any]:
+    """What ``memgraft coverage --json`` has written to a file."""
+    import json
+
+    from memgraft.errors import FormatError
+
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+        streams = [facts, *facts.get("domains", {}).values()]
+        whole = all(isinstance(stream["positions"], int) and stream["hits"].items() is not None for stream in streams)
+        if whole and isinstance(facts["misses"], int) and isinstance(facts["unique_rows"], int):
+            return facts
+        raise ValueError("no whole numbers")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(
+            f"{path}: expected what 'memgraft coverage --json' writes, found: {error}; give the corpus itself"
+        ) from None

@@ -277,6 +277,16 @@ _MINED = {
 }
 
 
+def _with_domains(coverage: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each stream and, below it, each domain that was counted apart in it."""
+    found = {}
+    for name, facts in coverage.items():
+        found[name] = dict(facts)
+        for domain, part in facts.get("domains", {}).items():
+            found[f"{name}: {domain}"] = {**part, "misses": part["positions"] - sum(part["hits"].values())}
+    return found
+
+
 def _coverage(coverage: Mapping[str, Mapping[str, Any]]) -> str:
     shares = "; ".join(
         f"of {name}, {100 * facts['misses'] / max(1, facts['positions']):.1f} % of positions have none and use the "
@@ -284,19 +294,20 @@ def _coverage(coverage: Mapping[str, Mapping[str, Any]]) -> str:
         for name, facts in coverage.items()
     )
     lead = f"The longest stored n-gram that ends at a position gives its row: {shares}."
+    streams = _with_domains(coverage)
     rows = [
         (
             name,
             f"{facts['positions']:,}",
             f"{100 * (1 - facts['misses'] / max(1, facts['positions'])):.1f} %",
-            f"{facts['unique_rows']:,}",
+            f"{facts['unique_rows']:,}" if "unique_rows" in facts else "-",
         )
-        for name, facts in coverage.items()
+        for name, facts in streams.items()
     ]
     return _section(
         "Coverage by order",
         lead,
-        plots.coverage_plot(coverage) + _table(("tokens of", "positions", "coverage", "rows used"), rows),
+        plots.coverage_plot(streams) + _table(("tokens of", "positions", "coverage", "rows used"), rows),
     )
 
 
