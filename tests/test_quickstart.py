@@ -111,7 +111,7 @@ class TestWhole:
         ):
             assert f"<h2>{heading}</h2>" in page
         # Three curves of the loss, the last losses, coverage, gates.
-        assert page.count("<svg") == 6
+        assert page.count("<svg") == 7
         assert not re.search(r'(src|href)="(?!#)', page), "nothing is loaded from elsewhere"
 
     def test_the_sample_has_text_and_a_cache(self, done):

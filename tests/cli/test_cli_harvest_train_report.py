@@ -65,6 +65,9 @@ def test_harvest_writes_a_bank_and_says_what_is_in_it(place, bank):
     num_keys = len(memgraft.KeySet.open(place / "keys.mgk"))
     assert bank["num_rows"] == opened.num_rows == num_keys - sum(bank["dropped"].values()) > 200
     assert bank["taps"] == [1, 2]
+    assert sum(group["rows"] for group in bank["rows"].values()) == bank["all_rows"]["rows"] == opened.num_rows
+    shown = json.loads(invoke("inspect", place / "bank", "--json").stdout)
+    assert shown["all_rows"] == bank["all_rows"]
     assert bank["value_bytes"] == opened.num_rows * 2 * 32 * 2
     assert sample_of(opened.keys).to_bytes() == (place / "keys.mgk.sample").read_bytes()
 

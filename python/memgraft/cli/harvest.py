@@ -85,6 +85,7 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Run the donor over the keys, once, and write the bank. An interrupted harvest is taken up where it stopped."""
+    from memgraft.bank.health import bank_health, collapsed, health_warnings, whole_health
     from memgraft.keyset import KeySet
 
     need("torch", "torch")
@@ -171,6 +172,7 @@ def run(
         )
     if Rank.find(rank, world).rank != 0:  # of many processes one prints what they made
         return
+    groups, whole = bank_health(bank), whole_health(bank)
     manifest = bank.manifest
     facts = {
         "bank": str(out),
@@ -190,7 +192,11 @@ def run(
         "distinct_prefixes": manifest.donor.get("num_prefixes"),
         "prefixes_shared": manifest.donor.get("shared_prefixes"),
         "storage": manifest.donor.get("storage"),
+        "rows": groups,
+        "all_rows": whole,
     }
+    for line in health_warnings(groups, whole)[len(collapsed(groups)) :]:  # of those the harvest has warned
+        log(f"warning: {line}")
     emit(facts, json=json, title="bank")
 
 

@@ -82,9 +82,9 @@ def run(
     gone = facts.pop("dropped_keys", [])
     top = facts.pop("top_keys", [])
     if bank is not None:
-        from memgraft.bank.health import collapsed
+        from memgraft.bank.health import health_warnings
 
-        for line in collapsed(facts["rows"]):
+        for line in health_warnings(facts["rows"], facts["all_rows"]):
             common.log(f"warning: {line}")
     common.emit(facts, json=False, title=str(path))
     if top:
@@ -120,7 +120,7 @@ def index_facts(index: "NgramIndex", bank: "Bank | None", keys: "KeySet | None")
     facts["num_keys_by_order"] = index.num_keys_by_order
     facts["vocab_size"] = index.vocab_size
     if bank is not None:
-        from memgraft.bank.health import bank_health
+        from memgraft.bank.health import bank_health, whole_health
 
         manifest = bank.manifest
         facts |= {
@@ -133,6 +133,7 @@ def index_facts(index: "NgramIndex", bank: "Bank | None", keys: "KeySet | None")
             "dropped": manifest.dropped,
             "donor": {name: value for name, value in manifest.donor.items() if name != "rows_by_donor_length"},
             "rows": bank_health(bank),
+            "all_rows": whole_health(bank),
             "tokenizer": manifest.tokenizer,
             "written_by": manifest.tool,
             "fingerprint": bank.fingerprint,

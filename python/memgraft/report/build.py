@@ -14,7 +14,7 @@ import numpy as np
 from memgraft import __version__
 from memgraft.assets.cache import write_beside
 from memgraft.bank import Bank
-from memgraft.bank.health import bank_health
+from memgraft.bank.health import bank_health, whole_health
 from memgraft.report.markdown import markdown
 from memgraft.report.page import render
 from memgraft.system import num_threads
@@ -88,6 +88,7 @@ def bank_facts(bank: Bank, *, keys_per_second: float | None = None) -> dict[str,
         "dropped": dict(manifest.dropped),
         "donor": {name: value for name, value in manifest.donor.items() if name != "rows_by_donor_length"},
         "rows": bank_health(bank),
+        "all_rows": whole_health(bank),
         "keys_per_second": keys_per_second,
     }
 

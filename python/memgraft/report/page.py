@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from memgraft.bank.health import collapsed
+from memgraft.bank.health import collapsed, health_warnings
 from memgraft.report import plots
 from memgraft.report.verdict import verdict
 
@@ -348,23 +348,29 @@ def _bank(bank: Mapping[str, Any]) -> str:
     )
     body = _tiles(tiles) + "<br>" + _table(("", ""), rows)
     if health := bank.get("rows"):
-        for line in collapsed(health):
-            body += f"<p><b>Collapsed rows:</b> {escape(line)}.</p>"
-        body += "<br>" + _table(
-            ("rows read as", "rows", "share of counts", "mean cosine", "median norm"), _alike(health)
-        )
+        whole = bank.get("all_rows")
+        for line in collapsed(health) if whole is None else health_warnings(health, whole):
+            body += f"<p><b>Look at:</b> {escape(line)}.</p>"
+        shown = dict(health) if whole is None else {**health, "all": {"share_of_counts": 1.0, **whole}}
+        head = ("rows read as", "rows", "share of counts", "mean cosine", "with a twin", "norm", "rank", "outliers")
+        body += "<br>" + _table(head, _alike(shown))
+        if whole is not None:
+            body += plots.health_plot(health)
     return _section("Bank", lead, body)
 
 
 def _alike(health: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Groups of rows: how many, how alike, how large."""
+    """Groups of rows: how many, how alike, how large, how varied; reports of earlier versions have less."""
     return [
         (
             name,
             f"{g['rows']:,}",
             f"{100 * g['share_of_counts']:.1f} %",
             f"{g['mean_cosine']:.3f}",
+            f"{100 * g['rows_with_twin']:.1f} %" if "rows_with_twin" in g else "",
             f"{g['median_norm']:.4g}",
+            f"{g['effective_rank']:.0f}" if "effective_rank" in g else "",
+            f"{g['outlier_channels']} ({100 * g['outlier_energy']:.0f} %)" if "outlier_channels" in g else "",
         )
         for name, g in health.items()
     ]

@@ -250,3 +250,34 @@ def probe_plot(facts: Mapping[str, Any]) -> str:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     return _svg(figure, "What the values of each candidate know of the next token")
+
+
+def health_plot(groups: Mapping[str, Mapping[str, Any]]) -> str:
+    """Groups of a bank's rows: what share of counted positions each covers, how alike its rows are, how large."""
+    names = list(groups)
+    figure, axes = _figure(8.6, 1.1 + 0.34 * len(names), 1, 3, sharey=True)
+    places = list(range(len(names)))[::-1]
+    colour = _colour("graft")
+    for place, group in zip(places, groups.values(), strict=True):
+        axes[0].barh(place, group["share_of_counts"], height=0.6, color=colour)
+        axes[0].annotate(
+            f"{100 * group['share_of_counts']:.0f} %", (group["share_of_counts"], place), xytext=(4, 0),
+            textcoords="offset points", va="center", fontsize=9,
+        )  # fmt: skip
+        axes[1].plot(group["mean_cosine"], place, "o", color=colour)
+        axes[1].plot(group["rows_with_twin"], place, "x", color=MUTED)
+        low, median, high = group["norms"]
+        axes[2].plot([max(low, 1e-12), max(high, 1e-12)], [place, place], color=MUTED, linewidth=1.4)
+        axes[2].plot(max(median, 1e-12), place, "o", color=colour)
+    titles = ("share of counted positions", "mean cosine (dot), rows with a twin (cross)", "norm: 1 %, median, 99 %")
+    for place, title in zip(axes, titles, strict=True):
+        place.set_title(title, fontsize=9.5, loc="left", color=INK)
+        place.set_ylim(-0.6, len(names) - 0.4)
+        place.grid(axis="y", visible=False)
+        place.spines["left"].set_visible(False)
+        place.tick_params(axis="y", length=0, labelcolor=INK)
+    axes[0].set_xlim(0, 1.15 * max((group["share_of_counts"] for group in groups.values()), default=1) + 1e-6)
+    axes[1].set_xlim(-0.05, 1.05)
+    axes[2].set_xscale("log")
+    axes[0].set_yticks(places, names)
+    return _svg(figure, "Rows by what the donor read: share of positions, likeness, norms")
