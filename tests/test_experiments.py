@@ -222,6 +222,20 @@ def test_the_saved_model_gives_the_same_loss_again(place, material, tmp_path):
     assert again.overall == pytest.approx(results["arms"][1]["held_out"]["overall"], abs=1e-4)
 
 
+class Counted:
+    """An optimizer that counts its steps."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.steps = optimizer, 0
+
+    def step(self):
+        self.steps += 1
+        self.optimizer.step()
+
+    def zero_grad(self):
+        self.optimizer.zero_grad()
+
+
 @pytest.mark.slow
 def test_minutes_become_the_same_steps_for_every_arm(place, tmp_path):
     results = experiment(place, tmp_path / "out", steps=None, minutes=0.05)
@@ -230,8 +244,19 @@ def test_minutes_become_the_same_steps_for_every_arm(place, tmp_path):
     assert {result["steps"] for result in results["arms"]} == {plan["steps"]}
     assert set(plan["seconds_per_step"]) == {"none", "graft"}
     assert json.loads((tmp_path / "out" / "plan.json").read_text()) == plan
-    with pytest.raises(ConfigError, match="give more minutes"):
+
+
+def test_of_a_step_that_takes_longer_than_the_budget_no_second_is_measured(place, tmp_path, monkeypatch):
+    built = []
+
+    def counted(*given):
+        built.append(Counted(build_optimizer(*given)))
+        return built[-1]
+
+    monkeypatch.setattr("memgraft.experiments.plan.build_optimizer", counted)
+    with pytest.raises(ConfigError, match="give more minutes, a smaller recipient"):
         experiment(place, tmp_path / "other", steps=None, minutes=1e-6)
+    assert [optimizer.steps for optimizer in built] == [1, 1]
 
 
 def test_the_unigram_loss_is_that_of_counts_plus_one(place):

@@ -162,6 +162,11 @@ def test_train_then_report(place, bank, tmp_path):
     result = invoke(*command, "--out", tmp_path / "other")
     assert result.exit_code == 1
     assert "the experiment used bank 0000" in result.stderr
+    (tmp_path / "run" / "results.json").unlink()
+    result = invoke(*command, "--out", tmp_path / "other")
+    assert result.exit_code == 1
+    assert "results.json: not found: expected what 'memgraft train' leaves" in result.stderr
+    assert "coverage" not in result.stderr
     assert not (tmp_path / "other").exists()
 
 

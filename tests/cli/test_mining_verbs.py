@@ -161,7 +161,8 @@ def test_plan_weighs_policies(corpus):
     ]
     assert all(0 < fact["rows_per_token"]["8192"] < 1 for fact in facts)
     table = run("plan", corpus, "--budgets", "9", "--held-out", "0.2")
-    assert "rows/token" in table.stdout
+    assert "rows a" in table.stdout
+    assert max(map(len, map(str.rstrip, table.stdout.splitlines()))) <= 80
     refused = run("plan", corpus, "--budgets", "9", "--policies", "best")
     assert refused.exit_code == 2
     assert "policies: expected some of" in refused.stderr

@@ -130,7 +130,10 @@ def kind_of(path: Path) -> str:
     if path.with_name(path.name + ".partial").is_dir():
         return "bank"
     if not path.exists() and not path.with_name(path.name + ".idx").exists():
-        raise StorageError(f"{path}: not found: expected a bank directory, keys.mgk, index.mgi or a token corpus")
+        raise StorageError(
+            f"{path}: not found: expected a bank directory, keys.mgk, index.mgi, a token corpus, a graft, an "
+            "annotation, an experiment or a run file"
+        )
     return "corpus"
 
 

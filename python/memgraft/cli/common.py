@@ -9,7 +9,7 @@ import json as jsonlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -36,7 +36,7 @@ OverwriteOption = Annotated[
 ]
 
 #: Beginnings of stages that count something else than their verb: a donor is opened tensor by tensor.
-_OTHER_UNITS = ("open ", "budgets")
+_OTHER_UNITS = ("open ", "budgets", "measure ", "train arms")
 
 Counted = Callable[[int, int], None]
 """``progress(done, total)`` of one stage."""
@@ -134,6 +134,9 @@ def emit(facts: Mapping[str, Any], *, json: bool, title: str | None = None) -> N
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    # What does not fit goes on in the next line: a fingerprint cut short is of no use.
+    table.add_column(overflow="fold")
     for name, value in flatten(facts):
         table.add_row(Text(name.replace("_", " ")), Text(show(value, name)))
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
@@ -184,10 +187,11 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def progress(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
+def progress(unit: str = "", *, noted: Collection[str] = ()) -> Iterator[Callable[[str, int, int], None]]:
     """Yields ``report(stage, done, total)``: a bar with rate and time left on stderr; a new stage starts a new bar.
 
-    Where stderr is not a terminal, a line every :data:`LOG_SECONDS` tells how far a stage is, and one that it ended.
+    Where stderr is not a terminal, a line every :data:`LOG_SECONDS` tells how far a stage is, and one that it ended;
+    not of the stages ``noted``, since the work itself writes lines of these.
     """
     import time
 
@@ -197,7 +201,8 @@ def progress(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{_short(task.speed)} {unit}/s" if task.speed else "")
+            known = task.speed and not task.description.startswith(_OTHER_UNITS)
+            return Text(f"{_short(task.speed or 0)} {unit}/s" if known else "")
 
     console = Console(stderr=True)
     bars = Progress(
@@ -218,7 +223,7 @@ def progress(unit: str = "") -> Iterator[Callable[[str, int, int], None]]:
         if stage not in tasks:
             tasks[stage] = bars.add_task(stage, total=max(total, 1))
         bars.update(tasks[stage], completed=done, total=max(total, 1))
-        if console.is_terminal or stage in ended:
+        if console.is_terminal or stage in ended or stage in noted:
             return
         if done >= total:
             ended.add(stage)

@@ -161,7 +161,7 @@ def run(
         options["corpus"] = options["corpus"] if chosen.contexts else None
     options |= {"keep_tokenizer": keep_tokenizer, "rank": rank, "world_size": world, "note": log}
     keeps(f"finished rows are in {out}.partial; the same command goes on from there")
-    with progress("keys") as report:
+    with progress("keys", noted=("donor",)) as report:
         bank = harvest(
             keyset,
             **options,

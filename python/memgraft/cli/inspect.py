@@ -312,4 +312,4 @@ def print_matches(matches: list[dict[str, Any]]) -> None:
             *([match["bank"]] if several else []),
         )
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
-    common.log(f"{hits} of {len(matches)} tokens have a match; {len(matches) - hits} are left to the fallback")
+    common.log(f"{hits} of {len(matches)} tokens have a match; left to the fallback: {len(matches) - hits}")

@@ -122,37 +122,35 @@ def _print(facts: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     batch = list(facts[0]["rows_per_token"])[-1]
-    rows = f"rows/token of {batch:,}"
-    for name in (
-        "policy",
-        "budget",
-        "keys",
-        "rarest count",
-        "coverage",
-        "fallback",
-        rows,
-        "index",
-        "values",
-        "harvest",
-    ):
-        table.add_column(name, justify="right")
-    for entry in facts:
-        seconds = entry["harvest_seconds"]
-        table.add_row(
-            entry["policy"],
-            f"{entry['budget']:,}",
-            f"{entry['num_keys']:,}",
-            common.show(entry["min_count"]),
-            f"{entry['coverage']:.1%}",
-            f"{entry['fallback_share']:.1%}",
-            f"{entry['rows_per_token'][batch]:.3f}",
-            _size(entry["index_bytes"]),
-            "-" if entry["value_bytes"] is None else _size(entry["value_bytes"]),
-            "-" if seconds is None else f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.1f} h",
-        )
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    policies = dict.fromkeys(entry["policy"] for entry in facts)
+    for policy in policies:
+        some = [entry for entry in facts if entry["policy"] == policy]
+        title = f"policy {policy}" if len(policies) > 1 else None
+        # All of it fits 80 columns.
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        orders = "/".join(map(str, some[-1]["min_count"]))
+        for name in (
+            "budget", "keys", f"rarest\n{orders}", "covered", "fallback", "rows a\ntoken", "index", "values",
+            "harvest",
+        ):  # fmt: skip
+            table.add_column(name, justify="right", no_wrap=True)
+        for entry in some:
+            seconds = entry["harvest_seconds"]
+            table.add_row(
+                f"{entry['budget']:,}",
+                f"{entry['num_keys']:,}",
+                "/".join(map(str, entry["min_count"].values())),
+                f"{entry['coverage']:.1%}",
+                f"{entry['fallback_share']:.1%}",
+                f"{entry['rows_per_token'][batch]:.3f}",
+                _size(entry["index_bytes"]),
+                "-" if entry["value_bytes"] is None else _size(entry["value_bytes"]),
+                "-" if seconds is None else f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.0f} h",
+            )
+        console.print(table)
+    common.log(f"rows a token: different rows of {batch:,} tokens; rarest: count of the rarest key of each order")
     if facts[0]["value_bytes"] is None:
         common.log("values: give --value-dim, the donor's width, or --donor; harvest: --donor and --tokenizer")
     elif facts[0]["harvest_seconds"] is None:
@@ -200,6 +198,6 @@ def _print_hot(hot: list[dict[str, Any]]) -> None:
 def _size(count: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"

@@ -36,7 +36,7 @@ def run(
     import sys
 
     from memgraft.bank import Bank
-    from memgraft.errors import FingerprintError, FormatError
+    from memgraft.errors import FingerprintError, FormatError, StorageError
     from memgraft.mining import coverage
 
     need("matplotlib", "report")
@@ -46,6 +46,22 @@ def run(
     if (out / REPORT_HTML).exists():
         check_output(out / REPORT_HTML, overwrite=overwrite)
     opened = Bank.open(bank)
+    results = None
+    if experiment is not None:
+        path = experiment / "results.json" if experiment.is_dir() else experiment
+        try:
+            results = jsonlib.loads(path.read_text())
+            trained_on = results["settings"]["bank"]
+        except FileNotFoundError:
+            raise StorageError(
+                f"{path}: not found: expected what 'memgraft train' leaves when all arms are done; run it again"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{path}: expected the results of 'memgraft train', found: {error}") from None
+        if trained_on != opened.fingerprint:
+            raise FingerprintError(
+                f"{path}: the experiment used bank {trained_on}, {bank} is {opened.fingerprint}; name the bank it used"
+            )
     covered: dict[str, dict[str, Any]] = {}
     for path in coverage_of or []:
         if path.suffix == ".json" and path.is_file():
@@ -54,18 +70,6 @@ def run(
         corpus = reading.open(path)
         with progress("tokens") as shown:
             covered[str(path)] = dict(coverage(opened, corpus, progress=shown))
-    results = None
-    if experiment is not None:
-        path = experiment / "results.json" if experiment.is_dir() else experiment
-        try:
-            results = jsonlib.loads(path.read_text())
-            trained_on = results["settings"]["bank"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{path}: expected the results of 'memgraft train', found: {error}") from None
-        if trained_on != opened.fingerprint:
-            raise FingerprintError(
-                f"{path}: the experiment used bank {trained_on}, {bank} is {opened.fingerprint}; name the bank it used"
-            )
     facts = build_facts(
         bank=bank_facts(opened),
         coverage=covered or None,

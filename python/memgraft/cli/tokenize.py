@@ -47,6 +47,8 @@ def run(
             text, tokenizer, out, eos=delimiter, vocab_size=vocab_size, cutting=cutting, progress=report
         )
     unread = [str(file.relative_to(text)) for file in left_out(text, cutting.suffixes)]
+    if column is None and any(name.endswith(".parquet") for name in unread):
+        common.log("note: Parquet files were left out; --column names the column that holds text")
     corpus = Corpus.open(written)
     common.emit(
         {

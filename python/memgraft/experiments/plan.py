@@ -21,6 +21,8 @@ from memgraft.experiments.train import Progress, build_optimizer, evaluation_bat
 from memgraft.experiments.windows import TokenWindows
 
 _MAX_EPOCHS = 4
+_MEASURING = 0.1
+"""Share of the budget that measuring takes, unless a single step of an arm takes longer."""
 _SAFETY = 1.06
 """Checkpoints, loading and the trainer's own work, beside the measured step."""
 
@@ -44,7 +46,7 @@ def make_plan(
     if budget["steps"] is None:
         speeds = {}
         for number, arm in enumerate(arms):
-            speeds[arm.name] = _speed(arm, recipe, material, bf16)
+            speeds[arm.name] = _speed(arm, recipe, material, bf16, 60 * budget["minutes"] * _MEASURING / len(arms))
             if progress is not None:
                 progress("measure speed", number + 1, len(arms))
         plan["seconds_per_step"] = {name: round(step, 4) for name, (step, _) in speeds.items()}
@@ -54,8 +56,8 @@ def make_plan(
         if steps < 1:
             raise ConfigError(
                 f"minutes {budget['minutes']}: expected room for at least one step of each arm and the evaluation; a "
-                f"step of all arms takes {step:.1f} s, evaluating a window {window:.2f} s; give more minutes or "
-                "evaluate fewer windows"
+                f"step of all arms takes {step:.1f} s, evaluating a window {window:.2f} s; give more minutes, a "
+                "smaller recipient, batch_size or seq_len, or evaluate fewer windows"
             )
         plan["steps"] = min(steps, _MAX_EPOCHS * (len(material.train) // recipe.batch_size))
     final, curve = recipe.evaluation(plan["steps"])
@@ -80,8 +82,14 @@ def _affordable(seconds: float, step: float, window: float, recipe: Recipe, held
     return low
 
 
-def _speed(arm: Arm, recipe: Recipe, material: Material, bf16: bool, steps: int = 6) -> tuple[float, float]:
-    """Seconds per training step (the median; the first one warms up) and per evaluated window, on the first windows."""
+def _speed(
+    arm: Arm, recipe: Recipe, material: Material, bf16: bool, limit: float, steps: int = 6
+) -> tuple[float, float]:
+    """Seconds per training step (the median; the first one warms up) and per evaluated window, on the first windows.
+
+    Stops after fewer steps, the first even, once ``limit`` seconds have gone.
+    """
+    begun = time.perf_counter()
     model = build_arm(arm, recipe, material, seed=0).train()
     collator = arm_collator(arm, material)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -102,6 +110,8 @@ def _speed(arm: Arm, recipe: Recipe, material: Material, bf16: bool, steps: int 
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - started)
+        if time.perf_counter() - begun > limit:
+            break
     few = spread_windows(material.held_out, 2 * recipe.batch_size)
     size = evaluation_batch(recipe, material.vocab_size)
     evaluation: dict[str, Any] = {"grafted": arm.grafted, "batch_size": size, "bf16": bf16}
@@ -109,4 +119,6 @@ def _speed(arm: Arm, recipe: Recipe, material: Material, bf16: bool, steps: int 
         started = time.perf_counter()
         held_out_loss(model, material.held_out, few, material.bank, **evaluation)
         per_window = (time.perf_counter() - started) / len(few)
-    return median(seconds[1:]), per_window
+        if time.perf_counter() - begun > limit:
+            break
+    return median(seconds[1:] or seconds), per_window

@@ -131,7 +131,7 @@ def harvest(
         return job
     if note is not None:
         where = next(job.setup.donor.model.parameters()).device
-        note(f"donor {job.setup.donor.name} runs on {where} in {job.setup.donor.compute_dtype}")
+        note(f"the donor {job.setup.donor.name} runs on {where} in {job.setup.donor.compute_dtype}")
         note(job.reader.describe())
     try:
         writer = job.writer(place.rank, place.world_size)
