@@ -138,6 +138,12 @@ def test_train_then_report(place, bank, tmp_path):
     assert [entry["arm"] for entry in results["arms"]] == ["graft", "shuffled"]
     assert (tmp_path / "run" / "model" / "graft" / "graft.safetensors").is_file()
 
+    # What is kept knows its bank, and is one thing to inspect and verify.
+    explained = invoke("inspect", tmp_path / "run" / "model", "--text", tiny_text(1, sentences=1), "--json")
+    assert explained.exit_code == 0, explained.stderr
+    assert any(token["gate"] for token in json.loads(explained.stdout)["tokens"])
+    model = invoke("verify", tmp_path / "run" / "model", "--json")
+    assert [facts["kind"] for facts in json.loads(model.stdout)["verified"]] == ["graft"]
     verified = invoke("verify", tmp_path / "run", tmp_path / "run" / "model" / "graft", "--json")
     assert verified.exit_code == 0, verified.stderr
     assert [facts["kind"] for facts in json.loads(verified.stdout)["verified"]] == ["experiment", "graft"]

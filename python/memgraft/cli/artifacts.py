@@ -121,7 +121,7 @@ def kind_of(path: Path) -> str:
     # Any of a bank's files makes a folder a bank, so that one without its bank.json is reported as such.
     if path.name == "bank.json" or any((path / name).exists() for name in ("bank.json", "keys.mgk", "index.mgi")):
         return "bank"
-    if (path / "graft.json").is_file():
+    if any((folder / "graft.json").is_file() for folder in (path, path / "graft")):
         return "graft"
     if (path / "annotation.json").is_file():
         return "annotation"

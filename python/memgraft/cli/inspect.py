@@ -38,7 +38,7 @@ def run(
     json: common.JsonOption = False,
 ) -> None:
     """Show the facts of an artifact; with --text, what each of its tokens finds, and what a graft does with it."""
-    if text is not None and (graft := inspect_model.graft_of(path)) is not None:
+    if text is not None and (graft := records.graft_of(path)) is not None:
         inspect_model.run(path, graft, text=text, recipient=recipient, bank=bank_path, json=json)
         return
     if recipient is not None or bank_path is not None:

@@ -8,11 +8,6 @@ from memgraft.cli import common
 from memgraft.errors import ArgumentError
 
 
-def graft_of(path: Path) -> Path | None:
-    """The graft folder that ``path`` is or holds, or None."""
-    return next((folder for folder in (path, path / "graft") if (folder / "graft.json").is_file()), None)
-
-
 def run(path: Path, graft: Path, *, text: str, recipient: Path | None, bank: str | None, json: bool) -> None:
     """Print what each token of ``text`` finds, the gates, and what the row changes.
 
@@ -32,10 +27,12 @@ def run(path: Path, graft: Path, *, text: str, recipient: Path | None, bank: str
         raise ArgumentError(f"{path}: expected the recipient at {folder}, found none; give --recipient")
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+    from memgraft.harvesting.donor import quiet_transformers
     from memgraft.integrations.transformers import explain, load_graft
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(folder)
     load_graft(model, graft, bank=bank, rows="same" if bank is None else "any")
     explained = explain(model, text, tokenizer=tokenizer)
     ids = [one.token for one in explained]

@@ -36,9 +36,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return facts
 
 
-def graft_facts(folder: Path) -> dict[str, Any]:
+def graft_of(path: Path) -> Path | None:
+    """The graft folder that ``path`` is or, as what `memgraft train` keeps, holds; or None."""
+    return next((folder for folder in (path, path / "graft") if (folder / "graft.json").is_file()), None)
+
+
+def graft_facts(path: Path) -> dict[str, Any]:
     """The facts of a saved graft, from its ``graft.json``."""
-    facts = read_json(folder / "graft.json")
+    facts = read_json((graft_of(path) or path) / "graft.json")
     return {name: value for name, value in facts.items() if name != "format_version"}
 
 
@@ -156,7 +161,7 @@ def verify_record(folder: Path, kind: str) -> str:
     if kind == "graft":
         from safetensors import SafetensorError, safe_open
 
-        path = folder / "graft.safetensors"
+        path = (graft_of(folder) or folder) / "graft.safetensors"
         try:
             with safe_open(path, framework="numpy") as tensors:
                 names = list(tensors.keys())

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -309,20 +310,32 @@ def _train_one(
             arm, recipe, material, seed=seed, steps=settings["steps"], folder=folder, bf16=bf16, progress=progress
         )
         if saved is not None:
-            save_model(model, saved, grafted=arm.grafted, tokenizer=material.tokenizer)
+            save_model(model, saved, grafted=arm.grafted, tokenizer=material.tokenizer, bank=material.bank)
     result["settings_fingerprint"] = settings_fingerprint(settings)
     write_beside(folder / "result.json", (json.dumps(result) + "\n").encode())
     return result
 
 
-def save_model(model: nn.Module, folder: Path, *, grafted: bool, tokenizer: Any = None) -> None:
-    """Save a trained recipient to ``<folder>/recipient`` and its graft to ``<folder>/graft``; the graft comes off."""
+def _from(folder: Path, bank: Bank | None) -> str | None:
+    """The path of a bank seen from ``folder``; None for a stack of banks, which have several."""
+    if bank is None or len(bank.paths) != 1:
+        return None
+    return os.path.relpath(bank.paths[0].resolve(), folder.resolve())
+
+
+def save_model(
+    model: nn.Module, folder: Path, *, grafted: bool, tokenizer: Any = None, bank: Bank | None = None
+) -> None:
+    """Save a trained recipient to ``<folder>/recipient`` and its graft to ``<folder>/graft``; the graft comes off.
+
+    The graft names the path of ``bank``, from its own folder, where the graft reads that bank.
+    """
     from memgraft.integrations.transformers import detach
     from memgraft.integrations.transformers.saving import write_graft
 
     with disk_errors(folder), directory_beside(folder) as building:
         if grafted:
-            write_graft(model, building / "graft")
+            write_graft(model, building.resolve() / "graft", bank_path=_from(folder / "graft", bank))
             detach(model)
         model.save_pretrained(building / "recipient")  # type: ignore[operator]
         if isinstance(tokenizer, (str, Path)):

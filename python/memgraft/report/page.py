@@ -120,9 +120,12 @@ def _verdict(experiment: Mapping[str, Any]) -> str:
     main = experiment["comparisons"][0]
     names = [f"{entry['first']} minus {entry['second']}".replace("_", " ") for entry in experiment["comparisons"]]
     interval, difference = main["interval"], main["difference"]
+    overs = [e["over"] if e["over"] != "seeds" else f"{len(e['seeds'])} seeds" for e in experiment["comparisons"]]
+    # Over what the intervals are is told above the table; it takes a column where they differ.
+    told = len(set(overs)) == 1
     number = (
         f'<div class="number">{_signed(difference["overall"])} <small>nats per held-out token, {escape(names[0])}; '
-        f"95 % interval {_signed(interval['low'])} to {_signed(interval['high'])} over {escape(main['over'])}"
+        f"95 % interval {_signed(interval['low'])} to {_signed(interval['high'])} over {escape(overs[0])}"
         "</small></div>"
     )
     rows = [
@@ -130,13 +133,13 @@ def _verdict(experiment: Mapping[str, Any]) -> str:
             name,
             _signed(e["difference"]["overall"]),
             f"{_signed(e['interval']['low'])} to {_signed(e['interval']['high'])}",
-            e["over"] if e["over"] != "seeds" else f"{len(e['seeds'])} seeds",
+            *(() if told else (over,)),
             _signed(e["difference"]["hit"]),
             _signed(e["difference"]["miss"]),
         )
-        for name, e in zip(names, experiment["comparisons"], strict=True)
+        for name, over, e in zip(names, overs, experiment["comparisons"], strict=True)
     ]
-    head = ("difference", "all tokens", "95 % interval", "over", "after a hit", "after a miss")
+    head = ("difference", "all tokens", "95 % interval", *(() if told else ("over",)), "after a hit", "after a miss")
     return _section(
         f"{names[0][:1].upper()}{names[0][1:]}",
         " ".join(found.sentences),

@@ -94,9 +94,9 @@ def coverage_plot(coverages: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 _AGAINST = {
-    "tokens": "training tokens, millions",
+    "tokens": "training tokens",
     "seconds": "seconds of training, evaluation left out",
-    "flops": "FLOPs of training, 10\N{SUPERSCRIPT ONE}\N{SUPERSCRIPT FIVE}",
+    "flops": "FLOPs of training",
 }
 
 
@@ -104,11 +104,11 @@ def _spent(result: Mapping[str, Any], tokens_per_step: int, against: str) -> lis
     """What was spent at each point of an arm's curve; empty where the result does not record it."""
     tokens = [step * tokens_per_step for step, _ in result["held_out_curve"]]
     if against == "tokens":
-        return [count / 1e6 for count in tokens]
+        return [float(count) for count in tokens]
     if against == "seconds":
         return list(result.get("curve_seconds", ()))
     each = result.get("costs", {}).get("training_flops_per_token")
-    return [] if each is None else [count * each / 1e15 for count in tokens]
+    return [] if each is None else [count * each for count in tokens]
 
 
 def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int, against: str = "tokens") -> str:
@@ -118,6 +118,8 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int, against
     """
     if not any(_spent(result, tokens_per_step, against) for result in arms):
         return ""
+    from matplotlib.ticker import EngFormatter
+
     figure, axes = _figure(7.6, 4.1)
     ends = []
     for result in arms:
@@ -133,6 +135,8 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int, against
         if result["seed"] == arms[0]["seed"]:
             ends.append((losses[-1], tokens[-1], result["label"], colour))
     axes.ticklabel_format(useOffset=False)
+    if against != "seconds":
+        axes.xaxis.set_major_formatter(EngFormatter())  # 384, 1.2 M, 3 P
     low, high = axes.get_ylim()
     # The first points stand far above the rest and would flatten what matters.
     interesting = [loss for result in arms for _, loss in result["held_out_curve"][1:]]
