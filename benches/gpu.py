@@ -10,6 +10,7 @@ rounds of own time by the first contender's in the same round.
 
 import argparse
 import gc
+import inspect
 import json
 import shutil
 import statistics
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 import transformers
 from torch.utils.data import DataLoader, Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 import memgraft
 from memgraft.bank.writer import BankWriter
@@ -37,6 +38,7 @@ from memgraft.harvesting import open_donor
 from memgraft.integrations.transformers import graft, graft_layers
 from memgraft.nn.graft_layer import GraftLayer
 from memgraft.nn.init import initialize
+from memgraft.torch import CapturedStep
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,13 @@ class Bench:
         with self.device:
             return LlamaForCausalLM(config).to(torch.bfloat16)
 
-    def grafted(self, model: Any, *, kernel: bool = False, control: Any = None, fallback: bool = True) -> Any:
+    def clean(self) -> None:
+        """Give back what nobody holds any more."""
+        gc.collect()
+        if self.cuda:
+            torch.cuda.empty_cache()
+
+    def grafted(self, model: Any, *, kernel: bool | None = None, control: Any = None, fallback: bool = True) -> Any:
         config = GraftConfig(
             sites=(1,),
             init="scratch",
@@ -268,90 +276,106 @@ def site(bench: Bench) -> dict[str, Any]:
     return found
 
 
-def step(bench: Bench) -> dict[str, Any]:
-    """A training step: the recipient alone, with hashed tables, with the graft; memory ahead on a stream of its own."""
-    sizes = bench.sizes
-    windows = Windows(bench.text(), sizes.length, sizes.sequences * sizes.micro_steps * (sizes.rounds + 2))
-    arms: dict[str, dict[str, Any]] = {
-        "none": {},
-        "engram": {"control": "fallback_only"},
-        "graft": {},
-        "graft, no fallback": {"fallback": False},
-    }
-    if bench.cuda:
-        arms["graft, kernel"] = {"kernel": True}
-    hot = {"graft, 10 % hot rows": 0.1, "graft, 50 % hot rows": 0.5}
-    arms |= {name: {} for name in hot}
-    contenders, waits, peaks, loaders = {}, {}, {}, {}
-    for name, options in arms.items():
-        model = bench.model().train()
-        memory = name != "none"
-        if memory:
-            bench.grafted(model, **options)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=bench.cuda)
+class Arm:
+    """One contender of the steps: a model, its optimizer and its loader."""
+
+    def __init__(self, bench: Bench, windows: Windows, options: dict[str, Any] | None, hot: float = 0) -> None:
+        self.bench, memory = bench, options is not None
+        self.model = bench.model().train()
+        if options is not None:
+            bench.grafted(self.model, **options)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=bench.cuda)
         plain = DataLoader(
             windows,
-            batch_size=sizes.sequences,
+            batch_size=bench.sizes.sequences,
             collate_fn=GraftCollator(bench.bank()) if memory else None,
             num_workers=2 if bench.cuda else 0,
             persistent_workers=bench.cuda,
             pin_memory=bench.cuda and not memory,
         )
-        kept = int(hot.get(name, 0) * bench.bank().num_rows)
-        ahead = prefetch(plain, bench.bank(), device=bench.device, depth=2, hot_rows=kept) if memory else plain
-        loaders[name] = (ahead, iter(ahead))
+        kept = int(hot * bench.bank().num_rows)
+        self.ahead: Any = plain
+        if memory:
+            self.ahead = prefetch(plain, bench.bank(), device=bench.device, depth=2, hot_rows=kept)
+        self.iterator = iter(self.ahead)
+        self.waits: list[float] = []
 
-        def one_step(name: str = name, model: Any = model, optimizer: Any = optimizer) -> None:
-            if bench.cuda:
-                torch.cuda.reset_peak_memory_stats()
-            for _ in range(sizes.micro_steps):
-                started = time.perf_counter()
-                ahead, iterator = loaders[name]
-                batch = next(iterator, None)
-                if batch is None:
-                    loaders[name] = (ahead, iter(ahead))
-                    batch = next(loaders[name][1])
-                waits.setdefault(name, []).append(time.perf_counter() - started)
-                batch = {key: value.to(bench.device, non_blocking=True) for key, value in batch.items()}
-                model(**batch, use_cache=False).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if bench.cuda:
-                peaks[name] = torch.cuda.max_memory_allocated()
+    def step(self) -> None:
+        """Forward and backward of the micro batches, and the optimizer."""
+        for _ in range(self.bench.sizes.micro_steps):
+            started = time.perf_counter()
+            batch = next(self.iterator, None)
+            if batch is None:
+                self.iterator = iter(self.ahead)
+                batch = next(self.iterator)
+            self.waits.append(time.perf_counter() - started)
+            batch = {key: value.to(self.bench.device, non_blocking=True) for key, value in batch.items()}
+            self.model(**batch, use_cache=False).loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
-        contenders[name] = one_step
-    found = bench.contest(contenders, rounds=sizes.rounds)
-    for name, facts in found.items():
-        own = waits[name][sizes.micro_steps :]
-        facts["tokens_per_second"] = round(sizes.sequences * sizes.length * sizes.micro_steps / facts["seconds"])
-        facts["wait_share"] = round(sum(own) / max(1e-9, sum(facts["rounds"])), 4)
-        facts["allocated_bytes_with_all_arms"] = peaks.get(name)
-        ahead = loaders[name][0]
-        if hasattr(ahead, "facts") and ahead.facts.num_batches:
-            held = ahead.facts
-            facts["staged"] = {
-                "bytes_per_step": round(held.num_bytes / held.num_batches * sizes.micro_steps),
-                "hot_rows_per_step": round(held.num_hot_rows / held.num_batches * sizes.micro_steps),
-                "hit_share": round(held.num_hits / held.num_positions, 4),
-                "distinct_rows_per_hit": round(held.unique_share, 4),
-                "stage_seconds_per_step": round(held.stage_seconds / held.num_batches * sizes.micro_steps, 5),
-            }
-    speed = {name: 1 / facts["ratio"] for name, facts in found.items()}
+    def staged(self) -> dict[str, Any]:
+        """What the loader moved for a step."""
+        held, steps = self.ahead.facts, self.bench.sizes.micro_steps
+        return {
+            "bytes_per_step": round(held.num_bytes / held.num_batches * steps),
+            "hot_rows_per_step": round(held.num_hot_rows / held.num_batches * steps),
+            "hot_bytes": held.hot_bytes,
+            "hit_share": round(held.num_hits / held.num_positions, 4),
+            "distinct_rows_per_hit": round(held.unique_share, 4),
+            "stage_seconds_per_step": round(held.stage_seconds / held.num_batches * steps, 5),
+        }
+
+
+def step(bench: Bench) -> dict[str, Any]:
+    """A training step: each way of having a memory beside the recipient alone; memory ahead on a stream of its own."""
+    sizes = bench.sizes
+    windows = Windows(bench.text(), sizes.length, sizes.sequences * sizes.micro_steps * (sizes.rounds + 2))
+    arms: dict[str, tuple[dict[str, Any], float]] = {
+        "engram": ({"control": "fallback_only"}, 0),
+        "graft": ({}, 0),
+        "graft, torch path": ({"kernel": False}, 0),
+        "graft, no fallback": ({"fallback": False}, 0),
+        **{f"graft, {share:.0%} hot rows": ({}, share) for share in (0.1, 0.5, 1.0)},
+    }
+    none, found = Arm(bench, windows, None), {}
+    tokens = sizes.sequences * sizes.length * sizes.micro_steps
+    # Two by two, or all the models would have to fit on the card at once.
+    for name, (options, hot) in arms.items():
+        before = torch.cuda.memory_allocated() if bench.cuda else 0
+        arm = Arm(bench, windows, options, hot)
+        if bench.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        arm.step()
+        peak = torch.cuda.max_memory_allocated() - before if bench.cuda else None
+        pair = bench.contest({"none": none.step, name: arm.step}, rounds=sizes.rounds)
+        for key, facts, own in (("none", pair["none"], none), (name, pair[name], arm)):
+            waited = own.waits[-sizes.micro_steps * sizes.rounds :]
+            facts["tokens_per_second"] = round(tokens / facts["seconds"])
+            facts["wait_share"] = round(sum(waited) / max(1e-9, sum(facts["rounds"])), 4)
+            if key == name:
+                facts |= {"speed_by_none": round(1 / facts["ratio"], 4), "peak_bytes": peak, "staged": arm.staged()}
+        found[name] = pair
+        del arm
+        bench.clean()
     return {
-        "parameters": sum(p.numel() for p in bench.model().parameters()),
+        "parameters": sum(p.numel() for p in none.model.parameters()),
         "rows": bench.bank().num_rows,
         "bank_bytes": bench.bank().num_rows * bench.bank().bytes_per_row,
-        "tokens_per_step": sizes.sequences * sizes.length * sizes.micro_steps,
+        "tokens_per_step": tokens,
         "arms": found,
-        "speed_by_none": {name: round(value, 4) for name, value in speed.items()},
+        "speed_by_none": {name: pair[name]["speed_by_none"] for name, pair in found.items()},
     }
 
 
 def decode(bench: Bench) -> dict[str, Any]:
-    """Tokens a second of greedy generation with and without the graft."""
+    """Tokens a second of greedy generation with and without the graft; and of steps as CUDA graphs."""
     sizes = bench.sizes
-    plain, attached = bench.model().eval(), bench.grafted(bench.model()).eval()
-    fused = bench.grafted(bench.model(), kernel=True).eval() if bench.cuda else None
+    models = {
+        "none": bench.model().eval(),
+        "graft": bench.grafted(bench.model()).eval(),
+        "graft, torch path": bench.grafted(bench.model(), kernel=False).eval(),
+    }
     found = {}
     for count in (1, 8):
         ids = batches(bench, 1)[0][:1].repeat(count, 1)[:, : sizes.length // 8].to(bench.device)
@@ -366,17 +390,35 @@ def decode(bench: Bench) -> dict[str, Any]:
                     model.generate(ids, attention_mask=mask, do_sample=False, pad_token_id=0, **options)
 
             contenders: dict[str, Callable[[], Any]] = {
-                "none": lambda work=work: work(plain),
-                "graft": lambda work=work: work(attached),
+                name: lambda work=work, model=model: work(model) for name, model in models.items()
             }
-            if fused is not None:
-                contenders["graft, kernel"] = lambda work=work: work(fused)
+            if cache == "static":
+                contenders["graft, captured"] = captured(bench, models["graft"], ids)
             result = bench.contest(contenders, rounds=3)
             for facts in result.values():
                 facts["tokens_per_second"] = round(count * sizes.new_tokens / facts["seconds"], 1)
                 facts["speed"] = round(1 / facts["ratio"], 4)
             found[f"{count} sequences, {cache} cache"] = result
     return found
+
+
+def captured(bench: Bench, model: Any, ids: torch.Tensor) -> Callable[[], Any]:
+    """Greedy generation through `CapturedStep`, with one graph for all its calls."""
+    new = bench.sizes.new_tokens
+    cache = StaticCache(config=model.config, max_cache_len=ids.shape[1] + new)
+    name = next(name for name in ("cache", "past_key_values") if name in inspect.signature(model.forward).parameters)
+    held: dict[str, CapturedStep] = {}
+
+    def work() -> None:
+        cache.reset()
+        with torch.no_grad():
+            token = model(ids, **{name: cache}, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(-1)
+            if not held:
+                held["step"] = CapturedStep(model, cache)
+            for _ in range(new - 1):
+                token = held["step"](token).argmax(-1)
+
+    return work
 
 
 def harvest(bench: Bench) -> dict[str, Any]:
@@ -442,7 +484,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=None, help="where banks are written and removed")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("benches/gpu.py: no CUDA device here, nothing is measured")
+        print("benches/gpu.py: no CUDA device here, nothing is measured (--quick --device cpu tries whether it runs)")
         return
     sizes = QUICK if options.quick else Sizes()
     if options.rows:
@@ -472,9 +514,7 @@ def main() -> None:
             results[name]["group_seconds"] = round(time.perf_counter() - started, 1)
             options.out.write_text(json.dumps(results, indent=1) + "\n")
             print(name, json.dumps(results[name])[:1500], file=sys.stderr, flush=True)
-            gc.collect()
-            if bench.cuda:
-                torch.cuda.empty_cache()
+            bench.clean()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -37,7 +37,12 @@ def both(layer, arguments, ways=(False, True), **more):
         hidden = arguments[0].clone().requires_grad_()
         written, gated = twin(hidden, *arguments[1:], **more)
         weights = torch.linspace(-1, 1, written.numel(), device=written.device).view(written.shape)
-        ((written.float() * weights).sum() + (gated * weights.view(gated.shape)).square().sum()).backward()
+        loss = (written.float() * weights).sum()
+        if gated is None:
+            gated = torch.zeros(())
+        else:
+            loss = loss + (gated * weights.view(gated.shape)).square().sum()
+        loss.backward()
         gradients = {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
         results.append((written.detach(), gated.detach(), hidden.grad, gradients))
     return results
@@ -77,6 +82,7 @@ def edges():
         layer = make_layer(fallback=fallback)
         for rows in (torch.full_like(inverse, -1), torch.full_like(inverse, 2)):
             close(both(layer, (hidden, values, rows, segments, tokens)))
+            close(both(layer, (hidden, values, rows, segments, tokens), keep_gated=False))
         close(both(layer, (hidden[:, :1], values, inverse[:, :1], segments[:, :1], tokens[:, :1])))
 
 

@@ -114,7 +114,8 @@ class GraftLayer(nn.Module):
         conv_state_BCSD: Tensor | None = None,
         misses_M: Tensor | None = None,
         observer: Observer | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        keep_gated: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
         """Inject the memory.
 
         ``segments_BH`` and ``tokens_BH`` may carry history in front of the T new positions (H >= T); without history
@@ -131,10 +132,11 @@ class GraftLayer(nn.Module):
             misses_M: flat indices ``b * T + t`` of all positions with inverse -1, ascending: the fallback is evaluated
             there alone. ``None`` evaluates it everywhere, which needs no list of unknown length.
             observer: receives the gate and the update, for telemetry.
+            keep_gated: whether a later call goes on from this one.
 
         Returns:
             The hidden state in its dtype and shape, and the gated values of the new positions, (B, T, S, D) float32:
-            the next call's ``conv_state_BCSD``.
+            the next call's ``conv_state_BCSD``; ``None`` where there will be none.
         """
         hidden_BTSD = hidden_BTD.unsqueeze(2) if hidden_BTD.dim() == 3 else hidden_BTD
         if hidden_BTSD.dim() != 4 or hidden_BTSD.shape[2:] != (self.streams, self.hidden_dim):
@@ -149,8 +151,8 @@ class GraftLayer(nn.Module):
             sourced_BT = sourced_BT & (inverse_BT >= 0)
         state_BCSD = conv_state_BCSD
         if observer is None and self._fused(hidden_BTSD, rows.values_ND, state_BCSD):
-            written_BTSD, gated_BTSD = self._fuse(hidden_BTSD, rows, sourced_BT, segments_BH, state_BCSD)
-            return written_BTSD.view(hidden_BTD.shape), gated_BTSD
+            written_BTSD, gated_BTSD = self._fuse(hidden_BTSD, rows, sourced_BT, segments_BH, state_BCSD, keep_gated)
+            return written_BTSD.view(hidden_BTD.shape), gated_BTSD if keep_gated else None
         written_BTSD, gated_BTSD, alpha_BTS1, update_BTSD = gate_and_mix(
             hidden_BTSD,
             rows.keys_NSD,
@@ -166,7 +168,7 @@ class GraftLayer(nn.Module):
         )
         if observer is not None:
             observer(hidden_BTSD, alpha_BTS1, update_BTSD, written_BTSD)
-        return written_BTSD.view(hidden_BTD.shape), gated_BTSD
+        return written_BTSD.view(hidden_BTD.shape), gated_BTSD if keep_gated else None
 
     def extra_repr(self) -> str:
         """What computes gate and mix, and why."""
@@ -203,7 +205,13 @@ class GraftLayer(nn.Module):
         return found is None
 
     def _fuse(
-        self, hidden_BTSD: Tensor, rows: _Rows, sourced_BT: Tensor, segments_BH: Tensor, state_BCSD: Tensor | None
+        self,
+        hidden_BTSD: Tensor,
+        rows: _Rows,
+        sourced_BT: Tensor,
+        segments_BH: Tensor,
+        state_BCSD: Tensor | None,
+        keep: bool,
     ) -> tuple[Tensor, Tensor]:
         from memgraft.nn import kernel
 
@@ -221,6 +229,7 @@ class GraftLayer(nn.Module):
             state_BCSD,
             1 if self.conv is None else self.conv.dilation,
             self.gate_kind == "signed_sqrt",
+            keep,
         )
         return written, gated
 

@@ -7,7 +7,8 @@ saves one float32 per position and stream, the twin saves the gated values, thei
 Bytes of device memory a position and stream, hidden state in bf16, width D (rows and the neighbours' hidden states come
 from the second-level cache, where a position is read once per tap)::
 
-    forward     hidden 2 D in, hidden 2 D out, gated values 4 D out, each distinct row's key 4 D and value 2 D in
+    forward     hidden 2 D in, hidden 2 D out, each distinct row's key 4 D and value 2 D in; with a cache gated values
+                4 D out
     backward    hidden 2 D and its gradient 2 D in, gradient 2 D out, gradients of key and value 4 D each out
 
 Both are custom operators with shapes for tracing, so that compiled graphs stay whole. ``TRITON_INTERPRET=1`` runs them
@@ -69,8 +70,8 @@ def _forward_kernel(
     hidden_ptr, keys_ptr, scales_ptr, values_ptr, picked_ptr, sourced_ptr, segments_ptr, taps_ptr, factor_ptr,
     state_ptr, out_ptr, gated_ptr, alpha_ptr,
     T, S, C, D: tl.constexpr, K: tl.constexpr, DILATION: tl.constexpr, KP: tl.constexpr, BLOCK: tl.constexpr,
-    SIGNED: tl.constexpr, CONV: tl.constexpr, SCALED: tl.constexpr, EPS: tl.constexpr, FLOOR: tl.constexpr,
-    ACC: tl.constexpr,
+    SIGNED: tl.constexpr, CONV: tl.constexpr, SCALED: tl.constexpr, KEEP: tl.constexpr, EPS: tl.constexpr,
+    FLOOR: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     position = tl.program_id(0).to(tl.int64)
     s = tl.program_id(1).to(tl.int64)
@@ -116,7 +117,8 @@ def _forward_kernel(
     written = tl.sum(tl.where(own, hidden, 0.0), axis=0) + update
     place = (position * S + s) * D + cols
     tl.store(out_ptr + place, written.to(out_ptr.dtype.element_ty), mask=cols < D)
-    tl.store(gated_ptr + place, own_gated, mask=cols < D)
+    if KEEP:
+        tl.store(gated_ptr + place, own_gated, mask=cols < D)
     tl.store(alpha_ptr + position * S + s, tl.sum(tl.where(taps == 0, alpha, 0.0), axis=0))
 
 
@@ -253,6 +255,7 @@ def gate_and_mix(
     state: Tensor | None,
     dilation: int,
     signed: bool,
+    keep: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The site's write, from projected rows.
 
@@ -269,14 +272,16 @@ def gate_and_mix(
         state: (B, C, S, D) gated values of the history, or ``None``.
         dilation: of the convolution.
         signed: whether the gate is ``signed_sqrt``.
+        keep: whether the gated values are wanted.
 
     Returns:
-        Hidden states (B, T, S, D), gated values (B, T, S, D) float32, gates (B, T, S) float32.
+        Hidden states (B, T, S, D), gated values (B, T, S, D) float32 (none, (0,), where they are not wanted), gates
+        (B, T, S) float32.
     """
     batch, length, streams, _ = hidden.shape
     tensors = [x.contiguous() for x in (hidden, keys, scales, values, picked, sourced, segments)]
     written = torch.empty_like(tensors[0])
-    gated = torch.empty_like(written, dtype=_wide(hidden))
+    gated = written.new_empty(written.shape if keep else 0, dtype=_wide(hidden))
     alpha = gated.new_empty(hidden.shape[:-1])
     # Arguments that are not there are never read.
     optional = [written if x is None else x.contiguous() for x in (taps, factor, state)]
@@ -284,15 +289,15 @@ def gate_and_mix(
         _forward_kernel[(batch * length, streams)](
             *tensors, *optional, written, gated, alpha,
             length, streams, 0 if state is None else state.shape[1],
-            **_options(hidden, taps, dilation, signed, factor),
+            KEEP=keep, **_options(hidden, taps, dilation, signed, factor),
         )  # fmt: skip
     return written, gated, alpha
 
 
 @gate_and_mix.register_fake
-def _(hidden, keys, scales, values, picked, sourced, segments, taps, factor, state, dilation, signed):
+def _(hidden, keys, scales, values, picked, sourced, segments, taps, factor, state, dilation, signed, keep=True):
     written = hidden.new_empty(hidden.shape)
-    gated = hidden.new_empty(hidden.shape, dtype=_wide(hidden))
+    gated = hidden.new_empty(hidden.shape if keep else 0, dtype=_wide(hidden))
     return written, gated, gated.new_empty(hidden.shape[:-1])
 
 
@@ -356,7 +361,7 @@ def _(of_out, of_gated, hidden, keys, scales, values, picked, sourced, segments,
 
 def _keep(ctx, inputs, output):
     ctx.set_materialize_grads(False)
-    *tensors, ctx.dilation, ctx.signed = inputs
+    *tensors, ctx.dilation, ctx.signed, _keep_gated = inputs
     ctx.save_for_backward(*tensors, output[2])
     ctx.mark_non_differentiable(output[2])
 
@@ -371,7 +376,7 @@ def _differentiate(ctx, of_out, of_gated, _):
         None if x is None else gradient.to(x.dtype).view(x.shape)
         for x, gradient in zip((hidden, keys, scales, values, taps, factor), found, strict=True)
     ]
-    return (*kept[:4], None, None, None, *kept[4:], None, None, None)
+    return (*kept[:4], None, None, None, *kept[4:], None, None, None, None)
 
 
 gate_and_mix.register_autograd(_differentiate, setup_context=_keep)

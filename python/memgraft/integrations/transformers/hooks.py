@@ -194,6 +194,7 @@ def _inject(wrapped: nn.Module, name: str, site: int, hidden: Tensor, side: Side
     values = side.values
     if values is not None:
         values = (values if values.dim() == 1 else values[:, side.tap_of_site[site]]).to(device)
+    keep = cache is not None and side.state is not None and side.next_state is not None
     out, gated = wrapped(
         hidden,
         values,
@@ -203,8 +204,9 @@ def _inject(wrapped: nn.Module, name: str, site: int, hidden: Tensor, side: Side
         conv_state_BCSD=conv_state,
         misses_M=None if side.misses is None else side.misses.to(device),
         observer=None if side.recorder is None else side.recorder.observer(name, site, side),
+        keep_gated=keep,
     )
-    if cache is not None and side.state is not None and side.next_state is not None:
+    if keep:
         _keep(layer, name, site, side, gated, cache)
     written: Tensor = out
     return written
