@@ -24,7 +24,7 @@ from memgraft.integrations.transformers import (
     mark_trainable,
     optimizer_groups,
 )
-from memgraft.nn import graft_layer
+from memgraft.nn import mix
 
 TOLERANCE = {"atol": 1e-6, "rtol": 0}
 
@@ -181,14 +181,14 @@ def test_bf16_autocast_keeps_the_gate_in_float32(bank: Any, monkeypatch: pytest.
     model = grafted(bank)
     ids = prompts()
     gates, projected = set(), set()
-    real = graft_layer.gate
+    real = mix.gate
 
     def watched(keys: torch.Tensor, queries: torch.Tensor, scales: torch.Tensor, kind: Any) -> torch.Tensor:
         alpha = real(keys, queries, scales, kind)
         gates.update({keys.dtype, scales.dtype, alpha.dtype})
         return alpha
 
-    monkeypatch.setattr(graft_layer, "gate", watched)
+    monkeypatch.setattr(mix, "gate", watched)
     for layer in graft_layers(model)["default"].values():
         for projection in (layer.memory_key, layer.fallback_key, layer.memory_value, layer.fallback_value):
             projection.register_forward_hook(lambda _, args, out: projected.add(out.dtype))
