@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 import memgraft
 from memgraft.bank import Bank
 from memgraft.bank.dtypes import DTYPES
+from memgraft.bank.rewrite import requantise
 from memgraft.cli.app import build_app
 from memgraft.errors import ArgumentError
 from memgraft.harvesting import harvest, open_donor, verify_rows
@@ -101,6 +102,14 @@ def test_a_coarse_run_is_right_within_its_rounding(place, tmp_path):
     exact = verify_rows(made, donor=place / "donor", sample=64, compute_dtype="float32")
     assert exact.ok, exact.findings
     assert exact.largest_error > 1e-3
+
+
+@pytest.mark.parametrize(("first", "second"), [("bf16", "fp8_e4m3"), ("bf16", "int8"), ("int8", "bf16")])
+def test_requantised_rows_are_right(place, donor, tmp_path, first, second):
+    made = run(place, tmp_path / "bank", dtype=first, donor=donor)
+    again = requantise(made, tmp_path / "again", second)
+    check = verify_rows(again, donor=donor, sample=70, recipient_tokenizer=place / "tokenizer.json")
+    assert check.ok, check.findings
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp8_e4m3", "int8"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -309,6 +310,28 @@ def test_nothing_left_is_an_error(place, tmp_path):
     cut = tuple(memgraft_tokenizer(place).encode("\N{SNOWMAN}").ids[:2])
     with pytest.raises(KeySetError, match=r"1 mined, dropped \{'partial_utf8': 1\}"):
         run(place, tmp_path / "bank", keys=KeySet.from_keys([cut], counts=[2], vocab_size=300))
+
+
+def test_speed_reuse_and_time_are_told(place, keys, tmp_path):
+    """The share of reused tokens is what a plain count of each chunk's distinct beginnings says."""
+    lines = []
+    bank = run(place, tmp_path / "bank", chunk_rows=100, note=lines.append)
+    read = open_donor(place / "donor").tokenizer.encode_inside(
+        [memgraft_tokenizer(place).decode(list(key)) for key in bank.keys]
+    )
+    ordered = sorted(read)
+    chunks = [ordered[start : start + 100] for start in range(0, len(ordered), 100)]
+    tokens = sum(map(len, ordered))
+    distinct = sum(len({tuple(key[:end]) for key in chunk for end in range(1, len(key) + 1)}) for chunk in chunks)
+    told = re.fullmatch(
+        r"donor: ([\d,]+) of \1 keys, [\d,]+ keys/s, [\d,]+ donor tokens/s \((\d+)% of them reused\), in \d+ s",
+        lines[-1],
+    )
+    assert told is not None, lines
+    assert told.group(1) == f"{bank.num_rows:,}"
+    assert int(told.group(2)) == round(100 * (1 - distinct / tokens))
+    run(place, tmp_path / "alone", chunk_rows=100, share_prefixes=False, note=lines.append)
+    assert "(0% of them reused)" in lines[-1]
 
 
 def test_a_plan_counts_without_writing(place, keys, tmp_path):

@@ -41,7 +41,7 @@ _SHIFTS = (1, -1, 2, -2)
 _ROUNDED = 0.3
 """Rows further away than this are not a matter of the compute type."""
 _EXACTER = 3.0
-_FEWEST_FOR_CHANNELS = 8
+_FEWEST_FOR_CHANNELS, _SCALED = 8, 0.02
 _BITS = {"bf16": "fp16", "fp16": "bf16"}
 """Storage types whose bits may have been taken for another's."""
 
@@ -277,22 +277,28 @@ def _stored_otherwise(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         rows_scale = (found * expected).sum(2) / np.square(found).sum(2)
         one = np.median(rows_scale, axis=0)
-        yield guess(
-            "scale", f"values are {_numbers(1 / one)} times the donor's", again, found * one[:, None].astype(np.float32)
-        )
-        norms = np.linalg.norm(found, axis=2)
-        normalised = bool((norms.std(0) <= 0.02 * norms.mean(0)).all())
-        text = "values were normalised, each row by itself" if normalised else "each row has a wrong scale"
-        yield guess("scale", text, again, found * rows_scale[:, :, None].astype(np.float32))
-        if len(rows) >= _FEWEST_FOR_CHANNELS:
-            channel = (found * expected).sum(0) / np.square(found).sum(0)
-            yield guess("scale", "each channel has a wrong scale", again, found * channel.astype(np.float32))
+        if _scaled(one):
+            text = f"values are {_numbers(1 / one)} times the donor's"
+            yield guess("scale", text, again, found * one[:, None].astype(np.float32))
+        if _scaled(rows_scale):
+            norms = np.linalg.norm(found, axis=2)
+            normalised = bool((norms.std(0) <= 0.02 * norms.mean(0)).all())
+            text = "values were normalised, each row by itself" if normalised else "each row has a wrong scale"
+            yield guess("scale", text, again, found * rows_scale[:, :, None].astype(np.float32))
+        channels = (found * expected).sum(0) / np.square(found).sum(0)
+        if len(rows) >= _FEWEST_FOR_CHANNELS and _scaled(channels):
+            yield guess("scale", "each channel has a wrong scale", again, found * channels.astype(np.float32))
         other = _BITS.get(reading.bank.dtype)
         if other is not None:
             bits: npt.NDArray[Any] = reading.bank.values(rows)
             floats = value_dtype(other).decoder(bits.view(value_dtype(other).storage))
             limits = limits + np.float32(LARGEST_STEPS[other])
             yield guess("dtype", f"{other} bits that are marked as {reading.bank.dtype}", again, floats)
+
+
+def _scaled(factors: FloatArray) -> bool:
+    """Whether most of ``factors`` are more than rounding."""
+    return bool(np.median(np.abs(factors - 1)) > _SCALED)
 
 
 def _numbers(numbers: FloatArray) -> str:

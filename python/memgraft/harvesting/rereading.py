@@ -22,6 +22,8 @@ _TIMES = 3.0
 """As many times what batching does to a sample is rounding, too."""
 LARGEST_STEPS = {"fp32": 0.0, "bf16": 2**-8, "fp16": 2**-11, "fp8_e4m3": 2**-4}
 """The largest step between neighbouring numbers of a storage type, as a share of them."""
+_INT8_STEP = 0.25
+"""The same for int8 in rows of small norm: its steps depend on the channel alone."""
 _OTHER_TYPE = 2.0
 """A run in another type than the recorded one may be as many times further away."""
 _CLOSER = 3.0
@@ -49,6 +51,7 @@ class Rereading:
     ) -> None:
         self.bank, self.recipient, self.donor, self.head, self.windows = bank, recipient, donor, head, windows
         self._ends: dict[int, IntArray] = {}
+        self._earlier: str | None = (bank.manifest.donor.get("storage") or {}).get("from")
         self.dtype = value_dtype(bank.dtype)
         self.channel_scales = bank.scales(np.zeros(1, np.int32)) if self.dtype.scales == "channel" else None
 
@@ -135,7 +138,12 @@ class Rereading:
     def stored(self, values: FloatArray) -> FloatArray:
         """What the bank holds of ``values (N, taps, V)``, as float32; NaN for rows that are not finite."""
         finite = np.isfinite(values).all(axis=(1, 2), keepdims=True)
-        codes, row_scales = encode(np.where(finite, values, 0), self.dtype, self.channel_scales)
+        values = np.where(finite, values, 0)
+        if self._earlier not in (None, "int8"):  # whose channel scales are gone
+            earlier = value_dtype(self._earlier)
+            codes, row_scales = encode(values, earlier)
+            values = decode(codes, earlier, row_scales)
+        codes, row_scales = encode(values, self.dtype, self.channel_scales)
         floats = decode(codes, self.dtype, row_scales if self.dtype.scales == "row" else self.channel_scales)
         kept: FloatArray = np.where(finite, floats, np.nan).astype(np.float32)
         return kept
@@ -158,7 +166,7 @@ class Rereading:
 
     def rounding(self, rows: IntArray, recorded: str) -> float:
         """What may lie between the recorded run and this one, both exact but for their types."""
-        most = ROUNDING[self.donor.compute_dtype]
+        most = ROUNDING[self.donor.compute_dtype] + (_INT8_STEP if self._earlier == "int8" else 0.0)
         if recorded in ROUNDING and recorded != self.donor.compute_dtype:
             most = max(most, _OTHER_TYPE * ROUNDING[recorded])
         tokens = [piece for row in self.recorded(rows[:_BLOCK]) for piece in row]
