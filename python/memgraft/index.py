@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from memgraft import _core
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyed import Closed, Keyed
-from memgraft.keyset import KeySet, checked_row
+from memgraft.keyset import KeySet
 
 __all__ = ["NgramIndex"]
 
@@ -33,7 +33,7 @@ class NgramIndex(Keyed):
 
     def __init__(self, core: _core.Index, load: Literal["map", "ram"] = "map") -> None:
         """Wraps the compiled index; use :meth:`build` or :meth:`open`."""
-        self._core = core
+        self._core: _core.Index = core
         self._load: Literal["map", "ram"] = load
 
     @classmethod
@@ -203,22 +203,6 @@ class NgramIndex(Keyed):
         rows, orders = _outputs(out, ids.shape)
         self._core.advance(states.reshape(-1), ids, rows, orders, miss=_miss(unknown))
         return rows, orders
-
-    def key(self, row: int) -> tuple[int, ...]:
-        """The tokens of ``row``.
-
-        Raises:
-            ArgumentError: No such row.
-        """
-        return self._core.key(checked_row(row, len(self)))
-
-    def count(self, row: int) -> int:
-        """Occurrences of the key of ``row`` in the corpus it was mined from."""
-        return self._core.count(checked_row(row, len(self)))
-
-    def documents(self, row: int) -> int:
-        """Documents with the key of ``row``; 0 where they were not counted."""
-        return self._core.documents(checked_row(row, len(self)))
 
     def find(self, tokens: Sequence[int]) -> int | None:
         """The row of exactly this key, or None."""

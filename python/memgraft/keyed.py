@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import pandas as pd  # type: ignore[import-untyped]
 
-__all__ = ["Closed", "Closing", "Keyed", "decoder", "pandas_for", "place"]
+__all__ = ["Closed", "Closing", "Keyed", "checked_row", "decoder", "pandas_for", "place"]
 
 
 class Closed:
@@ -52,24 +52,30 @@ class Closing:
 
 
 class Keyed(Closing):
-    """Rows with a key, a count and a number of documents each."""
+    """Rows with a key, a count and a number of documents each; the compiled half ``_core`` has them."""
 
     __slots__ = ()
+    _core: Any
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def key(self, row: int) -> tuple[int, ...]:
-        """The tokens of ``row``."""
-        raise NotImplementedError
+        """The tokens of ``row``.
+
+        Raises:
+            ArgumentError: No such row.
+        """
+        key: tuple[int, ...] = self._core.key(checked_row(row, len(self)))
+        return key
 
     def count(self, row: int) -> int:
-        """Occurrences of the key of ``row``."""
-        raise NotImplementedError
+        """Occurrences of the key of ``row`` in the corpus it was mined from; errors as for :meth:`key`."""
+        return int(self._core.count(checked_row(row, len(self))))
 
     def documents(self, row: int) -> int:
-        """Documents with the key of ``row``; 0 where they were not counted."""
-        raise NotImplementedError
+        """Documents with the key of ``row``; 0 where they were not counted. Errors as for :meth:`key`."""
+        return int(self._core.documents(checked_row(row, len(self))))
 
     @overload
     def __getitem__(self, row: int) -> tuple[int, ...]: ...
@@ -129,6 +135,17 @@ def pandas_for(name: str, asked: int | None, length: int) -> tuple[Any, int]:
     if asked is not None and asked < 0:
         raise ArgumentError(f"{name}: expected at least 0, got {asked}")
     return pandas, length if asked is None else min(asked, length)
+
+
+def checked_row(row: int, num_keys: int) -> int:
+    """``row`` as an int inside ``0..num_keys``.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    if not 0 <= row < num_keys:
+        raise ArgumentError(f"row: expected 0 to {num_keys - 1}, got {row}")
+    return int(row)
 
 
 def place(row: int, length: int) -> int:

@@ -44,7 +44,7 @@ class KeySet(Keyed):
 
     def __init__(self, core: _core.KeySet) -> None:
         """Wraps the compiled set; use the class methods instead."""
-        self._core = core
+        self._core: _core.KeySet = core
 
     @classmethod
     def from_keys(
@@ -237,22 +237,6 @@ class KeySet(Keyed):
         """Where the set was opened, if it was."""
         return self._core.path
 
-    def key(self, row: int) -> tuple[int, ...]:
-        """The tokens of ``row``.
-
-        Raises:
-            ArgumentError: No such row.
-        """
-        return self._core.key(checked_row(row, len(self)))
-
-    def count(self, row: int) -> int:
-        """Occurrences of the key of ``row``."""
-        return self._core.count(checked_row(row, len(self)))
-
-    def documents(self, row: int) -> int:
-        """Documents with the key of ``row``; 0 where they were not counted."""
-        return self._core.documents(checked_row(row, len(self)))
-
     def arrays(self, start: int = 0, stop: int | None = None) -> KeyArrays:
         """The keys of rows ``start`` to ``stop`` as flat numpy arrays, copied.
 
@@ -299,17 +283,6 @@ class KeySet(Keyed):
         wanted = {tuple(key) for key in require}
         pinned = [row for row, key in enumerate(self) if key in wanted] if wanted else []
         return KeySet(self._core.select_by_gain(budget, pinned))
-
-
-def checked_row(row: int, num_keys: int) -> int:
-    """``row`` as an int inside ``0..num_keys``.
-
-    Raises:
-        ArgumentError: It is not.
-    """
-    if not 0 <= row < num_keys:
-        raise ArgumentError(f"row: expected 0 to {num_keys - 1}, got {row}")
-    return int(row)
 
 
 def unsigned(values: ArrayLike, dtype: type[np.unsignedinteger[Any]], name: str) -> NDArray[Any]:

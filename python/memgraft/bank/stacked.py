@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 from memgraft import _core
 from memgraft.errors import ArgumentError
 from memgraft.index import NgramIndex
-from memgraft.keyset import KeyArrays, KeySet, checked_row
+from memgraft.keyed import checked_row
+from memgraft.keyset import KeyArrays, KeySet
 
 __all__ = ["StackedIndex", "StackedKeys"]
 

@@ -177,6 +177,19 @@ def made_bank(path: Path, bank: "Bank") -> dict[str, Any]:
     }
 
 
+def combine_keys(
+    combine: "Callable[[list[KeySet]], KeySet]", keys: list[Path], out: Path, *, overwrite: bool, json: bool
+) -> None:
+    """Writes what ``combine`` makes of the key sets at ``keys``, and says what it is."""
+    from memgraft import KeySet
+
+    check_output(out, overwrite=overwrite)
+    made = combine([KeySet.open(path) for path in keys])
+    made.save(out)
+    facts = {"keys": out, "num_keys": len(made), "num_keys_by_order": made.num_keys_by_order}
+    common.emit({**facts, "fingerprint": made.fingerprint}, json=json, title=f"Made {out}")
+
+
 def split_of_keys(keys: "KeySet", corpus: "Corpus", option: str) -> "tuple[Corpus, Corpus]":
     """Training and held-out part of ``corpus`` as they were when ``keys`` were mined from the former.
 

@@ -17,10 +17,6 @@ def run(
     json: common.JsonOption = False,
 ) -> None:
     """The first set's keys that all others have too."""
-    from memgraft import KeySet, keysets
+    from memgraft import keysets
 
-    artifacts.check_output(out, overwrite=overwrite)
-    made = keysets.intersect([KeySet.open(path) for path in keys])
-    made.save(out)
-    facts = {"keys": out, "num_keys": len(made), "num_keys_by_order": made.num_keys_by_order}
-    common.emit({**facts, "fingerprint": made.fingerprint}, json=json, title=f"Made {out}")
+    artifacts.combine_keys(keysets.intersect, keys, out, overwrite=overwrite, json=json)

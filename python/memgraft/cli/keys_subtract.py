@@ -17,10 +17,6 @@ def run(
     json: common.JsonOption = False,
 ) -> None:
     """The first set's keys that no other has."""
-    from memgraft import KeySet, keysets
+    from memgraft import keysets
 
-    artifacts.check_output(out, overwrite=overwrite)
-    made = keysets.subtract([KeySet.open(path) for path in keys])
-    made.save(out)
-    facts = {"keys": out, "num_keys": len(made), "num_keys_by_order": made.num_keys_by_order}
-    common.emit({**facts, "fingerprint": made.fingerprint}, json=json, title=f"Made {out}")
+    artifacts.combine_keys(keysets.subtract, keys, out, overwrite=overwrite, json=json)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from memgraft.bank import Bank
-from memgraft.data import MemoryBatch
+from memgraft.data import KEY, MemoryBatch
 from memgraft.experiments.windows import SEGMENTS_COLUMN, TokenWindows
 
 _DECILES = 10
@@ -107,7 +107,7 @@ def held_out_loss(
             tokens_BT = torch.stack([example["input_ids"] for example in examples])
             segments_BT = torch.stack([example[SEGMENTS_COLUMN] for example in examples])
             memory = MemoryBatch.look_up(bank, tokens_BT, segments_BT)
-            extra = {"memgraft": memory.to(device)} if grafted else {}
+            extra = {KEY: memory.to(device)} if grafted else {}
             context = torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
             with torch.no_grad(), context:
                 logits = model(input_ids=tokens_BT.to(device), use_cache=False, **extra).logits

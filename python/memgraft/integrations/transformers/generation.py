@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -28,11 +28,8 @@ METHOD = "prepare_inputs_for_generation"
 BATCHING = ("generate_batch", "init_continuous_batching")
 
 
-class PrepareInputs:
-    """Stands in for the model's method and adds the memory of the step's new tokens.
-
-    Here the padding mask is still two-dimensional and nothing is compiled yet. A module-level class, so that a grafted
-    model pickles; a deep copy of the model gets a copy bound to it.
+class _StandIn:
+    """Stands in for a method of a grafted model. A module-level class, so that the model pickles.
 
     Args:
         model: the model whose method this is.
@@ -40,17 +37,32 @@ class PrepareInputs:
         replaced: what the instance had in its place, or ``None`` for its class's method.
     """
 
+    method: ClassVar[str]
+
     def __init__(self, model: nn.Module, decoder: nn.Module, replaced: Any) -> None:
         self.model = model
         self.decoder = decoder
         self.replaced = replaced
-        # generate() validates its arguments against the signature.
-        self.__signature__ = inspect.signature(self._original())
 
     def _original(self) -> Any:
         if self.replaced is not None:
             return self.replaced
-        return functools.partial(getattr(type(self.model), METHOD), self.model)
+        return functools.partial(getattr(type(self.model), self.method), self.model)
+
+
+class PrepareInputs(_StandIn):
+    """Stands in for ``prepare_inputs_for_generation`` and adds the memory of the step's new tokens.
+
+    Here the padding mask is still two-dimensional and nothing is compiled yet. A deep copy of the model gets a copy
+    bound to it.
+    """
+
+    method = METHOD
+
+    def __init__(self, model: nn.Module, decoder: nn.Module, replaced: Any) -> None:
+        super().__init__(model, decoder, replaced)
+        # generate() validates its arguments against the signature.
+        self.__signature__ = inspect.signature(self._original())
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The model's inputs with ``memgraft`` added."""
@@ -83,29 +95,15 @@ class PrepareInputs:
         return inputs
 
 
-class Generate:
-    """Stands in for the model's ``generate`` and takes a memory, or one for each row, as ``memgraft=``.
+class Generate(_StandIn):
+    """Stands in for the model's ``generate`` and takes a memory, or one for each row, as ``memgraft=``."""
 
-    Args:
-        model: the model whose method this is.
-        decoder: its decoder.
-        replaced: what the instance had in its place, or ``None`` for its class's method.
-    """
-
-    def __init__(self, model: nn.Module, decoder: nn.Module, replaced: Any) -> None:
-        self.model = model
-        self.decoder = decoder
-        self.replaced = replaced
+    method = GENERATE
 
     @property
     def __signature__(self) -> inspect.Signature:
         # Made when it is asked for: the defaults in it need not pickle, and a grafted model must.
         return inspect.signature(self._original())
-
-    def _original(self) -> Any:
-        if self.replaced is not None:
-            return self.replaced
-        return functools.partial(getattr(type(self.model), GENERATE), self.model)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the model's own method gives, reading the memory that the call names."""
