@@ -37,7 +37,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Look up what needs torch on first use."""
+    """Looks up what needs torch on first use."""
     if name == "harvest":
         from memgraft.harvesting import harvest
 

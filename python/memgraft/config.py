@@ -58,7 +58,7 @@ class FallbackConfig:
     sparse_gradients: bool = False
 
     def __post_init__(self) -> None:
-        """Validate; lists become tuples.
+        """Validates; lists become tuples.
 
         Raises:
             ConfigError: a field is out of range or contradicts another.
@@ -142,7 +142,7 @@ class GraftConfig:
     dtype: Precision = "float32"
 
     def __post_init__(self) -> None:
-        """Validate; lists become tuples.
+        """Validates; lists become tuples.
 
         Raises:
             ConfigError: a field is out of range or contradicts another.
@@ -226,7 +226,7 @@ class GraftConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> GraftConfig:
-        """Read what :meth:`to_dict` wrote.
+        """Reads what :meth:`to_dict` wrote.
 
         Raises:
             ConfigError: another format version, an unknown field, or a value that does not validate.
@@ -246,7 +246,7 @@ class GraftConfig:
 
     @classmethod
     def from_json(cls, text: str) -> GraftConfig:
-        """Read what :meth:`to_json` wrote.
+        """Reads what :meth:`to_json` wrote.
 
         Raises:
             ConfigError: not JSON, or as :meth:`from_dict`.

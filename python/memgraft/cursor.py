@@ -27,12 +27,12 @@ class Cursor:
         """B sequences before their first token.
 
         Args:
-            index: Whose states these are.
-            batch: Number of sequences.
-            history: Steps that :meth:`rollback` can undo; each costs 4 bytes a sequence.
+            index: whose states these are.
+            batch: number of sequences.
+            history: steps that :meth:`rollback` can undo; each costs 4 bytes a sequence.
 
         Raises:
-            ArgumentError: A negative ``batch`` or ``history``.
+            ArgumentError: a negative ``batch`` or ``history``.
         """
         if history < 0:
             raise ArgumentError(f"history: expected at least 0, got {history}")
@@ -72,9 +72,9 @@ class Cursor:
         Nothing moves on an error.
 
         Raises:
-            FingerprintError: Another index than the one the cursor was made with.
-            TokenError: A token outside the vocabulary.
-            ArgumentError: A wrong shape or dtype.
+            FingerprintError: another index than the one the cursor was made with.
+            TokenError: a token outside the vocabulary.
+            ArgumentError: a wrong shape or dtype.
         """
         self._check(index)
         after = self._states.copy()
@@ -87,7 +87,7 @@ class Cursor:
         """Sequence i goes on from sequence ``indices[i]`` (beams); the batch may grow or shrink, the history follows.
 
         Raises:
-            ArgumentError: Indices that are no integers or outside ``0..B``.
+            ArgumentError: indices that are no integers or outside ``0..B``.
         """
         chosen = np.asarray(indices)
         if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
@@ -105,7 +105,7 @@ class Cursor:
         state it has, and no sequence can go back further than ``history - max(steps)`` more steps.
 
         Raises:
-            ArgumentError: More steps than :attr:`history`, or a wrong shape.
+            ArgumentError: more steps than :attr:`history`, or a wrong shape.
         """
         counts = np.asarray(steps)
         if counts.dtype.kind not in "iu" or counts.shape not in ((), (len(self),)):
@@ -133,7 +133,7 @@ class Cursor:
         """Starts a new segment in all sequences, or where the (B,) boolean mask says; can be rolled back over.
 
         Raises:
-            ArgumentError: A mask of another shape or dtype.
+            ArgumentError: a mask of another shape or dtype.
         """
         if which is None:
             self._states = np.zeros_like(self._states)

@@ -41,7 +41,7 @@ class NgramIndex(Keyed):
         """Builds the index of ``keys`` in memory; the same set gives the same bytes.
 
         Raises:
-            LimitError: The set is beyond the format.
+            LimitError: the set is beyond the format.
         """
         return cls(_core.Index.build(keys._core))
 
@@ -50,13 +50,13 @@ class NgramIndex(Keyed):
         """Opens an ``index.mgi``.
 
         Args:
-            path: The file.
-            load: For the fast form ``"map"`` shares pages with other processes and reads the header alone; ``"ram"``
+            path: the file.
+            load: for the fast form ``"map"`` shares pages with other processes and reads the header alone; ``"ram"``
                 copies the file into private huge pages. An archive is expanded in memory either way.
 
         Raises:
-            StorageError: The file cannot be read.
-            FormatError: It is damaged, truncated, or no index.
+            StorageError: the file cannot be read.
+            FormatError: it is damaged, truncated, or no index.
         """
         return cls(_core.Index.open(Path(path), load), load)
 
@@ -65,7 +65,7 @@ class NgramIndex(Keyed):
         """Writes the fast form of an archive to ``target`` and opens it.
 
         Raises:
-            StorageError: A file cannot be read or written.
+            StorageError: a file cannot be read or written.
             FormatError: ``source`` is damaged, truncated, or no index.
         """
         cls.open(source).save(target)
@@ -75,12 +75,12 @@ class NgramIndex(Keyed):
         """Writes beside ``path``, fsyncs and renames.
 
         Args:
-            path: The file.
+            path: the file.
             form: ``"fast"`` opens in no time; ``"archive"`` holds the compressed keys alone, about a fifth of the
                 bytes, and costs a build at every open (:meth:`expand` pays it once).
 
         Raises:
-            StorageError: The system refused; an old file at ``path`` stays.
+            StorageError: the system refused; an old file at ``path`` stays.
         """
         self._core.save(Path(path), form)
 
@@ -88,7 +88,7 @@ class NgramIndex(Keyed):
         """The key set the index was built from, without metadata.
 
         Raises:
-            FormatError: The file turned out to be damaged.
+            FormatError: the file turned out to be damaged.
         """
         return KeySet(self._core.key_set())
 
@@ -96,10 +96,10 @@ class NgramIndex(Keyed):
         """Checks every byte of the file the index was opened from.
 
         Args:
-            threads: At most so many; default: what the machine offers.
+            threads: at most so many; default: what the machine offers.
 
         Raises:
-            FormatError: Names what is damaged.
+            FormatError: names what is damaged.
         """
         self._core.verify(threads)
 
@@ -119,22 +119,22 @@ class NgramIndex(Keyed):
         Args:
             tokens: (T,) or (B, T) ids, uint16, int32, uint32 or int64, read where they are and not to be changed during
                 the call. Each row of a 2-D batch is a segment of its own.
-            segments: Integers of the same shape; look-back stops where the id changes. Positions of a negative id are
+            segments: integers of the same shape; look-back stops where the id changes. Positions of a negative id are
                 padding: they miss, nothing matches across them, and their tokens may be anything.
-            eos_id: This token ends its segment; the next position starts a new one.
-            cu_seqlens: Ascending offsets from 0 to T (of the flattened batch) at which segments start.
+            eos_id: this token ends its segment; the next position starts a new one.
+            cu_seqlens: ascending offsets from 0 to T (of the flattened batch) at which segments start.
             out: (rows int32, orders uint8) of the same shape, C-contiguous and writeable, filled in place; nobody else
                 may use them during the call, which releases the GIL.
-            threads: At most so many; by default what the machine offers, one in a worker process.
-            unknown: What a token outside the vocabulary does: an error, or nothing matches it or across it.
+            threads: at most so many; by default what the machine offers, one in a worker process.
+            unknown: what a token outside the vocabulary does: an error, or nothing matches it or across it.
 
         Returns:
             rows int32 (-1 at a miss) and orders uint8 (0 at a miss), shaped like ``tokens``.
 
         Raises:
-            TokenError: A token outside the vocabulary that is not padding, with its position.
-            ArgumentError: A wrong shape or dtype, ``out`` that cannot be filled.
-            FormatError: The file turned out to be damaged.
+            TokenError: a token outside the vocabulary that is not padding, with its position.
+            ArgumentError: a wrong shape or dtype, ``out`` that cannot be filled.
+            FormatError: the file turned out to be damaged.
         """
         ids = _ids(tokens)
         if ids.ndim not in (1, 2):
@@ -182,11 +182,11 @@ class NgramIndex(Keyed):
             states: (B,) uint32 from :meth:`start`, contiguous and writeable. Set one to 0 to start a new segment.
             tokens: (B,) ids.
             out: (rows int32 (B,), orders uint8 (B,)) to fill.
-            unknown: As in :meth:`lookup`.
+            unknown: as in :meth:`lookup`.
 
         Raises:
-            TokenError: A token outside the vocabulary; the states are as before.
-            ArgumentError: A wrong shape or dtype, or a state that is not of this index.
+            TokenError: a token outside the vocabulary; the states are as before.
+            ArgumentError: a wrong shape or dtype, or a state that is not of this index.
         """
         ids = _ids(tokens)
         ndim = len(self._state_shape(0))

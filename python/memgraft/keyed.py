@@ -64,7 +64,7 @@ class Keyed(Closing):
         """The tokens of ``row``.
 
         Raises:
-            ArgumentError: No such row.
+            ArgumentError: no such row.
         """
         key: tuple[int, ...] = self._core.key(checked_row(row, len(self)))
         return key
@@ -85,7 +85,7 @@ class Keyed(Closing):
         """The key of a row, counted from the end where negative, or those of a slice.
 
         Raises:
-            RowError: No such row.
+            RowError: no such row.
         """
         if isinstance(row, slice):
             return [self.key(each) for each in range(*row.indices(len(self)))]
@@ -95,8 +95,8 @@ class Keyed(Closing):
         """A table of the most frequent ``num_rows`` rows (all by default): order, count, documents, key.
 
         Args:
-            num_rows: Rows of the table at most.
-            tokenizer: Path of a ``tokenizer.json`` or its folder, or a loaded tokenizer: adds the column ``text``.
+            num_rows: rows of the table at most.
+            tokenizer: path of a ``tokenizer.json`` or its folder, or a loaded tokenizer: adds the column ``text``.
 
         Raises:
             ConfigError: pandas, or tokenizers for a path, is not installed.
@@ -120,9 +120,9 @@ def pandas_for(name: str, asked: int | None, length: int) -> tuple[Any, int]:
     """Pandas, and the rows of a table: ``asked`` of ``length``, or all where it is None.
 
     Args:
-        name: What the caller's argument ``asked`` is called.
-        asked: Rows at most.
-        length: Rows that there are.
+        name: what the caller's argument ``asked`` is called.
+        asked: rows at most.
+        length: rows that there are.
 
     Raises:
         ConfigError: pandas is not installed.
@@ -141,7 +141,7 @@ def checked_row(row: int, num_keys: int) -> int:
     """``row`` as an int inside ``0..num_keys``.
 
     Raises:
-        ArgumentError: It is not.
+        ArgumentError: it is not.
     """
     if not 0 <= row < num_keys:
         raise ArgumentError(f"row: expected 0 to {num_keys - 1}, got {row}")
@@ -152,7 +152,7 @@ def place(row: int, length: int) -> int:
     """``row`` as one of ``0 .. length - 1``; a negative one counts from the end.
 
     Raises:
-        RowError: There is none; iteration ends there.
+        RowError: there is none; iteration ends there.
     """
     try:
         number = row.__index__()
@@ -167,8 +167,8 @@ def decoder(tokenizer: Any) -> Callable[[Sequence[Sequence[int]]], list[str]]:
     """What makes texts of keys: from a path or a loaded tokenizer; special tokens are kept.
 
     Raises:
-        ConfigError: A path is given and tokenizers is not installed.
-        ArgumentError: No such file, or no tokenizer.
+        ConfigError: a path is given and tokenizers is not installed.
+        ArgumentError: no such file, or no tokenizer.
     """
     if isinstance(tokenizer, (str, os.PathLike)):
         path = Path(tokenizer)

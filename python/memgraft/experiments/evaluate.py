@@ -79,7 +79,7 @@ def held_out_loss(
     bf16: bool,
     progress: Callable[[int, int], object] | None = None,
 ) -> HeldOutLoss:
-    """Evaluate ``chosen`` windows; the model's training mode is put back afterwards.
+    """Evaluates ``chosen`` windows; the model's training mode is put back afterwards.
 
     Besides windows, losses are summed by the order of the match before each token (0: a miss) and by the decile of its
     key's count: rows are in order of falling count, decile 1 holds the most frequent tenth of all keys.
@@ -151,7 +151,7 @@ def count_deciles(bank: Bank) -> npt.NDArray[np.int64]:
 
 
 def _add(sums: FloatArray, groups: npt.NDArray[Any], losses: FloatArray) -> None:
-    """Add losses and their number to the (2, G) sums of each group."""
+    """Adds losses and their number to the (2, G) sums of each group."""
     sums[0] += np.bincount(groups, weights=losses, minlength=sums.shape[1])
     sums[1] += np.bincount(groups, minlength=sums.shape[1])
 

@@ -43,7 +43,7 @@ class Recipe:
     """Train through ``torch.compile``: worth it on a GPU from some minutes an arm on."""
 
     def __post_init__(self) -> None:
-        """Validate.
+        """Validates.
 
         Raises:
             ConfigError: a size is out of range.

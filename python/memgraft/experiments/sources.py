@@ -60,7 +60,7 @@ class RecipientRows:
 
 
 def put_rows(model: nn.Module, rows: RecipientRows, *, width: int, seed: int, std: float = 0.02) -> None:
-    """Make the graft of ``model`` read ``rows`` of ``width`` channels; its memory projections are drawn anew to fit."""
+    """Makes the graft of ``model`` read ``rows`` of ``width`` channels; its projections are drawn anew to fit."""
     decoder, _ = find_decoder(model)
     (runtime,) = runtimes_of(decoder).values()
     runtime.controlled = rows  # type: ignore[assignment]
@@ -164,7 +164,7 @@ class HalvesCollator:
         self.inner, self.num_rows, self.column = inner, num_rows, column
 
     def __call__(self, features: list[Any]) -> Any:
-        """Collate; each feature has the half of every token under ``column``."""
+        """Collates; each feature has the half of every token under ``column``."""
         halves = torch.stack([feature[self.column] for feature in features])
         batch = self.inner([{k: v for k, v in feature.items() if k != self.column} for feature in features])
         memory = batch[KEY]
@@ -174,7 +174,7 @@ class HalvesCollator:
 
 
 def start_at_donor(model: nn.Module, bank: Bank, tap: int) -> None:
-    """Set the trainable rows of the graft to the bank's values at ``tap``, the index of a tap."""
+    """Sets the trainable rows of the graft to the bank's values at ``tap``, the index of a tap."""
     for layer in graft_layers(model)["default"].values():
         assert layer.rows is not None
         with torch.no_grad():
@@ -184,7 +184,7 @@ def start_at_donor(model: nn.Module, bank: Bank, tap: int) -> None:
 
 
 def one_slot(model: nn.Module, seed: int, std: float = 0.02) -> None:
-    """Leave the fallback of the graft one slot a head: every n-gram reads the same embedding."""
+    """Leaves the fallback of the graft one slot a head: every n-gram reads the same embedding."""
     for layer in graft_layers(model)["default"].values():
         fallback = layer.fallback
         assert fallback is not None
@@ -219,7 +219,7 @@ class SiteMlp(nn.Module):
 
 
 def add_mlp(model: nn.Module, site: int, num_parameters: int, seed: int) -> None:
-    """Attach a :class:`SiteMlp` before block ``site``, under the name ``memgraft``, which is not the recipient's."""
+    """Attaches a :class:`SiteMlp` before block ``site``, under the name ``memgraft``, which is not the recipient's."""
     _, blocks = find_decoder(model)
     mlp = SiteMlp(int(model.config.hidden_size), num_parameters, seed)  # type: ignore[union-attr, arg-type]
     blocks[site].add_module(KEY, mlp)

@@ -14,13 +14,13 @@ class Job(Protocol):
     """Work that another process can be sent."""
 
     def __call__(self, *, seconds: float | None) -> object:
-        """Do it; ``seconds``: begin nothing later than this."""
+        """Does it; ``seconds``: begin nothing later than this."""
 
 
 def spread(
     jobs: Sequence[Job], processes: int, *, seconds: float | None = None, progress: Progress | None = None
 ) -> None:
-    """Do ``jobs``, ``processes`` at a time; what they return is dropped.
+    """Does ``jobs``, ``processes`` at a time; what they return is dropped.
 
     Args:
         jobs: each leaves its results in files.
@@ -46,7 +46,7 @@ def spread(
 
 
 def _take_share(counter: Any, processes: int) -> None:
-    """Keep this process to its part of the processors and to one GPU."""
+    """Keeps this process to its part of the processors and to one GPU."""
     with counter.get_lock():
         number = counter.value
         counter.value += 1

@@ -64,7 +64,7 @@ class OrderRecorder:
         self.batches: list[str] = []
 
     def __call__(self, features: list[Any]) -> Any:
-        """Collate and record."""
+        """Collates and records."""
         batch = self.inner(features)
         self.batches.append(hashlib.sha256(batch["input_ids"].numpy().tobytes()).hexdigest())
         return batch
@@ -101,13 +101,13 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note where this process starts: batches before it were read by the one that was interrupted."""
+        """Notes where this process starts: batches before it were read by the one that was interrupted."""
         self.first_step = state.global_step
         self.before = max((entry.get("seconds", 0.0) for entry in state.log_history), default=0.0)
         self.began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any) -> None:
-        """Report the step; measure the curve where a point is due."""
+        """Reports the step; measures the curve where a point is due."""
         assert model is not None
         batch = self.recorder.batches[state.global_step - self.first_step - 1]
         state.log_history.append({"step": state.global_step, "batch": batch})
@@ -132,7 +132,7 @@ def train_arm(
     bf16: bool,
     progress: Progress | None,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Train one arm in ``folder`` (checkpoints below it; the newest one is taken up) and evaluate it.
+    """Trains one arm in ``folder`` (checkpoints below it; the newest one is taken up) and evaluates it.
 
     Returns:
         The trained model and its result.

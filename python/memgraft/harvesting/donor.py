@@ -71,7 +71,7 @@ def open_donor(
     device: str | None = None,
     progress: Progress | bool | None = None,
 ) -> Donor:
-    """Load a donor and its tokenizer from a folder, a ``.gguf`` file or a hub id (``HF_HUB_OFFLINE`` is respected).
+    """Loads a donor and its tokenizer from a folder, a ``.gguf`` file or a hub id (``HF_HUB_OFFLINE`` is respected).
 
     ``compute_dtype`` is the type its blocks run in: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``:
     bfloat16 where the device multiplies it natively, else float32. ``device`` is the best there is by default

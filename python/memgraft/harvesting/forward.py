@@ -44,7 +44,7 @@ def donor_blocks(donor: Donor) -> nn.ModuleList:
 
 
 def check_taps(donor: Donor, taps: Sequence[int]) -> tuple[int, ...]:
-    """Validate taps: distinct, ascending, between 0 and the number of blocks.
+    """Validates taps: distinct, ascending, between 0 and the number of blocks.
 
     Raises:
         DonorError: a tap lies outside the donor, or they are not ascending.

@@ -69,7 +69,7 @@ def plan_harvest(
     device: str | None = None,
     progress: Progress | bool | None = None,
 ) -> HarvestPlan:
-    """Judge every key and time the donor on a sample; write nothing. Arguments and errors as for `harvest`."""
+    """Judges every key and times the donor on a sample; writes nothing. Arguments and errors as for `harvest`."""
     progress = callback(progress)
     storage = value_dtype(dtype)
     around = Contexts.of(contexts)

@@ -55,7 +55,7 @@ def harvest(
     progress: Progress | bool | None = None,
     note: Note | None = None,
 ) -> Bank:
-    """Run the donor over the keys and write the bank; several processes may call it for one bank (docs/HARVESTING.md).
+    """Runs the donor over the keys and writes the bank; several processes may do it together (docs/HARVESTING.md).
 
     Args:
         keys: what was mined. Keys without a usable text are dropped and counted; the bank holds the others, renumbered.

@@ -53,7 +53,7 @@ class KeyTexts:
 def key_texts(
     keys: Sequence[Sequence[int]], recipient: TextCodec, donor: TextCodec, *, round_trip: RoundTrip = "text"
 ) -> KeyTexts:
-    """Decode each key as it stands inside a document, judge its round trip, encode the survivors for the donor.
+    """Decodes each key as it stands inside a document, judges its round trip, encodes the survivors for the donor.
 
     A key that starts a word keeps the space before it, one that goes on with a word has none.
 

@@ -66,7 +66,7 @@ class GraftLM(HFLM):  # type: ignore[misc]
         return f"on-{grafts_fingerprint(self.model)}" if self.memory else "off"
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """Take the harness's cache, if it is this arm's or empty.
+        """Takes the harness's cache, if it is this arm's or empty.
 
         Raises:
             GraftError: the cache holds answers of another arm.
@@ -98,7 +98,7 @@ class GraftLM(HFLM):  # type: ignore[misc]
 def evaluate_on_and_off(
     model: Any, tokenizer: Any, *, tasks: Sequence[Any], batch_size: int = 1, **options: Any
 ) -> dict[str, dict[str, Any]]:
-    """Run tasks twice on a grafted model.
+    """Runs tasks twice on a grafted model.
 
     Args:
         model: the grafted model.

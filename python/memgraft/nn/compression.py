@@ -78,7 +78,7 @@ class CompressedVocabulary:
 
     @classmethod
     def from_strings(cls, texts: Sequence[str], pieces: Sequence[str] | Callable[[int], str]) -> CompressedVocabulary:
-        """Build from each token's decoded text and raw piece (used where the text cannot be decoded).
+        """Builds from each token's decoded text and raw piece (used where the text cannot be decoded).
 
         Args:
             texts: decoded text per raw id.
@@ -95,7 +95,7 @@ class CompressedVocabulary:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any, *, vocab_size: int | None = None) -> CompressedVocabulary:
-        """Decode every token of a tokenizer.
+        """Decodes every token of a tokenizer.
 
         Args:
             tokenizer: what `memgraft.harvest` takes: a ``tokenizer.json`` or its folder, a ``tokenizers`` or a

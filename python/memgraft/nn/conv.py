@@ -32,7 +32,7 @@ class SegmentConv(nn.Module):
         return widened(self.weight) * norm
 
     def forward(self, inputs_BHSD: Tensor, segments_BH: Tensor, num_new: int) -> Tensor:
-        """Convolve and return the last ``num_new`` positions.
+        """Convolves and returns the last ``num_new`` positions.
 
         Args:
             inputs_BHSD: gated values U with any history in front, (B, H, S, D) float32.

@@ -28,7 +28,7 @@ def rms_scale(x: Tensor, eps: float = NORM_EPS) -> Tensor:
 
 
 def rms_normalize(x: Tensor, eps: float = NORM_EPS) -> Tensor:
-    """Scale the last dimension to unit root mean square: (..., D) any float dtype -> (..., D) float32."""
+    """Scales the last dimension to unit root mean square: (..., D) any float dtype -> (..., D) float32."""
     return x * rms_scale(x, eps)
 
 

@@ -12,7 +12,7 @@ from memgraft.nn.graft_layer import GraftLayer
 
 @torch.no_grad()
 def initialize(layer: GraftLayer, init: Init, *, seed: int, std: float = 0.02) -> None:
-    """Draw a layer's weights in place, from its own generator.
+    """Draws a layer's weights in place, from its own generator.
 
     Keys, tables and (unless ``init`` is ``"zero"``) values are normal with ``std``; the convolution is 0, norms are 1.
     The output is exactly 0 under ``"zero"`` (zero value projections) and ``"scalar"`` (a zero scale): never through

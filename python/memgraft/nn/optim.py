@@ -22,7 +22,7 @@ class RowwiseAdamW(torch.optim.AdamW):
     """
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; ``rowwise`` defaults to ``False``.
+        """Adds a group; ``rowwise`` defaults to ``False``.
 
         Raises:
             ArgumentError: a row-wise group with weight decay or a parameter that is not 2-D.
@@ -39,7 +39,7 @@ class RowwiseAdamW(torch.optim.AdamW):
                     raise ArgumentError(f"a row-wise parameter must be (rows, width), found shape {tuple(param.shape)}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state; rows keep float32 sums, which torch would cast to the parameter's dtype."""
+        """Loads a state; rows keep float32 sums, which torch would cast to the parameter's dtype."""
         super().load_state_dict(state_dict)
         saved = [number for group in state_dict["param_groups"] for number in group["params"]]
         params = [param for group in self.param_groups for param in group["params"]]

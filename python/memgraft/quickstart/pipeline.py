@@ -48,7 +48,7 @@ class Options:
 def run(
     options: Options, *, progress: Progress | None = None, log: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Run the quickstart, or what of it is not done yet, and write ``report.html`` and ``report.json``.
+    """Runs the quickstart, or what of it is not done yet, and writes ``report.html`` and ``report.json``.
 
     Returns:
         The report's facts.
@@ -94,7 +94,7 @@ def _writable(out: Path) -> None:
 
 
 def _tokens(stages: Stages, options: Options, corpus: Path, progress: Progress | None) -> dict[str, Any]:
-    """Split, train the recipient's tokenizer on the training part, tokenise both parts."""
+    """Splits, trains the recipient's tokenizer on the training part, tokenises both parts."""
     out = options.out
 
     def split() -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _tokens(stages: Stages, options: Options, corpus: Path, progress: Progress |
 def _bank(
     stages: Stages, options: Options, tokens: dict[str, Any], donor: str, donor_files: Path, progress: Progress | None
 ) -> dict[str, Any]:
-    """Mine the training part, harvest the donor."""
+    """Mines the training part, harvests the donor."""
     out = options.out
 
     def mine() -> dict[str, Any]:
@@ -273,7 +273,7 @@ def _train(
 def _show(
     stages: Stages, options: Options, tokens: dict[str, Any], bank: dict[str, Any], experiment: dict[str, Any]
 ) -> dict[str, Any]:
-    """Generate a sample with the KV cache and read the gates."""
+    """Generates a sample with the KV cache and reads the gates."""
     out = options.out
     grafted = [result for result in experiment["arms"] if result["arm"] == "graft"]
     if not grafted:

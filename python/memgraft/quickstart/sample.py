@@ -28,7 +28,7 @@ def load_recipient(folder: Path, bank: Bank) -> Any:
 
 
 def sample(model: Any, bank: Bank, tokenizer: Path, prompt: str, *, new_tokens: int, seed: int = 0) -> dict[str, Any]:
-    """Generate with the KV cache; facts for the report."""
+    """Generates with the KV cache; facts for the report."""
     from tokenizers import Tokenizer
 
     codec = Tokenizer.from_file(str(tokenizer))

@@ -69,13 +69,13 @@ def hold_out(groups: Iterable[list[str]], share: float) -> tuple[list[str], list
 
 
 def write_documents(path: Path, documents: Iterable[str]) -> None:
-    """Write documents as JSON lines, one a line."""
+    """Writes documents as JSON lines, one a line."""
     lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents)
     write_beside(path, lines.encode())
 
 
 def train_tokenizer(text: Path, path: Path, *, vocab_size: int, progress: Progress | None = None) -> int:
-    """Train a byte-level BPE tokenizer on documents and write ``tokenizer.json``; return its vocabulary size.
+    """Trains a byte-level BPE tokenizer on documents and writes ``tokenizer.json``; returns its vocabulary size.
 
     ``<|endoftext|>`` is id 0. The size may come out smaller than asked where the text is small.
     """

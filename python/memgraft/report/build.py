@@ -144,7 +144,7 @@ def build_facts(
 
 
 def write_report(out: str | Path, facts: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Write ``report.json``, ``report.html`` and ``report.md`` into ``out``; return the paths of the first two.
+    """Writes ``report.json``, ``report.html`` and ``report.md`` into ``out``; returns the paths of the first two.
 
     Raises:
         StorageError: the operating system refused.

@@ -36,7 +36,7 @@ def graft(
     tokenizer: Any = None,
     vocabulary: CompressedVocabulary | None = None,
 ) -> Model:
-    """Attach a bank to a model, in place, and return the model.
+    """Attaches a bank to a model, in place, and returns the model.
 
     With ``config.init`` ``"zero"`` or ``"scalar"`` the model's outputs do not change until the graft has learned.
     Attach before ``torch.compile``, ``fully_shard`` and DDP.
@@ -116,7 +116,7 @@ def attach(
 
 
 def detach(recipient: Model, name: str | None = None) -> Model:
-    """Take a graft off (all of them without a name); the model is as it was before.
+    """Takes a graft off (all of them without a name); the model is as it was before.
 
     Raises:
         GraftError: there is no such graft.
@@ -150,7 +150,7 @@ def detach(recipient: Model, name: str | None = None) -> Model:
 
 @contextlib.contextmanager
 def disabled(recipient: nn.Module) -> Iterator[None]:
-    """Run the model without any of its grafts: neither memory nor fallback nor convolution.
+    """Runs the model without any of its grafts: neither memory nor fallback nor convolution.
 
     Holds for calls made by this thread (or asyncio task); ``model(..., memgraft=False)`` does the same for one call.
 
@@ -191,7 +191,7 @@ def graft_layers(recipient: nn.Module, name: str | None = None) -> dict[str, dic
 
 
 def _refuse_replicas(recipient: nn.Module) -> None:
-    """Refuse a model inside wrappers that keep the weights of several ranks in step: a graft's would not be known.
+    """Refuses a model inside wrappers that keep the weights of several ranks in step: a graft's would not be known.
 
     Raises:
         GraftError: there is one.
@@ -208,7 +208,7 @@ def _refuse_replicas(recipient: nn.Module) -> None:
 
 
 def check_vocabulary(bank: Memory, vocab_size: int) -> None:
-    """Refuse a bank with keys that the recipient cannot read; ids that stand in no key may lie past its embedding."""
+    """Refuses a bank with keys that the recipient cannot read; ids that stand in no key may lie past its embedding."""
     keys = getattr(bank, "keys", None)
     if bank.vocab_size <= vocab_size or keys is None:
         return
@@ -227,7 +227,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def check_tokenizer(bank: Memory, tokenizer: Any) -> None:
-    """Refuse a tokenizer that did not make the bank's keys; nothing to check where the bank does not name one.
+    """Refuses a tokenizer that did not make the bank's keys; nothing to check where the bank does not name one.
 
     Raises:
         FingerprintError: they differ.

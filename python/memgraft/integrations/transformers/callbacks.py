@@ -46,7 +46,7 @@ class GraftCallback(TrainerCallback):  # type: ignore[misc]
         self.missing = missing
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let the graft train beside an adapter.
+        """Lets the graft train beside an adapter.
 
         Raises:
             GraftError: the model has no graft, or the adapter was put into it.
@@ -61,7 +61,7 @@ class GraftCallback(TrainerCallback):  # type: ignore[misc]
             mark_trainable(model, freeze_recipient=False)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Bring the graft back where training resumes.
+        """Brings the graft back where training resumes.
 
         Raises:
             GraftError: the checkpoint that training resumes from cannot be found or holds no graft.
@@ -71,7 +71,7 @@ class GraftCallback(TrainerCallback):  # type: ignore[misc]
             self._restore(kwargs["model"], _resumed_from(args, state))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write every graft into the checkpoint that was just written."""
+        """Writes every graft into the checkpoint that was just written."""
         model = kwargs["model"]
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         sharded = any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
@@ -87,7 +87,7 @@ class GraftCallback(TrainerCallback):  # type: ignore[misc]
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Bring back the graft of the best checkpoint where the Trainer did so with the rest."""
+        """Brings back the graft of the best checkpoint where the Trainer did so with the rest."""
         if args.load_best_model_at_end and state.best_model_checkpoint is not None and not args.deepspeed:
             self._restore(kwargs["model"], Path(state.best_model_checkpoint))
 

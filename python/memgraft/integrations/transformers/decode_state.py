@@ -65,7 +65,7 @@ class DecodeState:
         return int(self.marks[0])
 
     def look_back(self, reach: int) -> None:
-        """Keep enough for a step that reads ``reach`` positions back, before the first token."""
+        """Keeps enough for a step that reads ``reach`` positions back, before the first token."""
         empty = DecodeState.empty(len(self.tokens), reach, self.tokens.device)
         self.tokens, self.segments, self.marks, self.reach = empty.tokens, empty.segments, empty.marks, reach
 
@@ -113,14 +113,14 @@ class DecodeState:
         return torch.stack([self.marks[0] + num_new, exact.clamp_max(limit)])
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Map every per-sequence tensor, batch first."""
+        """Maps every per-sequence tensor, batch first."""
         self.tokens = function(self.tokens)
         self.segments = function(self.segments)
         self.conv = {site: function(window) for site, window in self.conv.items()}
         self.owners = None if self.owners is None else function(self.owners)
 
     def crop(self, num_removed: int) -> None:
-        """Forget the newest positions.
+        """Forgets the newest positions.
 
         Raises:
             GraftError: too many to keep the next step exact.
@@ -154,7 +154,7 @@ class GraftedCache:
     memgraft_records: bool
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forgets everything."""
         super().reset()  # type: ignore[misc]
         self.memgraft_states.clear()
 
@@ -165,7 +165,7 @@ class GraftedCache:
         return result
 
     def crop(self, *args: Any, **kwargs: Any) -> None:
-        """Forget the newest positions."""
+        """Forgets the newest positions."""
         before = cache_length(self)
         super().crop(*args, **kwargs)  # type: ignore[misc]
         removed = before - cache_length(self)
@@ -179,12 +179,12 @@ class GraftedCache:
         self._each(lambda window: window.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some sequences."""
+        """Keeps some sequences."""
         super().batch_select_indices(indices)  # type: ignore[misc]
         self._each(lambda window: window[indices.to(window.device)])
 
     def activate_past_recording(self) -> None:
-        """Keep every position from now on."""
+        """Keeps every position from now on."""
         super().activate_past_recording()  # type: ignore[misc]
         self.memgraft_records = True
         for state in self.memgraft_states.values():
@@ -210,7 +210,7 @@ def _rebuild(base: Any) -> Any:
 
 
 def adopt(cache_object: Any) -> None:
-    """Make a cache carry graft state; the object stays the same, its class gains :class:`GraftedCache`."""
+    """Makes a cache carry graft state; the object stays the same, its class gains :class:`GraftedCache`."""
     if not isinstance(cache_object, GraftedCache):
         kind: Any = type(cache_object)
         cache_object.__class__ = _grafted_type(kind)

@@ -76,7 +76,7 @@ def _is_bare(module: nn.Module) -> bool:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Strip wrappers around the whole model: PEFT, DDP, FSDP, DeepSpeed, ``torch.compile``, one's own."""
+    """Strips wrappers around the whole model: PEFT, DDP, FSDP, DeepSpeed, ``torch.compile``, one's own."""
     inner: Any = model
     while True:
         if hasattr(inner, "get_base_model"):
@@ -128,7 +128,7 @@ def vocab_size_of(decoder: nn.Module) -> int:
 
 
 def inspect_recipient(model: nn.Module) -> Recipient:
-    """Find what a graft attaches to.
+    """Finds what a graft attaches to.
 
     Raises:
         GraftError: an encoder-decoder, a family whose layers get no kwargs, or no decoder layers found.

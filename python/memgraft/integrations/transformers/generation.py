@@ -119,7 +119,7 @@ class RefuseBatching:
     """Stands in for the methods that start continuous batching, whose own thread turns an error into empty answers."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse, also inside ``disabled()``: the thread would not know of it."""
+        """Refuses, also inside ``disabled()``: the thread would not know of it."""
         raise GraftError(NO_CONTINUOUS_BATCHING)
 
 
@@ -127,7 +127,7 @@ _PATCHES: dict[str, type[PrepareInputs | Generate]] = {METHOD: PrepareInputs, GE
 
 
 def install(model: nn.Module, decoder: nn.Module) -> None:
-    """Patch the instance; nothing to do for a model without generation or one that is patched."""
+    """Patches the instance; nothing to do for a model without generation or one that is patched."""
     for name in BATCHING:
         if hasattr(type(model), name) and name not in model.__dict__:
             model.__dict__[name] = RefuseBatching()
@@ -137,7 +137,7 @@ def install(model: nn.Module, decoder: nn.Module) -> None:
 
 
 def uninstall(model: nn.Module) -> None:
-    """Undo :func:`install`."""
+    """Undoes :func:`install`."""
     for name in BATCHING:
         if isinstance(model.__dict__.get(name), RefuseBatching):
             del model.__dict__[name]

@@ -38,7 +38,7 @@ _switched_off: ContextVar[frozenset[int]] = ContextVar("memgraft_switched_off", 
 
 @contextlib.contextmanager
 def switch_off(decoder: nn.Module) -> Iterator[None]:
-    """Run the calls of this thread or task without any graft on ``decoder``."""
+    """Runs the calls of this thread or task without any graft on ``decoder``."""
     token = _switched_off.set(_switched_off.get() | {id(decoder)})
     try:
         yield
@@ -157,7 +157,7 @@ class LayerHook:
 
 
 def refuse_adapters_inside(model: nn.Module) -> None:
-    """Refuse an adapter that was put into a graft's layers, where it would be trained and saved by nobody.
+    """Refuses an adapter that was put into a graft's layers, where it would be trained and saved by nobody.
 
     Raises:
         GraftError: there is one.
@@ -213,7 +213,7 @@ def _inject(wrapped: nn.Module, name: str, site: int, hidden: Tensor, side: Side
 
 
 def _keep(layer: GraftLayer, name: str, site: int, side: SideInput, gated: Tensor, cache: Any) -> None:
-    """Put the state after this call into the cache."""
+    """Puts the state after this call into the cache."""
     if not isinstance(cache, GraftedCache):
         if torch.compiler.is_compiling():
             return  # swapping a class cannot be traced; a later call on this cache raises
@@ -252,7 +252,7 @@ def said_in(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_paged(arguments: dict[str, Any]) -> None:
-    """Refuse continuous batching, whose paged cache cannot carry the state.
+    """Refuses continuous batching, whose paged cache cannot carry the state.
 
     Raises:
         GraftError: the call comes from it.

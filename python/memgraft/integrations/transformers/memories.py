@@ -102,7 +102,7 @@ def memories_for(runtime: GraftRuntime, given: Any, batch: int) -> RowMemories:
 
 
 def check_space(own: Memory, other: Memory) -> None:
-    """Refuse a memory that a graft cannot read in place of its own.
+    """Refuses a memory that a graft cannot read in place of its own.
 
     Raises:
         FingerprintError: another value space, or keys of another tokenizer.
@@ -167,7 +167,7 @@ def stage(memory: MemoryBatch, bank: Memory) -> MemoryBatch:
 def read_by_row(
     memories: RowMemories, tokens_BH: Tensor, segments_BH: Tensor, num_new: int, vocab_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Look up and gather rows of a batch that reads several memories, each memory once.
+    """Looks up and gathers rows of a batch that reads several memories, each memory once.
 
     Returns:
         Values (U, taps, V) of all memories one after another; inverse (B, num_new) int32, -1 at a miss; orders

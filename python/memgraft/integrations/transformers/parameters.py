@@ -18,7 +18,7 @@ TABLE_LR_FACTOR = 5.0
 
 
 def mark_trainable(recipient: nn.Module, *, freeze_recipient: bool = True, name: str | None = None) -> None:
-    """Let the graft's weights train; call it after ``get_peft_model``, which freezes what it does not know.
+    """Lets the graft's weights train; call it after ``get_peft_model``, which freezes what it does not know.
 
     Args:
         recipient: the grafted model, wrapped or not.
@@ -47,7 +47,7 @@ def mark_trainable(recipient: nn.Module, *, freeze_recipient: bool = True, name:
 
 
 def refuse_flat(recipient: nn.Module) -> None:
-    """Refuse a model whose graft's weights a wrapper has merged into tensors of its own.
+    """Refuses a model whose graft's weights a wrapper has merged into tensors of its own.
 
     Raises:
         GraftError: it has; as FullyShardedDataParallel does with ``use_orig_params=False``.
@@ -158,7 +158,7 @@ def parameter_counts(recipient: nn.Module) -> dict[str, int]:
 
 
 def print_trainable_parameters(recipient: nn.Module) -> None:
-    """Print the counts of :func:`parameter_counts`; the bank's rows are not parameters and counted apart."""
+    """Prints the counts of :func:`parameter_counts`; the bank's rows are not parameters and counted apart."""
     counts = parameter_counts(recipient)
     share = 100.0 * counts["trainable"] / max(counts["all"], 1)
     print(  # noqa: T201

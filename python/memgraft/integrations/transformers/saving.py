@@ -58,7 +58,7 @@ def save_graft(
     bank_path: str | None = None,
     gather: Callable[[Tensor], Tensor] | None = None,
 ) -> Path:
-    """Write a graft's weights, config and model card into a folder; the bank stays where it is and is named.
+    """Writes a graft's weights, config and model card into a folder; the bank stays where it is and is named.
 
     Args:
         recipient: the grafted model, wrapped or not.
@@ -115,7 +115,7 @@ def load_graft(
     name: str | None = None,
     rows: Literal["same", "any"] = "same",
 ) -> Model:
-    """Attach a saved graft.
+    """Attaches a saved graft.
 
     Args:
         recipient: the model it was trained on, or one alike.
@@ -343,7 +343,7 @@ def _vocabulary_of(folder: Path, config: GraftConfig, weights: Mapping[str, Tens
 
 
 def restore_weights(recipient: nn.Module, name: str, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Overwrite a graft's weights in place.
+    """Overwrites a graft's weights in place.
 
     Raises:
         GraftError: missing or extra weights, another shape, or weights that do not lie whole in this process.
@@ -376,6 +376,6 @@ def _write(path: str, text: str) -> None:
 
 
 def _replace(path: Path, write: Callable[[str], None]) -> None:
-    """Write beside, fsync, rename, fsync the folder."""
+    """Writes beside, fsyncs, renames, fsyncs the folder."""
     with written_beside(path) as beside:
         write(str(beside))

@@ -92,7 +92,7 @@ def prepare(
     use_cache: bool,
     vocab_size: int,
 ) -> SideInputs:
-    """Build the side inputs of one call; looks up and stages what the caller did not.
+    """Builds the side inputs of one call; looks up and stages what the caller did not.
 
     Args:
         runtimes: the decoder's grafts.
@@ -279,7 +279,7 @@ def running_segments(
 
 
 def _check_source(runtime: GraftRuntime, batch: MemoryBatch) -> None:
-    """Refuse rows of a bank that the graft does not read, unless they are staged and of its value space.
+    """Refuses rows of a bank that the graft does not read, unless they are staged and of its value space.
 
     Raises:
         FingerprintError: they are.
@@ -343,7 +343,7 @@ def _state_for(runtime: GraftRuntime, cache: Any, input_ids: Tensor) -> DecodeSt
 
 
 def _read_with(state: DecodeState, memories: RowMemories) -> None:
-    """Let a fresh state follow ``memories``; check that a used one did.
+    """Lets a fresh state follow ``memories``; checks that a used one did.
 
     Raises:
         GraftError: the sequences were read with others.

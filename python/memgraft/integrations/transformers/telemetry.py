@@ -51,7 +51,7 @@ class SiteStatistics:
         update: Tensor,
         written: Tensor,
     ) -> None:
-        """Add one call's positions."""
+        """Adds one call's positions."""
         orders = orders_BT[live_BT].long()
         kind = self.count.dtype
         hidden, update, written = hidden_BTSD[live_BT], update[live_BT], written[live_BT]
@@ -126,13 +126,13 @@ class Telemetry:
         }
 
     def reset(self) -> None:
-        """Start anew."""
+        """Starts anew."""
         self.sites.clear()
 
 
 @contextlib.contextmanager
 def record_telemetry(recipient: nn.Module) -> Iterator[Telemetry]:
-    """Record the calls of the model inside the block.
+    """Records the calls of the model inside the block.
 
     Raises:
         GraftError: the model has no graft, or records already.
@@ -152,15 +152,15 @@ class TelemetryCallback(TrainerCallback):  # type: ignore[misc]
         self.telemetry = Telemetry()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start recording."""
+        """Starts recording."""
         _attach(kwargs["model"], self.telemetry)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop recording."""
+        """Stops recording."""
         _detach(kwargs["model"])
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the figures to this log and to the history."""
+        """Adds the figures to this log and to the history."""
         figures = {f"memgraft/{key}": value for key, value in self.telemetry.summary().items()}
         self.telemetry.reset()
         logs = kwargs.get("logs")

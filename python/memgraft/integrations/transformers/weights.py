@@ -37,7 +37,7 @@ def whole_weights(recipient: nn.Module, runtime: GraftRuntime, gather: Gather | 
 
 
 def copy_weights(recipient: nn.Module, runtime: GraftRuntime, weights: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors, by the same names, into a graft's layers.
+    """Copies whole tensors, by the same names, into a graft's layers.
 
     Raises:
         GraftError: a weight of the model is sharded or on the meta device.
