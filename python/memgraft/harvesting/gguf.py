@@ -16,7 +16,7 @@ STAGE = "open donor"
 
 
 def convert_gguf(path: Path, progress: Progress | None = None) -> Path:
-    """Convert a GGUF file, once, into a transformers folder in the cache; loading that takes seconds, not twenty.
+    """Converts a GGUF file, once, into a transformers folder in the cache; loading that takes seconds, not twenty.
 
     Weights are dequantised to float32, so that nothing is rounded twice.
 
@@ -110,7 +110,7 @@ def _convert(path: Path, folder: Path, progress: Progress | None) -> None:
 
 @contextlib.contextmanager
 def quiet_transformers(progress: Progress | None = None) -> Iterator[None]:
-    """Switch off transformers' own progress bars, which would break ours; ``progress`` hears of a GGUF's tensors."""
+    """Switches off transformers' own progress bars, which would break ours; ``progress`` hears of a GGUF's tensors."""
     from transformers import modeling_gguf_pytorch_utils as reading
     from transformers.utils import logging
 

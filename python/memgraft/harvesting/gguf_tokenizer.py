@@ -44,7 +44,7 @@ _WAY_OUT = "a transformers folder with the model's own tokenizer.json reads them
 
 
 def restore_tokenizer(path: Path, folder: Path) -> None:
-    """Give the folder's ``tokenizer.json`` what the GGUF says of it, and note what could not be restored."""
+    """Gives the folder's ``tokenizer.json`` what the GGUF says of it, and notes what could not be restored."""
     import gguf
 
     reader = gguf.GGUFReader(path)

@@ -145,7 +145,7 @@ class CapturedStep:
         self._graph = graph
 
     def _follow(self, sides: SideInputs) -> None:
-        """Do what the host does in a step: the graph holds the rest."""
+        """Does what the host does in a step: the graph holds the rest."""
         for side in sides.by_name.values():
             state = side.state
             assert state is not None

@@ -85,7 +85,7 @@ class DecodeState:
         return torch.cat([window, new], dim=1)[:, -width:]
 
     def keep_gated(self, site: int, gated: Tensor, *, history: bool, in_place: bool) -> None:
-        """Take in the gated values of the call's positions.
+        """Takes in the gated values of the call's positions.
 
         Args:
             site: of the layer.

@@ -43,13 +43,13 @@ class LoadHook:
 
 
 def settle(runtime: GraftRuntime, *, loaded: bool = False) -> None:
-    """Take the graft's weights as they are now for those that belong to the adapter's."""
+    """Takes the graft's weights as they are now for those that belong to the adapter's."""
     runtime.adapter_is_newer = False
     runtime.loaded = runtime.loaded or loaded
 
 
 def refuse_a_graft_left_behind(decoder: nn.Module) -> None:
-    """Refuse to train an adapter that was loaded beside a graft that was not.
+    """Refuses to train an adapter that was loaded beside a graft that was not.
 
     A graft that was loaded and is frozen is as it should be.
 
