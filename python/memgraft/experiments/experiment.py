@@ -60,7 +60,7 @@ def run_experiment(
     overwrite: bool = False,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
-    """Train every arm for every seed on the same tokens in the same order, evaluate, compare, write ``results.json``.
+    """Trains every arm for every seed on the same tokens in one order, evaluates, compares, writes ``results.json``.
 
     Args:
         bank: the bank of the memory arms; mined from ``train`` alone.
@@ -298,7 +298,7 @@ def _train_one(
     saved: Path | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Train one arm, from its checkpoint where it has one, and write its result."""
+    """Trains one arm, from its checkpoint where it has one, and writes its result."""
     mark = folder / "settings.json"
     with contextlib.suppress(OSError, ValueError):
         if json.loads(mark.read_text()) != settings:
@@ -326,7 +326,7 @@ def _from(folder: Path, bank: Bank | None) -> str | None:
 def save_model(
     model: nn.Module, folder: Path, *, grafted: bool, tokenizer: Any = None, bank: Bank | None = None
 ) -> None:
-    """Save a trained recipient to ``<folder>/recipient`` and its graft to ``<folder>/graft``; the graft comes off.
+    """Saves a trained recipient to ``<folder>/recipient`` and its graft to ``<folder>/graft``; the graft comes off.
 
     The graft names the path of ``bank``, from its own folder, where the graft reads that bank.
     """

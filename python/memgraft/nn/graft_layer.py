@@ -116,7 +116,7 @@ class GraftLayer(nn.Module):
         observer: Observer | None = None,
         keep_gated: bool = True,
     ) -> tuple[Tensor, Tensor | None]:
-        """Inject the memory.
+        """Injects the memory.
 
         ``segments_BH`` and ``tokens_BH`` may carry history in front of the T new positions (H >= T); without history
         the new positions start their sequence.
