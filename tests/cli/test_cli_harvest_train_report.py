@@ -177,7 +177,7 @@ def test_train_then_report(place, bank, tmp_path):
 
 
 @pytest.mark.slow
-def test_coverage_of_folders_of_text_goes_into_the_report(place, tmp_path):
+def test_coverage_of_folders_of_text_goes_into_the_report(place, bank, tmp_path):
     for name, part in (("one", "training"), ("two", "held-out")):
         shutil.copytree(place / part, tmp_path / "text" / name)
     command = [
