@@ -72,7 +72,9 @@ def run(
         common.emit({"verified": verified, "failed": failed}, json=True)
     else:
         for facts in verified:
-            common.emit({"ok": facts["path"], "kind": facts["kind"], "fingerprint": facts["fingerprint"]}, json=False)
+            found = facts["kind"]
+            name = "documents" if found == "part" else "of bank" if found in records.RECORDS else "fingerprint"
+            common.emit({"ok": facts["path"], "kind": found, name: facts["fingerprint"]}, json=False)
     if failed:
         raise typer.Exit(common.EXIT_FAILED)
 
