@@ -14,7 +14,7 @@ from transformers import StaticCache
 
 from grafted_models import CACHE, grafted, make_bank, prompts
 from memgraft.errors import ArgumentError, GraftError
-from memgraft.torch import CapturedStep, detach
+from memgraft.torch import CapturedStep, detach, disabled
 
 NEW = 12
 # What waits for a device, or has a shape that the device's numbers decide.
@@ -171,6 +171,8 @@ def test_what_is_refused(bank: Any) -> None:
     with pytest.raises(ArgumentError, match=r"one token a sequence, .* found \(2, 3\)"):
         step(ids[:, :3])
     step(logits.argmax(-1))
+    with disabled(model), pytest.raises(GraftError, match="switched off"):
+        step(logits.argmax(-1))
     dynamic = model(ids, use_cache=True)[CACHE]
     with pytest.raises(GraftError, match=r"expected a StaticCache .* found DynamicLayer"):
         CapturedStep(model, dynamic)

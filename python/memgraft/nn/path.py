@@ -7,6 +7,7 @@ which it fails takes the torch path, and the log says why.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 from typing import NamedTuple
@@ -96,6 +97,11 @@ def no_card(device: torch.device) -> str | None:
     """Why a device cannot run the kernel by itself, or ``None``."""
     if device.type != "cuda":
         return f"tensors on {device.type}, the kernel needs CUDA"
+    return _unfit(device)
+
+
+@functools.cache
+def _unfit(device: torch.device) -> str | None:
     if not torch.cuda.is_available():
         return "no card here"
     if torch.version.hip is not None:

@@ -79,7 +79,8 @@ class CapturedStep:
 
         Raises:
             ArgumentError: more than one token a sequence.
-            GraftError: the model's step cannot be recorded, or the number of sequences has changed.
+            GraftError: the model's step cannot be recorded, the number of sequences has changed, or the memory is
+                switched off.
         """
         tokens = tokens.view(-1, 1) if tokens.dim() == 1 else tokens
         if tokens.dim() != 2 or tokens.shape[1] != 1:
@@ -110,6 +111,8 @@ class CapturedStep:
             asked[KWARG] = self._memgraft
         prepare = getattr(self._model, METHOD)
         inputs: dict[str, Any] = prepare(tokens, next_sequence_length=1, **asked)
+        if not isinstance(inputs[KWARG], SideInputs):
+            raise GraftError("CapturedStep: the memory is switched off here; call it outside of disabled(model)")
         return inputs
 
     def _place(self, inputs: dict[str, Any]) -> None:
