@@ -67,7 +67,8 @@ LONGEST = ("max_length_q", "max_length_k", "max_seqlen", "max_seqlen_q", "max_se
 
 _LOOKS_LIKE_ONE = re.compile(
     r"cu_?seq|seq_?(len|id|start|bound)|sequence_?(len|id|start|bound)|(^|_)(segment|packed)|doc(ument)?_?(id|mask|start|end|bound|len)"
-    r"|padding_mask|block_mask|(^|_)boundar|^position_?id"
+    r"|padding_mask|block_mask|(^|_)boundar|^position_?id|cu_?len|(^|_)eod_?(mask|id|pos)|^attn_(mask|bias)|attention_bias"
+    r"|(^|_)(sample|pack|packing)_?(ids|idx|indices|mask|len)"
 )
 
 Starts = npt.NDArray[np.bool_]

@@ -8,6 +8,7 @@ from test_segments import same_partition  # noqa: E402
 
 from memgraft.data.masks import UnreadableMask, read_mask  # noqa: E402
 from memgraft.data.segments import from_batch  # noqa: E402
+from memgraft.errors import ArgumentError  # noqa: E402
 
 #: Documents of three rows of six tokens, -1 is padding: packed, padded on the left, packed and padded on the right.
 DOCUMENTS = torch.tensor([[0, 0, 1, 1, 1, 2], [-1, -1, 3, 3, 3, 3], [4, 4, 5, 5, -1, -1]])
@@ -70,6 +71,40 @@ def test_columns_of_a_cache_are_those_before_and_after(past):
 def test_bidirectional_attention_is_no_padding():
     same_partition(read_mask(torch.ones(1, 1, 4, 4), (1, 4)), [[0] * 4])
     same_partition(read_mask(torch.zeros(1, 1, 4, 4), (1, 4)), [[0] * 4])
+
+
+INVERTED = {
+    "bools": ~sees(),
+    "0 and 1": (~sees()).float(),
+    "added from above": additive(sees(), 1e9),
+    "whole numbers below 0": torch.where(sees(), 0, -1),
+    "shares": sees() * 0.5,
+    "weights": torch.where(sees(), 2.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("case", INVERTED)
+def test_masks_that_mean_the_opposite_are_not_taken_for_padding(case):
+    with pytest.raises(UnreadableMask, match=r"invert the mask|far below 0"):
+        read_mask(INVERTED[case], (3, 6))
+    positions = torch.arange(6).expand(3, 6)
+    batch = {"input_ids": torch.arange(18).reshape(3, 6), "attention_mask": INVERTED[case], "position_ids": positions}
+    same_partition(from_batch(batch), [[0] * 6, [1] * 6, [2] * 6])
+
+
+def test_zeros_that_are_added_are_not_taken_for_padding():
+    with pytest.raises(ArgumentError, match="floats that are all 0"):
+        read_mask(torch.zeros(3, 6), (3, 6))
+    assert (read_mask(torch.zeros(3, 6, dtype=torch.long), (3, 6)) < 0).all()
+
+
+def test_positions_in_three_axes_of_text_alone():
+    positions = torch.tensor([[0, 1, 0, 1, 2, 0]])
+    ids = torch.arange(6)[None]
+    axes = positions.expand(3, 1, 6).clone()
+    same_partition(from_batch({"input_ids": ids, "position_ids": axes}), [[0, 0, 1, 1, 1, 2]])
+    axes[1, 0, 3] = 7  # an image
+    same_partition(from_batch({"input_ids": ids, "position_ids": axes}), [[0] * 6])
 
 
 def dilated():

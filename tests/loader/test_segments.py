@@ -106,7 +106,7 @@ def test_every_entry_of_the_list_has_its_meaning(case):
 
 def test_what_says_nothing_about_documents():
     for batch in (
-        {"position_ids": torch.tensor([3, 0, 9, 1, 2]).repeat(3, 1, 1)},
+        {"position_ids": torch.stack([torch.tensor([[3, 0, 9, 1, 2]]) + axis % 2 for axis in range(3)])},
         {"attention_mask": None, "position_ids": None},
         {"attention_mask": {"full_attention": None}},
         {"doc_id": ["a"], "segment_kind": "text", "document_id": 4, "seq_len": torch.tensor([5])},
@@ -116,6 +116,11 @@ def test_what_says_nothing_about_documents():
 
 REFUSED = {
     "another name": ({"cu_seqlens_padded": torch.tensor([0, 3, 5])}, "cu_seqlens_padded: may say"),
+    "samples": ({"sample_ids": torch.tensor([[0, 0, 1, 1, 1]])}, "sample_ids: may say"),
+    "another mask of packed rows": ({"packing_mask": torch.tensor([[1, 1, 2, 2, 2]])}, "packing_mask: may say"),
+    "edges under a short name": ({"cu_lens": torch.tensor([0, 2, 5])}, "cu_lens: may say"),
+    "ends of documents": ({"eod_mask": torch.zeros(1, 5)}, "eod_mask: may say"),
+    "a mask of another name": ({"attn_mask": torch.ones(1, 1, 5, 5)}, "attn_mask: may say"),
     "a mask of torch's kind": ({"padding_mask": torch.zeros(1, 5)}, "padding_mask: may say"),
     "queries and keys that differ": (
         {"cu_seq_lens_q": torch.tensor([0, 3, 5]), "cu_seq_lens_k": torch.tensor([0, 2, 5])},

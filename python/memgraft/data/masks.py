@@ -40,7 +40,7 @@ def read_mask(mask: Any, shape: tuple[int, int], *, past: "int | Tensor" = 0) ->
 
     Raises:
         UnreadableMask: a mask that is none of these (a ``BlockMask``), that hides a neighbour and shows what lies
-            before it, or whose columns do not cover the positions.
+            before it, that hides every position from itself, or whose columns do not cover the positions.
         ArgumentError: two dimensions with negative numbers or fractions.
     """
     if isinstance(mask, Mapping):
@@ -79,6 +79,11 @@ def from_attention_mask(attention_mask: Tensor) -> Tensor:
         raise ArgumentError(
             "attention_mask of (batch, tokens): expected 0 for padding and whole numbers above 0 elsewhere, found "
             f"{attention_mask[(mask < 0) | (mask != attention_mask)][0].item()}"
+        )
+    if attention_mask.is_floating_point() and not torch.compiler.is_compiling() and not bool(mask.any()):
+        raise ArgumentError(
+            "attention_mask of (batch, tokens): expected 0 for padding and 1 elsewhere, found floats that are all 0, "
+            "as a mask that is added has them; pass whole numbers, or no mask where nothing is padding"
         )
     starts = torch.ones_like(mask, dtype=torch.bool)
     starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
@@ -125,6 +130,15 @@ def _read_mapping(masks: Mapping[str, Any], shape: tuple[int, int], past: "int |
 
 def _sees(mask: Tensor) -> Tensor:
     """Where a mask lets a position see a column."""
+    if not torch.compiler.is_compiling() and mask.numel():
+        least, most = (float(bound) for bound in torch.aminmax(mask.detach().float()))
+        whole = not mask.is_floating_point()
+        if (whole and least < 0) or (least >= 0 and not bool(((mask == 0) | (mask == 1)).all())):
+            raise UnreadableMask(
+                "attention_mask of more than two dimensions: expected bools, 0 and 1, or floats that are added and "
+                f"hide by being far below 0, found {'whole numbers' if whole else 'numbers'} from {least:g} to "
+                f"{most:g}; pass position_ids too, or segments of your own in a column"
+            )
     if not mask.is_floating_point():
         return mask != 0
     additive = (mask < 0).any() | ~(mask > 0).any()
@@ -146,6 +160,11 @@ def _read_seen(seen: Tensor, shape: tuple[int, int], past: "int | Tensor") -> Te
         everything[:, -1] &= starts[:, 1:-1].any(dim=1) | everything[:, -2]
     unseen = ~(own & ~everything[:, :, None]).any(dim=1)
     padding = ~diagonal | (everything & unseen)
+    if not torch.compiler.is_compiling() and bool(padding.all() | (~diagonal & ~unseen).any()):
+        raise UnreadableMask(
+            "attention_mask: expected what does not see itself to be padding that nothing sees, found others; True, 1 "
+            "and 0.0 added mean that a position is seen: invert the mask, or pass position_ids too"
+        )
     if not torch.compiler.is_compiling() and _shows_what_lies_before(own, starts, padding):
         raise UnreadableMask(
             "attention_mask: expected each position to see the one before it or nothing before it, found one that sees "

@@ -274,10 +274,10 @@ def _read_positions(name: str, value: Any, input_ids: torch.Tensor) -> torch.Ten
         raise ArgumentError(f"{name}: expected whole numbers, found {positions.dtype}")
     if positions.dim() == 3:
         # Positions of images in three axes say nothing about documents. transformers puts the text's own in front of
-        # them where rows are packed: then there are four.
-        if positions.shape[0] == 3:
+        # them where rows are packed: then there are four. Text alone has the same position on all three.
+        if positions.shape[0] == 3 and (torch.compiler.is_compiling() or bool((positions != positions[:1]).any())):
             return None
-        if positions.shape[0] != 4:
+        if positions.shape[0] not in (3, 4):
             raise ArgumentError(
                 f"{name}: expected (batch, tokens), or 3 or 4 axes in front of that, found {tuple(positions.shape)}"
             )
