@@ -108,9 +108,11 @@ class Comparison:
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """:meth:`run` in this process; ``keep``: save the graft's model; ``write``: write ``results.json``."""
-        bank, train = Bank.open(self.bank), Corpus.open(self.train)
+        # The tokens of tables go where the results will be, not to the system's folder.
+        beside = self.out.absolute().parent
+        bank, train = Bank.open(self.bank), Corpus.open(self.train, temporary=beside)
         if self.held_out is not None:
-            held_out = Corpus.open(self.held_out)
+            held_out = Corpus.open(self.held_out, temporary=beside)
         else:
             split = bank.keys.metadata.get("split")
             if not split or split["of"] != train.fingerprint:
@@ -129,7 +131,7 @@ class Comparison:
             minutes=self.minutes,
             steps=self.steps,
             seconds=seconds,
-            domains={name: Corpus.open(path) for name, path in self.domains.items()},
+            domains={name: Corpus.open(path, temporary=beside) for name, path in self.domains.items()},
             keep="graft" if keep else "",
             write=write,
             overwrite=overwrite,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memgraft.assets.cache import write_beside
+from memgraft.tokenizer.mapping import model_vocabulary
 from memgraft.tokenizer.probe import PROBE_TEXTS
 
 NOTE_NAME = "memgraft-tokenizer.json"
@@ -69,10 +70,9 @@ def restore_tokenizer(path: Path, folder: Path) -> None:
         gemma = family.startswith("gemma")
         if not gemma:
             facts |= spaced(prefix=fact("tokenizer.ggml.add_space_prefix") is not False)
-        tokens = [str(token) for token in fact("tokenizer.ggml.tokens")]
         # Gemma's merges follow the order of its tokens, not their scores.
         scores = None if gemma else fact("tokenizer.ggml.scores")
-        lost += _unlike_sentencepiece(facts, tokens, scores)
+        lost += _unlike_sentencepiece(facts, scores)
     elif kind == "t5" and fact("tokenizer.ggml.precompiled_charsmap") is not None:
         lost.append(
             "its Unigram vocabulary comes with a table that normalises text (precompiled_charsmap), which is not "
@@ -121,15 +121,18 @@ def _unknown_cut(facts: Mapping[str, Any], cut: Any) -> str:
 _PROBES = ("year 2024 and 12345678", "it's I'LL don't WE'VE", "a  b    c        d", "x\n\n  y \n z")
 
 
-def _unlike_sentencepiece(facts: Mapping[str, Any], tokens: Sequence[str], scores: Sequence[float] | None) -> list[str]:
+def _unlike_sentencepiece(facts: Mapping[str, Any], scores: Sequence[float] | None) -> list[str]:
     """What is said where merges derived from the vocabulary read a probe otherwise than its scores do."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(json.dumps(facts))
-    ids = {token: place for place, token in enumerate(tokens)}
-    ranks = [-float(place) for place in range(len(tokens))] if scores is None else scores
+    ids = dict(model_vocabulary(facts["model"]))
+    ranks = [-float(place) for place in range(len(ids))] if scores is None else scores
+    # They are matched whole before the model sees the text.
+    added = [token["content"] for token in facts.get("added_tokens") or ()]
+    probes = [text for text in PROBE_TEXTS if not any(token in text for token in added)]
     changed = []
-    for text in PROBE_TEXTS:
+    for text in probes:
         normal = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer is not None else text
         found = tokenizer.encode(text, add_special_tokens=False).ids
         if found != by_scores(normal, ids, ranks, unknown=facts["model"].get("unk_token")):
@@ -138,7 +141,7 @@ def _unlike_sentencepiece(facts: Mapping[str, Any], tokens: Sequence[str], score
         return []
     return [
         f"its SentencePiece vocabulary is read by merges that are derived from it; they give {len(changed)} of "
-        f"{len(PROBE_TEXTS)} probes, the first {changed[0][:40]!r}, other ids than its scores do; {_WAY_OUT}"
+        f"{len(probes)} probes, the first {changed[0][:40]!r}, other ids than its scores do; {_WAY_OUT}"
     ]
 
 

@@ -32,7 +32,7 @@ class LoadHook:
         for name, runtime in runtimes.items():
             if any(f"{KEY}.{name}." in key for key in given):
                 settle(runtime, loaded=True)
-            elif given and not runtime.off and _all_of_an_adapter(module, given):
+            elif not runtime.off and _some_of_an_adapter(module, given):
                 runtime.adapter_is_newer = True
                 if runtime.seen_training and not runtime.kept and _trains(module, name):
                     warnings.warn(
@@ -79,10 +79,11 @@ def _trains(decoder: nn.Module, name: str) -> bool:
     )
 
 
-def _all_of_an_adapter(decoder: nn.Module, names: Iterable[str]) -> bool:
+def _some_of_an_adapter(decoder: nn.Module, names: Iterable[str]) -> bool:
     tuners = tuple(
         f"{name}."
         for name, module in decoder.named_modules()
         if not _TUNERS.isdisjoint(kind.__name__ for kind in type(module).__mro__)
     )
-    return all(name.startswith(tuners) and not any(part in name for part in _UNTUNED) for name in names)
+    # PEFT puts resized embeddings of the recipient beside the adapter's own weights.
+    return any(name.startswith(tuners) and not any(part in name for part in _UNTUNED) for name in names)
