@@ -118,15 +118,16 @@ def test_every_kind_of_candidate_is_measured(place, corpus, keys):
             corpus,
             donors=[place / "knows"],
             taps=(3,),
-            prefixes=["none", "bos"],
+            prefixes=["none", "bos", "\n", " the"],
             contexts=[(1, 0), (2, 6)],
+            num_keys=60,
             dtypes=["bf16", "int8"],
             normalisations=["rms", "none"],
             recipient=place / "blank",
             seeds=1,
         ),
     )
-    assert len(found.candidates) == len({one.name for one in found.candidates}) == 16
+    assert len(found.candidates) == len({one.name for one in found.candidates}) == 32
     spread = [one.loss for one in found.candidates if one.settings["prefix_name"] == "none"]
     assert max(spread) < found.baselines[-1].loss
     (own,) = [one for one in found.baselines if one.name.startswith("the recipient's")]

@@ -76,6 +76,9 @@ def run(
     ] = None,
     world: Annotated[int | None, typer.Option(help="Processes that harvest this bank together.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a card if there is one.")] = None,
+    device_map: Annotated[
+        str | None, typer.Option("--device-map", help="auto: spread the donor over all cards and the memory.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Take up an interrupted harvest of the same settings.")] = True,
     keep_tokenizer: Annotated[
         bool, typer.Option("--keep-tokenizer/--no-keep-tokenizer", help="Copy the tokenizer into the bank.")
@@ -117,7 +120,7 @@ def run(
         "round_trip": round_trip,
         "share_prefixes": share_prefixes,
         "batch_tokens": batch_tokens,
-        "device": device,
+        "device": donor_device(device, device_map),
     }
     if dry_run:
         with progress("keys") as report:
@@ -198,6 +201,19 @@ def run(
     for line in health_warnings(groups, whole)[len(collapsed(groups)) :]:  # of those the harvest has warned
         log(f"warning: {line}")
     emit(facts, json=json, title="bank")
+
+
+def donor_device(device: str | None, device_map: str | None) -> str | None:
+    """The device of ``--device``, or ``"auto"`` of ``--device-map``.
+
+    Raises:
+        ArgumentError: both, or another map.
+    """
+    if device_map is None:
+        return device
+    if device_map != "auto" or device is not None:
+        raise ArgumentError(f"--device-map {device_map}: expected auto, and no --device beside it")
+    return device_map
 
 
 def parse_taps(text: str | None) -> tuple[int, ...] | None:

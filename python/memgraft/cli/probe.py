@@ -9,7 +9,7 @@ import typer
 
 from memgraft.cli import common
 from memgraft.cli.artifacts import Reading, check_output, reads_corpora
-from memgraft.cli.harvest import parse_contexts, parse_taps
+from memgraft.cli.harvest import donor_device, parse_contexts, parse_taps
 from memgraft.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ def run(
     seed: Annotated[int, typer.Option(help="Of the sample and the fits.")] = 0,
     compute_dtype: Annotated[str, typer.Option(help="The donor's run: auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a card if there is one.")] = None,
+    device_map: Annotated[
+        str | None, typer.Option("--device-map", help="auto: spread the donor over all cards and the memory.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the table into this .svg file.")] = None,
     threads: common.ThreadsOption = None,
     overwrite: common.OverwriteOption = False,
@@ -85,7 +88,7 @@ def run(
         "seeds": seeds,
         "seed": seed,
         "compute_dtype": compute_dtype,
-        "device": device,
+        "device": donor_device(device, device_map),
     }
     mined = opening.open(corpus)
     held = None if held_out is None else opening.open(held_out)

@@ -1,6 +1,8 @@
 """Open a donor: a transformers folder, a GGUF file (converted once into the cache), or a hub id."""
 
 import hashlib
+import importlib.util
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 from memgraft.assets.cache import sha256_file
 from memgraft.errors import ArgumentError, DonorError, FormatError
+from memgraft.harvesting.causal import refuse_two_way
 from memgraft.harvesting.gguf import STAGE, Progress, convert_gguf, quiet_transformers, tokenizer_losses
 from memgraft.progress import callback
 from memgraft.tokenizer import TextCodec, open_tokenizer
@@ -49,6 +52,8 @@ class Donor:
     """The type its blocks run in."""
     tokenizer_losses: tuple[str, ...] = ()
     """What its tokenizer, rebuilt from a GGUF file, may read otherwise than the donor was trained."""
+    quantised: str | None = None
+    """How its weights are quantised (``"fp8"``, ``"bitsandbytes"`` …), where transformers reads them so."""
 
     def facts(self) -> dict[str, Any]:
         """What ``bank.json`` says about the donor."""
@@ -61,6 +66,7 @@ class Donor:
             "value_dim": self.value_dim,
             "compute_dtype": self.compute_dtype,
             **({"tokenizer_losses": list(self.tokenizer_losses)} if self.tokenizer_losses else {}),
+            **({"quantised": self.quantised} if self.quantised else {}),
         }
 
 
@@ -75,12 +81,15 @@ def open_donor(
 
     ``compute_dtype`` is the type its blocks run in: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``:
     bfloat16 where the device multiplies it natively, else float32. ``device`` is the best there is by default
-    (`best_device`). Text is read as the folder's ``tokenizer.json``
-    says, which transformers may rebuild otherwise. ``progress`` is called as ``progress("open donor", done, total)``.
+    (`best_device`); ``"auto"`` spreads the blocks over all cards and the memory (accelerate). Weights that are
+    quantised are read where transformers can; so are mixtures of experts. Text is read as the folder's
+    ``tokenizer.json`` says, which transformers may rebuild otherwise. ``progress`` is called as
+    ``progress("open donor", done, total)``.
 
     Raises:
         ArgumentError: an unknown ``compute_dtype``, or no such device.
-        DonorError: nothing there, weights missing or pickled, no tokenizer, or not a causal language model.
+        DonorError: nothing there, weights missing or pickled, no tokenizer, or not a causal language model (an encoder,
+            a model that reads both ways).
     """
     progress = callback(progress)
     if isinstance(source, Donor):
@@ -95,6 +104,8 @@ def open_donor(
     if progress is not None:
         progress(STAGE, 0, 1)
     folder = donor_folder(source, progress)
+    quantised = quantisation(folder)
+    device_map = "auto" if device == "auto" else {"": device} if quantised and device != "cpu" else None
     try:
         with quiet_transformers():
             # A folder's own code is never run, nor is the person at the terminal asked whether it may.
@@ -104,6 +115,7 @@ def open_donor(
                 use_safetensors=True,
                 output_loading_info=True,
                 trust_remote_code=False,
+                **({} if device_map is None else {"device_map": device_map}),
             )
     except Exception as error:  # damaged weights, configs and tokenizers raise whatever their readers do
         raise DonorError(
@@ -116,8 +128,10 @@ def open_donor(
         )
     model.requires_grad_(False)
     model.eval()
-    model.to(device)
+    if device_map is None:
+        model.to(device)
     config = model.config.get_text_config()
+    refuse_two_way(model, Path(source).name if Path(source).exists() else str(source))
     codec, bos = _donor_tokenizer(source, folder)
     if progress is not None:
         progress(STAGE, 1, 1)
@@ -133,7 +147,17 @@ def open_donor(
         architecture=str(config.model_type),
         compute_dtype=dtype,
         tokenizer_losses=tuple(tokenizer_losses(folder)),
+        quantised=quantised,
     )
+
+
+def quantisation(folder: Path) -> str | None:
+    """How the weights in ``folder`` are quantised, as its ``config.json`` says; None where they are not."""
+    try:
+        facts = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    except (OSError, ValueError, AttributeError):
+        return None  # what loading refuses
+    return str(facts.get("quant_method", "unknown")) if isinstance(facts, dict) else None
 
 
 def _donor_tokenizer(source: Any, folder: Path) -> tuple[TextCodec, int | None]:
@@ -159,16 +183,20 @@ def _donor_tokenizer(source: Any, folder: Path) -> tuple[TextCodec, int | None]:
 
 
 def best_device(asked: str | None) -> str:
-    """``asked``, if it is there; for None the best there is: ``"cuda"``, else ``"cpu"``.
+    """``asked``, if it is there; for None the best there is: ``"cuda"``, else ``"cpu"``; ``"auto"`` is several.
 
     Raises:
-        ArgumentError: no such device on this machine.
+        ArgumentError: no such device on this machine, or ``"auto"`` without accelerate.
     """
     import torch
 
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if asked is None:
         return "cuda" if cards else "cpu"
+    if asked == "auto":
+        if importlib.util.find_spec("accelerate") is None:
+            raise ArgumentError("device: auto needs accelerate, which is not installed: pip install accelerate")
+        return asked
     try:
         wanted = torch.device(asked)
     except RuntimeError:
@@ -188,6 +216,8 @@ def native_compute_dtype(device: str | None) -> str:
     """``"bfloat16"`` where the device (None: the CPU) multiplies it natively, else ``"float32"``."""
     import torch
 
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else None
     if device is not None and torch.device(device).type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from memgraft.errors import DonorError
+from memgraft.harvesting.causal import input_device
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.packing import IntArray, Ragged, TreeBatch, sorted_order, tree_batches
 
@@ -76,7 +77,7 @@ def run_donor(donor: Donor, taps: Sequence[int], tokens_BT: Tensor, lengths_B: T
 
 def run_trees(donor: Donor, taps: Sequence[int], batch: TreeBatch) -> Tensor:
     """States at each key's last node, computed once for every prefix in ``batch``: (N, K, V) in the compute type."""
-    device = next(donor.model.parameters()).device
+    device = input_device(donor.model)
     sees_B1TT = torch.from_numpy(batch.sees)[:, None].to(device)
     if donor.model.config.get_text_config()._attn_implementation != "sdpa":
         # Only sdpa reads booleans; the others add the mask to the scores.
@@ -102,7 +103,9 @@ def _states(donor: Donor, taps: Sequence[int], lanes_N: Tensor, places_N: Tensor
     states: list[Tensor] = []
 
     def keep(hidden_BTV: Tensor, tap: int) -> None:
-        states.append(hidden_BTV[lanes_N, places_N])
+        # Blocks may lie on several cards.
+        state_NV = hidden_BTV[lanes_N.to(hidden_BTV.device), places_N.to(hidden_BTV.device)]
+        states.append(state_NV.to(states[0].device if states else state_NV.device))
         if tap == taps[-1]:
             raise _DeepestTapReached
 
@@ -181,7 +184,7 @@ def _shared_values(
 def _single_values(
     donor: Donor, taps: Sequence[int], keys: Ragged, max_tokens: int
 ) -> Iterator[tuple[IntArray, Tensor]]:
-    device = next(donor.model.parameters()).device
+    device = input_device(donor.model)
     lengths = keys.lengths
     for batch in batches_by_length(lengths, max_tokens):
         tokens = keys.take(batch).padded(int(lengths[batch].max()), 0).astype(np.int64)

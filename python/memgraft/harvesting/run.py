@@ -13,6 +13,7 @@ from typing import Any
 from memgraft.bank import Bank
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, MemgraftError
+from memgraft.harvesting.causal import input_device
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.filling import POLL_SECONDS, fill
 from memgraft.harvesting.job import partial_of, prepare
@@ -130,7 +131,7 @@ def harvest(
     if isinstance(job, Bank):
         return job
     if note is not None:
-        where = next(job.setup.donor.model.parameters()).device
+        where = input_device(job.setup.donor.model)
         note(f"the donor {job.setup.donor.name} runs on {where} in {job.setup.donor.compute_dtype}")
         note(job.reader.describe())
     try:

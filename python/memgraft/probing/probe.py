@@ -180,7 +180,7 @@ def probe(
             f"{len(sample.keys):,} keys, {len(sample.exam):,} held-out hits on them, "
             f"{len(sample.training):,} training hits"
         )
-    fits = _Fits(sample, keys.vocab_size, fit, seed, donors_open.device)
+    fits = _Fits(sample, keys.vocab_size, fit, seed, best_device(None if device == "auto" else device))
     candidates = list(_candidates(passes, dtypes, normalisations))
     if recipient is not None:
         embedded = ("the recipient's embeddings, mean over the key", recipient_embeddings(recipient, sample.keys))
@@ -381,11 +381,9 @@ def _candidates(
     """Facts of each candidate, and what makes its values."""
     for one in passes:
         around = one.reading.contexts
-        read = (
-            prefix_name(one.prefix)
-            if around is None
-            else (f"mean of {around.occurrences} contexts of {around.left}, {prefix_name(one.prefix)}")
-        )
+        read = prefix_name(one.prefix, one.reading.prefix)
+        if around is not None:
+            read = f"mean of {around.occurrences} contexts of {around.left}, {read}"
         for place, tap in enumerate(one.taps):
             for dtype in dtypes:
                 for how in normalisations:

@@ -116,7 +116,11 @@ class Bench:
             rows = np.asarray(reader.order[start : start + 1024])
             values[rows] = reader.values(rows).float().numpy()
             if progress is not None:
-                progress(f"{reading.name}, {prefix_name(setup.prefix.facts())}", start + len(rows), len(values))
+                progress(
+                    f"{reading.name}, {prefix_name(setup.prefix.facts(), reading.prefix)}",
+                    start + len(rows),
+                    len(values),
+                )
         there = rows_in(keys, NgramIndex.build(selection.kept))
         return Pass(
             reading=reading,
@@ -146,6 +150,9 @@ def speed(reader: Any, taps: tuple[int, ...]) -> float:
     return len(rows) / max(time.perf_counter() - begun, 1e-9)
 
 
-def prefix_name(facts: dict[str, Any]) -> str:
-    """A prefix in a few words."""
-    return f"{facts['prefix_name']} before it" if facts["prefix"] else "nothing before it"
+def prefix_name(facts: dict[str, Any], asked: PrefixChoice) -> str:
+    """A prefix in a few words: its facts, and how it was asked for."""
+    if not facts["prefix"]:
+        return "nothing before it"
+    plain = facts["prefix_name"] not in ("text", "ids")
+    return f"{facts['prefix_name'] if plain else repr(asked)} before it"
