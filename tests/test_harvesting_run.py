@@ -389,8 +389,22 @@ def test_states_that_are_not_finite_are_listed_with_their_keys(place, tmp_path):
     donor = open_donor(place / "donor", compute_dtype="float32")
     token = int(donor.tokenizer.encode_inside(["the"])[0][0])
     donor.model.get_input_embeddings().weight[token] = float("nan")
-    with pytest.raises(DonorError, match=r"not finite in float32 \(row \d+: key \(.*another compute dtype"):
-        run(place, tmp_path / "bank", donor=donor)
+    with pytest.raises(DonorError, match=r"not finite in float32 \(row \d+: key \(.*another compute dtype") as refused:
+        run(place, tmp_path / "bank", donor=donor, chunk_rows=10_000)
+    (path,) = (tmp_path / "bank.partial").glob("not-finite-*.jsonl")
+    assert f"all of them in {path}" in str(refused.value)
+    listed = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    kept = [key for key in KeySet.open(place / "keys.mgk") if donor_tokens(place, donor, key)]
+    expected = [row for row, key in enumerate(kept) if token in donor_tokens(place, donor, key)]
+    assert [entry["row"] for entry in listed] == expected
+    assert [tuple(entry["key"]) for entry in listed] == [kept[row] for row in expected]
+    assert len(expected) > 8
+
+
+def donor_tokens(place, donor, key):
+    """What the donor reads of a key; none of the one that cuts a character."""
+    text = memgraft_tokenizer(place).decode(list(key))
+    return [] if "\ufffd" in text else donor.tokenizer.encode_inside([text])[0]
 
 
 def test_mistakes_are_told_before_the_donor_is_opened(place, tmp_path, monkeypatch):

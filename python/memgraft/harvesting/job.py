@@ -1,5 +1,6 @@
 """One harvest as every process sees it: what is read in which order, how it is stored, and what the bank will say."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from memgraft.bank import Bank, BankWriter
 from memgraft.bank.dtypes import AnyArray, value_dtype
+from memgraft.bank.files import write_text
 from memgraft.corpus import Corpus
 from memgraft.data.dtypes import stored_array
 from memgraft.errors import ArgumentError, DonorError
@@ -93,7 +95,7 @@ class Job:
         """
         rows = np.asarray(self.reader.order[start:stop])
         values = self.reader.values(rows)
-        _refuse_strange(self.setup, self.selection, rows, values)
+        _refuse_strange(self, rows, values)
         return stored_array(values, value_dtype(self.dtype))
 
     def seal(self, writer: BankWriter, recipient_tokenizer: Any, *, keep_tokenizer: bool) -> Bank:
@@ -220,12 +222,19 @@ def partial_of(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def _refuse_strange(setup: Setup, selection: Selection, rows: IntArray, values: torch.Tensor) -> None:
+def _refuse_strange(job: Job, rows: IntArray, values: torch.Tensor) -> None:
+    """Refuses states that are not finite, and lists all keys of the chunk that have them beside the unfinished bank."""
     finite = torch.isfinite(values).flatten(1).all(1).numpy()
-    if not finite.all():
-        strange, donor = np.sort(rows[~finite]).tolist(), setup.donor
-        raise DonorError(
-            f"donor {donor.name}: states of {len(strange)} keys are not finite in {donor.compute_dtype} "
-            f"({keys_text(selection, strange, setup.recipient)}); run it in another compute dtype, such as "
-            "float32, or take a lower tap; what was finished before is kept"
-        )
+    if finite.all():
+        return
+    strange, donor = np.sort(rows[~finite]).tolist(), job.setup.donor
+    keys = [list(job.selection.kept.key(row)) for row in strange]
+    texts = job.setup.recipient.decode(keys)
+    listed = [{"row": row, "key": key, "text": text} for row, key, text in zip(strange, keys, texts, strict=True)]
+    path = partial_of(job.out) / f"not-finite-{int(rows[0])}.jsonl"
+    write_text(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in listed))
+    raise DonorError(
+        f"donor {donor.name}: states of {len(strange)} keys are not finite in {donor.compute_dtype} "
+        f"({keys_text(job.selection, strange, job.setup.recipient)}; all of them in {path}); run it in another compute "
+        "dtype, such as float32, or take a lower tap; what was finished before is kept"
+    )

@@ -99,11 +99,15 @@ def verify_rows(
     rows = np.sort(np.random.default_rng(seed).choice(bank.num_rows, min(sample, bank.num_rows), replace=False))
     found: dict[str, Any] = {"path": bank.path, "rows": rows, "compute_dtype": opened.compute_dtype}
     differences = _not_as_recorded(bank, recipient, opened)
-    if opened.value_dim != bank.value_dim or bank.taps[-1] > opened.num_blocks:
+    # Banks from before there were prefixes say whether the BOS stood before each key.
+    head = tuple(int(token) for token in facts.get("prefix", [opened.bos] if facts.get("prepend_bos") else []))
+    stranger = bool(differences) and max(head, default=-1) >= opened.vocab_size
+    if stranger or opened.value_dim != bank.value_dim or bank.taps[-1] > opened.num_blocks:
         errors = np.full((len(rows), len(bank.taps)), np.nan, np.float32)
         text = (
-            f"donor {opened.name} has {opened.num_blocks} blocks of width {opened.value_dim}, the bank has taps "
-            f"{list(bank.taps)} of width {bank.value_dim}"
+            f"another donor: {opened.name} has {opened.num_blocks} blocks of width {opened.value_dim} and "
+            f"{opened.vocab_size} tokens, the bank has taps {list(bank.taps)} of width {bank.value_dim} and the prefix "
+            f"{list(head)}"
         )
         finding = Finding(kind="donor", text=text, way_out=_name_donor(bank), num_rows=len(rows))
         return RowCheck(
@@ -114,8 +118,6 @@ def verify_rows(
             findings=(finding,),
             notes=(),
         )
-    # Banks from before there were prefixes say whether the BOS stood before each key.
-    head = facts.get("prefix", [opened.bos] if facts.get("prepend_bos") else [])
     windows = None
     if contexts is not None and mined is not None:
         windows = Windows(
@@ -126,7 +128,7 @@ def verify_rows(
             recipient=recipient,
             donor=opened.tokenizer,
         )
-    reading = Rereading(bank, recipient, opened, tuple(int(token) for token in head), windows)
+    reading = Rereading(bank, recipient, opened, head, windows)
     errors, nearer = reading.errors(rows, progress)
     rounding = reading.rounding(rows, recorded)
     limits = reading.limits(rows, rounding)
