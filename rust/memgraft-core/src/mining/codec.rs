@@ -8,7 +8,7 @@
 
 use super::window::{Key, MAX_WORDS, Packing};
 use crate::ids::{low_u8, low_u32, u64_of, usize_of};
-use crate::wire::{MAX_LEB128, push_leb128, read_leb128};
+use crate::wire::{MAX_LEB128, read_leb128};
 
 /// The most a record can take: head, key bytes, tag, count.
 pub(super) const MAX_RECORD: usize = 1 + 8 * MAX_WORDS + 2 * MAX_LEB128;
@@ -39,6 +39,46 @@ impl KeyBytes {
     }
 }
 
+/// Bytes gathered before a write, with room behind them that records are written into a word at a time.
+pub(super) struct Gathered {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Gathered {
+    /// Nothing yet; takes `capacity` bytes before it grows.
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self { bytes: vec![0; capacity + ROOM], len: 0 }
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.truncate(self.len);
+        self.bytes.extend_from_slice(bytes);
+        self.len = self.bytes.len();
+    }
+
+    #[inline]
+    fn room(&mut self) -> &mut [u8] {
+        if self.bytes.len() < self.len + ROOM {
+            self.bytes.resize(self.bytes.capacity().max(self.len + ROOM), 0);
+        }
+        &mut self.bytes[self.len..self.len + ROOM]
+    }
+}
+
 /// Writes records one after another; keys never fall.
 pub(super) struct Encoder<const W: usize> {
     bytes: KeyBytes,
@@ -51,7 +91,7 @@ impl<const W: usize> Encoder<W> {
     }
 
     #[inline]
-    pub(super) fn push(&mut self, buffer: &mut Vec<u8>, key: &Key<W>, tag: u64, count: u64) {
+    pub(super) fn push(&mut self, gathered: &mut Gathered, key: &Key<W>, tag: u64, count: u64) {
         let mut shared = 0;
         for (word, last) in key.iter().zip(&self.last) {
             let differ = word ^ last;
@@ -61,38 +101,40 @@ impl<const W: usize> Encoder<W> {
             }
         }
         let shared = shared.min(self.bytes.num);
-        let mut room = [0; ROOM];
+        let room = gathered.room();
         room[0] = low_u8(low_u32(u64_of(shared))) | if count == 1 { COUNT_IS_ONE } else { 0 };
         // Whole words are written from low places to high ones: each covers what the one before wrote too much.
         for (index, word) in key.iter().enumerate() {
             let before = index * 8;
             if before >= shared {
-                put(&mut room, 1 + before - shared, *word);
+                put(room, 1 + before - shared, *word);
             } else if before + 8 > shared {
-                put(&mut room, 1, word << (8 * (shared - before)));
+                put(room, 1, word << (8 * (shared - before)));
             }
         }
-        let at = 1 + self.bytes.num - shared;
         self.last = *key;
-        if (tag | count) < 0x80 {
-            room[at] = low_u8(low_u32(tag));
-            room[at + 1] = low_u8(low_u32(count));
-            let len = at + if count == 1 { 1 } else { 2 };
-            let end = buffer.len() + len;
-            buffer.extend_from_slice(&room);
-            buffer.truncate(end);
-            return;
-        }
-        buffer.extend_from_slice(&room[..at]);
-        push_leb128(buffer, tag);
+        let mut at = 1 + self.bytes.num - shared;
+        put_number(room, &mut at, tag);
         if count != 1 {
-            push_leb128(buffer, count);
+            put_number(room, &mut at, count);
         }
+        gathered.len += at;
     }
 }
 
 #[inline]
-fn put(room: &mut [u8; ROOM], at: usize, word: u64) {
+fn put_number(room: &mut [u8], at: &mut usize, mut value: u64) {
+    while value >= 0x80 {
+        room[*at] = low_u8(low_u32(value)) | 0x80;
+        value >>= 7;
+        *at += 1;
+    }
+    room[*at] = low_u8(low_u32(value));
+    *at += 1;
+}
+
+#[inline]
+fn put(room: &mut [u8], at: usize, word: u64) {
     room[at..at + 8].copy_from_slice(&word.to_be_bytes());
 }
 
@@ -161,11 +203,12 @@ fn get(room: &[u8; ROOM], at: usize) -> u64 {
 
 /// Bytes of a run as they lie in a block: what one position takes on disk.
 pub(super) fn encoded_len<const W: usize>(packing: &Packing, records: impl Iterator<Item = Item<W>>) -> u64 {
-    let (mut encoder, mut buffer, mut total) = (Encoder::<W>::new(KeyBytes::of(packing)), Vec::new(), 0);
+    let (mut encoder, mut gathered) = (Encoder::<W>::new(KeyBytes::of(packing)), Gathered::with_capacity(0));
+    let mut total = 0;
     for (key, tag, count) in records {
-        buffer.clear();
-        encoder.push(&mut buffer, &key, tag, count);
-        total += u64_of(buffer.len());
+        gathered.clear();
+        encoder.push(&mut gathered, &key, tag, count);
+        total += u64_of(gathered.len());
     }
     total
 }
@@ -175,6 +218,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::push_leb128;
 
     /// The layout, byte by byte.
     fn slow<const W: usize>(num: usize, records: &[Item<W>]) -> Vec<u8> {
@@ -197,9 +241,10 @@ mod tests {
     fn check<const W: usize>(packing: &Packing, whole: bool, mut records: Vec<Item<W>>) {
         records.sort_unstable();
         let bytes = if whole { KeyBytes::all(packing) } else { KeyBytes::of(packing) };
-        let mut buffer = Vec::new();
+        let mut gathered = Gathered::with_capacity(0);
         let mut encoder = Encoder::new(bytes);
-        records.iter().for_each(|(key, tag, count)| encoder.push(&mut buffer, key, *tag, *count));
+        records.iter().for_each(|(key, tag, count)| encoder.push(&mut gathered, key, *tag, *count));
+        let buffer = gathered.as_slice();
         assert_eq!(buffer, slow(bytes.num, &records));
         let (mut decoder, mut at, mut last) = (Decoder::new(bytes), 0, 0);
         for record in &records {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::block::Record;
 pub(super) use super::codec::Item;
-use super::codec::{Decoder, Encoder, KeyBytes, MAX_RECORD};
+use super::codec::{Decoder, Encoder, Gathered, KeyBytes, MAX_RECORD};
 use super::runs::{RunSet, SetReader};
 use super::stretch::Stretch;
 use super::window::{Key, Packing};
@@ -42,7 +42,7 @@ pub(super) struct Spill {
 /// Appends runs to a spill file; one per thread.
 pub(super) struct SpillWriter {
     spill: Arc<Spill>,
-    buffer: Vec<u8>,
+    buffer: Gathered,
     written: u64,
 }
 
@@ -58,7 +58,7 @@ impl SpillWriter {
         let file = file.map_err(|e| Error::io(&path, action, e))?;
         std::fs::remove_file(&path).map_err(|e| Error::io(&path, "unlinking a temporary file for mining", e))?;
         let spill = Arc::new(Spill { file, folder: folder.to_path_buf(), bytes: KeyBytes::of(packing) });
-        Ok(Self { spill, buffer: Vec::with_capacity(WRITE_BUFFER + MAX_RECORD), written: 0 })
+        Ok(Self { spill, buffer: Gathered::with_capacity(WRITE_BUFFER + MAX_RECORD), written: 0 })
     }
 
     /// Bytes written so far.
@@ -103,7 +103,7 @@ impl SpillWriter {
 
     fn flush(&mut self) -> Result<()> {
         let mut file = &self.spill.file;
-        file.write_all(&self.buffer).map_err(|e| {
+        file.write_all(self.buffer.as_slice()).map_err(|e| {
             let action = format!(
                 "writing temporary data for mining ({} bytes so far); free some space, or give another temporary=",
                 self.written

@@ -10,7 +10,7 @@ use super::journal::{Entry, Journal};
 use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSet, SEGMENT_BYTES, Segment, VERSION};
 use crate::fingerprint::Fingerprint;
 use crate::ids::u64_of;
-use crate::mining::codec::{Encoder, KeyBytes, MAX_RECORD};
+use crate::mining::codec::{Encoder, Gathered, KeyBytes, MAX_RECORD};
 use crate::mining::window::{Key, Packing};
 use crate::{Error, Result};
 
@@ -27,7 +27,7 @@ pub(in crate::mining) struct RunWriter<const W: usize> {
     file: File,
     journal: Option<Journal>,
     packing: Packing,
-    buffer: Vec<u8>,
+    buffer: Gathered,
     written: u64,
     hasher: blake3::Hasher,
     encoder: Encoder<W>,
@@ -93,7 +93,7 @@ impl<const W: usize> RunWriter<W> {
             file,
             journal,
             packing: *packing,
-            buffer: Vec::with_capacity(WRITE_BUFFER + MAX_RECORD),
+            buffer: Gathered::with_capacity(WRITE_BUFFER + MAX_RECORD),
             written: u64_of(HEAD_LEN),
             hasher: blake3::Hasher::new(),
             encoder: Encoder::new(KeyBytes::of(packing)),
@@ -134,8 +134,8 @@ impl<const W: usize> RunWriter<W> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.hasher.update(&self.buffer);
-        self.file.write_all(&self.buffer).map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
+        self.hasher.update(self.buffer.as_slice());
+        self.file.write_all(self.buffer.as_slice()).map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
         self.written += u64_of(self.buffer.len());
         self.buffer.clear();
         Ok(())
@@ -169,7 +169,7 @@ impl<const W: usize> RunWriter<W> {
         self.end_segment(None)?;
         let start = self.written;
         let mut put = |bytes: &[u8]| {
-            self.buffer.extend_from_slice(bytes);
+            self.buffer.extend(bytes);
             if self.buffer.len() >= WRITE_BUFFER { self.flush() } else { Ok(()) }
         };
         fill(&mut put)?;
