@@ -162,6 +162,11 @@ def test_train_then_report(place, bank, tmp_path):
     facts = json.loads((tmp_path / "report" / "report.json").read_text())
     (coverage,) = facts["coverage"].values()
     assert coverage["mined_from_it"] is False
+    assert results["command"].startswith("memgraft ")
+    assert facts["material"]["commands"].count("memgraft ") >= 2
+    assert (
+        f"- rows: {memgraft.Bank.open(place / 'bank').num_rows:,}\n" in (tmp_path / "report" / "report.md").read_text()
+    )
 
     results["settings"]["bank"] = "0" * 64
     (tmp_path / "run" / "results.json").write_text(json.dumps(results))
@@ -186,6 +191,8 @@ def test_coverage_of_folders_of_text_goes_into_the_report(place, bank, tmp_path)
         tmp_path / "text",
         "--tokenizer",
         place / "tokenizer.json",
+        "--eos-id",
+        0,
         "--by-folder",
         "--json",
     ]

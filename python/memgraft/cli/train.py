@@ -1,5 +1,7 @@
 """``memgraft train``: arms over one recipient and one token order."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,6 +114,7 @@ def run(
             minutes=minutes,
             steps=steps,
             overwrite=overwrite,
+            command=shlex.join(["memgraft", *sys.argv[1:]]),
             progress=report,
         )
     if warning := Overlap.of(results["overlap"]).warning("the training corpus", "the held-out corpus"):

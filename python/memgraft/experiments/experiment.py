@@ -58,6 +58,7 @@ def run_experiment(
     keep: str = "graft",
     write: bool = True,
     overwrite: bool = False,
+    command: str | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Trains every arm for every seed on the same tokens in one order, evaluates, compares, writes ``results.json``.
@@ -80,6 +81,7 @@ def run_experiment(
         keep: the arm whose model (of the first seed) is saved to ``<out>/model``; an empty name saves none.
         write: write ``results.json``.
         overwrite: where ``out`` holds an experiment of other settings, delete its arms instead of refusing.
+        command: the command line that asks for this, for the record.
         progress: True for bars, or called as ``progress(stage, done, total)``.
 
     Returns:
@@ -144,6 +146,7 @@ def run_experiment(
         "format_version": RESULTS_FORMAT_VERSION,
         "settings": settings,
         "plan": plan,
+        **({} if command is None else {"command": command}),
         "overlap": shared_text.facts(),
         "unigram_loss": unigram_loss(train, held_out, material.vocab_size),
         "bytes_per_token": per_token,

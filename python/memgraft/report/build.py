@@ -65,7 +65,8 @@ def provenance(bank: Bank, experiment: Mapping[str, Any] | None, commands: Seque
             "seeds": ", ".join(map(str, settings.get("seeds", ()))),
             "trained on": ", ".join(sorted({result.get("device") or "unknown" for result in experiment["arms"]})),
         }
-    facts["commands"] = "; ".join(commands) or None
+    trained = [] if experiment is None or not experiment.get("command") else [experiment["command"]]
+    facts["commands"] = "; ".join([*trained, *commands]) or None
     return {name: "unknown" if value in (None, "") else str(value) for name, value in facts.items()}
 
 

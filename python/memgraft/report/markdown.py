@@ -45,7 +45,8 @@ class _Reader(HTMLParser):
             self.lines.append(f"- {self._taken()}")
         elif tag == "span":
             # A tile is a value in <b> and its name in <span>.
-            self.lines.append(f"- {self._taken()}")
+            value, _, name = self._taken().partition(": ")
+            self.lines.append(f"- {name}: {value}")
         elif tag == "b" and "blockquote" not in self.inside and "p" not in self.inside:
             self.text += ": "
         elif tag in ("div", *_BLOCKS):
