@@ -594,10 +594,10 @@ def test_12_gate_and_sum_are_float32_and_telemetry_sees_what_bf16_swallows(bank:
 @pytest.mark.parametrize("mistake", ["bf16", "lumped"])
 def test_12_is_noticed(mistake: str, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     if mistake == "bf16":
-        from memgraft.nn import graft_layer
+        from memgraft.nn import mix
 
-        real = graft_layer.gate
-        monkeypatch.setattr(graft_layer, "gate", lambda k, q, s, kind: real(k, q, s, kind).bfloat16())
+        real = mix.gate
+        monkeypatch.setattr(mix, "gate", lambda k, q, s, kind: real(k, q, s, kind).bfloat16())
     else:
         from memgraft.integrations.transformers.telemetry import SiteStatistics
 
