@@ -142,6 +142,11 @@ def test_train_then_report(place, bank, tmp_path):
     explained = invoke("inspect", tmp_path / "run" / "model", "--text", tiny_text(1, sentences=1), "--json")
     assert explained.exit_code == 0, explained.stderr
     assert any(token["gate"] for token in json.loads(explained.stdout)["tokens"])
+    again = ("inspect", tmp_path / "run" / "model", "--text", "a <b> & c", "--html", tmp_path / "page.html")
+    assert invoke(*again).exit_code == 0
+    assert "&lt;b&gt;" in (tmp_path / "page.html").read_text()
+    refused = invoke(*again)
+    assert (refused.exit_code, "is there already" in refused.stderr) == (2, True)
     model = invoke("verify", tmp_path / "run" / "model", "--json")
     assert [facts["kind"] for facts in json.loads(model.stdout)["verified"]] == ["graft"]
     verified = invoke("verify", tmp_path / "run", tmp_path / "run" / "model" / "graft", "--json")

@@ -34,15 +34,20 @@ def run(
     bank_path: Annotated[
         str | None, typer.Option("--bank", help="The bank of a graft (several: commas), where the graft names none.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="With a graft and --text: also write what is shown as one HTML file.")
+    ] = None,
     threads: common.ThreadsOption = None,
+    overwrite: common.OverwriteOption = False,
     json: common.JsonOption = False,
 ) -> None:
     """Show the facts of an artifact; with --text, what each of its tokens finds, and what a graft does with it."""
     if text is not None and (graft := records.graft_of(path)) is not None:
-        inspect_model.run(path, graft, text=text, recipient=recipient, bank=bank_path, json=json)
+        page = None if html is None else artifacts.check_output(html, overwrite=overwrite)
+        inspect_model.run(path, graft, text=text, recipient=recipient, bank=bank_path, html=page, json=json)
         return
-    if recipient is not None or bank_path is not None:
-        raise ArgumentError(f"{path}: --recipient and --bank are for a graft with --text")
+    if recipient is not None or bank_path is not None or html is not None:
+        raise ArgumentError(f"{path}: --recipient, --bank and --html are for a graft with --text")
     kind = artifacts.kind_of(path)
     if dropped and kind != "bank":
         raise ArgumentError(f"{path}: expected a bank for --dropped, found {kind}")

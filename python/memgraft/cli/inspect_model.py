@@ -8,7 +8,9 @@ from memgraft.cli import common
 from memgraft.errors import ArgumentError
 
 
-def run(path: Path, graft: Path, *, text: str, recipient: Path | None, bank: str | None, json: bool) -> None:
+def run(
+    path: Path, graft: Path, *, text: str, recipient: Path | None, bank: str | None, html: Path | None, json: bool
+) -> None:
     """Print what each token of ``text`` finds, the gates, and what the row changes.
 
     Args:
@@ -17,6 +19,7 @@ def run(path: Path, graft: Path, *, text: str, recipient: Path | None, bank: str
         text: the text.
         recipient: the recipient's folder, where it is not beside the graft.
         bank: the bank (several with commas), where the graft names none.
+        html: also write a page there.
         json: print one JSON object.
 
     Raises:
@@ -42,6 +45,12 @@ def run(path: Path, graft: Path, *, text: str, recipient: Path | None, bank: str
         facts["match"] = tokenizer.decode(ids[place - one.order + 1 : place + 1]) if one.order else None
         facts |= {"row": one.row, "bank": one.bank, "gate": one.gate, "injected": one.injected, "effect": one.effect}
         tokens.append(facts)
+    if html is not None:
+        from memgraft import __version__
+        from memgraft.bank.files import write_text
+        from memgraft.report import tokens_page
+
+        write_text(html, tokens_page(text, tokens, tool=f"memgraft {__version__}"))
     if json:
         common.emit({"text": text, "tokens": tokens}, json=True)
         return

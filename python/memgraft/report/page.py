@@ -67,18 +67,37 @@ def render(facts: Mapping[str, Any]) -> str:
         _material(facts),
         _not_measured(facts.get("not_measured", ())),
     ]
-    title = escape(facts.get("title", "memgraft report"))
+    return document(
+        title=facts.get("title", "memgraft report"),
+        subtitle=facts.get("subtitle", ""),
+        body="".join(sections),
+        tool=" · ".join((facts.get("tool", "memgraft"), facts.get("created", ""))),
+    )
+
+
+def document(*, title: str, subtitle: str, body: str, tool: str, style: str = "") -> str:
+    """A page in one file.
+
+    Args:
+        title: its heading.
+        subtitle: the line below.
+        body: sections, as HTML.
+        tool: what made it, at the foot.
+        style: CSS of this page's own.
+    """
+    title = escape(title)
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n<main>\n<header><h1>{title}</h1>"
-        f"<p>{escape(facts.get('subtitle', ''))}</p></header>\n{''.join(sections)}\n"
-        f"<footer>{escape(facts.get('tool', 'memgraft'))} · {escape(facts.get('created', ''))}</footer>\n"
+        f"<title>{title}</title>\n<style>{_STYLE}{style}</style>\n<main>\n<header><h1>{title}</h1>"
+        f"<p>{escape(subtitle)}</p></header>\n{body}\n"
+        f"<footer>{escape(tool)}</footer>\n"
         "</main>\n</html>\n"
     )
 
 
-def _section(title: str, lead: str, body: str, kind: str = "") -> str:
+def html_section(title: str, lead: str, body: str, kind: str = "") -> str:
+    """A box of the page; ``body`` is HTML."""
     attribute = f' class="{kind}"' if kind else ""
     return f"<section{attribute}><h2>{escape(title)}</h2><p>{escape(lead)}</p>{body}</section>\n"
 
@@ -91,7 +110,7 @@ def _tiles(entries: Iterable[tuple[str, str]]) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> str:
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> str:
     """A table whose columns from ``numbers`` on hold numbers."""
 
     def cells(row: Sequence[str], tag: str) -> str:
@@ -140,10 +159,10 @@ def _verdict(experiment: Mapping[str, Any]) -> str:
         for name, over, e in zip(names, overs, experiment["comparisons"], strict=True)
     ]
     head = ("difference", "all tokens", "95 % interval", *(() if told else ("over",)), "after a hit", "after a miss")
-    return _section(
+    return html_section(
         f"{names[0][:1].upper()}{names[0][1:]}",
         " ".join(found.sentences),
-        number + _table(head, rows),
+        number + html_table(head, rows),
         "verdict" if found.kind == "helps" else "verdict bad" if found.kind == "hurts" else "verdict open",
     )
 
@@ -168,10 +187,12 @@ def _arms(experiment: Mapping[str, Any]) -> str:
         )
         for result in arms
     ]
-    table = _table(("arm", "all tokens", "after a hit", "after a miss", "bits a byte", "tokens/s", "parameters"), rows)
+    table = html_table(
+        ("arm", "all tokens", "after a hit", "after a miss", "bits a byte", "tokens/s", "parameters"), rows
+    )
     tokens_per_step = experiment["settings"]["recipe"]["seq_len"] * experiment["settings"]["recipe"]["batch_size"]
     curves = "".join(plots.curves_plot(arms, tokens_per_step, against) for against in ("tokens", "flops", "seconds"))
-    return _section("Held-out loss by arm", lead, curves + plots.finals_plot(arms) + table)
+    return html_section("Held-out loss by arm", lead, curves + plots.finals_plot(arms) + table)
 
 
 def _mean_by(results: Sequence[Mapping[str, Any]], kind: str, name: str) -> dict[Any, tuple[float | None, int]]:
@@ -211,12 +232,12 @@ def _groups(experiment: Mapping[str, Any]) -> str:
             title = words.get(group, f"{name} {group}")
             rows.append((title, str(tokens), _loss(loss), *(_signed(difference) for difference in differences)))
         heads = [f"{arm} minus {base}".replace("_", " ") for arm in others]
-        tables += _table((f"by {name}", "tokens", base.replace("_", " "), *heads), rows)
+        tables += html_table((f"by {name}", "tokens", base.replace("_", " "), *heads), rows)
     lead = (
         f"Held-out loss of '{base}' and what each arm differs from it, means over seeds, no intervals: by the order "
         "of the longest match before the predicted token and by how often its key was seen."
     )
-    return _section("Which tokens", lead, tables)
+    return html_section("Which tokens", lead, tables)
 
 
 _COSTS = (
@@ -233,7 +254,7 @@ def _moved(moved: Mapping[str, Any]) -> str:
     """The matches behind which the first arm's loss changed most."""
     first, second = moved["first"], moved["second"]
     tables = "".join(
-        _table(
+        html_table(
             (f"match ({title})", "next token", "times", first, second, "difference"),
             (
                 (
@@ -256,7 +277,7 @@ def _moved(moved: Mapping[str, Any]) -> str:
         f"over the evaluated text; mean loss a token over {moved['seeds']} seed{'s' * (moved['seeds'] != 1)}. The "
         "extremes of many pairs: an illustration, no evidence."
     )
-    return _section("Tokens that gained and lost most", lead, tables) if tables else ""
+    return html_section("Tokens that gained and lost most", lead, tables) if tables else ""
 
 
 def _costs(experiment: Mapping[str, Any]) -> str:
@@ -270,7 +291,7 @@ def _costs(experiment: Mapping[str, Any]) -> str:
         "What each arm adds to the recipient. FLOPs are two a dense parameter of a forward; rows of tables and of the "
         "bank are read, not multiplied. Training FLOPs are those of the whole model with its backward."
     )
-    return _section("What each arm costs", lead, _table(head, rows))
+    return html_section("What each arm costs", lead, html_table(head, rows))
 
 
 _MINED = {
@@ -307,10 +328,10 @@ def _coverage(coverage: Mapping[str, Mapping[str, Any]]) -> str:
         )
         for name, facts in streams.items()
     ]
-    return _section(
+    return html_section(
         "Coverage by order",
         lead,
-        plots.coverage_plot(streams) + _table(("tokens of", "positions", "coverage", "rows used"), rows),
+        plots.coverage_plot(streams) + html_table(("tokens of", "positions", "coverage", "rows used"), rows),
     )
 
 
@@ -320,7 +341,7 @@ def _gates(gates: Mapping[str, Any]) -> str:
         f"state: {100 * gates['hit']['ratio']:.1f} % of its norm at hits, "
         f"{100 * gates['miss']['ratio']:.1f} % at misses."
     )
-    return _section("Gate", lead, plots.gate_plot(gates))
+    return html_section("Gate", lead, plots.gate_plot(gates))
 
 
 def _bytes(count: int) -> str:
@@ -349,17 +370,17 @@ def _bank(bank: Mapping[str, Any]) -> str:
         f"Donor {donor['name']} ({donor['architecture']}, {donor['num_blocks']} blocks of width {donor['value_dim']}), "
         f"read after block {', '.join(map(str, bank['taps']))}; stored as {bank['dtype']}."
     )
-    body = _tiles(tiles) + "<br>" + _table(("", ""), rows)
+    body = _tiles(tiles) + "<br>" + html_table(("", ""), rows)
     if health := bank.get("rows"):
         whole = bank.get("all_rows")
         for line in collapsed(health) if whole is None else health_warnings(health, whole):
             body += f"<p><b>Look at:</b> {escape(line)}.</p>"
         shown = dict(health) if whole is None else {**health, "all": {"share_of_counts": 1.0, **whole}}
         head = ("rows read as", "rows", "share of counts", "mean cosine", "with a twin", "norm", "rank", "outliers")
-        body += "<br>" + _table(head, _alike(shown))
+        body += "<br>" + html_table(head, _alike(shown))
         if whole is not None:
             body += plots.health_plot(health)
-    return _section("Bank", lead, body)
+    return html_section("Bank", lead, body)
 
 
 def _alike(health: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -386,7 +407,7 @@ def _sample(sample: Mapping[str, Any]) -> str:
         "A recipient of this size and budget does not write sense; the sample shows that cached decoding runs "
         "with the memory."
     )
-    return _section(
+    return html_section(
         "A sample", lead, f"<blockquote><b>{escape(sample['prompt'])}</b>{escape(sample['text'])}</blockquote>"
     )
 
@@ -399,15 +420,15 @@ def _material(facts: Mapping[str, Any]) -> str:
         )
         rows.append(("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}; {versions}"))
     stages = [(name, f"{seconds:.1f} s") for name, seconds in facts.get("seconds", {}).items()]
-    body = _table(("what", "which"), rows, numbers=9) if rows else ""
+    body = html_table(("what", "which"), rows, numbers=9) if rows else ""
     if stages:
-        body += "<br>" + _table(("stage", "time, when it last ran"), stages)
+        body += "<br>" + html_table(("stage", "time, when it last ran"), stages)
     lead = "The inputs, settings and versions that are on record; what is not known is said to be unknown."
-    return _section("What it was made from", lead, body) if body else ""
+    return html_section("What it was made from", lead, body) if body else ""
 
 
 def _not_measured(entries: Sequence[str]) -> str:
     if not entries:
         return ""
     items = "".join(f"<li>{escape(entry)}</li>" for entry in entries)
-    return _section("Not measured here", "What this report does not show.", f"<ul>{items}</ul>")
+    return html_section("Not measured here", "What this report does not show.", f"<ul>{items}</ul>")
