@@ -13,6 +13,7 @@ import pytest
 
 from memgraft.corpus import Corpus
 from memgraft.corpus.foreign import split_of
+from memgraft.corpus.text import read_documents
 from memgraft.errors import CorpusError
 
 TOKENS = np.array([100, 200, 300, 0] * 64, np.uint16)
@@ -99,6 +100,29 @@ def test_splits_of_text(tmp_path):
     (tmp_path / "train.txt").rename(tmp_path / "words.txt")
     with pytest.raises(CorpusError, match=r"tokenizer\.json"):
         Corpus.open(tmp_path, tokenizer=tmp_path)  # a page about tests is no split
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00002.jsonl", "validation-00000-of-00001.jsonl"),
+        ("train-00000-of-00002.txt", "test-00000-of-00001.txt"),
+        ("c4-train.00000-of-01024.json.gz", "c4-validation.00000-of-00008.json.gz"),
+        ("news_train_0.jsonl", "news_dev_0.jsonl"),
+        ("dump.train.jsonl.gz", "dump.heldout.jsonl.gz"),
+        ("train.jsonl", "eval.jsonl"),
+        ("train_01.txt", "tests_01.txt"),
+    ],
+)
+def test_splits_of_text_by_many_names(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text('{"text": "some words"}\n')
+    with pytest.raises(CorpusError, match=f"the text of one split, found .*{names[0]}"):
+        list(read_documents(tmp_path))
+    for name in ("how_to_train.txt", "how_to_test.txt", "on_training-1.jsonl", "a_testing_ground.jsonl"):
+        (tmp_path / "pages").mkdir(exist_ok=True)
+        (tmp_path / "pages" / name).write_text('{"text": "some words"}\n')
+    assert len(list(read_documents(tmp_path / "pages"))) == 4
 
 
 def litdata(folder):

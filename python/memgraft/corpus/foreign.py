@@ -138,6 +138,10 @@ _SPLITS: Mapping[str, str] = {
 }
 #: ``train-00000-of-00008``: the hub's way of naming the shards of a split, whatever the split is called.
 _HUB_NAME = re.compile(r"(.+?)-\d+-of-\d+(?:-[0-9a-f]+)?")
+#: Ends of the names of lines of JSON, packed or not.
+_PACKING = re.compile(r"\.jsonl?(\.(gz|zst|xz|bz2))?$", re.IGNORECASE)
+#: The same for a text of any kind: the base before ``-00000-of-00002``.
+_SHARD = re.compile(r"(.+?)[-._]?\d+-of-\d+.*")
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _GLUED = re.compile(
     r"(train|training|val|valid|validation|dev|test|testing|eval|evaluation)(data|dataset|set|split|tokens|ds|corpus|text)"
@@ -188,8 +192,8 @@ def _few(names: list[str]) -> str:
 def refuse_text_splits(root: Path, files: Iterable[Path]) -> None:
     """Refuses text files, or folders of them, side by side of which some are to train on and others to measure by.
 
-    Words like ``test`` alone name many things in folders of text, so both must be there, alone in their names; pages
-    (``.md``) are never splits.
+    Words like ``test`` alone name many things in folders of text, so both must be there, alone in their names, or in
+    names of lines of JSON or of numbered shards that are the same but for that word; pages (``.md``) are never splits.
 
     Args:
         root: the folder that was named.
@@ -198,22 +202,41 @@ def refuse_text_splits(root: Path, files: Iterable[Path]) -> None:
     Raises:
         CorpusError: both are.
     """
-    found: dict[Path, dict[str, str]] = {}
+    found: dict[tuple[Path, str], dict[str, str]] = {}
     for file in files:
         if file.suffix.lower() == ".md":
             continue
+        if (named := _split_in(file.name)) is not None:
+            rest, split = named
+            found.setdefault((file.parent, rest), {}).setdefault(split, file.name)
         for place in (file, *file.parents):
             if place == root:
                 break
             split = _SPLITS.get(re.sub(r"[\W\d_]+", "", place.stem.lower()))
             if split is not None:
-                found.setdefault(place.parent, {}).setdefault(split, place.name)
-    for folder, splits in found.items():
+                found.setdefault((place.parent, ""), {}).setdefault(split, place.name)
+    for (folder, _), splits in found.items():
         if "train" in splits and len(splits) > 1:
             raise CorpusError(
                 f"{folder}: expected the text of one split, found {', '.join(sorted(splits.values()))}; name the one "
                 f"you mean: {folder / splits['train']}"
             )
+
+
+def _split_in(name: str) -> tuple[str, str] | None:
+    """What the name of a data file is without the one word that names a split, and the split; None for other names."""
+    stem = _PACKING.sub("", name)
+    shard = _SHARD.fullmatch(stem)
+    if shard is None and stem == name:
+        return None
+    words = [word.lower() for word in _WORDS.findall(shard[1] if shard is not None else stem)]
+    places = [place for place, word in enumerate(words) if word in _SPLITS]
+    if len(places) != 1:
+        return None
+    (place,) = places
+    return "-".join([*words[:place], "*", *words[place + 1 :]]).removeprefix("*").removesuffix("*"), _SPLITS[
+        words[place]
+    ]
 
 
 def refuse_foreign(path: Path, *, token_files: Sequence[Path] = (), typed: bool = False) -> None:
