@@ -152,3 +152,25 @@ def test_datasets_get_columns(make_bank):
         annotate_dataset(datasets.Dataset.from_dict({"input_ids": ids, "packed_lens": [[1]] * 4}), bank)
     with pytest.raises(ArgumentError, match="expected one of input_ids"):
         annotate_dataset(plain, bank, column="tokens")
+
+
+def test_streams_and_datasets_of_several_splits(make_bank):
+    datasets = pytest.importorskip("datasets")
+    import pyarrow
+
+    bank = make_bank()
+    table = pyarrow.table({"input_ids": [[1, 2, 3], [4, 5]]})
+    whole = annotate_dataset(datasets.Dataset(table, fingerprint="some"), bank)
+    expected = [row["memgraft_rows"] for row in whole]
+    splits = datasets.DatasetDict({name: datasets.Dataset(table, fingerprint=name) for name in ("train", "test")})
+    for split in annotate_dataset(splits, bank).values():
+        assert [row["memgraft_rows"] for row in split] == expected
+    stream = datasets.Dataset(table, fingerprint="some").to_iterable_dataset()
+    assert [list(row["memgraft_rows"]) for row in annotate_dataset(stream, bank)] == expected
+    with pytest.raises(ArgumentError, match="num_proc: expected none for a stream"):
+        annotate_dataset(stream, bank, num_proc=2)
+    unknown = datasets.IterableDataset.from_generator(lambda: iter([{"tokens": [1, 2]}]))
+    with pytest.raises(ArgumentError, match="column 'input_ids': expected one of tokens"):
+        list(annotate_dataset(unknown, bank))
+    with pytest.raises(ArgumentError, match="expected one of input_ids"):
+        annotate_dataset(splits, bank, column="tokens")

@@ -237,28 +237,32 @@ def annotate_dataset(
     `GraftCollator` warns where the columns have gone.
 
     Each example is a segment of its own; the columns that `memgraft.boundaries` lists split packed ones and say what is
-    padding, and so does ``eos_id``.
+    padding, and so does ``eos_id``. Of a dataset with several splits each is annotated; a stream is annotated as it is
+    read, and names a missing column then.
 
     Raises:
-        ArgumentError: no such column, or one that looks as if it spoke about boundaries and is not in the list.
+        ArgumentError: no such column, or one that looks as if it spoke about boundaries and is not in the list; a
+            stream and ``num_proc``.
         TokenError: a token outside the bank's vocabulary.
     """
     _annotated.add(bank)
     names = dataset.column_names
-    if column not in names:
-        raise ArgumentError(f"column {column!r}: expected one of {', '.join(names)}")
-    return dataset.map(
-        _annotate_examples,
-        batched=True,
-        num_proc=num_proc,
-        fn_kwargs={"bank": bank, "column": column, "eos_id": eos_id},
-        desc="annotate",
-    )
+    for listed in names.values() if isinstance(names, Mapping) else (names,):
+        if listed is not None and column not in listed:
+            raise ArgumentError(f"column {column!r}: expected one of {', '.join(listed)}")
+    streams = type(dataset).__name__.startswith("Iterable")
+    if streams and num_proc is not None:
+        raise ArgumentError(f"num_proc: expected none for a stream, which its reader's processes share, got {num_proc}")
+    options: dict[str, Any] = {} if streams else {"num_proc": num_proc, "desc": "annotate"}
+    given = {"bank": bank, "column": column, "eos_id": eos_id}
+    return dataset.map(_annotate_examples, batched=True, fn_kwargs=given, **options)
 
 
 def _annotate_examples(
     examples: Mapping[str, list[Any]], bank: Bank, column: str, eos_id: int | None
 ) -> dict[str, list[Any]]:
+    if column not in examples:
+        raise ArgumentError(f"column {column!r}: expected one of {', '.join(examples)}")
     lengths = np.array([len(ids) for ids in examples[column]], np.int64)
     tokens = np.fromiter((token for ids in examples[column] for token in ids), np.int64, int(lengths.sum()))
     marks = {}

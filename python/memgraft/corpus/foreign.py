@@ -206,9 +206,9 @@ def refuse_text_splits(root: Path, files: Iterable[Path]) -> None:
     for file in files:
         if file.suffix.lower() == ".md":
             continue
-        if (named := _split_in(file.name)) is not None:
-            rest, split = named
-            found.setdefault((file.parent, rest), {}).setdefault(split, file.name)
+        if (word := _split_in(file.name)) is not None:
+            rest, named = word
+            found.setdefault((file.parent, rest), {}).setdefault(named, file.name)
         for place in (file, *file.parents):
             if place == root:
                 break
