@@ -79,8 +79,8 @@ def collapsed(health: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A sentence for each group whose rows are nearly one value."""
     return [
         f"the {group['rows']:,} rows of {name} ({group['share_of_counts']:.1%} of all counts) are nearly one value: "
-        f"mean cosine {group['mean_cosine']:.3f}; harvest with prefix='auto', which puts neutral tokens before every "
-        "key, or mine longer keys"
+        f"mean cosine {group['mean_cosine']:.3f}; harvest with prefix='auto', which puts those neutral tokens before "
+        "every key that help most at these taps; where it has, take another tap, or mine longer keys"
         for name, group in health.items()
         if group["sampled"] >= _FEW and group["mean_cosine"] > ALIKE
     ]
