@@ -39,6 +39,7 @@ def test_documents_cut_or_joined_are_found_by_runs(tmp_path):
     joined = corpus(tmp_path / "joined", [np.concatenate(ours[:20])[7:]])
     assert not set(found.documents.tolist()) & set(CorpusSample.of(joined).documents.tolist())
     assert found.share(joined) > 0.8
+    found.refuse(joined, "text that shares runs alone")
     assert found.share(corpus(tmp_path / "new", documents(1, 40, 200))) == 0
 
 
@@ -81,7 +82,7 @@ def test_it_lies_beside_the_keys_and_goes_with_them(tmp_path):
     other = corpus(tmp_path / "other", [*ours[:20], *documents(1, 20)])
     assert coverage(NgramIndex.build(opened), other, keys=opened)["shared_with_mined"] == pytest.approx(0.5)
     assert coverage(NgramIndex.build(opened), other, keys=keys)["shared_with_mined"] is None
-    with pytest.raises(CorpusError, match=r"the text: expected documents .* about 50% of it was mined"):
+    with pytest.raises(CorpusError, match=r"the text: expected documents .* about 50% of its tokens in such"):
         found.refuse(other, "the text")
     # One of another corpus says nothing.
     write_sample(other, tmp_path / "keys.mgk")

@@ -91,6 +91,10 @@ class CorpusSample:
         Of a corpus that was not read whole it is the least share. None where too little of ``other`` has hashes as
         small as the sample's to tell: fewer than `FEWEST` runs and documents.
         """
+        return max((share for share in self._shares(other) if share is not None), default=None)
+
+    def _shares(self, other: Documents) -> tuple[float | None, float | None]:
+        """The share by tokens of documents, and by runs."""
         counts = np.zeros((2, 3), np.int64)
         for documents, sizes, runs in read_hashes(other, LENGTH, 0):
             for place, (known, found, weights) in enumerate(
@@ -99,28 +103,29 @@ class CorpusSample:
                 small = found <= known[-1] if len(known) == MOST else np.ones(len(found), np.bool_)
                 hit = np.isin(found[small], known)
                 counts[place] += [np.count_nonzero(small), weights[small].sum(), weights[small][hit].sum()]
-        shares = [
-            hit / max(1, weight)
+        documents_share, runs_share = (
+            hit / max(1, weight) if number >= FEWEST or (number and len(known) < MOST) else None
             for (number, weight, hit), known in zip(counts.tolist(), (self.documents, self.runs), strict=True)
-            if number >= FEWEST or (number and len(known) < MOST)
-        ]
-        return max(shares, default=None)
+        )
+        return documents_share, runs_share
 
     def refuse(self, other: Documents, what: str) -> None:
-        """Refuses to measure by text that keys were mined from.
+        """Refuses to measure by documents that keys were mined from.
+
+        Runs alone refuse nothing, as in `refuse_overlap`: licences and the like are in unrelated text.
 
         Args:
             other: the text.
             what: what it is called in the message.
 
         Raises:
-            CorpusError: more than `MOST_SHARED` of it was mined.
+            CorpusError: more than `MOST_SHARED` of its tokens are in documents that were mined.
         """
-        share = self.share(other)
+        share, _ = self._shares(other)
         if share is not None and share > MOST_SHARED:
             raise CorpusError(
-                f"{what}: expected documents that the bank's keys were not mined from, found that about {share:.0%} of "
-                "it was mined; hold documents out with `memgraft split` before mining, or name other text"
+                f"{what}: expected documents that the bank's keys were not mined from, found about {share:.0%} of "
+                "its tokens in such; hold documents out with `memgraft split` before mining, or name other text"
             )
 
     def to_bytes(self) -> bytes:
