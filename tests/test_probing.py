@@ -29,7 +29,7 @@ from memgraft.probing.softmax import (
 )
 from tiny import byte_bpe, tiny_donor, tiny_text
 
-FIT = Fit(num_hits=4000, epochs=6, batch_hits=128, learning_rate=0.02, num_classes=200)
+FIT = Fit(num_hits=2000, epochs=4, batch_hits=128, learning_rate=0.03, num_classes=200)
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +104,13 @@ def test_the_choice_and_its_cost(result):
 
 
 def test_the_same_arguments_give_the_same_losses(place, corpus, keys, result):
-    again = probe(keys, **options(place, corpus))
-    assert [one.losses for one in again.candidates] == [one.losses for one in result.candidates]
-    other = probe(keys, **options(place, corpus, donors=[place / "knows"], taps=(3,), seed=5, seeds=1))
-    assert other.candidates[0].losses[0] != again.candidates[0].losses[0]
+    (before,) = [one for one in result.candidates if one.settings["donor"] == "knows" and one.settings["tap"] == 3]
+    few = options(place, corpus, donors=[place / "knows"], taps=(3,))
+    assert probe(keys, **few).candidates[0].losses == before.losses, "whatever else is measured beside it"
+    assert probe(keys, **{**few, "seed": 5, "seeds": 1}).candidates[0].losses[0] != before.losses[0]
 
 
+@pytest.mark.slow
 def test_every_kind_of_candidate_is_measured(place, corpus, keys):
     found = probe(
         keys,
@@ -222,7 +223,7 @@ def test_the_softmax_learns_what_is_there_and_no_more():
     rng = np.random.default_rng(0)
     telling = np.eye(40, dtype=np.float32) + 0.01 * rng.standard_normal((40, 40)).astype(np.float32)
     telling[:, 3] *= 500  # an outlier channel hides nothing
-    fit = Fit(num_hits=4000, epochs=12, batch_hits=64, learning_rate=0.02)
+    fit = Fit(num_hits=4000, epochs=8, batch_hits=128, learning_rate=0.05)
     known = softmax_losses(normalised(telling, "none"), training, exam, classes, fit, seed=0).mean()
     alike = softmax_losses(np.ones((40, 8), np.float32), training, exam, classes, fit, seed=0)
     best = -(0.7 + 0.3 / 30) * math.log(0.7 + 0.3 / 30) - 29 * 0.01 * math.log(0.01)

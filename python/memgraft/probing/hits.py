@@ -12,7 +12,7 @@ from memgraft.keyset import KeySet
 
 IntArray = npt.NDArray[np.int64]
 
-MOST_TOKENS = 1 << 25
+MOST_TOKENS = 1 << 23
 """Tokens of a corpus that are looked up; of a larger one, blocks spread evenly."""
 _BLOCK = 1 << 20
 _EXAM_SHARE = 2 / 3
