@@ -98,6 +98,19 @@ def goals(results: dict[str, Any]) -> list[Goal]:
     if one := results.get("decode"):
         step = named(one["timings"], "advance + stage")
         add("decode step of 8 sequences", step and step["ns"] / 1e3, 50, at_least=False, unit=" us")
+    for name in ("own-tokenizer", "other-tokenizer"):
+        one = results.get("harvest", {}).get(name)
+        if one is None:
+            continue
+        faster = over(one["timings"], "every key alone, batches alike in length", "each prefix once")
+        allowed = one["tokens_to_a_prefix_timed"]
+        of_all = f"{one['tokens_to_a_prefix']:.2f} in all keys"
+        text = f"harvest, {name}: speed over keys alone, share of {allowed:.2f} donor tokens to a prefix ({of_all})"
+        add(text, faster and faster / allowed, 0.8)
+        add(f"harvest, {name}: padding", 100 * one["padding_share"], 5, at_least=False, unit=" %")
+        share = 100 * one["text_and_writing_share"]
+        add(f"harvest, {name}: text and writing", share, 5, at_least=False, unit=" %")
+        add(f"harvest, {name}: two processes over one", one["processes"]["two_over_one"], 1.7)
     return found
 
 

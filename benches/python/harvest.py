@@ -1,105 +1,304 @@
-"""A donor's states for keys: the truncated, length-sorted run beside the obvious ones.
+"""Values a second: each prefix once beside every key alone, one process beside two, and what is not the donor's time.
 
-The donor has the shape of SmolLM2-135M (30 blocks of width 576) and random weights: nothing is fetched, and the time is
-the same. Lengths are those of mined n-grams in the donor's tokens.
+The donor is SmolLM2-135M after block 8. Keys are the most frequent n-grams of orders 2 to 4, once in the donor's own
+tokenizer and once in another one that was trained on the text. What is timed is whole chunks from all over the order.
 """
 
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from contest import Contender, WrongAnswer, contest
 from settings import Settings, main
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
 
-from memgraft.harvesting.donor import Donor, native_compute_dtype
-from memgraft.harvesting.forward import batches_by_length, donor_values
-from memgraft.harvesting.text import open_tokenizer
+from memgraft import Corpus, KeySet, harvest, mine
+from memgraft.assets import cache_directory, default_donor
+from memgraft.corpus import CorpusWriter
+from memgraft.harvesting import donor_folder, open_donor
+from memgraft.harvesting.donor import Donor
+from memgraft.harvesting.forward import batches_by_length
+from memgraft.harvesting.job import Job, prepare
+from memgraft.harvesting.packing import Ragged, tree_batches
+from memgraft.harvesting.readers import KeysAlone
+from memgraft.harvesting.selecting import select_keys
+from memgraft.harvesting.sharing import Sharing, relative_error
 
-TAP, NUM_BLOCKS, VOCABULARY = 8, 30, 49_152
-LENGTHS, SHARES = (1, 2, 3, 4, 5, 6, 8), (0.01, 0.52, 0.27, 0.12, 0.05, 0.02, 0.01)
-MAX_TOKENS = 1024
+TAP, PREFIX, BATCH_TOKENS = 8, "\n", 1024
+ROUNDING = {"float32": 2e-5, "bfloat16": 5e-2}
 
 
-def make_donor() -> Donor:
-    """A donor of SmolLM2-135M's shape."""
-    from tokenizers import Tokenizer, models
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=NUM_BLOCKS,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
+    tokens: int
+    keys: int
+    chunk_rows: int
+    chunks: int
+    """Chunks that are timed, spread over the order."""
+    processes_keys: int
+    """Keys that one process, and two, harvest."""
+    rounds: int
+
+
+def sizes(settings: Settings) -> Sizes:
+    """A quick run says that everything runs, not how fast."""
+    if settings.quick:
+        return Sizes(tokens=50_000, keys=400, chunk_rows=128, chunks=1, processes_keys=64, rounds=1)
+    return Sizes(
+        tokens=21_000_000,
+        keys=100_000,
+        chunk_rows=2048,
+        chunks=4,
+        processes_keys=8_192,
+        rounds=min(settings.rounds, 5),
     )
-    dtype = native_compute_dtype(None)
-    model = LlamaForCausalLM(config).to(getattr(torch, dtype)).eval().requires_grad_(False)
-    return Donor(
-        name="random weights",
-        model=model,
-        tokenizer=open_tokenizer(Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))),
-        bos=None,
-        num_blocks=NUM_BLOCKS,
-        value_dim=576,
-        vocab_size=VOCABULARY,
-        fingerprint="0" * 64,
-        architecture="llama",
-        compute_dtype=dtype,
+
+
+def texts(root: Path) -> Iterator[list[str]]:
+    """The documents of the benches' text, some hundred at a time."""
+    ends = np.load(root / "text" / "ends.npy").tolist()
+    with (root / "text" / "text.bin").open("rb") as handle:
+        start = 0
+        for first in range(0, len(ends), 256):
+            documents = []
+            for end in ends[first : first + 256]:
+                documents.append(handle.read(end - start).decode())
+                start = end
+            yield documents
+
+
+def real_keys(root: Path, name: str, tokenizer: Path, size: Sizes) -> Path:
+    """The most frequent keys of orders 2 to 4 of the first ``size.tokens`` tokens; kept between runs."""
+    folder = cache_directory() / "benches" / "keys"
+    path = folder / f"harvest-{root.name}-{name}-{size.tokens}-{size.keys}.mgk"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        codec = Tokenizer.from_file(str(tokenizer))
+        stem = path.with_suffix("")
+        with CorpusWriter(stem, vocab_size=codec.get_vocab_size(), special_ids=[0]) as writer:
+            written = 0
+            for documents in texts(root):
+                for read in codec.encode_batch_fast(documents, add_special_tokens=False):
+                    writer.add(np.array(read.ids, np.uint32))
+                    written += len(read.ids)
+                if written >= size.tokens:
+                    break
+            corpus = writer.finish()
+        mine(Corpus.open(corpus), orders=(2, 3, 4), budget=size.keys).save(path)
+        for suffix in (".bin", ".idx", ".json"):
+            stem.with_suffix(suffix).unlink()
+    return path
+
+
+def case(settings: Settings, size: Sizes, donor: Donor, keys_path: Path, tokenizer: Path) -> dict[str, Any]:
+    """Everything for one key set."""
+    keys, out = KeySet.open(keys_path), settings.scratch_path / f"{keys_path.stem}-bank"
+    job = prepare(
+        keys,
+        recipient_tokenizer=tokenizer,
+        donor=donor,
+        taps=(TAP,),
+        out=out,
+        prefix=PREFIX,
+        batch_tokens=BATCH_TOKENS,
+        chunk_rows=size.chunk_rows,
     )
-
-
-def all_blocks(donor: Donor, keys: list[list[int]], size: int) -> torch.Tensor:
-    """What a script does: batches as they come, padded, every block, ``output_hidden_states``."""
-    states = []
-    for start in range(0, len(keys), size):
-        batch = keys[start : start + size]
-        width = max(map(len, batch))
-        tokens = torch.tensor([key + [0] * (width - len(key)) for key in batch])
-        lengths = torch.tensor([len(key) for key in batch])
-        mask = (torch.arange(width) < lengths[:, None]).long()
-        with torch.inference_mode():
-            output = donor.model(tokens, attention_mask=mask, output_hidden_states=True, use_cache=False)
-        states.append(output.hidden_states[TAP][torch.arange(len(batch)), lengths - 1])
-    return torch.cat(states)
-
-
-def group(settings: Settings) -> dict[str, Any]:
-    """Nanoseconds a key for each way."""
-    rng = np.random.default_rng(0)
-    donor = make_donor()
-    number = 512 if settings.quick else 4096
-    keys = [rng.integers(0, VOCABULARY, int(length)).tolist() for length in rng.choice(LENGTHS, number, p=SHARES)]
-    few = keys[: max(8, number // 64)]
-    ours = donor_values(donor, (TAP,), few, max_tokens=MAX_TOKENS)[:, 0].float()
-    for name, found in (("every block", all_blocks(donor, few, 64)), ("one at a time", all_blocks(donor, few, 1))):
-        distance = float((ours - found.float()).norm() / ours.norm())
-        if distance > 0.02:  # bfloat16 rounds differently by batch
-            raise WrongAnswer(f"{name}: states differ by {distance:.3f} of their norm")
-    padded = sum(len(batch) * max(len(keys[place]) for place in batch) for batch in _batches(keys))
+    assert isinstance(job, Job)
+    shared = job.reader
+    assert isinstance(shared, KeysAlone)
+    if not shared.sharing.shared:
+        raise WrongAnswer(f"prefixes are not shared: {shared.sharing.reason}")
+    alone = dataclasses.replace(shared, sharing=Sharing(shared=False, reason="to compare"))
+    number = -(-len(shared.order) // size.chunk_rows)
+    starts = [place * number // size.chunks * size.chunk_rows for place in range(size.chunks)]
+    parts = [np.asarray(shared.order[start : start + size.chunk_rows]) for start in starts]
+    for rows in parts:
+        error = relative_error(shared.values(rows), alone.values(rows))
+        if not error <= ROUNDING[donor.compute_dtype]:
+            raise WrongAnswer(f"shared states differ by {error:.3g} of their norm from those of keys alone")
+    num_keys = sum(map(len, parts))
+    few = parts[0][:8] if settings.quick else parts[0][:64]
     timings = contest(
         [
-            Contender("donor_values", number, lambda: donor_values(donor, (TAP,), keys, max_tokens=MAX_TOKENS)),
-            Contender("every block, batches as they come", number, lambda: all_blocks(donor, keys, 256)),
-            Contender("every block, one key at a time", len(few), lambda: all_blocks(donor, few, 1)),
+            Contender("each prefix once", num_keys, lambda: [shared.values(rows) for rows in parts]),
+            Contender("every key alone, batches alike in length", num_keys, lambda: [alone.values(r) for r in parts]),
+            Contender("every block, one key at a time", len(few), lambda: every_block(donor, shared, few)),
         ],
-        settings.rounds,
+        size.rounds,
     )
+    timed = [shared.selection.tokens.take(rows).headed(shared.setup.prefix.ids) for rows in parts]
+    donor_seconds = timings[0]["ns"] / 1e9
+    text, writing = text_seconds(job), writing_seconds(job, starts)
     return {
-        "unit": "key",
-        "tap": TAP,
-        "num_blocks": NUM_BLOCKS,
-        "compute_dtype": donor.compute_dtype,
-        "padding_share": 1 - sum(map(len, keys)) / padded,
+        "num_keys": len(shared.order),
+        "dropped": job.selection.dropped,
+        "timed_keys": num_keys,
+        "tokens_to_a_prefix": shared.facts["num_donor_tokens"] / shared.facts["num_prefixes"],
+        "tokens_to_a_prefix_timed": sum(len(part.tokens) for part in timed) / sum(map(distinct, timed)),
+        "padding_share": padding(timed),
+        "padding_share_alone": padding_alone(timed),
+        "text_and_writing_share": (text + writing) / (text + writing + donor_seconds),
+        "text_us": text * 1e6,
+        "writing_us": writing * 1e6,
+        "processes": processes(settings, size, keys_path, tokenizer),
         "timings": timings,
     }
 
 
-def _batches(keys: list[list[int]]) -> list[np.ndarray]:
-    return list(batches_by_length(np.array([len(key) for key in keys]), MAX_TOKENS))
+def every_block(donor: Donor, reader: KeysAlone, rows: np.ndarray) -> torch.Tensor:
+    """What a script does: one key, every block, all hidden states."""
+    tokens, states = reader.selection.tokens.take(rows).headed(reader.setup.prefix.ids), []
+    for place in range(len(tokens)):
+        ids = torch.from_numpy(tokens.part(place, place + 1).tokens.astype(np.int64))[None]
+        with torch.inference_mode():
+            output = donor.model(ids, output_hidden_states=True, use_cache=False)
+        states.append(output.hidden_states[TAP][0, -1])
+    return torch.stack(states)
+
+
+def distinct(keys: Ragged) -> int:
+    """Distinct beginnings of ``keys``."""
+    lists = np.split(keys.tokens, keys.offsets[1:-1])
+    return len({each[:length].tobytes() for each in lists for length in range(1, len(each) + 1)})
+
+
+def padding(parts: list[Ragged]) -> float:
+    """Share of places that hold no token, where each prefix is run once."""
+    batches = [batch for part in parts for batch in tree_batches(part, BATCH_TOKENS)]
+    return 1 - sum(batch.num_tokens for batch in batches) / sum(batch.tokens.size for batch in batches)
+
+
+def padding_alone(parts: list[Ragged]) -> float:
+    """The same of keys in batches alike in length."""
+    places = sum(
+        len(batch) * int(part.lengths[batch].max())
+        for part in parts
+        for batch in batches_by_length(part.lengths, BATCH_TOKENS)
+    )
+    return 1 - sum(len(part.tokens) for part in parts) / places
+
+
+def text_seconds(job: Job) -> float:
+    """Seconds a key for judging its text and sorting."""
+    began = time.perf_counter()
+    select_keys(job.keys, job.setup.recipient, job.setup.donor.tokenizer, job.setup.round_trip)
+    return (time.perf_counter() - began) / len(job.keys)
+
+
+def writing_seconds(job: Job, starts: list[int]) -> float:
+    """Seconds a key for writing chunks, synced."""
+    taken, number = 0.0, 0
+    with job.writer(0, 1) as writer:
+        for start in starts:
+            values = job.values(start, min(start + job.chunk_rows, writer.num_rows))
+            began = time.perf_counter()
+            writer.write(start, values)
+            taken += time.perf_counter() - began
+            number += len(values)
+    return taken / number
+
+
+def processes(settings: Settings, size: Sizes, keys_path: Path, tokenizer: Path) -> dict[str, Any]:
+    """One process with one thread beside two of them, in turn: the same keys, the donor's time alone."""
+    keys = KeySet.open(keys_path)
+    rows = np.unique(np.linspace(0, len(keys) - 1, size.processes_keys).astype(np.int64))
+    few = settings.scratch_path / f"{keys_path.stem}-few.mgk"
+    keys.select(rows).save(few)
+    rounds: dict[int, list[float]] = {1: [], 2: []}
+    growth = 0.0
+    for turn in range(max(1, size.rounds - 2)):
+        for world in (1, 2) if turn % 2 == 0 else (2, 1):
+            out = settings.scratch_path / f"{keys_path.stem}-{world}-{turn}"
+            command = [
+                sys.executable,
+                __file__,
+                "process",
+                str(few),
+                str(tokenizer),
+                str(out),
+                str(size.chunk_rows // 8),
+            ]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            ranks = [
+                subprocess.Popen([*command, str(rank), str(world)], stdout=subprocess.PIPE, env=environment)
+                for rank in range(world)
+            ]
+            outputs = [rank.communicate()[0] for rank in ranks]
+            if any(rank.returncode for rank in ranks):
+                raise RuntimeError(f"ranks of a world of {world} ended with {[rank.returncode for rank in ranks]}")
+            told = [json.loads(output.splitlines()[-1]) for output in outputs]
+            rounds[world].append(max(one["ended"] for one in told) - max(one["begun"] for one in told))
+            growth = max(growth, *(one["growth_mib"] for one in told))
+    ratio = sorted(one / two for one, two in zip(rounds[1], rounds[2], strict=True))
+    return {
+        "num_keys": len(rows),
+        "seconds": rounds,
+        "two_over_one": ratio[len(ratio) // 2],
+        "memory_growth_mib": growth,
+    }
+
+
+def process(keys: str, tokenizer: str, out: str, chunk_rows: str, rank: str, world: str) -> None:
+    """One rank; it begins with the others, and prints when it began and ended."""
+    torch.set_num_threads(1)
+    begun = ended = before = 0.0
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal begun, ended, before
+        if stage != "donor":
+            return
+        if not begun:
+            Path(f"{out}-ready-{rank}").touch()
+            while not all(Path(f"{out}-ready-{other}").exists() for other in range(int(world))):
+                time.sleep(0.002)
+            begun, before = time.monotonic(), peak_mib()
+        ended = time.monotonic()
+
+    harvest(
+        KeySet.open(keys),
+        recipient_tokenizer=tokenizer,
+        donor=donor_folder(default_donor()),
+        taps=(TAP,),
+        out=out,
+        prefix=PREFIX,
+        batch_tokens=BATCH_TOKENS,
+        chunk_rows=int(chunk_rows),
+        rank=int(rank),
+        world_size=int(world),
+        progress=report,
+    )
+    print(json.dumps({"begun": begun, "ended": ended, "growth_mib": peak_mib() - before}))
+
+
+def peak_mib() -> float:
+    """Most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def group(settings: Settings) -> dict[str, Any]:
+    """Both key sets."""
+    size, root = sizes(settings), Path(settings.corpus).parent
+    donor = open_donor(default_donor())
+    own = donor_folder(default_donor()) / "tokenizer.json"
+    found: dict[str, Any] = {"unit": "key", "tap": TAP, "compute_dtype": donor.compute_dtype}
+    for name, tokenizer in (("own-tokenizer", own), ("other-tokenizer", root / "tokenizer.json")):
+        found[name] = case(settings, size, donor, real_keys(root, name, tokenizer, size), tokenizer)
+    return found
 
 
 if __name__ == "__main__":
-    main(group)
+    if sys.argv[1:2] == ["process"]:
+        process(*sys.argv[2:])
+    else:
+        main(group)
