@@ -160,12 +160,7 @@ impl Stack {
             let (want, got) = (tokens.len() * width, states.len());
             return Err(Error::argument(format!("states: expected {want}, one a token and layer, got {got}")));
         }
-        for (name, len) in [("rows", rows.len()), ("orders", orders.len())] {
-            if len != tokens.len() {
-                let want = tokens.len();
-                return Err(Error::argument(format!("{name}: expected {want} elements, one a token, got {len}")));
-            }
-        }
+        tokens.check_lengths([("rows", rows.len()), ("orders", orders.len())])?;
         let mut after = states.to_vec();
         let (mut all_rows, mut all_orders) = (vec![-1; rows.len()], vec![0; rows.len()]);
         let (mut layer_rows, mut layer_orders) = (all_rows.clone(), all_orders.clone());

@@ -20,7 +20,7 @@ const PER_LINE: u32 = 4;
 
 /// A state and its children.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Block {
+pub(super) struct StateBlock {
     /// Depth of the state, from 1.
     pub depth: u8,
     /// Place of the state among those of its level that have children.
@@ -31,7 +31,7 @@ pub(super) struct Block {
     pub children: u32,
 }
 
-impl Block {
+impl StateBlock {
     /// Home lines: 1 up to five children, else enough for a load of 0.8, rounded up to three significant bits.
     pub fn lines(&self) -> u32 {
         if usize_of(self.children) <= ENTRIES {
@@ -49,7 +49,7 @@ impl Block {
 
 /// All blocks in the order of the table: large before small, then by heat, the occurrences of their children in the
 /// corpus, then as the families come.
-pub(super) fn blocks(trie: &Trie, counts: &[u64]) -> Vec<Block> {
+pub(super) fn blocks(trie: &Trie, counts: &[u64]) -> Vec<StateBlock> {
     let mut blocks = Vec::new();
     let mut heat = Vec::new();
     for (depth, level) in trie.levels.iter().enumerate().skip(1) {
@@ -58,7 +58,7 @@ pub(super) fn blocks(trie: &Trie, counts: &[u64]) -> Vec<Block> {
         let counts: Vec<u64> = level.row.iter().map(of_node).collect();
         for (family, nodes) in trie.families(depth).enumerate() {
             heat.push(counts[nodes.clone()].iter().fold(0, |sum: u64, &count| sum.saturating_add(count)));
-            blocks.push(Block {
+            blocks.push(StateBlock {
                 depth: crate::ids::low_u8(saturating_u32(depth)),
                 family: saturating_u32(family),
                 first: saturating_u32(nodes.start),
@@ -87,7 +87,7 @@ pub(super) struct Placer {
 }
 
 impl Placer {
-    pub fn new(blocks: &[Block], vocab_size: u32) -> Self {
+    pub fn new(blocks: &[StateBlock], vocab_size: u32) -> Self {
         let estimate: u64 = blocks.iter().map(|b| u64::from(b.lines())).sum();
         let granules = (estimate + u64::from(root_lines(vocab_size))).div_ceil(FAN_SLOTS).max(1);
         let fan_shift = granules.next_power_of_two().trailing_zeros();
@@ -101,8 +101,8 @@ impl Placer {
     }
 
     /// An upper bound of the lines that `blocks` will take.
-    pub fn bound(&self, blocks: &[Block]) -> usize {
-        let spill = |b: &Block| u64::from(b.children) / 5 + 2;
+    pub fn bound(&self, blocks: &[StateBlock]) -> usize {
+        let spill = |b: &StateBlock| u64::from(b.children) / 5 + 2;
         let lines: u64 = blocks.iter().map(|b| u64::from(b.lines()) + if b.lines() > 1 { spill(b) } else { 0 }).sum();
         let padding = (1u64 << self.fan_shift) * 128;
         crate::ids::usize_of_u64(lines + padding) + usize_of(self.next_line)
@@ -115,7 +115,7 @@ impl Placer {
     }
 
     /// The first unit of a block that fits one line.
-    pub fn small(&mut self, block: &Block) -> Result<u32> {
+    pub fn small(&mut self, block: &StateBlock) -> Result<u32> {
         self.enter(1)?;
         let units = block.units();
         let fitting = (usize_of(units)..UNIT).find(|&free| self.open[free].is_some());

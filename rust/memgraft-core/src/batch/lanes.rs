@@ -73,6 +73,7 @@ impl Walk<'_, '_> {
             active += 1;
         }
         let (mut rounds, mut seen) = (patience, [(usize::MAX, 0); LANES]);
+        let (mut words, mut entries) = (buffers.words.as_mut_ptr(), buffers.entries.as_mut_ptr());
         while active > 0 {
             if rounds == 0 {
                 if lanes[..active].iter().zip(&seen).any(|(lane, &seen)| seen == (lane.position, lane.at)) {
@@ -83,7 +84,10 @@ impl Walk<'_, '_> {
             }
             rounds -= 1;
             let mut ended = false;
-            let (mut words, mut entries) = (buffers.words.as_mut_ptr(), buffers.entries.as_mut_ptr());
+            if LANES > 1 {
+                // Read again once a round, the pointers take no registers between rounds. A lane alone keeps them instead.
+                (words, entries) = (buffers.words.as_mut_ptr(), buffers.entries.as_mut_ptr());
+            }
             for lane in &mut lanes[..active] {
                 let (at, token) = (lane.at, lane.token);
                 debug_assert!(lane.part <= at && at < lane.end);

@@ -11,7 +11,7 @@ use super::tokens::Tokens;
 #[cfg(target_arch = "x86_64")]
 use crate::automaton::Avx2;
 use crate::automaton::{Portable, Prober, Table};
-use crate::{Error, Result, threads};
+use crate::{Result, threads};
 
 /// Below this many tokens a thread costs more than it saves.
 const TOKENS_PER_THREAD: usize = 1 << 14;
@@ -45,11 +45,7 @@ pub(crate) fn lookup(
     options: Options,
 ) -> Result<Option<usize>> {
     layers.iter().try_for_each(|layer| tokens.check_vocab_size(layer.table.vocab_size()))?;
-    for (name, len) in [("rows", rows.len()), ("orders", orders.len())] {
-        if len != tokens.len() {
-            return Err(Error::argument(format!("{name}: expected {} elements, one a token, got {len}", tokens.len())));
-        }
-    }
+    tokens.check_lengths([("rows", rows.len()), ("orders", orders.len())])?;
     bounds.check(tokens.len())?;
     let num_threads = options.threads.clamp(1, tokens.len().div_ceil(TOKENS_PER_THREAD).max(1));
     let part = tokens.len().div_ceil(num_threads).max(1);

@@ -36,7 +36,7 @@ fn next_start(bounds: &Bounds<'_>, tokens: &Tokens<'_>, from: usize, limit: usiz
 
 /// A run for one lane: read `warm..start` without output, then answer `start..end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
+pub(super) struct LaneRun {
     pub warm: usize,
     pub start: usize,
     pub end: usize,
@@ -81,9 +81,9 @@ impl<'a> Feeder<'a> {
 }
 
 impl Iterator for Feeder<'_> {
-    type Item = Run;
+    type Item = LaneRun;
 
-    fn next(&mut self) -> Option<Run> {
+    fn next(&mut self) -> Option<LaneRun> {
         if self.at >= self.end {
             return None;
         }
@@ -98,6 +98,6 @@ impl Iterator for Feeder<'_> {
         if end == self.segment_end {
             self.reach = end;
         }
-        Some(Run { warm, start, end, padding: self.bounds.is_padding(start) })
+        Some(LaneRun { warm, start, end, padding: self.bounds.is_padding(start) })
     }
 }

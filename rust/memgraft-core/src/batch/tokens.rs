@@ -90,6 +90,20 @@ impl<'a> Tokens<'a> {
         Err(Error::argument(format!("tokens: expected ids checked against the vocabulary of {want}, got {found}")))
     }
 
+    /// Refuses lengths, by the names of their arguments, that are not one element a token.
+    ///
+    /// # Errors
+    /// [`Error::Argument`].
+    pub(crate) fn check_lengths<const N: usize>(&self, lengths: [(&str, usize); N]) -> Result<()> {
+        let want = self.len();
+        match lengths.into_iter().find(|&(_, len)| len != want) {
+            None => Ok(()),
+            Some((name, len)) => {
+                Err(Error::argument(format!("{name}: expected {want} elements, one a token, got {len}")))
+            }
+        }
+    }
+
     /// The tokens of `at`, each at most the vocabulary size, to `out` of the same length.
     pub(crate) fn read(&self, at: Range<usize>, out: &mut [u32]) {
         each!(self.ids, ids => {

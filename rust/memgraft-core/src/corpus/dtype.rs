@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::{Error, Result};
@@ -114,6 +115,20 @@ impl TokenType {
             "<i8" => Self::I64,
             _ => return None,
         })
+    }
+
+    /// Refuses another type that the caller gave; `place` is where the file says this one, such as " in the header".
+    ///
+    /// # Errors
+    /// [`Error::Corpus`].
+    pub(super) fn refuse_other(self, given: Option<Self>, path: &Path, place: &str) -> Result<()> {
+        match given.filter(|&given| given != self) {
+            None => Ok(()),
+            Some(given) => {
+                let message = format!("expected {given} as dtype= says, found {self}{place}; leave dtype out");
+                Err(Error::corpus(path, message))
+            }
+        }
     }
 
     /// Decodes `out.len()` tokens from `bytes`, which holds exactly that many.

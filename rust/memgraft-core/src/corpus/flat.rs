@@ -78,15 +78,7 @@ pub(super) fn open_llmc(path: &Path, dtype: Option<TokenType>) -> Result<Shard> 
     if version != known {
         return Err(Error::corpus(path, format!("expected version {known} of llm.c magic {magic}, found {version}")));
     }
-    if dtype.is_some_and(|dtype| dtype != stored) {
-        return Err(Error::corpus(
-            path,
-            format!(
-                "expected {} as dtype= says, found {stored} in the header; leave dtype out",
-                dtype.unwrap_or(stored)
-            ),
-        ));
-    }
+    stored.refuse_other(dtype, path, " in the header")?;
     let want = usize::try_from(count).ok().map(|count| LLMC_HEADER + count * stored.size());
     if want != Some(bytes.len()) {
         return Err(Error::corpus(

@@ -63,10 +63,7 @@ pub(super) fn open_megatron(path: &Path, dtype: Option<TokenType>) -> Result<(Sh
         8 => TokenType::U16,
         code => return Err(bad(format!("expected an integer dtype code (1, 2, 3, 4, 5 or 8), found {code}"))),
     };
-    if dtype.is_some_and(|dtype| dtype != stored) {
-        let dtype = dtype.unwrap_or(stored);
-        return Err(bad(format!("expected {dtype} as dtype= says, found {stored} in the index; leave dtype out")));
-    }
+    stored.refuse_other(dtype, &idx, " in the index")?;
     let (sequences, entries) = (u64_at(bytes, 18), u64_at(bytes, 26));
     let want = sequences
         .checked_mul(12)

@@ -32,15 +32,7 @@ pub(super) fn open_numpy(path: &Path, dtype: Option<TokenType>) -> Result<Shard>
             ),
         ));
     };
-    if dtype.is_some_and(|dtype| dtype != stored) {
-        return Err(Error::corpus(
-            path,
-            format!(
-                "expected {} as dtype= says, found {stored} in the header; leave dtype out",
-                dtype.unwrap_or(stored)
-            ),
-        ));
-    }
+    stored.refuse_other(dtype, path, " in the header")?;
     let [len] = header.shape[..] else {
         return Err(Error::corpus(
             path,
@@ -60,14 +52,14 @@ pub(super) fn open_numpy(path: &Path, dtype: Option<TokenType>) -> Result<Shard>
     Shard::new(path, map, header.end, stored)
 }
 
-struct Header {
+struct NpyHeader {
     descr: String,
     shape: Vec<usize>,
     end: usize,
 }
 
 /// Reads the header, or says what was found instead.
-fn parse(bytes: &[u8]) -> std::result::Result<Header, String> {
+fn parse(bytes: &[u8]) -> std::result::Result<NpyHeader, String> {
     if !is_numpy(bytes) || bytes.len() < 12 {
         return Err(format!(
             "found none in {} bytes; for a headerless array give format=\"raw\" and dtype=",
@@ -86,7 +78,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<Header, String> {
     let bad = |what: &str| format!("found no valid {what} in {:?}", text.trim_end());
     let descr = field(text, "descr").and_then(quoted).ok_or_else(|| bad("descr"))?;
     let shape = field(text, "shape").and_then(tuple).ok_or_else(|| bad("shape"))?;
-    Ok(Header { descr, shape, end })
+    Ok(NpyHeader { descr, shape, end })
 }
 
 /// The text after `'name':`.

@@ -83,12 +83,7 @@ impl Index {
         orders: &mut [u8],
     ) -> Result<()> {
         checked.check_vocab_size(self.vocab_size())?;
-        for (name, len) in [("states", states.len()), ("rows", rows.len()), ("orders", orders.len())] {
-            if len != checked.len() {
-                let want = checked.len();
-                return Err(Error::argument(format!("{name}: expected {want} elements, one a token, got {len}")));
-            }
-        }
+        checked.check_lengths([("states", states.len()), ("rows", rows.len()), ("orders", orders.len())])?;
         let view = self.table.view();
         if let Some(at) = states.iter().position(|&state| !view.owns(state)) {
             let message = format!(

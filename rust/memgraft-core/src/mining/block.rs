@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use super::buckets::Buckets;
-use super::plan::Block;
+use super::plan::CorpusBlock;
 use super::sketch::Sketch;
 use super::window::{Key, Orders, Packing};
 use crate::corpus::{BLOCK, Corpus};
@@ -34,7 +34,7 @@ pub(super) fn bytes_per_position(words: usize) -> u64 {
 /// the n-grams left out.
 pub(super) fn sorted<const W: usize>(
     corpus: &Corpus,
-    block: &Block,
+    block: &CorpusBlock,
     reserved: &[bool],
     packing: &Packing,
     sketch: Option<&Sketch>,
@@ -68,7 +68,7 @@ pub(super) fn sorted<const W: usize>(
 /// Visits document and longest n-gram of every position of `block`, cut at document ends and reserved tokens.
 pub(super) fn walk<const W: usize>(
     corpus: &Corpus,
-    block: &Block,
+    block: &CorpusBlock,
     reserved: &[bool],
     packing: &Packing,
     mut visit: impl FnMut(usize, Key<W>) -> Result<()>,

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::block::changed;
-use super::plan::Block;
+use super::plan::CorpusBlock;
 use crate::Result;
 use crate::corpus::{BLOCK, Corpus};
 use crate::ids::{fit_u32, u64_of, usize_of, usize_of_u64};
@@ -23,7 +23,7 @@ pub(super) struct Buckets {
 
 impl Buckets {
     /// Counts the tokens of `block` that are not reserved.
-    pub(super) fn count(corpus: &Corpus, block: &Block, reserved: &[bool]) -> Result<Self> {
+    pub(super) fn count(corpus: &Corpus, block: &CorpusBlock, reserved: &[bool]) -> Result<Self> {
         let positions = usize_of_u64(block.end - block.start);
         fit_u32(positions, "positions of a block")?;
         let most = (positions / POSITIONS).max(1);

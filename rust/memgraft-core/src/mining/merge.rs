@@ -121,18 +121,18 @@ pub(super) fn reduce<const W: usize>(
             let mut merged = Vec::new();
             while let Some(index) = control.take(groups.len()) {
                 let group = groups[index];
-                let mut segments = Vec::with_capacity(ranges.len());
+                let mut places = Vec::with_capacity(ranges.len());
                 for range in 0..ranges.len() {
-                    let mut segment = writer.segment();
+                    let mut open = writer.range();
                     let mut joined = Joiner::default();
                     ranges.merge(group, range, buffer_size(memory, group.len()), |item| {
-                        joined.push(item, |(key, tag, count)| segment.push(&key, tag, count))
+                        joined.push(item, |(key, tag, count)| open.push(&key, tag, count))
                     })?;
-                    joined.finish(|(key, tag, count)| segment.push(&key, tag, count))?;
-                    segments.push(segment.finish());
+                    joined.finish(|(key, tag, count)| open.push(&key, tag, count))?;
+                    places.push(open.finish());
                     control.advance(1)?;
                 }
-                merged.push(writer.run(segments)?);
+                merged.push(writer.run(places)?);
             }
             Ok((merged, writer.len()))
         })?;

@@ -17,7 +17,7 @@ use super::control::{REPORT, Report, single, stage};
 use super::kin;
 use super::merge::{self, Joiner, Ranges};
 use super::options::{self, Means};
-use super::plan::{self, Block};
+use super::plan::{self, CorpusBlock};
 use super::resolve::Resolver;
 use super::runs::{Facts, RunSet, RunWriter, Shard, add_piece};
 use super::scan;
@@ -242,7 +242,7 @@ impl<'a, const W: usize> Part<'a, W> {
                 control.advance(0)?;
                 let block = &blocks[index];
                 // Alone in its file, a long document has the first number there is.
-                let numbered = Block { long: block.long.map(|_| 0), ..block.clone() };
+                let numbered = CorpusBlock { long: block.long.map(|_| 0), ..block.clone() };
                 let (records, _) = block::sorted::<W>(shard, &numbered, &self.reserved, packing, None)?;
                 let longs = block.long.map(|_| u64_of(block.document)).into_iter().collect();
                 let path = self.folder.join(format!("{}-{}.block", block.start, block.end));

@@ -12,7 +12,7 @@ const MIN_BLOCK: u64 = 256;
 
 /// Positions that one thread sorts at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Block {
+pub(super) struct CorpusBlock {
     /// First position.
     pub(super) start: u64,
     /// One past the last.
@@ -34,18 +34,18 @@ pub(super) fn block_size(num_tokens: u64, bytes_per_position: u64, memory: u64, 
 
 /// Cuts a corpus into blocks of at most `size` positions and `size / max_order` documents, so that what is kept per
 /// document stays within a share of what is kept per position. Returns them with the number of long documents.
-pub(super) fn blocks(corpus: &Corpus, size: u64, max_order: usize) -> (Vec<Block>, usize) {
+pub(super) fn blocks(corpus: &Corpus, size: u64, max_order: usize) -> (Vec<CorpusBlock>, usize) {
     let blocks = blocks_between(corpus, &[], size, max_order);
     let num_long = blocks.iter().filter_map(|block| block.long).max().map_or(0, |last| crate::ids::usize_of(last) + 1);
     (blocks, num_long)
 }
 
 /// The same of what lies outside the stretches `done`, ascending and apart. A document that lies in one in part is long.
-pub(super) fn blocks_between(corpus: &Corpus, done: &[(u64, u64)], size: u64, max_order: usize) -> Vec<Block> {
+pub(super) fn blocks_between(corpus: &Corpus, done: &[(u64, u64)], size: u64, max_order: usize) -> Vec<CorpusBlock> {
     let max_documents = usize_of_u64(size).div_ceil(max_order);
-    let mut blocks: Vec<Block> = Vec::new();
+    let mut blocks: Vec<CorpusBlock> = Vec::new();
     let mut num_long = 0u32;
-    let mut open: Option<(Block, usize)> = None;
+    let mut open: Option<(CorpusBlock, usize)> = None;
     for document in 0..corpus.num_documents() {
         let (start, end) = corpus.document(document);
         let first = done.partition_point(|stretch| stretch.1 <= start);
@@ -57,7 +57,7 @@ pub(super) fn blocks_between(corpus: &Corpus, done: &[(u64, u64)], size: u64, ma
             for (from, to) in inside.into_iter().chain([(end, end)]) {
                 while at < from {
                     let piece_end = (at + size).min(from);
-                    blocks.push(Block { start: at, end: piece_end, document, long: Some(num_long) });
+                    blocks.push(CorpusBlock { start: at, end: piece_end, document, long: Some(num_long) });
                     at = piece_end;
                     pieces += 1;
                 }
@@ -68,11 +68,11 @@ pub(super) fn blocks_between(corpus: &Corpus, done: &[(u64, u64)], size: u64, ma
         }
         open = match open {
             Some((block, count)) if end - block.start <= size && count < max_documents => {
-                Some((Block { end, ..block }, count + 1))
+                Some((CorpusBlock { end, ..block }, count + 1))
             }
             other => {
                 blocks.extend(other.map(|(block, _)| block));
-                Some((Block { start, end, document, long: None }, 1))
+                Some((CorpusBlock { start, end, document, long: None }, 1))
             }
         };
     }

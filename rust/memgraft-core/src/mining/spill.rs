@@ -72,33 +72,33 @@ impl SpillWriter {
         records: &[impl AsItem<W>],
         bounds: &[Key<W>],
     ) -> Result<Run<W>> {
-        let mut segments = Vec::with_capacity(bounds.len() + 1);
+        let mut places = Vec::with_capacity(bounds.len() + 1);
         let mut rest = records;
         for range in 0..=bounds.len() {
             let cut = bounds.get(range).map_or(rest.len(), |bound| rest.partition_point(|r| r.as_item().0 < *bound));
             let (now, later) = rest.split_at(cut);
-            let mut segment = self.segment();
+            let mut open = self.range();
             for record in now {
                 let (key, tag, count) = record.as_item();
-                segment.push(&key, tag, count)?;
+                open.push(&key, tag, count)?;
             }
-            segments.push(segment.finish());
+            places.push(open.finish());
             rest = later;
         }
         self.flush()?;
-        Ok(Run::File(Arc::clone(&self.spill), segments))
+        Ok(Run::File(Arc::clone(&self.spill), places))
     }
 
     /// Starts a range of a run.
-    pub(super) fn segment<const W: usize>(&mut self) -> Segment<'_, W> {
+    pub(super) fn range<const W: usize>(&mut self) -> RangeWriter<'_, W> {
         let start = self.len();
-        Segment { encoder: Encoder::new(self.spill.bytes), writer: self, start }
+        RangeWriter { encoder: Encoder::new(self.spill.bytes), writer: self, start }
     }
 
-    /// The run made of `segments`, all of them written.
-    pub(super) fn run<const W: usize>(&mut self, segments: Vec<(u64, u64)>) -> Result<Run<W>> {
+    /// The run made of `places`, all of them written.
+    pub(super) fn run<const W: usize>(&mut self, places: Vec<(u64, u64)>) -> Result<Run<W>> {
         self.flush()?;
-        Ok(Run::File(Arc::clone(&self.spill), segments))
+        Ok(Run::File(Arc::clone(&self.spill), places))
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -134,13 +134,13 @@ impl<const W: usize> AsItem<W> for Item<W> {
 }
 
 /// One range of a run being written.
-pub(super) struct Segment<'a, const W: usize> {
+pub(super) struct RangeWriter<'a, const W: usize> {
     writer: &'a mut SpillWriter,
     start: u64,
     encoder: Encoder<W>,
 }
 
-impl<const W: usize> Segment<'_, W> {
+impl<const W: usize> RangeWriter<'_, W> {
     pub(super) fn push(&mut self, key: &Key<W>, tag: u64, count: u64) -> Result<()> {
         self.encoder.push(&mut self.writer.buffer, key, tag, count);
         if self.writer.buffer.len() >= WRITE_BUFFER { self.writer.flush() } else { Ok(()) }
@@ -181,8 +181,8 @@ impl<const W: usize> Run<W> {
                 let end = to.map_or(records.len(), |to| records.partition_point(|record| record.key < to));
                 Reader::Memory(records[start..end].iter())
             }
-            Self::File(spill, segments) => {
-                let (at, end) = segments[range];
+            Self::File(spill, places) => {
+                let (at, end) = places[range];
                 Reader::File(FileReader {
                     spill,
                     stretch: Stretch::new(at, end, capacity),

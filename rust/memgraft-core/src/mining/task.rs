@@ -8,7 +8,7 @@ use super::control::{Report, stage};
 use super::count::{self, Sums};
 use super::merge::{self, Ranges};
 use super::options::{MineOptions, Mined};
-use super::plan::{self, Block};
+use super::plan::{self, CorpusBlock};
 use super::scan::{self, Scan};
 use super::select::Wanted;
 use super::sketch::Sketch;
@@ -127,7 +127,7 @@ impl<'a, const W: usize> Task<'a, W> {
     }
 
     /// A first pass: which n-grams may occur twice.
-    fn sketch(&self, blocks: &[Block], report: &mut Report<'_>) -> Result<Sketch> {
+    fn sketch(&self, blocks: &[CorpusBlock], report: &mut Report<'_>) -> Result<Sketch> {
         let means = &self.options.means;
         let choice = &self.options.choice;
         let sketch = Sketch::new(means.memory / 4, choice.budgets.keys().copied());
@@ -149,7 +149,7 @@ impl<'a, const W: usize> Task<'a, W> {
     /// Sorts every block into a run. Returns the runs, the bytes spilled, and the n-grams that the sketch left out.
     fn sort(
         &self,
-        blocks: &[Block],
+        blocks: &[CorpusBlock],
         ranges: &Ranges<W>,
         spills: bool,
         sketch: Option<&Sketch>,
@@ -257,7 +257,7 @@ pub(super) fn excluded<const W: usize>(
         });
     }
     let mut keys: Vec<Key<W>> = Vec::new();
-    let whole = Block { start: 0, end: corpus.num_tokens(), document: 0, long: None };
+    let whole = CorpusBlock { start: 0, end: corpus.num_tokens(), document: 0, long: None };
     block::walk(corpus, &whole, &none, packing, |_, key| {
         keys.push(key);
         Ok(())

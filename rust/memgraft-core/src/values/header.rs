@@ -21,7 +21,7 @@ const MAX_HEADER: u64 = 100_000_000;
 
 /// What a shard's header says, checked against the file's length.
 #[derive(Clone, Debug)]
-pub(crate) struct Header {
+pub(crate) struct ShardHeader {
     pub dtype: ValueDtype,
     pub num_rows: u64,
     pub taps: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Header {
     pub metadata: BTreeMap<String, String>,
 }
 
-impl Header {
+impl ShardHeader {
     /// Reads and checks the header of `file`.
     ///
     /// # Errors

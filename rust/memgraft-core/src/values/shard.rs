@@ -7,7 +7,7 @@ use std::path::Path;
 use memmap2::Mmap;
 
 use super::file::ValueFile;
-use super::header::Header;
+use super::header::ShardHeader;
 use super::sys::{in_memory, map_random, no_readahead, populate, read_cached};
 use crate::ids::{u64_of, usize_of_u64};
 use crate::{Error, Result};
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub struct Shard {
     file: ValueFile,
     map: Mmap,
-    pub(crate) header: Header,
+    pub(crate) header: ShardHeader,
     row_bytes: usize,
 }
 
@@ -29,7 +29,7 @@ impl Shard {
     /// it is not a value shard or is truncated.
     pub fn open(path: &Path) -> Result<Self> {
         let file = ValueFile::open(path, "opening the value shard")?;
-        let header = Header::read(&file)?;
+        let header = ShardHeader::read(&file)?;
         let row_bytes = header
             .row_bytes()
             .and_then(|bytes| usize::try_from(bytes).ok())

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, SEGMENT_LEN, Segment, VERSION};
+use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSegment, SEGMENT_LEN, VERSION};
 use crate::fingerprint::Fingerprint;
 use crate::ids::{u64_of, usize_of_u64};
 use crate::mining::codec::KeyBytes;
@@ -19,7 +19,7 @@ use crate::{Error, Result};
 pub struct RunSet {
     path: PathBuf,
     facts: Facts,
-    pub(super) segments: Vec<Segment>,
+    pub(super) segments: Vec<RunSegment>,
     num_bytes: u64,
     /// How its records lie.
     pub(super) key_bytes: KeyBytes,
@@ -85,7 +85,7 @@ impl RunSet {
             )));
         }
         let (entries, rest) = tail[text_end..].as_chunks::<SEGMENT_LEN>();
-        let segments: Vec<Segment> = entries.iter().map(Segment::decode).collect();
+        let segments: Vec<RunSegment> = entries.iter().map(RunSegment::decode).collect();
         let set = Self { path, facts, segments, num_bytes, key_bytes };
         match set.check_places(offset, rest.is_empty()) {
             true => Ok(set),

@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::{SEGMENT_LEN, Segment};
+use super::{RunSegment, SEGMENT_LEN};
 use crate::ids::u64_of;
 use crate::wire::{u32_at, u64_at};
 use crate::{Error, Result};
@@ -19,7 +19,7 @@ const UNWRITTEN: &str = "cannot be written; free some space or choose another pl
 
 /// A durable segment.
 pub(super) struct Entry {
-    pub(super) segment: Segment,
+    pub(super) segment: RunSegment,
     pub(super) next: u32,
     pub(super) num_records: u64,
 }
@@ -36,7 +36,7 @@ impl Entry {
 
     fn decode(bytes: &[u8; ENTRY_LEN]) -> Option<Self> {
         let (content, check) = bytes.split_at(ENTRY_LEN - 8);
-        let segment = content.first_chunk().map(Segment::decode)?;
+        let segment = content.first_chunk().map(RunSegment::decode)?;
         let entry = Self { segment, next: u32_at(content, SEGMENT_LEN), num_records: u64_at(content, SEGMENT_LEN + 8) };
         (blake3::hash(content).as_bytes()[..8] == *check).then_some(entry)
     }

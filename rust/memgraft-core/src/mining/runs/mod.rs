@@ -31,7 +31,7 @@ const SEGMENT_BYTES: u64 = if cfg!(test) { 64 } else { 1 << 20 };
 
 /// The records of some first tokens: readable, and checked, apart from the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Segment {
+pub(super) struct RunSegment {
     /// Its first record starts with this token; no later segment has it.
     pub(super) token: u32,
     pub(super) offset: u64,
@@ -39,7 +39,7 @@ pub(super) struct Segment {
     pub(super) checksum: Fingerprint,
 }
 
-impl Segment {
+impl RunSegment {
     fn encode(&self) -> [u8; SEGMENT_LEN] {
         let mut out = [0; SEGMENT_LEN];
         out[..4].copy_from_slice(&self.token.to_le_bytes());

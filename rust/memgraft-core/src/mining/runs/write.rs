@@ -7,7 +7,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::journal::{Entry, Journal};
-use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSet, SEGMENT_BYTES, Segment, VERSION};
+use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSegment, RunSet, SEGMENT_BYTES, VERSION};
 use crate::fingerprint::Fingerprint;
 use crate::ids::u64_of;
 use crate::mining::codec::{Encoder, Gathered, KeyBytes, MAX_RECORD};
@@ -31,7 +31,7 @@ pub(in crate::mining) struct RunWriter<const W: usize> {
     written: u64,
     hasher: blake3::Hasher,
     encoder: Encoder<W>,
-    segments: Vec<Segment>,
+    segments: Vec<RunSegment>,
     /// Entries of whole segments that the journal does not have yet.
     fresh: Vec<Entry>,
     start: u64,
@@ -115,7 +115,7 @@ impl<const W: usize> RunWriter<W> {
                 self.end_segment(token)?;
             }
             if self.start == self.at() {
-                self.segments.push(Segment {
+                self.segments.push(RunSegment {
                     token: token.unwrap_or(0),
                     offset: self.start,
                     length: 0,
