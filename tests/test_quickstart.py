@@ -110,7 +110,7 @@ class TestWhole:
             "A sample",
         ):
             assert f"<h2>{heading}</h2>" in page
-        # Three curves of the loss, the last losses, coverage, gates.
+        # Three curves of the loss, the last losses, coverage, gates, health of the bank.
         assert page.count("<svg") == 7
         assert not re.search(r'(src|href)="(?!#)', page), "nothing is loaded from elsewhere"
 
