@@ -7,13 +7,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::buckets::Buckets;
+use super::buckets::{Buckets, changed};
 use super::plan::CorpusBlock;
 use super::sketch::Sketch;
 use super::window::{Key, Orders, Packing};
+use crate::Result;
 use crate::corpus::{BLOCK, Corpus};
 use crate::ids::{MAX_ORDER, fit_u32, u64_of, usize_of, usize_of_u64};
-use crate::{Error, Result};
 
 /// An n-gram, how it counts towards document frequency, and how often it occurs so.
 #[derive(Debug, Clone, Copy)]
@@ -104,15 +104,6 @@ pub(super) fn walk<const W: usize>(
         document += 1;
     }
     Ok(())
-}
-
-/// The files are not what the first pass has read.
-pub(super) fn changed(corpus: &Corpus) -> Error {
-    let path = corpus.paths().next().unwrap_or_else(|| std::path::Path::new("corpus"));
-    Error::corpus(
-        path,
-        "expected the tokens that the first pass read, found others: the files changed meanwhile; run again",
-    )
 }
 
 /// Replaces documents by tags and joins records of equal key and tag, in place.

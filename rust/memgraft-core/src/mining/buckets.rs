@@ -2,11 +2,19 @@
 
 #![forbid(unsafe_code)]
 
-use super::block::changed;
 use super::plan::CorpusBlock;
-use crate::Result;
 use crate::corpus::{BLOCK, Corpus};
 use crate::ids::{fit_u32, u64_of, usize_of, usize_of_u64};
+use crate::{Error, Result};
+
+/// The files are not what the first pass has read.
+pub(super) fn changed(corpus: &Corpus) -> Error {
+    let path = corpus.paths().next().unwrap_or_else(|| std::path::Path::new("corpus"));
+    Error::corpus(
+        path,
+        "expected the tokens that the first pass read, found others: the files changed meanwhile; run again",
+    )
+}
 
 /// Positions for each bucket, at least, so that small blocks do not pay for large vocabularies.
 const POSITIONS: usize = 16;
