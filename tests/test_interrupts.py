@@ -13,7 +13,7 @@ import memgraft
 
 PRELUDE = """
 import resource, signal, sys
-import memgraft, memgraft._core
+import memgraft
 from memgraft.corpus import tokenize_folder
 def measured(work):
     faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -33,11 +33,11 @@ def run(work, how, *arguments):
     return answer, int(pages)
 
 
-def check(work, *arguments, most=0.5):
+def check(work, *arguments):
     stopped, some = run(work, "stop", *arguments)
     finished, every = run(work, "whole", *arguments)
     assert (stopped, finished) == ("stopped", "finished")
-    assert some < most * every
+    assert some < every / 2
 
 
 def test_inside_one_document(tmp_path):
@@ -64,9 +64,3 @@ def test_while_an_index_is_built(tmp_path):
     memgraft.KeySet.from_arrays(tokens.reshape(-1), offsets, counts, vocab_size=50_000).save(tmp_path / "keys.mgk")
     check("keys = memgraft.KeySet.open(sys.argv[2])\nmeasured(lambda: memgraft.NgramIndex.build(keys))",
           tmp_path / "keys.mgk")  # fmt: skip
-
-
-def test_while_a_file_is_hashed(tmp_path):
-    np.zeros(200_000_000, np.uint8).tofile(tmp_path / "file")
-    # This is so fast that the next look for signals may find most of it done.
-    check("measured(lambda: memgraft._core.fingerprint_file(sys.argv[2], 1))", tmp_path / "file", most=0.9)
