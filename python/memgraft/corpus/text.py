@@ -243,7 +243,9 @@ def interruptible(work: Callable[[], T]) -> T:
             done.set()
 
     threading.Thread(target=run, name="memgraft-tokenize", daemon=True).start()
-    done.wait()
+    # A signal may reach another thread, and then wakes nobody here.
+    while not done.wait(0.05):
+        pass
     succeeded, result = outcome[0]
     if not succeeded:
         raise result
