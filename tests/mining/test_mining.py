@@ -175,8 +175,9 @@ def test_unknown_vocabulary_is_refused(tmp_path):
 
 def test_spill_into_an_unwritable_folder(tmp_path):
     corpus = make_corpus(tmp_path, [np.arange(300_000) % 40])
-    with pytest.raises(StorageError, match=r"no_such_folder.*give another temporary="):
-        memgraft.mine(corpus, memory="2MiB", temporary=tmp_path / "no_such_folder")
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(StorageError, match=r"a_file.*name another with temporary="):
+        memgraft.mine(corpus, memory="2MiB", temporary=tmp_path / "a_file" / "folder")
 
 
 def test_full_disk_while_spilling(tmp_path):
