@@ -5,8 +5,11 @@ compares: a control, or something that experiments put in the place of the rows.
 each of them answers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from memgraft.errors import ConfigError
 
 Control = Literal["shuffled", "random", "constant", "trainable", "no_fallback", "no_memory", "fallback_only"]
 Source = Literal["counts", "own_embeddings", "donor_start", "one_slot", "mlp"]
@@ -94,3 +97,16 @@ ARMS: dict[str, Arm] = {arm.name: arm for arm in TABLE if arm.compared}
 DEFAULT_ARMS = ("none", "engram", "graft", "shuffled")
 #: Every control of :data:`Control`, and None for the real memory.
 CONTROLS: dict[str | None, Arm] = {arm.control: arm for arm in TABLE if arm.grafted and arm.source is None}
+
+
+def arms_named(names: Sequence[str]) -> tuple[Arm, ...]:
+    """The arms of these names, in this order.
+
+    Raises:
+        ConfigError: an unknown or repeated name, or none.
+    """
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(f"arms: expected distinct names, found {list(names)}")
+    if unknown := [name for name in names if name not in ARMS]:
+        raise ConfigError(f"arms: {unknown} are unknown; known are {list(ARMS)}")
+    return tuple(ARMS[name] for name in names)

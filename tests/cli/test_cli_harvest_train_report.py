@@ -1,6 +1,7 @@
 """The verbs harvest, train and report on files, as a user calls them."""
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import memgraft
 from memgraft.cli.app import build_app
 from memgraft.corpus import sample_of, write_sample
+from memgraft.report.commands import commands_of
 from tiny import byte_bpe, tiny_donor, tiny_text
 
 RECIPIENT = ["--width", "32", "--blocks", "2", "--tap", "2", "--seq-len", "32", "--batch-size", "4", "--eos-id", "0"]
@@ -187,6 +189,40 @@ def test_train_then_report(place, bank, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mining", "harvesting"),
+    [
+        (["--budget", 90, "--policy", "gain", "--orders", "2-4", "--held-out", "0.3", "--seed", 3], ["--taps", "1,2"]),
+        (["--budget", "2=40,3=60"], ["--taps", 2, "--prefix", "none", "--contexts", "2,4"]),
+        (["--budget", "all", "--min-count", 4, "--min-documents", 2], ["--taps", 2, "--prefix", "bos"]),
+    ],
+)
+def test_the_report_names_commands_that_make_the_same_bank(place, tmp_path, mining, harvesting):
+    files = {
+        "CORPUS": place / "training-tokens.bin",
+        "TOKENIZER": place / "tokenizer.json",
+        "donor": place / "donor",
+        "keys.mgk": tmp_path / "again.mgk",
+        "BANK": tmp_path / "again",
+    }
+    orders = [] if "--orders" in mining else ["--orders", "2,3"]
+    result = invoke("mine", files["CORPUS"], "-o", tmp_path / "keys.mgk", *orders, *mining)
+    assert result.exit_code == 0, result.stderr
+    around = ["--corpus", files["CORPUS"]] if "--contexts" in harvesting else []
+    command = ["--tokenizer", files["TOKENIZER"], "--donor", files["donor"], "-o", tmp_path / "bank"]
+    result = invoke("harvest", tmp_path / "keys.mgk", *command, *harvesting, *around)
+    assert result.exit_code == 0, result.stderr
+    commands = commands_of(memgraft.Bank.open(tmp_path / "bank"))
+    assert [command.split()[1] for command in commands] == ["mine", "harvest"]
+    for command in commands:
+        words = [files.get(word, word) for word in shlex.split(command)[1:]]
+        result = invoke(*words)
+        assert result.exit_code == 0, result.stderr
+    made, again = memgraft.Bank.open(tmp_path / "bank"), memgraft.Bank.open(tmp_path / "again")
+    assert made.keys.fingerprint == again.keys.fingerprint
+    assert made.fingerprint == again.fingerprint
+
+
 def test_coverage_of_folders_of_text_goes_into_the_report(place, bank, tmp_path):
     for name, part in (("one", "training"), ("two", "held-out")):
         shutil.copytree(place / part, tmp_path / "text" / name)

@@ -70,11 +70,16 @@ def run(
     need("torch", "torch")
     need("transformers", "transformers")
     from memgraft.bank import Bank
+    from memgraft.controls import arms_named
     from memgraft.corpus import Overlap
-    from memgraft.experiments import Recipe, arms_named, run_experiment
 
     numbers = tuple(parse_range("--seeds", seeds))
     arms_named(arms.split(","))
+    check_folder(out)
+    opened = Bank.open(bank)
+    # Torch is imported once nothing is left to refuse without it.
+    from memgraft.experiments import Recipe, run_experiment
+
     recipe = Recipe(
         width=width,
         ffn_width=int(width * 8 / 3) // 8 * 8,
@@ -87,9 +92,7 @@ def run(
         held_out_windows=held_out_windows,
         curve_points=curve_points,
     )
-    check_folder(out)
     keeps(f"finished arms and the last checkpoint are in {out}; the same command goes on from there")
-    opened = Bank.open(bank)
     tokenizer = reading.tokenizer or opened.tokenizer_path
     if tokenizer is None:
         raise ArgumentError(

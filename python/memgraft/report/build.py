@@ -15,6 +15,7 @@ from memgraft import __version__
 from memgraft.assets.cache import write_beside
 from memgraft.bank import Bank
 from memgraft.bank.health import bank_health, whole_health
+from memgraft.report.commands import commands_of
 from memgraft.report.markdown import markdown
 from memgraft.report.page import render
 from memgraft.system import num_threads
@@ -66,7 +67,7 @@ def provenance(bank: Bank, experiment: Mapping[str, Any] | None, commands: Seque
             "trained on": ", ".join(sorted({result.get("device") or "unknown" for result in experiment["arms"]})),
         }
     trained = [] if experiment is None or not experiment.get("command") else [experiment["command"]]
-    facts["commands"] = "; ".join([*trained, *commands]) or None
+    facts["commands"] = "; ".join([*commands_of(bank), *trained, *commands]) or None
     return {name: "unknown" if value in (None, "") else str(value) for name, value in facts.items()}
 
 
