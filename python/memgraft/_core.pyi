@@ -24,6 +24,7 @@ __all__ = [
     "fingerprint_bytes",
     "fingerprint_content",
     "fingerprint_file",
+    "limit_threads",
     "merge_parts",
     "mine",
     "mine_part",
