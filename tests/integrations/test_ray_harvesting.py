@@ -25,7 +25,7 @@ place, out, what = sys.argv[1:]
 ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
 ray.data.DataContext.get_current().enable_progress_bars = False
 settings = {
-    "recipient_tokenizer": f"{place}/tokenizer.json", "donor": f"{place}/donor", "taps": (1, 2), "chunk_rows": 16,
+    "recipient_tokenizer": f"{place}/tokenizer.json", "donor": f"{place}/donor", "taps": (1, 2), "chunk_rows": 64,
     "prefix": "none", "compute_dtype": "float32",
 }
 
@@ -95,14 +95,14 @@ def call(place, out, what):
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=1200,
         env=environment,
     )
 
 
 @pytest.fixture(scope="module")
 def whole(place):
-    run(place, place / "whole", chunk_rows=16)
+    run(place, place / "whole", chunk_rows=64)
     return contents(place / "whole")
 
 
