@@ -14,7 +14,7 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md \
 FETCHED = || { echo "memgraft: the line above says what could not be fetched or built; connect to the package registries (or set PIP_INDEX_URL to a mirror) and run the same command again: what is done is kept" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-rust test-python test-slow test-oldest test-gpu bench-gpu check format bench wheel tools clean
+.PHONY: help quickstart test test-rust test-python test-slow test-cluster test-oldest test-gpu bench-gpu check format bench wheel tools clean
 
 help:
 	@echo "make quickstart   set up $(VENV), then mine, harvest, graft and train on real text with a real donor"
@@ -40,6 +40,10 @@ test-python: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m slow $(PYTEST)
+
+# In one process, with nothing beside it: a cluster counts on its workers being up in time.
+test-cluster: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m cluster $(PYTEST)
 
 # In one process: the card is one.
 test-gpu: $(VENV)/.installed-dev

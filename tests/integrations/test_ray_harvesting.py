@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from test_harvesting_ranks import contents, place, run
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 __all__ = ["place"]
 
 CODE = """
