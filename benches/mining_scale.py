@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--memory", default="4GiB", help="working memory")
     parser.add_argument("--tokens", type=float, default=330e6, help="tokens of text to fetch where none are cached yet")
     parser.add_argument("--rounds", type=int, default=1, help="rounds of what is compared")
-    parser.add_argument("--scratch", help="folder for tables, parts and what is spilled")
+    parser.add_argument("--scratch", type=Path, help="folder for tables, parts and what is spilled")
     parser.add_argument("--out", help="results (default: benches/results/<machine>-<commit>-mining.json)")
     parser.add_argument("--quick", action="store_true", help="a small corpus, small sizes: does it run, not how fast")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -225,6 +225,8 @@ def main() -> None:
     results: dict[str, Any] = {}
     usual = run.results_path(facts)
     out = Path(options.out) if options.out else usual.with_name(f"{usual.stem}-mining.json")
+    if options.scratch:
+        options.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="memgraft-bench-", dir=options.scratch) as scratch:
         folder = Path(scratch)
         for name, size, work in (
