@@ -1,6 +1,6 @@
 """Derives numbers of the page again from raw results, with nothing of memgraft; ends with an error where one differs.
 
-python docs/study/main/check.py docs/study/main/results-cpu.json
+python docs/study/main/check.py docs/study/main/results-cpu-200-steps.json
 """
 
 import json

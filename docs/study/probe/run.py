@@ -1,6 +1,6 @@
 """Does the probe's order predict the graft's? Nine banks of one donor and one key set: probed, harvested, trained.
 
-    python docs/study/probe/run.py OUT --quickstart QUICKSTART [--steps 400] [--seeds 0,1,2] [--banks ...]
+    python docs/study/probe/run.py OUT --quickstart QUICKSTART [--steps 300] [--seeds 0,1,2] [--banks ...]
 
 QUICKSTART is a finished folder of `memgraft quickstart`: its tokens and tokenizer are used, keys are mined again within
 the budget. What is done is kept in OUT; the same command goes on from there. OUT/results.json is written after the
@@ -19,7 +19,17 @@ from memgraft.experiments import Recipe, run_experiment
 from memgraft.harvesting import open_donor
 from memgraft.probing import probe
 
-RECIPE = {"held_out_windows": 120, "curve_points": 1, "curve_windows": 8}
+RECIPE = {
+    "width": 128,
+    "num_blocks": 3,
+    "num_heads": 4,
+    "ffn_width": 344,
+    "seq_len": 128,
+    "held_out_windows": 400,
+    "curve_points": 1,
+    "curve_windows": 8,
+}
+"""The small recipient of the main comparison on a processor: 1,024 tokens a step."""
 NEWLINE = "\n"
 BANKS: dict[str, dict[str, Any]] = {
     "alone-8": {"tap": 8, "prefix": "none", "contexts": None},
@@ -55,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--quickstart", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--banks", default=",".join(BANKS))
     parser.add_argument("--budget", type=int, default=30_000)
