@@ -91,24 +91,30 @@ def main() -> None:
         beside.replace(results)
 
     banks = {name: BANKS[name] for name in options.banks.split(",")}
-    for name, bank in banks.items():
-        if name not in facts["probe"]:
-            found = probe(
-                keys,
-                recipient_tokenizer=tokenizer,
-                corpus=training,
-                held_out=held_out,
-                donors=[donor],
-                taps=(bank["tap"],),
-                prefixes=[bank["prefix"]],
-                contexts=[bank["contexts"]],
-                num_keys=options.sample,  # the same keys and hits for every bank
-            )
-            (one,) = found.candidates
-            facts["probe"][name] = {"loss": one.loss, "losses": one.losses, "keys_per_second": one.keys_per_second}
-            facts["baselines"] = {each.name: each.loss for each in found.baselines if "shuffled" not in each.name}
-            write()
+    readings = dict.fromkeys((bank["prefix"], bank["contexts"]) for bank in banks.values())
+    for reading in readings:
+        alike = {b["tap"]: name for name, b in banks.items() if (b["prefix"], b["contexts"]) == reading}
+        if all(name in facts["probe"] for name in alike.values()):
+            continue
+        found = probe(
+            keys,
+            recipient_tokenizer=tokenizer,
+            corpus=training,
+            held_out=held_out,
+            donors=[donor],
+            taps=sorted(alike),
+            prefixes=[reading[0]],
+            contexts=[reading[1]],
+            num_keys=options.sample,  # the same keys and hits for every reading
+            seeds=1,
+        )
+        for one in found.candidates:
+            name = alike[one.settings["tap"]]
+            facts["probe"][name] = {"loss": one.loss, "keys_per_second": one.keys_per_second}
             sys.stderr.write(f"probe {name}: {one.loss:.4f}\n")
+        facts["sample"] = found.sample
+        facts.setdefault("baselines", {}).update({f"{each.name} ({reading})": each.loss for each in found.baselines})
+        write()
     for seed in options.seeds.split(","):
         for name, bank in banks.items():
             if seed in facts["graft"].get(name, {}):
