@@ -5,10 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import memgraft
 from experiment_cases import RECIPE, make_material, make_place
-from memgraft.experiments import ARMS, TokenWindows, build_recipient
+from memgraft.experiments import ARMS, TokenWindows, build_recipient, held_out_loss
+from memgraft.experiments.evaluate import memory_facts
 from memgraft.experiments.measures import LOSSES_NAME, bits_per_byte, bytes_per_token, moved
 from memgraft.experiments.train import build_arm, training_flops
 from memgraft.tokenizer import open_tokenizer
@@ -22,6 +24,27 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def material(place):
     return make_material(place)
+
+
+def test_memory_off_is_the_loss_of_calls_without_it(material):
+    model = build_arm(ARMS["graft"], RECIPE, material, seed=1)
+    evaluation = {"grafted": True, "batch_size": 2, "bf16": False}
+    facts = memory_facts(model, material.held_out, [0, 3], [0], material.bank, **evaluation)
+    losses = []
+    for window in (0, 3):
+        tokens = torch.from_numpy(material.held_out.tokens(window))
+        with torch.no_grad():
+            logits = model(tokens[None], memgraft=False).logits[0]
+        losses.append(torch.nn.functional.cross_entropy(logits[:-1], tokens[1:]).item())
+    assert facts["memory_off"]["overall"] == pytest.approx(np.mean(losses), abs=1e-5)
+    on = held_out_loss(model, material.held_out, [0, 3], material.bank, **evaluation)
+    assert abs(on.overall - facts["memory_off"]["overall"]) > 1e-4
+    rows, _ = material.bank.index.lookup(
+        material.held_out.tokens(0).astype(np.uint32)[None], segments=material.held_out.segments(0)[None]
+    )
+    assert facts["gates"]["default/site1/hit/positions"] == (rows >= 0).sum()
+    assert 0 < facts["gates"]["default/site1/hit/gate_mean"] < 1
+    assert facts["gates"]["default/site1/miss/injected_norm"] > 0
 
 
 def test_bytes_are_those_of_the_texts(place):

@@ -185,6 +185,18 @@ def test_groups_and_costs_are_those_of_the_arms():
     assert ["graft", "1,234", "0", "2,468", "64", "0"] in cells
 
 
+def test_memory_off_and_gates_are_means_over_seeds():
+    facts = experiment(-0.4, -0.2, seeds=(0, 1), arms=("none", "graft"))
+    assert "Memory at work" not in render(build_facts(experiment=facts))
+    for result in facts["arms"]:
+        if result["arm"] == "graft":
+            result["memory_off"] = {"overall": 7.0 + result["seed"], "hit": 1.0, "miss": None}
+            result["gates"] = {"default/site1/hit/gate_mean": 0.25 + 0.5 * result["seed"]}
+    page = render(build_facts(experiment=facts))
+    cells = [re.findall(r"<td[^>]*>([^<]*)", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    assert ["graft", "7.5000", "+1.5000", "0.500", "–", "–", "–"] in cells
+
+
 def test_text_from_files_is_escaped():
     sample = {"prompt": "<script>", "text": "a & b", "new_tokens": 3, "tokens_per_second": 2.0, "hit_share": 0.5}
     page = render(build_facts(sample=sample, title="<b>", material={"text": "<i>"}))

@@ -15,7 +15,8 @@ from memgraft.errors import ConfigError
 CONFIG_FORMAT_VERSION = 1
 MAX_ORDER = 16
 
-Gate = Literal["plain", "signed_sqrt"]
+Gate = Literal["plain", "signed_sqrt", "none"]
+Into = Literal["residual", "values"]
 Init = Literal["zero", "scalar", "scratch"]
 Precision = Literal["float32", "recipient"]
 
@@ -107,9 +108,12 @@ class GraftConfig:
     """What is attached to a recipient, and where (docs/METHOD.md, section 5).
 
     Attributes:
-        sites: decoder blocks before which the memory is added; 0 is the first block.
+        sites: decoder blocks where the memory is added; 0 is the first block.
+        into: ``"residual"`` adds it to the residual stream before the block, ``"values"`` to the values of the block's
+            attention, which then go into its cache with it.
         taps: for each site the donor depth (one of ``bank.taps``) it reads. ``None``: in order, or one tap for all.
-        gate: ``"plain"`` is a sigmoid, ``"signed_sqrt"`` is Engram's released form.
+        gate: ``"plain"`` is a sigmoid, ``"signed_sqrt"`` is Engram's released form, ``"none"`` has no gate and no keys:
+            what is added is multiplied by one learned scalar.
         conv: add the causal depthwise convolution over the gated values.
         conv_kernel: taps of that convolution.
         conv_dilation: its dilation.
@@ -126,6 +130,7 @@ class GraftConfig:
     """
 
     sites: tuple[int, ...]
+    into: Into = "residual"
     taps: tuple[int, ...] | None = None
     gate: Gate = "plain"
     conv: bool = True
@@ -164,7 +169,7 @@ class GraftConfig:
                 f"None or one donor depth for each of the {len(self.sites)} sites",
                 self.taps,
             )
-        for name, choices in (("gate", Gate), ("init", Init), ("dtype", Precision)):
+        for name, choices in (("into", Into), ("gate", Gate), ("init", Init), ("dtype", Precision)):
             _require(getattr(self, name) in get_args(choices), name, f"one of {get_args(choices)}", getattr(self, name))
         _require(
             self.control is None or self.control in get_args(Control),
@@ -190,6 +195,8 @@ class GraftConfig:
             "a FallbackConfig or None",
             self.fallback,
         )
+        if self.into == "values" and self.streams > 1:
+            raise ConfigError(f'into="values" needs a recipient with one residual stream, found streams={self.streams}')
         if self.row_source == "none" and self.fallback is None:
             raise ConfigError(f'control="{self.control}" needs a fallback: pass fallback=FallbackConfig(...)')
         eos = self.eos_token_id

@@ -29,14 +29,24 @@ TOLERANCE = {"atol": 1e-6, "rtol": 0}
 
 # Llama is the plain case, Gemma 3 has a sliding window, DeepSeek-V3 another attention; the others run as slow tests.
 QUICK_FAMILIES = {"llama", "gemma3_text", "deepseek_v3"}
+# Families whose blocks have one projection for values; Gemma 3 has grouped heads and a sliding window.
+INTO_VALUES = ("llama", "qwen3", "gemma3_text", "gpt2", "mixtral")
+QUICK_INTO_VALUES = {"gemma3_text"}
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=[] if name in QUICK_FAMILIES else pytest.mark.slow) for name in FAMILIES],
-)
+    params=[
+        *(pytest.param((name, "residual"), id=name, marks=[] if name in QUICK_FAMILIES else pytest.mark.slow)
+          for name in FAMILIES),
+        *(pytest.param((name, "values"), id=f"{name}-values",
+                       marks=[] if name in QUICK_INTO_VALUES else pytest.mark.slow)
+          for name in INTO_VALUES),
+    ],
+)  # fmt: skip
 def model(request: pytest.FixtureRequest, bank: Any) -> Any:
-    return grafted(bank, request.param)
+    family, into = request.param
+    return grafted(bank, family, into=into)
 
 
 def test_memory_matters(model: Any) -> None:

@@ -64,6 +64,10 @@ CASES = {
     "streams": {"streams": 3},
     "scale": {"output_scale": True},
     "trainable_rows": {"num_trainable_rows": 9},
+    "no_gate": {"gate": "none"},
+    "no_gate_streams": {"gate": "none", "streams": 3, "fallback": False},
+    "target": {"target_dim": 6},
+    "wide_target": {"target_dim": 14, "gate": "signed_sqrt", "conv": False},
 }
 
 
@@ -79,18 +83,29 @@ def test_layer_equals_naive_twin_with_gradients(case: str, where: str) -> None:
     hidden, values, inverse, segments, tokens = make_inputs(streams=layer.streams)
     values = torch.tensor([8, 3, 0, 5, 1]) if layer.rows is not None else values
     hidden.requires_grad_()
-    probe = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    target = None
+    if layer.target_dim is not None:
+        target = torch.randn(*hidden.shape[:2], layer.target_dim, generator=generator).requires_grad_()
+    probe = torch.randn((hidden if target is None else target).shape, generator=generator)
     names = [name for name, _ in layer.named_parameters()]
 
     misses = listed(inverse) if where == "at_misses" and layer.value_dim is not None else None
-    fast, _ = layer(hidden, values, inverse, segments, tokens, misses_M=misses)
-    slow = naive_graft(layer, hidden, values, inverse, segments, tokens)
+    fast, _ = layer(hidden, values, inverse, segments, tokens, misses_M=misses, target_BTE=target)
+    slow = naive_graft(layer, hidden, values, inverse, segments, tokens, target)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
 
     leaves = [hidden, *layer.parameters()]
+    if target is not None:
+        leaves, names = [target, *leaves], ["target", *names]
     fast_gradients = torch.autograd.grad((fast * probe).sum(), leaves)
     slow_gradients = torch.autograd.grad((slow * probe).sum(), leaves)
-    for name, got, expected in zip(["hidden", *names], fast_gradients, slow_gradients, strict=True):
+    for name, got, expected in zip(
+        ["hidden", *names] if target is None else ["target", "hidden", *names[1:]],
+        fast_gradients,
+        slow_gradients,
+        strict=True,
+    ):
         torch.testing.assert_close(got, expected, atol=2e-4, rtol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
         if name not in ("conv.norm.weight", "scale"):
             assert got.abs().max() > 0, name
@@ -117,10 +132,11 @@ def test_history_continues_exactly(streams: int) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("gate", ["plain", "none"])
 @pytest.mark.parametrize("init", ["zero", "scalar"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attaching_changes_nothing_and_learns(init: str, dtype: torch.dtype) -> None:
-    layer = GraftLayer(D, V, fallback=make_fallback(), output_scale=init == "scalar")
+def test_attaching_changes_nothing_and_learns(init: str, dtype: torch.dtype, gate: str) -> None:
+    layer = GraftLayer(D, V, fallback=make_fallback(), output_scale=init == "scalar", gate=gate)
     initialize(layer, init, seed=0)
     hidden, values, inverse, segments, tokens = make_inputs()
     hidden = hidden.to(dtype)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from memgraft.bank import Bank
 from memgraft.data import KEY, MemoryBatch
 from memgraft.experiments.windows import SEGMENTS_COLUMN, TokenWindows
+from memgraft.integrations.transformers import disabled, record_telemetry
 
 _DECILES = 10
 FloatArray = npt.NDArray[np.float64]
@@ -140,6 +141,31 @@ def held_out_loss(
             "by_count_decile": [{"decile": number + 1, **_group(*sums)} for number, sums in enumerate(by_decile.T)],
         },
     )
+
+
+def memory_facts(
+    model: nn.Module, windows: TokenWindows, chosen: Sequence[int], few: Sequence[int], bank: Bank, **evaluation: Any
+) -> dict[str, Any]:
+    """What a trained graft does in its recipient: the loss without it, and its gates and norms.
+
+    Args:
+        model: the grafted recipient.
+        windows: the held-out text.
+        chosen: windows of ``memory_off``: the loss with neither memory nor fallback, in weights trained with them.
+        few: windows of ``gates``: figures of `Telemetry.summary`, by site, hits and misses.
+        bank: decides which positions are hits.
+        evaluation: what :func:`held_out_loss` takes.
+
+    Returns:
+        Both, by name.
+    """
+    with disabled(model):
+        without = held_out_loss(model, windows, chosen, bank, **{**evaluation, "grafted": False})
+    with record_telemetry(model) as telemetry:
+        held_out_loss(model, windows, few, bank, **evaluation)
+    gates = {name: round(value, 6) for name, value in telemetry.summary().items()}
+    off = {name: without.to_dict()[name] for name in ("overall", "hit", "miss")}
+    return {"memory_off": off, "gates": gates}
 
 
 def count_deciles(bank: Bank) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from memgraft.errors import GraftError, MemgraftError, StorageError
 from memgraft.experiments.arms import Arm
-from memgraft.experiments.evaluate import held_out_loss, spread_windows
+from memgraft.experiments.evaluate import held_out_loss, memory_facts, spread_windows
 from memgraft.experiments.measures import LOSSES_NAME
 from memgraft.experiments.models import (
     Material,
@@ -196,10 +196,11 @@ def train_arm(
         trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
     seconds = time.perf_counter() - started - watch.measuring
     evaluating = time.perf_counter()
+    chosen = spread_windows(material.held_out, final_windows)
     final = held_out_loss(
         model,
         material.held_out,
-        spread_windows(material.held_out, final_windows),
+        chosen,
         material.bank,
         **evaluation,
         progress=None if progress is None else lambda done, total: progress(f"evaluate {arm.name}", done, total),
@@ -207,6 +208,9 @@ def train_arm(
     evaluated = time.perf_counter() - evaluating
     if not final.overall < float("inf"):
         raise GraftError(f"arm {arm.name}, seed {seed}: the held-out loss is {final.overall}; lower the learning rate")
+    memory = {}
+    if arm.grafted:
+        memory = memory_facts(model, material.held_out, chosen, curve_windows, material.bank, **evaluation)
     steps_run = steps - (int(resumed_from.name.split("-")[1]) if resumed_from else 0)
     history = trainer.state.log_history
     assert final.per_token is not None
@@ -237,6 +241,7 @@ def train_arm(
         "held_out_curve": [[entry["step"], entry["held_out_loss"]] for entry in history if "held_out_loss" in entry],
         "curve_seconds": [entry["seconds"] for entry in history if "held_out_loss" in entry],
         "held_out": {**final.to_dict(), **by_domain(domains)},
+        **memory,
     }
     shutil.rmtree(checkpoints, ignore_errors=True)
     return model, result

@@ -19,7 +19,8 @@ def initialize(layer: GraftLayer, init: Init, *, seed: int, std: float = 0.02) -
     both, which would not learn.
 
     Args:
-        layer: a fresh layer; made with ``output_scale`` if and only if ``init`` is ``"scalar"``.
+        layer: a fresh layer; made with ``output_scale`` if and only if ``init`` is ``"scalar"``. A layer without a gate
+            has a scale in any case, which is 1 unless ``init`` is ``"scalar"``.
         init: the mode.
         seed: same seed, same weights, on every device.
         std: standard deviation.
@@ -27,7 +28,7 @@ def initialize(layer: GraftLayer, init: Init, *, seed: int, std: float = 0.02) -
     Raises:
         ArgumentError: the layer has an output scale under another mode, or none under ``"scalar"``.
     """
-    if (layer.scale is not None) != (init == "scalar"):
+    if (layer.scale is not None) != (init == "scalar" or layer.gate_kind == "none"):
         raise ArgumentError('output_scale goes with init="scalar" and with no other')
     generator = torch.Generator().manual_seed(seed)
 
@@ -49,9 +50,10 @@ def initialize(layer: GraftLayer, init: Init, *, seed: int, std: float = 0.02) -
     if layer.rows is not None:
         draw(layer.rows.weight)
     for norm in (layer.key_norm, layer.query_norm):
-        nn.init.ones_(norm.weight)
+        if norm is not None:
+            nn.init.ones_(norm.weight)
     if layer.conv is not None:
         nn.init.ones_(layer.conv.norm.weight)
         nn.init.zeros_(layer.conv.weight)
     if layer.scale is not None:
-        nn.init.zeros_(layer.scale)
+        nn.init.constant_(layer.scale, 0.0 if init == "scalar" else 1.0)

@@ -53,8 +53,10 @@ def naive_graft(
     inverse_BT: Tensor,
     segments_BT: Tensor,
     tokens_BT: Tensor | None = None,
+    target_BTE: Tensor | None = None,
 ) -> Tensor:
     """:class:`GraftLayer` without history, one position at a time and one projection per position; the same shapes."""
+    target_BTSE = None if target_BTE is None else target_BTE.unsqueeze(2)
     hidden_BTSD = hidden_BTD.unsqueeze(2) if hidden_BTD.dim() == 3 else hidden_BTD
     batch, length, streams, width = hidden_BTSD.shape
     out: list[Tensor] = []
@@ -64,11 +66,14 @@ def naive_graft(
         for t in range(length):
             source = _source(layer, b, t, values_UV, inverse_BT, segments, tokens_BT)
             if source is None:
-                gated.append(torch.zeros(streams, width))
+                gated.append(torch.zeros(streams, width if target_BTE is None else target_BTE.shape[-1]))
                 continue
             key_weight, value_weight, vector = source
-            keys = (key_weight.weight.float() @ vector).view(streams, width)
             value = value_weight.weight.float() @ vector
+            if key_weight is None or layer.key_norm is None or layer.query_norm is None:
+                gated.append(value.expand(streams, -1))
+                continue
+            keys = (key_weight.weight.float() @ vector).view(streams, width)
             rows: list[Tensor] = []
             for s in range(streams):
                 key = _norm(keys[s], layer.key_norm.weight[s].float())
@@ -86,7 +91,8 @@ def naive_graft(
                 update = update + naive_conv(layer.conv, gated_TSD, segments, t)
             updates.append(update if layer.scale is None else update * layer.scale)
         out.append(torch.stack(updates))
-    return (hidden_BTSD.float() + torch.stack(out)).to(hidden_BTD.dtype).view(hidden_BTD.shape)
+    into, given = (hidden_BTSD, hidden_BTD) if target_BTSE is None or target_BTE is None else (target_BTSE, target_BTE)
+    return (into.float() + torch.stack(out)).to(given.dtype).view(given.shape)
 
 
 def _source(
@@ -97,17 +103,17 @@ def _source(
     inverse_BT: Tensor,
     segments: list[int],
     tokens_BT: Tensor | None,
-) -> tuple[nn.Linear, nn.Linear, Tensor] | None:
+) -> tuple[nn.Linear | None, nn.Linear, Tensor] | None:
     if segments[t] < 0:
         return None
     row = int(inverse_BT[b, t])
-    if row >= 0 and layer.memory_key is not None and layer.memory_value is not None:
+    if row >= 0 and layer.memory_value is not None:
         assert values_UV is not None
         vector = (values_UV[row] if layer.rows is None else layer.rows.weight[int(values_UV[row])]).float()
         if layer.normalize_values:
             vector = _norm(vector, torch.ones(()))
         return layer.memory_key, layer.memory_value, vector
-    if layer.fallback is not None and layer.fallback_key is not None and layer.fallback_value is not None:
+    if layer.fallback is not None and layer.fallback_value is not None:
         assert tokens_BT is not None
         embedded = naive_fallback(layer.fallback, tokens_BT[b].tolist(), segments, t)
         return layer.fallback_key, layer.fallback_value, embedded.float()

@@ -6,49 +6,9 @@ from typing import Any
 
 from memgraft.bank.health import collapsed, health_warnings
 from memgraft.report import plots
+from memgraft.report.memory import memory_section
+from memgraft.report.parts import document, html_section, html_table, nats, signed
 from memgraft.report.verdict import verdict
-
-_STYLE = """
-:root { color-scheme: light; --ink: #1c2430; --muted: #5f6b7a; --line: #e3e7ec; --blue: #1257b8; --wash: #f6f8fb; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--wash); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", sans-serif; }
-main { max-width: 880px; margin: 0 auto; padding: 40px 28px 72px; }
-header p { color: var(--muted); margin: 4px 0 0; }
-h1 { font-size: 27px; line-height: 1.2; margin: 0; letter-spacing: -0.01em; }
-h2 { font-size: 19px; margin: 0 0 4px; }
-section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 24px 28px; margin-top: 20px; }
-section > p { margin: 6px 0 12px; color: var(--muted); max-width: 70ch; }
-.verdict { border-left: 5px solid var(--blue); }
-.verdict.bad { border-left-color: #b8446b; }
-.verdict.open { border-left-color: #7b8794; }
-.number { font-size: 40px; font-weight: 650; letter-spacing: -0.02em; line-height: 1.15;
-  font-variant-numeric: tabular-nums; }
-.number small { font-size: 17px; font-weight: 450; color: var(--muted); letter-spacing: 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 14px; margin-top: 16px; }
-.tiles div { border-top: 2px solid var(--line); padding-top: 8px; }
-.tiles b { display: block; font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums; }
-.tiles span { color: var(--muted); font-size: 14px; }
-svg { width: 100%; height: auto; display: block; }
-svg + svg, svg + .scroll, .scroll + .scroll { margin-top: 16px; }
-.number + .scroll { margin-top: 10px; }
-svg text { font-family: inherit !important; }
-table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 600; color: var(--muted); border-bottom: 1.5px solid var(--line);
-  padding: 6px 10px 6px 0; }
-td { border-bottom: 1px solid var(--line); padding: 6px 10px 6px 0; vertical-align: top; overflow-wrap: break-word; }
-.which td { overflow-wrap: anywhere; } .which td:first-child { min-width: 9em; }
-.scroll { overflow-x: auto; } td:first-child { min-width: 8em; }
-td.n, th.n { text-align: right; padding-right: 0; padding-left: 12px; white-space: nowrap; }
-blockquote { margin: 12px 0 0; padding: 14px 18px; background: var(--wash); border-radius: 8px; white-space: pre-wrap;
-  font: 14.5px/1.55 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-blockquote b { color: var(--blue); font-weight: 600; }
-ul { margin: 8px 0 0; padding-left: 20px; } li { margin: 4px 0; }
-code { font: 13.5px ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow-wrap: anywhere; }
-footer { color: var(--muted); font-size: 14px; margin-top: 24px; }
-@media (max-width: 560px) { main { padding: 20px 10px 40px; } section { padding: 18px 16px; } }
-@media print { body { background: #fff; } section { break-inside: avoid; } }
-"""
 
 
 def render(facts: Mapping[str, Any]) -> str:
@@ -59,6 +19,7 @@ def render(facts: Mapping[str, Any]) -> str:
         _arms(experiment) if experiment else "",
         _groups(experiment) if experiment else "",
         _moved(experiment["moved"]) if experiment and experiment.get("moved") else "",
+        memory_section(experiment) if experiment else "",
         _costs(experiment) if experiment else "",
         _coverage(facts["coverage"]) if facts.get("coverage") else "",
         _gates(facts["gates"]) if facts.get("gates") else "",
@@ -75,61 +36,12 @@ def render(facts: Mapping[str, Any]) -> str:
     )
 
 
-def document(*, title: str, subtitle: str, body: str, tool: str, style: str = "") -> str:
-    """A page in one file.
-
-    Args:
-        title: its heading.
-        subtitle: the line below.
-        body: sections, as HTML.
-        tool: what made it, at the foot.
-        style: CSS of this page's own.
-    """
-    title = escape(title)
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}{style}</style>\n<main>\n<header><h1>{title}</h1>"
-        f"<p>{escape(subtitle)}</p></header>\n{body}\n"
-        f"<footer>{escape(tool)}</footer>\n"
-        "</main>\n</html>\n"
-    )
-
-
-def html_section(title: str, lead: str, body: str, kind: str = "") -> str:
-    """A box of the page; ``body`` is HTML."""
-    attribute = f' class="{kind}"' if kind else ""
-    return f"<section{attribute}><h2>{escape(title)}</h2><p>{escape(lead)}</p>{body}</section>\n"
-
-
 def _tiles(entries: Iterable[tuple[str, str]]) -> str:
     return (
         '<div class="tiles">'
         + "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in entries)
         + "</div>"
     )
-
-
-def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 1) -> str:
-    """A table whose columns from ``numbers`` on hold numbers."""
-
-    def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if place >= numbers else ''}>{escape(cell)}</{tag}>" for place, cell in enumerate(row)
-        )
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    kind = ' class="which"' if numbers >= len(head) else ""
-    table = f"<table{kind}><thead><tr>{cells(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _loss(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 def _verdict(experiment: Mapping[str, Any]) -> str:
@@ -143,18 +55,18 @@ def _verdict(experiment: Mapping[str, Any]) -> str:
     # Over what the intervals are is told above the table; it takes a column where they differ.
     told = len(set(overs)) == 1
     number = (
-        f'<div class="number">{_signed(difference["overall"])} <small>nats per held-out token, {escape(names[0])}; '
-        f"95 % interval {_signed(interval['low'])} to {_signed(interval['high'])} over {escape(overs[0])}"
+        f'<div class="number">{signed(difference["overall"])} <small>nats per held-out token, {escape(names[0])}; '
+        f"95 % interval {signed(interval['low'])} to {signed(interval['high'])} over {escape(overs[0])}"
         "</small></div>"
     )
     rows = [
         (
             name,
-            _signed(e["difference"]["overall"]),
-            f"{_signed(e['interval']['low'])} to {_signed(e['interval']['high'])}",
+            signed(e["difference"]["overall"]),
+            f"{signed(e['interval']['low'])} to {signed(e['interval']['high'])}",
             *(() if told else (over,)),
-            _signed(e["difference"]["hit"]),
-            _signed(e["difference"]["miss"]),
+            signed(e["difference"]["hit"]),
+            signed(e["difference"]["miss"]),
         )
         for name, over, e in zip(names, overs, experiment["comparisons"], strict=True)
     ]
@@ -178,10 +90,10 @@ def _arms(experiment: Mapping[str, Any]) -> str:
     rows = [
         (
             result["label"] + (f", seed {result['seed']}" if len({r["seed"] for r in arms}) > 1 else ""),
-            _loss(result["held_out"]["overall"]),
-            _loss(result["held_out"]["hit"]),
-            _loss(result["held_out"]["miss"]),
-            _loss(result["held_out"].get("bits_per_byte")),
+            nats(result["held_out"]["overall"]),
+            nats(result["held_out"]["hit"]),
+            nats(result["held_out"]["miss"]),
+            nats(result["held_out"].get("bits_per_byte")),
             f"{result['tokens_per_second']:,.0f}",
             f"{result['num_parameters'] / 1e6:.2f} M",
         )
@@ -230,7 +142,7 @@ def _groups(experiment: Mapping[str, Any]) -> str:
                 for arm in others
             ]
             title = words.get(group, f"{name} {group}")
-            rows.append((title, str(tokens), _loss(loss), *(_signed(difference) for difference in differences)))
+            rows.append((title, str(tokens), nats(loss), *(signed(difference) for difference in differences)))
         heads = [f"{arm} minus {base}".replace("_", " ") for arm in others]
         tables += html_table((f"by {name}", "tokens", base.replace("_", " "), *heads), rows)
     lead = (
@@ -261,9 +173,9 @@ def _moved(moved: Mapping[str, Any]) -> str:
                     repr(entry["key"]),
                     repr(entry["next"]),
                     str(entry["times"]),
-                    _loss(entry["loss"]),
-                    _loss(entry["loss_without"]),
-                    _signed(entry["loss"] - entry["loss_without"]),
+                    nats(entry["loss"]),
+                    nats(entry["loss_without"]),
+                    signed(entry["loss"] - entry["loss_without"]),
                 )
                 for entry in moved[part]
             ),

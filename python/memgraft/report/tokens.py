@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from memgraft.report.page import document, html_section, html_table
+from memgraft.report.parts import document, html_section, html_table
 
 # Effects of so many nats and more have the full colour.
 _FULL = 1.0

@@ -12,10 +12,10 @@ from memgraft.bank import Memory, open_memory
 from memgraft.bank.overlay import Where
 from memgraft.config import GraftConfig
 from memgraft.errors import ConfigError, FingerprintError, GraftError
-from memgraft.integrations.transformers import generation
+from memgraft.integrations.transformers import generation, values
 from memgraft.integrations.transformers.building import add_child, build_layers, eos_ids, pad_id, tap_of_site
 from memgraft.integrations.transformers.controls import controlled_rows
-from memgraft.integrations.transformers.families import find_decoder, inspect_recipient, unwrap
+from memgraft.integrations.transformers.families import find_decoder, inspect_recipient, look_through, unwrap
 from memgraft.integrations.transformers.hooks import CHILD, DecoderHook, LayerHook, switch_off
 from memgraft.integrations.transformers.loading import LoadHook
 from memgraft.integrations.transformers.runtime import ATTRIBUTE, GraftRuntime, runtimes_of
@@ -104,6 +104,8 @@ def attach(
     for site, layer in layers.items():
         runtime.shapes |= {f"sites.{site}.{key}": tuple(tensor.shape) for key, tensor in layer.state_dict().items()}
         add_child(parts.layers[site], name, layer)
+        if config.into == "values":
+            values.install(parts.layers[site], site)
     if not runtimes_of(parts.decoder):
         parts.decoder.__dict__[ATTRIBUTE] = {}
         parts.decoder.register_forward_pre_hook(DecoderHook(parts.forward_names), with_kwargs=True)
@@ -132,6 +134,8 @@ def detach(recipient: Model, name: str | None = None) -> Model:
             grafts = block._modules.get(CHILD)
             if isinstance(grafts, nn.ModuleDict) and gone in grafts:
                 del grafts[gone]
+                if not values.writes_values(grafts, look_through):
+                    values.uninstall(block)
                 if not len(grafts):
                     del block._modules[CHILD]
     if not runtimes:

@@ -13,6 +13,7 @@ from memgraft.errors import ConfigError, GraftError
 from memgraft.integrations.transformers.families import Recipient, text_config, vocab_size_of
 from memgraft.integrations.transformers.hooks import CHILD
 from memgraft.integrations.transformers.runtime import GraftRuntime
+from memgraft.integrations.transformers.values import value_projection
 from memgraft.nn.compression import CompressedVocabulary
 from memgraft.nn.fallback import HashFallback
 from memgraft.nn.graft_layer import GraftLayer
@@ -29,7 +30,7 @@ def build_layers(
 
     Raises:
         ConfigError: the fallback needs a tokenizer that is not given.
-        GraftError: the recipient's weights are nowhere.
+        GraftError: the recipient's weights are nowhere, or a block has no values to write into.
     """
     config, bank = runtime.config, runtime.bank
     fallback = config.active_fallback
@@ -38,6 +39,9 @@ def build_layers(
         vocabulary = _vocabulary(parts, config, tokenizer, vocabulary)
         sizes = prime_sizes(len(config.sites), fallback.table_sizes, fallback.num_heads)
     layers: dict[int, GraftLayer] = {}
+    targets: dict[int, int] = {}
+    if config.into == "values":
+        targets = {site: value_projection(parts.layers[site], site).width for site in config.sites}
     for position, site in enumerate(config.sites):
         hashed = None
         if fallback is not None and vocabulary is not None:
@@ -61,6 +65,7 @@ def build_layers(
             normalize_values=config.normalize_values,
             output_scale=config.init == "scalar",
             num_trainable_rows=bank.num_rows if config.row_source == "trained" else None,
+            target_dim=targets.get(site),
         )
         initialize(layer, config.init, seed=config.seed + _SITE_SEED_STRIDE * (site + 1), std=config.init_std)
         weight = next(p for p in parts.layers[site].parameters() if p.is_floating_point())

@@ -15,7 +15,7 @@ tags:
 # Graft `{name}`
 
 Recipient-side weights of a memory graft: at every position of the recipient the longest n-gram that a bank stores is
-looked up, and its frozen donor value is projected, gated and added to the residual stream before block(s) {sites}.
+looked up, and its frozen donor value is projected, {gated} to the {into} block(s) {sites}.
 
 | | |
 |---|---|
@@ -52,6 +52,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     return _CARD.format(
         name=manifest["name"],
         sites=", ".join(map(str, config["sites"])),
+        gated="scaled and added" if config["gate"] == "none" else "gated and added",
+        into="values of the attention of" if config["into"] == "values" else "residual stream before",
         model_type=recipient["model_type"],
         hidden_dim=recipient["hidden_dim"],
         vocab_size=recipient["vocab_size"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
@@ -21,6 +22,7 @@ from memgraft.integrations.transformers.loading import refuse_a_graft_left_behin
 from memgraft.integrations.transformers.memories import requested
 from memgraft.integrations.transformers.runtime import runtimes_of
 from memgraft.integrations.transformers.side_input import OFF, Off, SideInput, SideInputs, prepare
+from memgraft.integrations.transformers.values import follow_recomputation, hand_over, recomputes, writes_values
 from memgraft.nn.graft_layer import GraftLayer
 
 KWARG = CHILD = KEY
@@ -120,7 +122,7 @@ def _warn_once_of_a_frozen_graft(decoder: nn.Module) -> None:
 
 
 class LayerHook:
-    """Takes the side input out of a layer's kwargs and, at a site, adds the memory to its input.
+    """Takes the side input out of a layer's kwargs and, at a site, adds the memory to its input or to its values.
 
     Args:
         site: the layer's number.
@@ -134,7 +136,14 @@ class LayerHook:
         kwargs = dict(kwargs)
         sides = kwargs.pop(KWARG, None)
         grafts = module._modules.get(CHILD)
-        if grafts is None or isinstance(sides, Off):
+        if grafts is None:
+            return args, kwargs
+        grafts = grafts if isinstance(grafts, nn.ModuleDict) else look_through(grafts)
+        of_values = writes_values(grafts, look_through)
+        if isinstance(sides, Off):
+            if of_values:
+                hand_over(self.site, None)
+                follow_recomputation(module)
             return args, kwargs
         if not isinstance(sides, SideInputs):
             raise GraftError(
@@ -147,9 +156,18 @@ class LayerHook:
                 f"{type(module).__name__} was called without its hidden states, found {type(hidden).__name__}. {RULE}"
             )
         cache = _cache_of(args, kwargs)
-        grafts = grafts if isinstance(grafts, nn.ModuleDict) else look_through(grafts)
-        for name, layer in grafts.named_children():
-            hidden = _inject(layer, name, self.site, hidden, sides.by_name[name], cache)
+        later = []
+        for name, wrapped in grafts.named_children():
+            layer = _graft_layer(wrapped, name, self.site)
+            if layer.target_dim is None:
+                hidden = _inject(wrapped, layer, name, self.site, hidden, sides.by_name[name], cache)
+            else:
+                later.append((wrapped, layer, name, sides.by_name[name]))
+        if of_values:
+            # A block that is computed again keeps no cache.
+            cache = None if recomputes(module) else cache
+            follow_recomputation(module)
+            hand_over(self.site, functools.partial(_write_values, later, self.site, hidden, cache))
         if args:
             return (hidden, *args[1:]), kwargs
         kwargs["hidden_states"] = hidden
@@ -176,11 +194,38 @@ def _refuse_adapter(layer: GraftLayer) -> None:
             )
 
 
-def _inject(wrapped: nn.Module, name: str, site: int, hidden: Tensor, side: SideInput, cache: Any) -> Tensor:
+def _graft_layer(wrapped: nn.Module, name: str, site: int) -> GraftLayer:
     layer = wrapped if isinstance(wrapped, GraftLayer) else look_through(wrapped)
     if not isinstance(layer, GraftLayer):
         raise GraftError(f"site {site}: {name!r} is a {type(layer).__name__}, not a graft layer")
     _refuse_adapter(layer)
+    return layer
+
+
+def _write_values(
+    layers: list[tuple[nn.Module, GraftLayer, str, SideInput]], site: int, hidden: Tensor, cache: Any, values: Tensor
+) -> Tensor:
+    """The values of a block's attention, (B, T, E), with what its grafts add to them."""
+    for wrapped, layer, name, side in layers:
+        if values.shape != (*side.inverse.shape, layer.target_dim):
+            raise GraftError(
+                f"site {site}: expected values of shape {(*side.inverse.shape, layer.target_dim)}, found "
+                f'{tuple(values.shape)}: this family computes them otherwise. Use into="residual"'
+            )
+        values = _inject(wrapped, layer, name, site, hidden, side, cache, values)
+    return values
+
+
+def _inject(
+    wrapped: nn.Module,
+    layer: GraftLayer,
+    name: str,
+    site: int,
+    hidden: Tensor,
+    side: SideInput,
+    cache: Any,
+    target: Tensor | None = None,
+) -> Tensor:
     reach, device = layer.conv_reach, hidden.device
     if hidden.shape[:2] != side.inverse.shape:
         raise GraftError(
@@ -205,6 +250,7 @@ def _inject(wrapped: nn.Module, name: str, site: int, hidden: Tensor, side: Side
         misses_M=None if side.misses is None else side.misses.to(device),
         observer=None if side.recorder is None else side.recorder.observer(name, site, side),
         keep_gated=keep,
+        **({} if target is None else {"target_BTE": target}),
     )
     if keep:
         _keep(layer, name, site, side, gated, cache)

@@ -106,7 +106,7 @@ def optimizer_groups(
                 tables.add(id(layer.fallback.table.weight))
             if layer.rows is not None:
                 tables.add(id(layer.rows.weight))
-            small = [layer.key_norm, layer.query_norm] + ([layer.conv] if layer.conv is not None else [])
+            small = [part for part in (layer.key_norm, layer.query_norm, layer.conv) if part is not None]
             undecayed.update(id(parameter) for module in small for parameter in module.parameters())
     groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "tables": []}
     for parameter in recipient.parameters():

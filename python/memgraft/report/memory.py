@@ -1,0 +1,37 @@
+"""The page's box about memory at work: the loss without it, gates and norms."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from memgraft.report.parts import html_section, html_table, nats, signed
+
+_KINDS = ("hit", "miss")
+
+
+def memory_section(experiment: Mapping[str, Any]) -> str:
+    """Means over seeds of what each grafted arm has measured of itself; nothing where no arm has."""
+    by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    for result in experiment["arms"]:
+        if "memory_off" in result:
+            by_arm.setdefault(result["label"], []).append(result)
+    if not by_arm:
+        return ""
+    rows = []
+    for label, results in by_arm.items():
+        off = fmean(result["memory_off"]["overall"] for result in results)
+        change = off - fmean(result["held_out"]["overall"] for result in results)
+        figures = [_figure(results, kind, name) for name in ("gate_mean", "injected_norm") for kind in _KINDS]
+        rows.append((label, nats(off), signed(change), *figures))
+    head = ("arm", "memory off", "minus on", "gate, hits", "gate, misses", "added norm, hits", "added norm, misses")
+    lead = (
+        "Each trained arm evaluated once more with its memory and fallback switched off, and how far its gate opens: "
+        "means over seeds and sites. A norm is that of what is added over that of what it is added to. "
+        "'Memory off' does not stand for a model that never had one: that is the arm without memory."
+    )
+    return html_section("Memory at work", lead, html_table(head, rows))
+
+
+def _figure(results: Sequence[Mapping[str, Any]], kind: str, name: str) -> str:
+    found = [value for result in results for key, value in result["gates"].items() if key.endswith(f"/{kind}/{name}")]
+    return f"{fmean(found):.3f}" if found else "–"
