@@ -1,0 +1,137 @@
+"""What a probe is asked for: every way to read, refused before a donor is opened where it can be, each once."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from memgraft.bank.dtypes import value_dtype
+from memgraft.corpus import Corpus
+from memgraft.errors import ArgumentError, FingerprintError
+from memgraft.harvesting.donor import Donor, open_donor
+from memgraft.harvesting.forward import check_taps
+from memgraft.harvesting.occurrences import Contexts
+from memgraft.harvesting.prefix import PrefixChoice, find_prefix
+from memgraft.harvesting.setup import refuse_taps
+from memgraft.keyset import KeySet
+from memgraft.mining.facts import mined_from
+from memgraft.probing.reading import Reading, default_taps
+from memgraft.probing.softmax import NORMALISATIONS
+from memgraft.progress import Progress
+
+
+class Donors:
+    """One donor open at a time: several may not fit."""
+
+    def __init__(self, compute_dtype: str, device: str, progress: Progress | None) -> None:
+        self._compute_dtype, self.device, self._progress = compute_dtype, device, progress
+        self._open: tuple[Any, Donor] | None = None
+
+    def get(self, source: str | Path | Donor) -> Donor:
+        """The open donor; the one before it is let go."""
+        if isinstance(source, Donor):
+            return source
+        if self._open is None or self._open[0] != source:
+            self._open = None
+            opened = open_donor(source, compute_dtype=self._compute_dtype, device=self.device, progress=self._progress)
+            self._open = (source, opened)
+        return self._open[1]
+
+
+def readings(
+    donors: Sequence[str | Path | Donor],
+    prefixes: Sequence[PrefixChoice],
+    contexts: Sequence[Contexts | Sequence[int] | None],
+) -> list[Reading]:
+    """Every way to read, donor by donor; each once."""
+    found: list[Reading] = []
+    for donor in donors:
+        for prefix in prefixes:
+            for around in contexts:
+                reading = Reading(donor=donor, prefix=prefix, contexts=Contexts.of(around))
+                if reading not in found:
+                    found.append(reading)
+    if not found:
+        raise ArgumentError("donors, prefixes, contexts: expected at least one of each to measure, got none")
+    return found
+
+
+def each_once(
+    asked: Iterable[Reading], donors: Donors, taps: Sequence[int] | None, note: Callable[[str], None] | None
+) -> list[Reading]:
+    """The readings whose prefix no earlier one of the same donor and contexts has under another name.
+
+    One with the BOS of a donor that has none is left out, and said, where others are left.
+
+    Raises:
+        ArgumentError: no donor can read any of them so.
+    """
+    asked = list(asked)
+    if len({repr(reading.prefix) for reading in asked}) == 1:
+        return asked
+    found: list[Reading] = []
+    seen: set[tuple[str, tuple[int, ...], Contexts | None]] = set()
+    refused: ArgumentError | None = None
+    for reading in asked:
+        donor = donors.get(reading.donor)
+        try:
+            depths = check_taps(donor, default_taps(donor.num_blocks) if taps is None else taps)
+            ids = find_prefix(donor, reading.prefix, taps=depths).ids
+        except ArgumentError as error:
+            if reading.prefix != "bos":
+                raise
+            refused = error
+            if note is not None:
+                note(f"left out: {error}")
+            continue
+        if (key := (str(reading.donor), ids, reading.contexts)) not in seen:
+            seen.add(key)
+            found.append(reading)
+    if not found and refused is not None:
+        raise refused
+    return found
+
+
+def check(
+    donors: Sequence[str | Path | Donor],
+    taps: Sequence[int] | None,
+    dtypes: Sequence[str],
+    normalisations: Sequence[str],
+    minutes: float,
+    num_keys: int | None,
+    seeds: int,
+) -> None:
+    """Refuses what can be refused before a donor is opened."""
+    if not dtypes or not normalisations or seeds < 1 or not minutes > 0 or (num_keys is not None and num_keys < 8):
+        raise ArgumentError(
+            f"expected at least one dtype, normalisation and seed, some minutes and 8 keys; found dtypes {dtypes}, "
+            f"normalisations {normalisations}, seeds {seeds}, minutes {minutes}, num_keys {num_keys}"
+        )
+    for dtype in dtypes:
+        value_dtype(dtype)
+    if strange := sorted(set(normalisations) - set(NORMALISATIONS)):
+        raise ArgumentError(f"normalisations: expected {', '.join(NORMALISATIONS)}, found {strange[0]!r}")
+    for donor in donors if taps is not None else ():
+        refuse_taps(donor, taps or ())
+
+
+def held_out_part(keys: KeySet, corpus: Corpus, training: Corpus, held_out: Corpus | None) -> Corpus:
+    """The text of the exam: ``held_out``, or what was held out when ``keys`` were mined from ``corpus``.
+
+    Raises:
+        ArgumentError: nothing was held out, and nothing is given.
+        FingerprintError: what is given was mined.
+    """
+    if held_out is None:
+        split = keys.metadata.get("split") or {}
+        if split.get("of") != corpus.fingerprint:
+            raise ArgumentError(
+                f"{corpus.paths[0]}: expected keys that were mined from a split of it, which says what is held out, "
+                "found others; give held_out"
+            )
+        return corpus.split(held_out=split["held_out"], seed=split["seed"])[1]
+    if held_out.fingerprint == training.fingerprint or mined_from(keys.metadata, held_out):
+        raise FingerprintError(
+            f"{held_out.paths[0]}: expected documents that the keys were not mined from, found some that they were; "
+            "name text that was held out"
+        )
+    return held_out

@@ -1,0 +1,27 @@
+"""The softmax fitted on one sample, as often as there is time for."""
+
+import time
+
+from memgraft.probing.hits import Sample
+from memgraft.probing.softmax import Classes, Fit, FloatArray, softmax_losses
+
+
+class Fits:
+    """Fits the softmax on one sample."""
+
+    def __init__(self, sample: Sample, vocab_size: int, fit: Fit, seed: int, device: str) -> None:
+        self.classes = Classes.of(sample.training.targets, vocab_size, fit.num_classes)
+        self._sample, self._fit, self._seed, self._device = sample, fit, seed, device
+
+    def losses(self, values: FloatArray, seed: int) -> FloatArray:
+        """(E,) losses of the exam."""
+        return softmax_losses(
+            values, self._sample.training, self._sample.exam, self.classes, self._fit, seed=seed, device=self._device
+        )
+
+    def affordable(self, values: FloatArray, seeds: int, number: int, deadline: float) -> int:
+        """How many seeds of ``number`` fits are done by ``deadline``, at least one."""
+        begun = time.monotonic()
+        self.losses(values, self._seed)
+        now = time.monotonic()
+        return max(1, min(seeds, int((deadline - now) / (number * (now - begun)))))
