@@ -1,7 +1,10 @@
 """Harvests in contexts: the places chosen and the means read there, against plain loops; what is refused."""
 
 import random
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memgraft
+from bank_cases import child_environment
 from memgraft.bank import Bank
+from memgraft.bank.make import subtract, truncate
 from memgraft.errors import ArgumentError, DonorError, FingerprintError, KeySetError
-from memgraft.harvesting import Contexts, harvest, open_donor, plan_harvest
+from memgraft.harvesting import Contexts, harvest, open_donor, plan_harvest, verify_rows
 from memgraft.harvesting.extend import harvest_like, mine_lacking
 from memgraft.harvesting.occurrences import find_occurrences
 from memgraft.keyset import KeySet
@@ -288,6 +293,69 @@ def test_an_overlay_is_read_as_its_base(place, bank, tmp_path):
     overlay = harvest_like(bank, lacking.keys, corpus=corpus, **options)
     assert overlay.manifest.space == bank.manifest.space
     assert Bank.open([bank.path, overlay.path]).num_rows == bank.num_rows + overlay.num_rows
+
+
+def test_windows_stay_the_same_when_the_shortest_keys_go(place, corpus, keys, tmp_path):
+    """A bank says for which shortest keys its windows were cut, whichever keys are left."""
+    counts = [9 - len(key) for key in keys]  # the longest keys are the rarest, and the first to go
+    ranked = KeySet.from_keys(list(keys), counts=counts, vocab_size=290, metadata=keys.metadata)
+    whole = run(place, tmp_path / "whole", keys=ranked, corpus=corpus)
+    assert whole.manifest.donor["shortest_key"] == 2
+    short = truncate(whole.path, whole.keys.num_keys_by_order[2], tmp_path / "short")
+    long = subtract(whole.path, short.path, tmp_path / "long")
+    assert short.keys.orders == (2,)
+    assert 2 not in long.keys.orders
+    for cut in (short, long):
+        check = verify_rows(cut, donor=place / "donor", sample=20, corpus=corpus)
+        assert check.ok, check.findings
+        assert check.largest_error < 1e-5
+    listed = [(70, 71, 72), *[key for key in keys if len(key) == 4][:9]]
+    overlay = harvest_like(
+        long,
+        KeySet.from_keys(listed, vocab_size=290, metadata=keys.metadata),
+        corpus=corpus,
+        recipient_tokenizer=place / "tokenizer.json",
+        donor=place / "donor",
+        out=tmp_path / "overlay",
+    )
+    assert overlay.manifest.donor["shortest_key"] == 2, "and an overlay's rows are read in the same windows"
+    for row in range(overlay.num_rows):
+        if (there := long.index.find(overlay.keys.key(row))) is not None:
+            np.testing.assert_allclose(overlay.floats([row]), long.floats([there]), atol=1e-5)
+
+
+CHILD = """
+import sys
+import torch
+torch.set_num_threads(int(sys.argv[4]))
+from pathlib import Path
+import memgraft
+import test_harvesting_contexts as this
+place, out, rank = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+corpus = memgraft.Corpus.open(place / "corpus.bin")
+print(this.run(place, out, corpus=corpus, chunk_rows=16, rank=rank, world_size=2).fingerprint)
+"""
+
+
+@pytest.mark.slow
+def test_two_live_ranks(place, corpus, tmp_path):
+    whole = run(place, tmp_path / "whole", corpus=corpus, chunk_rows=16)
+    here = Path(__file__).parent
+    threads = str(torch.get_num_threads())
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(place), str(tmp_path / "bank"), str(rank), threads],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=child_environment(here, here.parent / "tests"),
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        output, _ = rank.communicate(timeout=240)
+        assert output.split() == [whole.fingerprint]
+    for path in whole.path.iterdir():
+        assert (tmp_path / "bank" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_plan_measures_windows(place, corpus, keys):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from memgraft.bank import Bank
+from memgraft.bank.health import bank_health, health_warnings, whole_health
 from memgraft.errors import ArgumentError, DonorError, FingerprintError, FormatError, KeySetError, TokenError
 from memgraft.harvesting import harvest, open_donor, plan_harvest
 from memgraft.keyset import KeySet
@@ -332,6 +333,13 @@ def test_speed_reuse_and_time_are_told(place, keys, tmp_path):
     assert int(told.group(2)) == round(100 * (1 - distinct / tokens))
     run(place, tmp_path / "alone", chunk_rows=100, share_prefixes=False, note=lines.append)
     assert "(0% of them reused)" in lines[-1]
+
+
+def test_what_is_wrong_with_a_bank_is_logged(place, tmp_path, caplog):
+    bank = run(place, tmp_path / "bank")
+    lines = health_warnings(bank_health(bank), whole_health(bank))
+    assert any("have a twin" in line for line in lines)
+    assert [record.getMessage() for record in caplog.records] == [f"{bank.path}: {line}" for line in lines]
 
 
 def test_a_plan_counts_without_writing(place, keys, tmp_path):

@@ -1,5 +1,6 @@
 """The probe: a planted signal ranks first, baselines against plain loops, and what is refused."""
 
+import dataclasses
 import json
 import math
 from collections import Counter, defaultdict
@@ -280,6 +281,42 @@ def test_the_verb(place, tmp_path):
         assert message in refused.stderr
 
 
+def test_prefixes_of_another_name_are_read_once_and_a_missing_bos_is_left_out(place, corpus, keys):
+    donor = open_donor(place / "knows", compute_dtype="float32")
+    newline = donor.tokenizer.encode(["\n"])[0]
+    told = []
+    asked = {"num_keys": 40, "seeds": 1, "fit": FIT, "taps": (2,), "note": told.append}
+    given = {"recipient_tokenizer": place / "tokenizer.json", "corpus": corpus, **asked}
+    headless = dataclasses.replace(donor, bos=None)
+    found = probe(keys, donors=[headless], prefixes=["none", None, "bos", "\n", newline], **given)
+    assert [sorted(one.settings["prefix"]) for one in found.candidates].count(newline) == 1
+    assert len(found.candidates) == 2
+    assert any("left out: prefix bos: the tokenizer of donor knows has no BOS token" in line for line in told)
+    with pytest.raises(ArgumentError, match="has no BOS token"):
+        probe(keys, donors=[headless], prefixes=["bos"], **given)
+
+
+def test_a_corpus_without_a_header_is_read_by_its_type(place, tmp_path, corpus):
+    raw = tmp_path / "corpus.raw"
+    raw.write_bytes(corpus.tokens(0, corpus.num_tokens).astype("<u4").tobytes())
+    how = ["--format", "raw", "--eos-id", 0, "--tokenizer", place / "tokenizer.json", "--donor", place / "knows"]
+    asked = [place / "keys.mgk", "--corpus", raw, *how, "--prefix", "none", "--taps", 2]
+    bank = tmp_path / "bank"
+    made = invoke("harvest", *asked, "--contexts", "1,4", "--dtype", "uint32", "--out", bank)
+    assert made.exit_code == 0, made.stderr
+    assert Bank.open(bank).dtype == "bf16"
+    assert f"warning: {bank}: " in made.stderr, "the health of the bank"
+    assert "have a twin" in made.stderr
+    probed = invoke("probe", *asked, "--dtype", "uint32", "--sample", 40, "--seeds", 1)
+    assert probed.exit_code == 0, probed.stderr
+    bare = ["harvest", place / "keys.mgk", *how[4:], "--prefix", "none", "--taps", 2]
+    old = invoke(*bare, "--dtype", "fp8", "--out", tmp_path / "8")
+    assert old.exit_code == 0, old.stderr
+    assert Bank.open(tmp_path / "8").dtype == "fp8_e4m3", "without a corpus it is what it was"
+    wrong = invoke(*bare, "--dtype", "uint32", "--out", tmp_path / "32")
+    assert wrong.exit_code == 2
+
+
 def test_harvest_auto_takes_what_the_probe_chose(place, tmp_path, corpus, keys):
     out = tmp_path / "bank"
     asked = ["harvest", place / "keys.mgk", "--tokenizer", place / "tokenizer.json", "--corpus", place / "corpus.bin"]
@@ -290,6 +327,8 @@ def test_harvest_auto_takes_what_the_probe_chose(place, tmp_path, corpus, keys):
     recorded = bank.manifest.donor["probe"]
     assert json.loads(made.stdout)["chosen_by_probe"] == recorded["chosen"]
     assert recorded["chosen"] in recorded["table"]
+    for read in ("nothing before it", "'\\n' before it", "mean of 2 contexts of 12"):
+        assert any(read in name for name in recorded["table"]), recorded["table"]
     assert bank.taps == (recorded["settings"]["tap"],)
     again = invoke(*asked)
     assert again.exit_code == 0, again.stderr

@@ -9,7 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import memgraft
+from memgraft.tokenizer import open_tokenizer
 from test_harvesting_ranks import contents, place, run
+from tiny import tiny_text
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.cluster
@@ -36,8 +39,7 @@ def finished():
 def kill_one():
     # An actor, once some chunks are written and many are not.
     while finished() < 3:
-        time.sleep(0.001)
-    from ray.util.state import list_actors
+        time.sleep(0.02)
     print("finished", finished(), flush=True)
     for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
@@ -58,6 +60,8 @@ def ours(process):
         process = int(pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
     return False
 
+if what == "contexts":
+    settings |= {"taps": (1,), "contexts": (2, 6), "corpus": f"{place}/corpus.bin"}
 if what == "refused":
     for changes in ({"taps": (9,)}, {"rank": 1}, {"actors": 0}):
         try:
@@ -68,7 +72,7 @@ if what == "refused":
 if what == "driver dies":
     def die():
         while finished() < 3:
-            time.sleep(0.001)
+            time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGKILL)
     threading.Thread(target=die, daemon=True).start()
 if what == "kill one":
@@ -121,6 +125,20 @@ def test_another_driver_takes_up_what_a_killed_one_left(place, whole, tmp_path):
     assert again.returncode == 0, again.stderr[-3000:]
     assert int(again.stdout.split("before ")[1].split()[0]) >= 3
     assert contents(tmp_path / "bank") == whole
+
+
+def test_contexts(place, tmp_path):
+    """Workers open the corpus themselves; the bytes are those of one process."""
+    tokenizer = open_tokenizer(place / "tokenizer.json")
+    with memgraft.CorpusWriter(place / "corpus", vocab_size=300, eos_id=0) as writer:
+        for text in tiny_text(1).splitlines(keepends=True):
+            writer.add([*tokenizer.encode([text])[0], 0])
+        writer.finish()
+    corpus = memgraft.Corpus.open(place / "corpus.bin")
+    run(place, tmp_path / "whole", chunk_rows=64, taps=(1,), contexts=(2, 6), corpus=corpus)
+    done = call(place, tmp_path / "bank", "contexts")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
 
 
 def test_errors_are_the_harvests_own(place, tmp_path):

@@ -1,11 +1,16 @@
 """The text of a key is what stands in the corpus, whatever the tokenizer does at the edges of a text."""
 
+import json
 from itertools import product
 
 import pytest
 from families import FAMILIES, llama2, metaspace, t5, wordpiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from memgraft.harvesting.text import key_texts, open_tokenizer
+from memgraft.tokenizer.inside import lost_bytes
 
 
 def key(codec, *pieces):
@@ -91,3 +96,51 @@ def test_ids_mode_asks_for_the_same_tokens():
     codec = open_tokenizer(t5())
     keys = [key(codec, "▁king", "▁of"), key(codec, "▁ki", "ng")]
     assert key_texts(keys, codec, codec, round_trip="ids").reasons == [None, "retokenized"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text=st.text(max_size=30))
+@settings(max_examples=25, deadline=None)
+def test_what_loses_nothing_gives_every_text_back(family, text):
+    """Byte-level tokenizers without edges are not asked whether they lose something; the others are."""
+    tokenizer = FAMILIES[family]()
+    lost = lost_bytes(json.loads(tokenizer.to_str()))
+    assert (lost is not None) == (family in ("gpt2", "qwen2", "smollm2"))
+    if lost is not None:
+        codec = open_tokenizer(tokenizer)
+        (ids,) = codec.encode([text])
+        assert codec.decode([ids]) == [text]
+        assert codec.encode_inside([text]) == [ids]
+
+
+def test_a_byte_without_a_token_is_found_out():
+    """As in SmolLM2's vocabulary, which lacks bytes of planes that nobody writes."""
+    facts = json.loads(FAMILIES["smollm2"]().to_str())
+    facts["model"]["vocab"] = {token: place for token, place in facts["model"]["vocab"].items() if token not in "ñÂ"}
+    assert lost_bytes(facts) == {0xF1, 0xC2}
+    tokenizer = Tokenizer.from_str(json.dumps(facts))
+    codec = open_tokenizer(tokenizer)
+    texts = ["the sea", "\N{NO-BREAK SPACE}x", "\U00040000"]
+    assert codec.stable(texts) == [True, False, False]
+    assert codec.stable(texts[:1]) == [True]
+    judged = key_texts([codec.encode(["the sea"])[0]], codec, codec)
+    assert judged.reasons == [None]
+
+
+def test_what_takes_something_away_is_told():
+    facts = json.loads(FAMILIES["gpt2"]().to_str())
+    assert lost_bytes(facts) == set()
+    strips = {"id": 999, "content": "<x>", "single_word": False, "lstrip": True, "rstrip": False, "normalized": False}
+    spaced = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    removes = {"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "invert": False}
+    for changes in (
+        {"normalizer": {"type": "NFC"}},
+        {"added_tokens": [*facts["added_tokens"], strips]},
+        {"added_tokens": [*facts["added_tokens"], {**strips, "lstrip": False, "content": "<a b>"}]},
+        {"pre_tokenizer": spaced},
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [removes, {**spaced, "add_prefix_space": False}]}},
+        {"pre_tokenizer": None},
+        {"decoder": None},
+        {"model": {**facts["model"], "end_of_word_suffix": "</w>"}},
+    ):
+        assert lost_bytes({**facts, **changes}) is None, changes

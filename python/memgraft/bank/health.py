@@ -1,6 +1,6 @@
 """Whether a bank's rows tell their keys apart: how alike and how large they are, by how much the donor read of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,33 +21,54 @@ square norm in outlier channels; norms from the median up."""
 _OUTLIER = 10.0
 """A channel is an outlier if its root mean square is so many times the median channel's."""
 _SAMPLE, _WHOLE_SAMPLE = 96, 768
+_BLOCK = 1 << 20
 _LONGEST = 8
 """Keys of so many donor tokens and more are one group."""
 _FEW = 8
 """Fewer sampled rows say nothing about a group."""
 
 
-def length_groups(lengths: npt.ArrayLike, counts: npt.ArrayLike) -> dict[str, dict[str, Any]]:
+def length_groups(
+    lengths: npt.NDArray[np.integer[Any]], counts: Callable[[int, int], npt.ArrayLike]
+) -> dict[str, dict[str, Any]]:
     """What ``bank.json`` keeps of the donor's reading: rows by number of donor tokens, the prefix not counted.
 
     Args:
         lengths: (rows,) donor tokens of each key.
-        counts: (rows,) how often each key was counted.
+        counts: ``counts(start, stop)`` is how often each of these keys was counted; asked for block by block.
 
     Returns:
         By length (``"8+"`` is the last): ``rows``, ``share`` of all counts, and a ``sample`` of rows, spread evenly.
     """
-    lengths = np.minimum(np.asarray(lengths), _LONGEST)
-    counts = np.asarray(counts, dtype=np.float64)
-    groups = {}
-    for length in np.unique(lengths).tolist():
-        rows = np.flatnonzero(lengths == length)
-        groups[f"{length}+" if length == _LONGEST else str(length)] = {
-            "rows": len(rows),
-            "share": round(float(counts[rows].sum() / max(counts.sum(), 1.0)), 4),
-            "sample": " ".join(map(str, _spread(rows).tolist())),
+    rows, sums = np.zeros(_LONGEST + 1, np.int64), np.zeros(_LONGEST + 1)
+    for start, block in _blocks(lengths):
+        rows += np.bincount(block, minlength=_LONGEST + 1)
+        weights = np.asarray(counts(start, start + len(block)), np.float64)
+        sums += np.bincount(block, weights=weights, minlength=_LONGEST + 1)
+    samples: list[list[int]] = [[] for _ in rows]
+    wanted = [_places(int(number), _SAMPLE) for number in rows]
+    seen = np.zeros_like(rows)
+    for start, block in _blocks(lengths):
+        here = np.bincount(block, minlength=_LONGEST + 1)
+        for length in np.flatnonzero(here).tolist():
+            inside = wanted[length] - seen[length]
+            inside = inside[(inside >= 0) & (inside < here[length])]
+            samples[length] += (start + np.flatnonzero(block == length)[inside]).tolist()
+        seen += here
+    return {
+        f"{length}+" if length == _LONGEST else str(length): {
+            "rows": int(rows[length]),
+            "share": round(float(sums[length] / max(sums.sum(), 1.0)), 4),
+            "sample": " ".join(map(str, samples[length])),
         }
-    return groups
+        for length in np.flatnonzero(rows).tolist()
+    }
+
+
+def _blocks(lengths: npt.NDArray[np.integer[Any]]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """The lengths in blocks, the longest as one, and the row where each block begins."""
+    for start in range(0, len(lengths), _BLOCK):
+        yield start, np.minimum(lengths[start : start + _BLOCK].astype(np.int64), _LONGEST)
 
 
 def bank_health(bank: Bank) -> dict[str, dict[str, Any]]:
@@ -64,7 +85,9 @@ def bank_health(bank: Bank) -> dict[str, dict[str, Any]]:
     if groups is None or sum(int(group["rows"]) for group in groups.values()) != bank.num_rows:
         # An old bank, or one that was cut or put together from others, whose rows have other numbers.
         arrays, kind = bank.keys.arrays(), "recipient token"
-        groups = length_groups(np.diff(arrays.offsets), arrays.counts)
+        offsets: npt.NDArray[np.int64] = arrays.offsets.astype(np.int64)
+        lengths = offsets[1:] - offsets[:-1]
+        groups = length_groups(lengths, lambda *rows: arrays.counts[slice(*rows)])
     return {
         f"{name} {kind}{'' if name == '1' else 's'}": {
             "rows": int(group["rows"]),
@@ -86,15 +109,16 @@ def collapsed(health: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _spread(rows: npt.NDArray[np.int64], most: int = _SAMPLE) -> npt.NDArray[np.int64]:
-    if len(rows) <= most:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+def _places(number: int, most: int) -> npt.NDArray[np.int64]:
+    """At most ``most`` of ``number`` places, spread evenly."""
+    if number <= most:
+        return np.arange(number)
+    return np.linspace(0, number - 1, most).astype(np.int64)
 
 
 def whole_health(bank: Bank) -> dict[str, Any]:
     """The figures of `bank_health` for rows spread evenly over the whole bank, whatever the donor read of them."""
-    return {"rows": bank.num_rows, **_figures(bank, _spread(np.arange(bank.num_rows), _WHOLE_SAMPLE).tolist())}
+    return {"rows": bank.num_rows, **_figures(bank, _places(bank.num_rows, _WHOLE_SAMPLE).tolist())}
 
 
 def health_warnings(groups: Mapping[str, Mapping[str, Any]], whole: Mapping[str, Any]) -> list[str]:

@@ -194,3 +194,8 @@ def wait_for_lock(file: int, path: Path, seconds: float = 0.05) -> None:
     """Takes the lock of ``file``, waiting for whoever has it; Ctrl-C ends the wait."""
     while not try_lock(file, path):
         time.sleep(seconds)
+
+
+def unlock(file: int) -> None:
+    """Gives the lock of ``file`` back."""
+    fcntl.flock(file, fcntl.LOCK_UN)

@@ -124,7 +124,7 @@ class RowWriter(Closing):
             "donor": self._donor,
             "tokenizer": self._tokenizer,
             "shard_starts": self._layout.starts,
-            "order": None if self._order is None else zlib.crc32(np.ascontiguousarray(self._order, "<i8").tobytes()),
+            "order": None if self._order is None else zlib.crc32(np.ascontiguousarray(self._order, "<i8").data),
             "tool": __version__,
         }
         described: dict[str, Any] = json.loads(json.dumps(settings))

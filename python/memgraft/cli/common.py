@@ -6,6 +6,7 @@ A verb is a function decorated with :func:`verb`; its result goes to stdout thro
 
 import functools
 import json as jsonlib
+import logging
 import os
 import re
 import sys
@@ -259,6 +260,22 @@ def storage_type(value_dtype: str, old: str | None = None) -> str:
     if found not in DTYPES:
         raise ArgumentError(f"--value-dtype {asked}: expected one of {', '.join([*DTYPES, 'fp8'])}")
     return found
+
+
+class _Told(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        log(f"warning: {record.getMessage()}")
+
+
+@contextmanager
+def warnings_told() -> Iterator[None]:
+    """What the package logs as a warning is a line of the verb inside."""
+    handler = _Told(logging.WARNING)
+    logging.getLogger("memgraft").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("memgraft").removeHandler(handler)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import typer
 from memgraft.cli.artifacts import Reading, check_folder, reads_corpora
 from memgraft.cli.common import (
     JsonOption,
-    OldDtypeOption,
     ThreadsOption,
     emit,
     keeps,
@@ -19,12 +18,14 @@ from memgraft.cli.common import (
     progress,
     storage_type,
     verb,
+    warnings_told,
 )
 from memgraft.cli.sizes import parse_range
 from memgraft.errors import ArgumentError
 
-#: Contexts that --auto tries where none are given.
+#: Contexts and prefixes that --auto tries where none are given; what a donor does not have is left out.
 AUTO_CONTEXTS = (2, 12)
+AUTO_PREFIXES = ("auto", "none", "bos", "\n")
 
 
 @verb
@@ -48,7 +49,6 @@ def run(
     ] = None,
     minutes: Annotated[float, typer.Option(min=0.01, help="With --auto: time for the probe.")] = 10.0,
     value_dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16, fp32, fp8_e4m3 (fp8) or int8.")] = "bf16",
-    dtype: OldDtypeOption = None,
     compute_dtype: Annotated[str, typer.Option(help="The donor's run: auto, float32, bfloat16 or float16.")] = "auto",
     prefix: Annotated[
         str,
@@ -71,6 +71,9 @@ def run(
     share_prefixes: Annotated[
         bool, typer.Option("--share-prefixes/--no-share-prefixes", help="Run beginnings that keys share once.")
     ] = True,
+    memory: Annotated[
+        str, typer.Option(help="Working memory of judging, sorting and searching; --dry-run says what comes besides.")
+    ] = "2GiB",
     rank: Annotated[
         int | None, typer.Option(help="This process among --world; default: what torchrun or Slurm set.")
     ] = None,
@@ -88,7 +91,7 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Run the donor over the keys, once, and write the bank. An interrupted harvest is taken up where it stopped."""
-    from memgraft.bank.health import bank_health, collapsed, health_warnings, whole_health
+    from memgraft.bank.health import bank_health, whole_health
     from memgraft.keyset import KeySet
 
     need("torch", "torch")
@@ -106,12 +109,13 @@ def run(
     if not dry_run:
         check_folder(out)
     around = parse_contexts(contexts)
+    stored, reading = meant_types(value_dtype, reading, for_corpus=bool(corpus))
     keyset, opening = KeySet.open(keys), replace(reading, tokenizer=tokenizer)
     options: dict[str, Any] = {
         "recipient_tokenizer": tokenizer,
         "donor": donor,
         "taps": depths,
-        "dtype": storage_type(value_dtype, dtype),
+        "dtype": stored,
         "compute_dtype": compute_dtype,
         "prefix": prefix.replace("\\n", "\n"),
         "prepend_bos": prepend_bos,
@@ -121,10 +125,11 @@ def run(
         "share_prefixes": share_prefixes,
         "batch_tokens": batch_tokens,
         "device": donor_device(device, device_map),
+        "memory": memory,
     }
     if dry_run:
         with progress("keys") as report:
-            plan = plan_harvest(keyset, **options, progress=report)
+            plan = plan_harvest(keyset, **options, chunk_rows=chunk_rows, progress=report)
         facts = {
             "num_keys": plan.num_keys,
             "num_rows": plan.num_rows,
@@ -136,6 +141,8 @@ def run(
             "prefixes_shared": plan.sharing.shared if plan.sharing else None,
             "keys_per_second": round(plan.keys_per_second, 1),
             "seconds": round(plan.seconds, 1),
+            "memory_bytes": plan.memory["most"],
+            "memory_of": {name: number for name, number in plan.memory.items() if name != "most"},
         }
         emit(facts, json=json, title="a harvest would make")
         return
@@ -150,7 +157,7 @@ def run(
                 out,
                 donors=[donor],
                 taps=depths,
-                prefixes=["auto", "none"] if options["prefix"] == "auto" else [options["prefix"]],
+                prefixes=AUTO_PREFIXES if options["prefix"] == "auto" else [options["prefix"]],
                 contexts=[None, around or AUTO_CONTEXTS],
                 dtypes=[options["dtype"]],
                 held_out=None if held_out is None else opening.open(held_out),
@@ -164,7 +171,7 @@ def run(
         options["corpus"] = options["corpus"] if chosen.contexts else None
     options |= {"keep_tokenizer": keep_tokenizer, "rank": rank, "world_size": world, "note": log}
     keeps(f"finished rows are in {out}.partial; the same command goes on from there")
-    with progress("keys", noted=("donor",)) as report:
+    with warnings_told(), progress("keys", noted=("donor",)) as report:
         bank = harvest(
             keyset,
             **options,
@@ -198,9 +205,20 @@ def run(
         "rows": groups,
         "all_rows": whole,
     }
-    for line in health_warnings(groups, whole)[len(collapsed(groups)) :]:  # of those the harvest has warned
-        log(f"warning: {line}")
     emit(facts, json=json, title="bank")
+
+
+def meant_types(value_dtype: str, reading: Reading, *, for_corpus: bool) -> tuple[str, Reading]:
+    """The storage type, and how the corpus is read: ``--dtype`` is its tokens' type, and once was the storage type.
+
+    Raises:
+        ArgumentError: there is no such type.
+    """
+    from memgraft.bank.dtypes import DTYPES
+
+    if for_corpus and reading.dtype not in (None, "fp8", *DTYPES):
+        return storage_type(value_dtype), reading
+    return storage_type(value_dtype, reading.dtype), replace(reading, dtype=None)
 
 
 def donor_device(device: str | None, device_map: str | None) -> str | None:

@@ -162,8 +162,7 @@ def harvest_like(
             )
     # Banks from before there were prefixes say whether the BOS stood before each key.
     prefix = facts.get("prefix", [opened.bos] if facts.get("prepend_bos") else [])
-    around = facts.get("contexts")
-    contexts = None if not around else Contexts(**around, seed=int(facts["windows"]["seed"]))
+    contexts = Contexts.recorded(facts, bank.keys)
     return harvest(
         keys,
         recipient_tokenizer=recipient_tokenizer,

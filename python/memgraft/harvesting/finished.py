@@ -15,7 +15,7 @@ from memgraft.tokenizer import differs_from
 # The same tokens make the same values, whoever chose them; sharing and counts follow from the rest.
 _FOLLOWS = (
     *("prefix_", "shared_prefixes", "num_donor_tokens", "num_prefixes", "storage"),
-    *("probe", "num_occurrences", "num_windows", "num_without_occurrence"),
+    *("probe", "shortest_key", "num_occurrences", "num_windows", "num_without_occurrence"),
 )
 
 

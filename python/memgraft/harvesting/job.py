@@ -18,12 +18,14 @@ from memgraft.errors import ArgumentError, DonorError
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.extras import beside_bank
 from memgraft.harvesting.finished import facts_at, finished_bank, refuse_other
+from memgraft.harvesting.judging import Judge
+from memgraft.harvesting.memory import WORKING_MEMORY, working_memory
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.packing import IntArray
 from memgraft.harvesting.prefix import PrefixChoice
 from memgraft.harvesting.readers import Reader, find_reader, mined_corpus
-from memgraft.harvesting.reading import reading_facts, warn_of_collapse
-from memgraft.harvesting.selecting import Progress, Selection, keys_text, select_keys, selection_beside
+from memgraft.harvesting.reading import reading_facts
+from memgraft.harvesting.selecting import Progress, Selection, keys_text, selection_beside
 from memgraft.harvesting.setup import Setup, set_up
 from memgraft.harvesting.storage import Storage, storage_beside
 from memgraft.harvesting.text import RoundTrip
@@ -103,11 +105,9 @@ class Job:
         index = NgramIndex.build(self.selection.kept)
         files = beside_bank(self.keys, index, self.setup, recipient_tokenizer, keep_tokenizer=keep_tokenizer)
         alone = self.facts.get("contexts") is None
-        bank = writer.finish(
+        return writer.finish(
             index=index, dropped=self.selection.dropped, donor=reading_facts(self.selection, alone=alone), files=files
         )
-        warn_of_collapse(bank)
-        return bank
 
 
 def prepare(
@@ -129,12 +129,14 @@ def prepare(
     batch_tokens: int = 1024,
     chunk_rows: int = 2048,
     device: str | None = None,
+    memory: int | str = WORKING_MEMORY,
+    share: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
 ) -> Job | Bank:
     """Opens the donor, judges the keys, decides what the settings leave open, or takes all that from ``<out>.partial``.
 
-    Of several processes that come at once one judges and measures, the others wait. Arguments and errors as for
-    `memgraft.harvest`.
+    Several processes that come at once judge together; then one sorts and measures, and the others wait. ``share`` is
+    this process among how many. Other arguments and errors as for `memgraft.harvest`.
 
     Returns:
         What is to be run; the bank where it is finished.
@@ -144,6 +146,7 @@ def prepare(
         raise ArgumentError(f'round_trip: expected "text" or "ids", found {round_trip!r}')
     if batch_tokens < 1 or chunk_rows < 1:
         raise ArgumentError(f"batch_tokens {batch_tokens}, chunk_rows {chunk_rows}: expected at least 1")
+    working = working_memory(memory)
     partial = partial_of(out)
     around = Contexts.of(contexts)
     mined = mined_corpus(keys, around, corpus)
@@ -180,7 +183,10 @@ def prepare(
         partial,
         {"mined": keys.fingerprint, "round_trip": round_trip, "recipient": tokenizer["fingerprint"]}
         | {"donor": setup.donor.tokenizer.fingerprint},
-        lambda: select_keys(keys, setup.recipient, setup.donor.tokenizer, round_trip, progress),
+        Judge(keys=keys, recipient=setup.recipient, donor=setup.donor.tokenizer, round_trip=round_trip),
+        memory=working,
+        share=share,
+        progress=progress,
     )
     reader = find_reader(
         setup,
@@ -191,6 +197,7 @@ def prepare(
         batch_tokens=batch_tokens,
         recorded=facts_at(out),
         partial=partial,
+        memory=working,
         progress=progress,
     )
     facts |= reader.facts

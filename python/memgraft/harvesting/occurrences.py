@@ -6,21 +6,16 @@ and corpus. Since the number belongs to the position and not to the key, keys th
 one window serves them all.
 """
 
-import json
 import operator
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from memgraft.bank.files import write_text
-from memgraft.bank.locks import open_lock, wait_for_lock
 from memgraft.corpus import Corpus
-from memgraft.errors import ArgumentError, KeySetError, StorageError
+from memgraft.errors import ArgumentError, KeySetError
 from memgraft.harvesting.packing import IntArray
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
@@ -31,7 +26,7 @@ HashArray = npt.NDArray[np.uint64]
 _BLOCK = 1 << 20
 _MOST = 1 << 16
 _NONE = np.uint64(2**64 - 1)
-_FACTS_NAME, _ENDS_NAME, _LOCK_NAME = "occurrences.json", "occurrences.npy", "occurrences.lock"
+_INDEX_BYTES, _FEWEST_KEYS = 130, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +39,30 @@ class Contexts:
             text. The shortest keys have L of them, longer ones less by what they are longer, so that keys of different
             orders that end together are read in one window.
         seed: of the choice of places.
+        shortest: tokens of the shortest keys that windows are cut for; None: of the keys that are read. A bank records
+            it, so that its rows, and those of an overlay, are read in the same windows whichever keys are left.
     """
 
     occurrences: int
     left: int
     seed: int = 0
+    shortest: int | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (("occurrences", 1, _MOST), ("left", 0, _MOST), ("seed", 0, 2**63)):
             value = getattr(self, name)
             if not isinstance(value, (int, np.integer)) or not least <= value <= most:
                 raise ArgumentError(f"contexts: expected {name} of {least} to {most}, found {value!r}")
+
+    @classmethod
+    def recorded(cls, donor: Mapping[str, Any], keys: KeySet) -> "Contexts | None":
+        """How the bank of ``keys`` with these donor facts was read; None where keys were read alone."""
+        around = donor.get("contexts")
+        if not around:
+            return None
+        # Banks from before it was recorded were not cut since, as far as one can tell.
+        shortest = int(donor.get("shortest_key") or min(keys.orders))
+        return cls(**around, seed=int(donor["windows"]["seed"]), shortest=shortest)
 
     @classmethod
     def of(cls, given: "Contexts | Sequence[int] | None") -> "Contexts | None":
@@ -93,22 +101,51 @@ def find_occurrences(
     contexts: Contexts,
     progress: Progress | None = None,
     *,
+    memory: int = 1 << 30,
     block_tokens: int = _BLOCK,
+    out: IntArray | None = None,
 ) -> IntArray:
     """Where each key is read: (R, k) int64 positions of last tokens, by their numbers; -1 where it occurs less often.
 
-    Streams over the corpus once. Holds 16 bytes for each of the R x k places, besides an index of each order.
+    Streams over the corpus once for as many keys as fit into ``memory``: 16 bytes for each of their k places, and
+    about 130 for the key's index while it is built.
 
     Args:
         keys: R keys.
         corpus: the documents they were mined from.
         contexts: how many places, and the seed.
         progress: called as ``progress("occurrences", positions done, positions in all)``.
-        block_tokens: positions looked up at a time; the places do not depend on it.
+        memory: bytes that may be allocated; the places do not depend on it.
+        block_tokens: positions looked up at a time; nor on this.
+        out: (R, k), where places are put.
 
     Raises:
         KeySetError: no key occurs.
     """
+    number, k = len(keys), contexts.occurrences
+    ends: IntArray = np.empty((number, k), np.int64) if out is None else out
+    together = max(_FEWEST_KEYS, memory // (_INDEX_BYTES + 16 * k))
+    parts = [(start, min(start + together, number)) for start in range(0, number, together)]
+    there = False
+    for place, (first, last) in enumerate(parts):
+        part = keys if len(parts) == 1 else keys.select(np.arange(first, last))
+
+        def report(done: int, total: int, place: int = place) -> None:
+            if progress is not None:
+                progress("occurrences", place * total + done, len(parts) * total)
+
+        found = _find(part, corpus, contexts, block_tokens, report)
+        there = there or bool((found[:, 0] >= 0).any())
+        ends[first:last] = found
+    if not there:
+        raise KeySetError(f"{corpus.paths[0]}: no key occurs in it; name the corpus that the keys were mined from")
+    return ends
+
+
+def _find(
+    keys: KeySet, corpus: Corpus, contexts: Contexts, block_tokens: int, report: Callable[[int, int], None]
+) -> IntArray:
+    """The places of keys that fit into memory, in one pass over the corpus."""
     indexes = []
     lengths = np.diff(keys.arrays().offsets.astype(np.int64))
     for order in keys.orders:
@@ -130,10 +167,7 @@ def find_occurrences(
             found, _ = index.lookup(tokens, cu_seqlens=bounds, unknown="miss")
             hits = np.flatnonzero(found[start - first :] >= 0)
             best.add(rows[found[start - first :][hits]], numbers[hits], hits + start)
-        if progress is not None:
-            progress("occurrences", stop, total)
-    if not (best.ends[:, 0] >= 0).any():
-        raise KeySetError(f"{corpus.paths[0]}: no key occurs in it; name the corpus that the keys were mined from")
+        report(stop, total)
     return best.ends
 
 
@@ -160,33 +194,3 @@ class _Smallest:
         kept = order[rank < k]
         self._numbers[touched] = numbers[kept].reshape(-1, k)
         self.ends[touched] = ends[kept].reshape(-1, k)
-
-
-def occurrences_beside(partial: Path, settings: Mapping[str, Any], make: Callable[[], IntArray]) -> IntArray:
-    """The places kept in ``partial``, or what ``make`` finds; of several processes one searches, the others wait.
-
-    ``settings`` (JSON) are all that they depend on; those kept with others are searched again.
-
-    Raises:
-        StorageError: the disk refused.
-    """
-    facts, ends = partial / _FACTS_NAME, partial / _ENDS_NAME
-    lock = open_lock(partial / _LOCK_NAME)
-    try:
-        wait_for_lock(lock, partial / _LOCK_NAME)
-        try:
-            if json.loads(facts.read_text()) == dict(settings):
-                found: IntArray = np.load(ends, mmap_mode="r")
-                return found
-        except (OSError, ValueError):
-            pass  # not there, or a kill left half of it
-        facts.unlink(missing_ok=True)
-        found = make()
-        try:
-            np.save(ends, found)
-        except OSError as error:
-            raise StorageError(f"{ends}: cannot be written: {error.strerror}; free some room or move") from error
-        write_text(facts, json.dumps(dict(settings)) + "\n")
-        return found
-    finally:
-        os.close(lock)

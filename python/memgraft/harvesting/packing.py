@@ -5,6 +5,7 @@ tree of their prefixes depth first: a key adds only the tokens past what it shar
 holds consecutive keys' nodes; a node stands at its depth and sees its ancestors and itself.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 SEQUENCE_TOKENS = 256
 """Upper bound of a sequence: longer ones pay for attention, shorter ones repeat more of the first key's prefix."""
-_SORTED_TOKENS = 16
+SORTED_TOKENS = 16
+"""Tokens by which keys are sorted as bytes; what is equal in them is compared as lists."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,12 @@ class Ragged:
 
     def take(self, places: IntArray) -> "Ragged":
         """The lists at ``places``, in that order."""
-        lengths = self.lengths[places]
+        starts = self.offsets[places]
+        lengths = self.offsets[places + 1] - starts
         offsets = np.zeros(len(places) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         inside = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return Ragged(self.tokens[np.repeat(self.offsets[places], lengths) + inside], offsets)
+        return Ragged(self.tokens[np.repeat(starts, lengths) + inside], offsets)
 
     def part(self, start: int, stop: int) -> "Ragged":
         """The lists ``start .. stop``."""
@@ -95,19 +98,24 @@ class Ragged:
 
 def sorted_order(keys: Ragged) -> IntArray:
     """The places of ``keys`` in lexicographic order of their tokens, equal ones by place."""
-    width = min(int(keys.lengths.max(initial=1)), _SORTED_TOKENS)
+    width = min(int(keys.lengths.max(initial=1)), SORTED_TOKENS)
     # A big-endian word a token, zero past the end: bytes compare like tuples, and a prefix comes first.
-    words = (keys.padded(width, -1).astype(np.int64) + 1).astype(">u4")
-    as_bytes = np.ascontiguousarray(words).view(f"V{4 * width}").ravel().view(f"S{4 * width}")
-    order = np.argsort(as_bytes, kind="stable").astype(np.int64)
+    words = keys.padded(width, -1)
+    words += 1
+    if sys.byteorder == "little":
+        words.byteswap(inplace=True)
+    order = np.argsort(words.view(f"S{4 * width}").ravel(), kind="stable").astype(np.int64)
     if (keys.lengths > width).any():
         _sort_ties(keys, order, words)
     return order
 
 
-def _sort_ties(keys: Ragged, order: IntArray, words: npt.NDArray[np.uint32]) -> None:
+def _sort_ties(keys: Ragged, order: IntArray, words: TokenArray) -> None:
     """Puts runs of ``order`` that are equal in ``words`` in order of all their tokens."""
-    same = (words[order[1:]] == words[order[:-1]]).all(axis=1)
+    same = np.ones(len(order) - 1, bool)
+    for column in words.T:
+        sorted_column = column[order]
+        same &= sorted_column[1:] == sorted_column[:-1]
     edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
     for first, last in edges.reshape(-1, 2):
         run = order[first : last + 1].tolist()

@@ -1,8 +1,8 @@
 """What a harvest would do: every key judged, the donor timed on a sample, nothing written."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from memgraft.bank.dtypes import value_dtype
 from memgraft.corpus import Corpus
 from memgraft.harvesting.donor import Donor
+from memgraft.harvesting.memory import WORKING_MEMORY, needed_memory, working_memory
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.prefix import Prefix, PrefixChoice
 from memgraft.harvesting.readers import KeysAlone, Reader, find_reader, mined_corpus
@@ -44,6 +45,8 @@ class HarvestPlan:
     """Distinct beginnings of them."""
     sharing: Sharing | None = None
     """Whether each of these would run once."""
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """Bytes that would be allocated beside the donor, see `needed_memory`."""
 
     @property
     def seconds(self) -> float:
@@ -66,12 +69,15 @@ def plan_harvest(
     round_trip: RoundTrip = "text",
     share_prefixes: bool = True,
     batch_tokens: int = 1024,
+    chunk_rows: int = 2048,
     device: str | None = None,
+    memory: int | str = WORKING_MEMORY,
     progress: Progress | bool | None = None,
 ) -> HarvestPlan:
     """Judges every key and times the donor on a sample; writes nothing. Arguments and errors as for `harvest`."""
     progress = callback(progress)
     storage = value_dtype(dtype)
+    working_memory(memory)
     around = Contexts.of(contexts)
     mined = mined_corpus(keys, around, corpus)
     setup = set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prefix, prepend_bos, round_trip)
@@ -101,4 +107,13 @@ def plan_harvest(
         num_donor_tokens=alone.facts["num_donor_tokens"],
         num_prefixes=alone.facts["num_prefixes"],
         sharing=alone.sharing,
+        memory=needed_memory(
+            num_rows=len(selection.kept),
+            order=sum(order * keys for order, keys in selection.kept.num_keys_by_order.items()) / len(selection.kept),
+            num_taps=len(setup.taps),
+            value_dim=setup.donor.value_dim,
+            dtype=dtype,
+            chunk_rows=chunk_rows,
+            memory=memory,
+        ),
     )

@@ -1,7 +1,7 @@
 """What the donor reads of each key: the key alone, or windows of the corpus that end with it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +11,9 @@ import torch
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, DonorError, FingerprintError
 from memgraft.harvesting.forward import donor_values
-from memgraft.harvesting.occurrences import Contexts, find_occurrences, occurrences_beside
+from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.packing import IntArray, Ragged, shared_lengths
+from memgraft.harvesting.places import Places, Table, key_lengths, places_beside
 from memgraft.harvesting.selecting import Progress, Selection
 from memgraft.harvesting.setup import Setup
 from memgraft.harvesting.sharing import Sharing, find_sharing
@@ -21,8 +22,7 @@ from memgraft.keyset import KeySet
 from memgraft.mining.facts import mined_part
 from memgraft.tokenizer import differs_from, recorded_facts
 
-_COUNTED_ROWS = 1 << 20
-_TRIED_WINDOWS = 512
+_TRIED_ROWS, _TRIED_WINDOWS = 1 << 18, 512
 
 
 class Reader(Protocol):
@@ -124,37 +124,39 @@ class InContexts:
     setup: Setup
     selection: Selection
     windows: Windows
-    ends: IntArray
-    """(R, k) places of last tokens; -1 where there are fewer."""
+    places: Places
     batch_tokens: int
     num_tokens: int = 0
     num_reused: int = 0
-    order: IntArray = field(init=False)
-    """(R,) rows by their first place in the corpus: keys that end together are of one chunk."""
-    facts: dict[str, Any] = field(init=False)
-    """Windows by number of keys' places; the keys that are nowhere."""
 
     def __post_init__(self) -> None:
-        self.order = np.argsort(self.ends[:, 0], kind="stable")
-        offsets: IntArray = self.selection.kept.arrays().offsets.astype(np.int64)
-        self._lengths: IntArray = offsets[1:] - offsets[:-1]
-        counts = {"num_occurrences": 0, "num_windows": 0, "num_without_occurrence": 0}
-        for start in range(0, len(self.order), _COUNTED_ROWS):
-            rows = self.order[start : start + _COUNTED_ROWS]
-            at, _, bounds = self._places(rows)
-            counts["num_occurrences"] += len(at)
-            counts["num_windows"] += len(np.unique(bounds, axis=0))
-            counts["num_without_occurrence"] += len(rows) - len(np.unique(at))
-            if start == 0:  # refuses windows that are too long before hours of work
-                self._run_tokens(bounds[:: max(1, len(bounds) // _TRIED_WINDOWS)])
-        self.facts = {"shared_prefixes": False, **counts}
+        self._lengths = key_lengths(self.selection.kept)
+
+    @property
+    def order(self) -> IntArray:
+        """(R,) rows by their first place in the corpus: keys that end together are of one chunk."""
+        return self.places.order
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Windows by number of keys' places; the keys that are nowhere; the shortest keys that windows are cut for."""
+        return {"shared_prefixes": False, "shortest_key": self.windows.shortest, **self.places.counts}
+
+    def refuse_long(self) -> None:
+        """Tries some windows, so that those that are too long are refused before hours of work.
+
+        Raises:
+            DonorError: one is longer than the donor's positions.
+        """
+        _, _, bounds = self._places(np.array(self.order[:_TRIED_ROWS]))
+        self._run_tokens(bounds[:: max(1, len(bounds) // _TRIED_WINDOWS)])
 
     def values(self, rows: IntArray) -> torch.Tensor:
         """Means of ``rows`` over their windows: (n, K, V) float32."""
         at, places, bounds = self._places(rows)
         bounds, window = np.unique(bounds, axis=0, return_inverse=True)
         tokens = self._run_tokens(bounds)
-        of_place: IntArray = np.full((len(rows), self.ends.shape[1]), -1, np.int64)
+        of_place: IntArray = np.full((len(rows), self.places.ends.shape[1]), -1, np.int64)
         of_place[at, places] = np.where(tokens.lengths > 0, np.arange(len(tokens)), -1)[window.reshape(-1)]
         alone = np.flatnonzero((of_place < 0).all(axis=1))
         of_place[alone, 0] = len(tokens) + np.arange(len(alone))
@@ -186,8 +188,8 @@ class InContexts:
 
     def _places(self, rows: IntArray) -> tuple[IntArray, IntArray, IntArray]:
         """The places of ``rows``: index into ``rows`` and number of each, and its window's bounds."""
-        ends: IntArray = np.asarray(self.ends[rows])
-        lengths: IntArray = self._lengths[rows]
+        ends: IntArray = np.asarray(self.places.ends[rows])
+        lengths: IntArray = self._lengths[rows].astype(np.int64)
         at, places = np.nonzero(ends >= 0)
         return at, places, self.windows.bounds(ends[at, places], lengths[at])
 
@@ -235,6 +237,7 @@ def find_reader(
     batch_tokens: int,
     recorded: Mapping[str, Any],
     partial: Path | None = None,
+    memory: int = 1 << 30,
     progress: Progress | None = None,
 ) -> Reader:
     """The reader that is asked for.
@@ -248,6 +251,7 @@ def find_reader(
         batch_tokens: padded donor tokens per batch.
         recorded: donor facts of the bank that is taken up.
         partial: folder in which the places in the corpus are kept; None keeps them in memory.
+        memory: bytes that searching the corpus may allocate.
         progress: called while the corpus is searched.
 
     Raises:
@@ -260,21 +264,13 @@ def find_reader(
     if difference := differs_from(setup.recipient, recorded_facts(corpus.tokenizer, corpus.tokenizer_mapping)):
         raise FingerprintError(f"{corpus.paths[0]}: expected tokens of the recipient's tokenizer: {difference}")
 
-    def find() -> IntArray:
-        return find_occurrences(selection.kept, corpus, contexts, progress)
+    windows = Windows.of(corpus, contexts, selection.kept, setup.recipient, setup.donor.tokenizer)
 
-    settings = {**contexts.facts(corpus), "keys": selection.kept.fingerprint}
-    return InContexts(
-        setup=setup,
-        selection=selection,
-        windows=Windows(
-            corpus=corpus,
-            contexts=contexts,
-            shortest=min(selection.kept.orders),
-            reserved=selection.kept.reserved,
-            recipient=setup.recipient,
-            donor=setup.donor.tokenizer,
-        ),
-        ends=find() if partial is None else occurrences_beside(partial, settings, find),
-        batch_tokens=batch_tokens,
-    )
+    def find(table: Table | None = None) -> Places:
+        return Places.find(selection.kept, windows, memory, progress, table)
+
+    settings = {**contexts.facts(corpus), "keys": selection.kept.fingerprint, "shortest": windows.shortest}
+    places = find() if partial is None else places_beside(partial, settings, find, len(selection.kept))
+    reader = InContexts(setup=setup, selection=selection, windows=windows, places=places, batch_tokens=batch_tokens)
+    reader.refuse_long()
+    return reader

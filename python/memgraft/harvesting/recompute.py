@@ -87,8 +87,7 @@ def verify_rows(
     recipient = _recipient(bank, sample, recipient_tokenizer)
     facts = bank.manifest.donor
     recorded = str(facts.get("compute_dtype", "auto"))
-    around = facts.get("contexts")
-    contexts = Contexts(**around, seed=int(facts["windows"]["seed"])) if around else None
+    contexts = Contexts.recorded(facts, bank.keys)
     mined = mined_corpus(bank.keys, contexts, corpus)
     opened = open_donor(
         donor,
@@ -120,14 +119,7 @@ def verify_rows(
         )
     windows = None
     if contexts is not None and mined is not None:
-        windows = Windows(
-            corpus=mined,
-            contexts=contexts,
-            shortest=min(bank.keys.orders),
-            reserved=bank.keys.reserved,
-            recipient=recipient,
-            donor=opened.tokenizer,
-        )
+        windows = Windows.of(mined, contexts, bank.keys, recipient, opened.tokenizer)
     reading = Rereading(bank, recipient, opened, head, windows)
     errors, nearer = reading.errors(rows, progress)
     rounding = reading.rounding(rows, recorded)

@@ -16,11 +16,13 @@ from memgraft.errors import ArgumentError, MemgraftError
 from memgraft.harvesting.causal import input_device
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.filling import POLL_SECONDS, fill
-from memgraft.harvesting.job import partial_of, prepare
+from memgraft.harvesting.job import Job, partial_of, prepare
+from memgraft.harvesting.memory import WORKING_MEMORY
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.plan import HarvestPlan, plan_harvest
 from memgraft.harvesting.prefix import PrefixChoice
 from memgraft.harvesting.ranks import Rank
+from memgraft.harvesting.reading import warn_of_health
 from memgraft.harvesting.selecting import Progress
 from memgraft.harvesting.speed import Note
 from memgraft.harvesting.text import RoundTrip
@@ -49,6 +51,7 @@ def harvest(
     batch_tokens: int = 1024,
     chunk_rows: int = 2048,
     device: str | None = None,
+    memory: int | str = WORKING_MEMORY,
     rank: int | None = None,
     world_size: int | None = None,
     resume: bool = True,
@@ -82,6 +85,8 @@ def harvest(
         batch_tokens: padded donor tokens per batch.
         chunk_rows: rows written, and kept at a kill, at a time.
         device: where the donor runs; a CUDA card by default (one for each of several processes), else the CPU.
+        memory: working memory of judging and sorting keys and of searching the corpus, such as ``"2GiB"`` or a number
+            of bytes; the bytes of the bank do not depend on it. What comes besides is in `HarvestPlan.memory`.
         rank: this process among ``world_size``; from ``RANK``/``WORLD_SIZE`` or ``SLURM_PROCID``/``SLURM_NTASKS`` by
             default. The bytes do not depend on it. What a killed process leaves, the others do.
         world_size: number of processes that harvest this bank.
@@ -90,6 +95,9 @@ def harvest(
             find it.
         progress: True for bars, or called as ``progress(stage, done, total)``.
         note: called with lines about what is shared and how fast it goes.
+
+    What of the bank's health a person should look at goes to the log ``memgraft``, rows that are nearly one value to
+    Python's warnings.
 
     Returns:
         The bank, in every process: the one that finds all rows written seals it, the others wait for that.
@@ -126,10 +134,20 @@ def harvest(
         batch_tokens=batch_tokens,
         chunk_rows=chunk_rows,
         device=place.device(device),
+        memory=memory,
+        share=(place.rank, place.world_size),
         progress=progress,
     )
-    if isinstance(job, Bank):
-        return job
+    bank = job if isinstance(job, Bank) else _made(job, place, recipient_tokenizer, keep_tokenizer, progress, note)
+    if place.rank == 0:
+        warn_of_health(bank)
+    return bank
+
+
+def _made(
+    job: Job, place: Rank, recipient_tokenizer: Any, keep_tokenizer: bool, progress: Progress | None, note: Note | None
+) -> Bank:
+    """Runs the donor until all rows are written, here or in other processes."""
     if note is not None:
         where = input_device(job.setup.donor.model)
         note(f"the donor {job.setup.donor.name} runs on {where} in {job.setup.donor.compute_dtype}")
@@ -137,13 +155,13 @@ def harvest(
     try:
         writer = job.writer(place.rank, place.world_size)
     except MemgraftError:
-        if out.exists():  # another process has sealed it meanwhile
+        if job.out.exists():  # another process has sealed it meanwhile
             return job.finished()
         raise
     with writer:
         fill(job, writer, progress, note)
-        while not (out / "bank.json").exists():
+        while not (job.out / "bank.json").exists():
             if writer.try_seal():
                 return job.seal(writer, recipient_tokenizer, keep_tokenizer=keep_tokenizer)
             time.sleep(POLL_SECONDS)
-    return Bank.open(out)
+    return Bank.open(job.out)

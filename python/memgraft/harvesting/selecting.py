@@ -1,32 +1,34 @@
 """Which keys are harvested, what the donor reads of each, and in which order: judged once, kept beside the bank."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from memgraft.bank.files import fsync_directory, write_text
-from memgraft.bank.locks import open_lock, wait_for_lock
-from memgraft.bank.values import AnyArray
+from memgraft.bank.files import fsync_directory, mapped_table, write_text
+from memgraft.bank.locks import open_lock, try_lock, unlock
 from memgraft.errors import KeySetError, StorageError, TokenError
-from memgraft.harvesting.packing import IntArray, Ragged, shared_lengths, sorted_order
-from memgraft.harvesting.text import DROP_REASONS, RoundTrip, key_texts
+from memgraft.harvesting.judging import Judge, Judged, JudgedBlocks
+from memgraft.harvesting.ordering import count_prefixes, order_keys
+from memgraft.harvesting.packing import IntArray, Ragged
+from memgraft.harvesting.text import DROP_REASONS, RoundTrip
 from memgraft.keyset import KeySet
 from memgraft.progress import Progress as Progress
 from memgraft.tokenizer import TextCodec
 
-_TEXT_CHUNK = 16384
-SORTED_ROWS = 1 << 23
-"""Rows are sorted in blocks of so many, which bounds the memory (a GiB); blocks share no prefixes."""
-_FACTS_NAME, _KEYS_NAME, _FOLDER_NAME, _LOCK_NAME = "selection.json", "keys.mgk", "selection", "selection.lock"
+_FACTS_NAME, _KEYS_NAME, _FOLDER_NAME = "selection.json", "keys.mgk", "selection"
+_LOCK_NAME, _CLAIMS_NAME = "selection.lock", "selection.claims"
+_SORT_MEMORY = 1 << 30
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,90 +48,165 @@ class Selection:
     def of_rows(self, rows: IntArray) -> "Selection":
         """The keys of ``rows`` alone, in the order of all."""
         rows = np.sort(rows)
-        tokens = self.tokens.take(rows)
-        order, num_prefixes = _ordered(tokens)
-        return Selection(
-            kept=self.kept.select(rows), dropped=self.dropped, tokens=tokens, order=order, num_prefixes=num_prefixes
-        )
+        return _in_memory(self.kept.select(rows), self.dropped, self.tokens.take(rows))
 
 
 def select_keys(
     keys: KeySet, recipient: TextCodec, donor: TextCodec, round_trip: RoundTrip, progress: Progress | None = None
 ) -> Selection:
-    """Judges every key's text.
+    """Judges every key's text; what is kept is in memory, 28 bytes a key besides its donor tokens.
 
     Raises:
         TokenError: a key holds a token that the recipient's tokenizer does not have.
         KeySetError: no key is left.
     """
-    keep = np.zeros(len(keys), dtype=bool)
-    dropped: Counter[str] = Counter()
-    parts: list[Ragged] = []
-    for start in range(0, len(keys), _TEXT_CHUNK):
-        stop = min(start + _TEXT_CHUNK, len(keys))
-        _check_known(keys, start, stop, recipient)
-        judged = key_texts(_lists(keys, start, stop), recipient, donor, round_trip=round_trip)
-        keep[start:stop] = [reason is None for reason in judged.reasons]
-        parts.append(Ragged.of([tokens for tokens in judged.donor_tokens if tokens]))
-        dropped.update(judged.dropped)
+    judge = Judge(keys=keys, recipient=recipient, donor=donor, round_trip=round_trip)
+    parts = []
+    for number in range(judge.num_blocks):
+        parts.append(judge.judged(number))
         if progress is not None:
-            progress("text", stop, len(keys))
-    counts = {reason: dropped[reason] for reason in DROP_REASONS if dropped[reason]}
-    if not keep.any():
-        raise KeySetError(
-            f"no key is left to harvest: {len(keys)} mined, dropped {counts or 'none'}; "
-            "mine a larger corpus or more orders"
-        )
-    tokens = Ragged.joined(parts)
-    order, num_prefixes = _ordered(tokens)
-    kept = keys if keep.all() else keys.select(keep)
-    return Selection(kept=kept, dropped=counts, tokens=tokens, order=order, num_prefixes=num_prefixes)
+            progress("text", min((number + 1) * judge.block_rows, len(keys)), len(keys))
+    if not parts:
+        _refuse_none(keys, Counter())
+    judged = Judged.joined(parts)
+    if not judged.keep.any():
+        _refuse_none(keys, judged.dropped)
+    kept = keys if judged.keep.all() else keys.select(judged.keep)
+    return _in_memory(kept, _in_order(judged.dropped), judged.tokens)
 
 
-def _ordered(tokens: Ragged) -> tuple[IntArray, int]:
-    orders, num_prefixes = [], 0
-    for start in range(0, len(tokens), SORTED_ROWS):
-        part = tokens.part(start, min(start + SORTED_ROWS, len(tokens)))
-        order = sorted_order(part)
-        num_prefixes += len(part.tokens) - int(shared_lengths(part.take(order)).sum())
-        orders.append(order + start)
-    return np.concatenate(orders), num_prefixes
+def _in_memory(kept: KeySet, dropped: dict[str, int], tokens: Ragged) -> Selection:
+    order = np.empty(len(tokens), np.int64)
+    order_keys(tokens, order, np.empty_like(order), _SORT_MEMORY)
+    num_prefixes = count_prefixes(tokens, order)
+    return Selection(kept=kept, dropped=dropped, tokens=tokens, order=order, num_prefixes=num_prefixes)
+
+
+def _in_order(dropped: Counter[str]) -> dict[str, int]:
+    return {reason: dropped[reason] for reason in DROP_REASONS if dropped[reason]}
+
+
+def _refuse_none(keys: KeySet, dropped: Counter[str]) -> NoReturn:
+    raise KeySetError(
+        f"no key is left to harvest: {len(keys)} mined, dropped {_in_order(dropped) or 'none'}; "
+        "mine a larger corpus or more orders"
+    )
 
 
 def selection_beside(
     partial: Path,
     settings: Mapping[str, Any],
-    make: Callable[[], Selection],
+    judge: Judge,
+    *,
+    memory: int,
+    share: tuple[int, int] = (0, 1),
+    progress: Progress | None = None,
 ) -> Selection:
-    """The selection kept in ``partial``, or what ``make`` makes; of several processes one judges, the others wait.
+    """The selection kept in ``partial``; else the keys are judged, by all processes that come, and sorted by one.
 
-    ``settings`` (JSON) are all that it depends on; one kept with others is made again.
+    Args:
+        partial: the folder of the unfinished bank.
+        settings: all that the selection depends on (JSON); one kept with others is made again.
+        judge: judges keys.
+        memory: bytes that sorting may allocate; texts come on top, see `Judge`.
+        share: this process among how many.
+        progress: called as ``progress("text", keys judged, keys in all)``.
 
     Raises:
         StorageError: the disk refused.
+        TokenError, KeySetError: as for `select_keys`.
     """
     folder, existed = partial / _FOLDER_NAME, partial.exists()
+    name = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:16]
+    judged = partial / f"judged-{name}"
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        path = partial / _LOCK_NAME
-        lock = open_lock(path)
+        lock = open_lock(partial / _LOCK_NAME)
     except OSError as error:
         raise StorageError(f"{partial}: cannot be written: {error.strerror}; choose another path") from error
+    blocks: JudgedBlocks | None = None
     try:
-        wait_for_lock(lock, path)
-        found = _load(folder, settings)
-        if found is None:
-            found = make()
-            _save(folder, settings, found)
+        blocks = JudgedBlocks(judged, partial / _CLAIMS_NAME, judge, lambda: _load(folder, settings) is not None, share)
+        while (found := _load(folder, settings)) is None:
+            left = blocks.num_left
+            if progress is not None and left < judge.num_blocks:
+                progress("text", max(len(judge.keys) - left * judge.block_rows, 0), len(judge.keys))
+            if (left and blocks.judge_one()) or (not left and _merge(folder, settings, judge, blocks, lock, memory)):
+                continue
+            time.sleep(_POLL_SECONDS)
+        shutil.rmtree(judged, ignore_errors=True)
         return found
-    except BaseException:
+    except BaseException as error:
         if not existed:  # a refusal leaves nothing
+            if isinstance(error, (TokenError, KeySetError)):
+                shutil.rmtree(judged, ignore_errors=True)
             with contextlib.suppress(OSError):
-                path.unlink()
+                for path in (partial / _CLAIMS_NAME, partial / _LOCK_NAME):
+                    path.unlink(missing_ok=True)
                 partial.rmdir()
         raise
     finally:
+        if blocks is not None:
+            blocks.close()
         os.close(lock)
+
+
+def _merge(
+    folder: Path, settings: Mapping[str, Any], judge: Judge, blocks: JudgedBlocks, lock: int, memory: int
+) -> bool:
+    """Makes the selection of all blocks, unless another process is at it or has done it; whether it is there."""
+    if not try_lock(lock, folder.parent / _LOCK_NAME):
+        return False
+    try:
+        if _load(folder, settings) is not None:
+            return True
+        try:
+            _write(folder, settings, judge, blocks, memory)
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(f"{folder}: cannot be written: {error.strerror}; free some room or move") from error
+        return True
+    finally:
+        unlock(lock)
+
+
+def _write(folder: Path, settings: Mapping[str, Any], judge: Judge, blocks: JudgedBlocks, memory: int) -> None:
+    num_rows, num_tokens = blocks.sizes()
+    if not num_rows:
+        dropped = sum((block.dropped for block in blocks), Counter())
+        blocks.remove()
+        _refuse_none(judge.keys, dropped)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    tokens = mapped_table(folder / "tokens.npy", (num_tokens,), np.int32)
+    offsets = mapped_table(folder / "offsets.npy", (num_rows + 1,), np.int64)
+    keep = np.zeros(len(judge.keys), bool)
+    dropped = Counter()
+    row = token = place = 0
+    for block in blocks:
+        keep[place : place + len(block.keep)] = block.keep
+        offsets[row : row + len(block.tokens) + 1] = block.tokens.offsets + token
+        tokens[token : token + len(block.tokens.tokens)] = block.tokens.tokens
+        dropped.update(block.dropped)
+        place, row, token = place + len(block.keep), row + len(block.tokens), token + len(block.tokens.tokens)
+    kept = judge.keys if keep.all() else judge.keys.select(keep)
+    kept.save(folder / _KEYS_NAME)
+    del kept
+    keys = Ragged(tokens, offsets)
+    order = mapped_table(folder / "order.npy", (num_rows,), np.int64)
+    spare = mapped_table(folder / "spare.npy", (num_rows,), np.int64)
+    order_keys(keys, order, spare, memory)
+    (folder / "spare.npy").unlink()
+    for array in (tokens, offsets, order):
+        array.flush()
+    fsync_directory(folder)
+    facts = {
+        "settings": dict(settings),
+        "dropped": _in_order(dropped),
+        "num_prefixes": count_prefixes(keys, order),
+    }
+    write_text(folder / _FACTS_NAME, json.dumps(facts) + "\n")
 
 
 def kept_path(partial: Path) -> Path:
@@ -152,46 +229,6 @@ def _load(folder: Path, settings: Mapping[str, Any]) -> Selection | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None  # not there, or a kill left half of it
-
-
-def _save(folder: Path, settings: Mapping[str, Any], selection: Selection) -> None:
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        selection.kept.save(folder / _KEYS_NAME)
-        arrays: dict[str, AnyArray] = {
-            "tokens": selection.tokens.tokens,
-            "offsets": selection.tokens.offsets,
-            "order": selection.order,
-        }
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written: {error.strerror}; free some room or move") from error
-    fsync_directory(folder)
-    facts = {"settings": dict(settings), "dropped": selection.dropped, "num_prefixes": selection.num_prefixes}
-    write_text(folder / _FACTS_NAME, json.dumps(facts) + "\n")
-
-
-def _lists(keys: KeySet, start: int, stop: int) -> list[list[int]]:
-    """The keys of rows ``start .. stop`` as lists."""
-    arrays = keys.arrays(start, stop)
-    tokens, offsets = arrays.tokens.tolist(), arrays.offsets.tolist()
-    return [tokens[first:last] for first, last in pairwise(offsets)]
-
-
-def _check_known(keys: KeySet, start: int, stop: int, recipient: TextCodec) -> None:
-    """Decoders skip ids they do not know, which would pass for a shorter key."""
-    arrays = keys.arrays(start, stop)
-    ids = arrays.tokens
-    strange = (ids >= len(recipient.known)) | ~recipient.known[np.minimum(ids, len(recipient.known) - 1)]
-    if strange.any():
-        place = int(np.flatnonzero(strange)[0])
-        row = start + int(np.searchsorted(arrays.offsets, place, side="right")) - 1
-        raise TokenError(
-            f"key {keys.key(row)} (row {row}): the recipient tokenizer has no token {int(ids[place])}; "
-            "name the tokenizer that made these tokens"
-        )
 
 
 def keys_text(selection: Selection, rows: Sequence[int], recipient: TextCodec) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.forward import donor_values
+from memgraft.harvesting.ordering import longest, longest_place
 from memgraft.harvesting.packing import Ragged
 
 # What rounding may do, and how many times what a batch's shape does to the same keys.
@@ -36,7 +37,7 @@ def find_sharing(donor: Donor, taps: Sequence[int], keys: Ragged, head: Sequence
 
     The decision follows from the donor, the taps and the keys, whoever takes it.
     """
-    if reason := _refusal(donor, int(keys.lengths.max()) + len(head)):
+    if reason := _refusal(donor, longest(keys) + len(head)):
         return Sharing(shared=False, reason=reason)
     sample = _sample(keys).headed(head)
     alone = donor_values(donor, taps, sample, max_tokens=1)
@@ -78,7 +79,7 @@ def _sample(keys: Ragged) -> Ragged:
     """Keys of all lengths, and made ones: siblings that differ early, a chain of prefixes, a long one."""
     number = len(keys)
     spread = np.unique(np.linspace(0, number - 1, min(number, _SAMPLE)).astype(np.int64))
-    chosen = np.unique(np.concatenate([spread, [int(keys.lengths.argmax())]]))
+    chosen = np.unique(np.concatenate([spread, [longest_place(keys)]]))
     lists = [keys.part(place, place + 1).tokens.tolist()[:_LONGEST] for place in chosen.tolist()]
     longest = max(lists, key=len)
     chain = (longest * (8 // len(longest) + 1))[:8] if len(longest) < 8 else longest

@@ -63,23 +63,25 @@ def key_texts(
     if round_trip not in ("text", "ids"):
         raise ArgumentError(f"round_trip: expected 'text' or 'ids', found {round_trip!r}")
     texts = recipient.decode_inside(keys)
-    again = recipient.encode_inside(texts)
-    reasons: list[str | None] = []
-    for key, text, ids, stable in zip(keys, texts, again, recipient.stable(texts), strict=True):
-        same_ids = list(key) == ids
-        if not text:
-            reasons.append("empty_text")
-        elif REPLACEMENT in text and not same_ids:
-            reasons.append("partial_utf8")
-        elif not stable and not same_ids:
-            reasons.append("rewritten")
-        elif round_trip == "ids" and not same_ids:
-            reasons.append("retokenized")
-        else:
-            reasons.append(None)
+    keys = [key if isinstance(key, list) else list(key) for key in keys]
+    again = recipient.encode_inside(texts, keys)
+    others = [row for row, ids in enumerate(again) if ids != keys[row]]
+    reasons: list[str | None] = [None if text else "empty_text" for text in texts]
+    # A key that its own text is encoded to has lost nothing.
+    for row, stable in zip(others, recipient.stable([texts[row] for row in others]), strict=True):
+        if REPLACEMENT in texts[row]:
+            reasons[row] = "partial_utf8"
+        elif texts[row] and not stable:
+            reasons[row] = "rewritten"
+        elif texts[row] and round_trip == "ids":
+            reasons[row] = "retokenized"
     kept = [row for row, reason in enumerate(reasons) if reason is None]
     donor_tokens: list[list[int]] = [[] for _ in texts]
-    for row, tokens in zip(kept, donor.encode_inside([texts[row] for row in kept]), strict=True):
+    if recipient.serialized is not None and recipient.serialized == donor.serialized:
+        read = [again[row] for row in kept]
+    else:
+        read = donor.encode_inside([texts[row] for row in kept])
+    for row, tokens in zip(kept, read, strict=True):
         if not tokens:
             reasons[row] = "donor_empty"
         elif donor.unknown is not None and donor.unknown in tokens:

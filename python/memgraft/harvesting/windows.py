@@ -14,6 +14,7 @@ from memgraft.corpus import Corpus
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.packing import IntArray, Ragged
 from memgraft.harvesting.text import REPLACEMENT
+from memgraft.keyset import KeySet
 from memgraft.tokenizer import TextCodec
 
 
@@ -36,6 +37,18 @@ class Windows:
     reserved: tuple[int, ...]
     recipient: TextCodec
     donor: TextCodec
+
+    @classmethod
+    def of(cls, corpus: Corpus, contexts: Contexts, keys: KeySet, recipient: TextCodec, donor: TextCodec) -> "Windows":
+        """The windows of ``keys``."""
+        return cls(
+            corpus=corpus,
+            contexts=contexts,
+            shortest=contexts.shortest or min(keys.orders),
+            reserved=keys.reserved,
+            recipient=recipient,
+            donor=donor,
+        )
 
     def bounds(self, ends: IntArray, lengths: IntArray) -> IntArray:
         """First token and the place past the last one of the window of each occurrence, (n, 2).

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from memgraft import _core
 from memgraft.errors import ArgumentError, FormatError
-from memgraft.tokenizer.inside import ANCHORS, closest, without_edges
+from memgraft.tokenizer.inside import ANCHORS, closest, lost_bytes, without_edges
 from memgraft.tokenizer.mapping import (
     added_fingerprint,
     fingerprint_of,
@@ -65,8 +65,13 @@ class TextCodec(Protocol):
     def decode(self, keys: Sequence[Sequence[int]]) -> list[str]:
         """Text of each key; special tokens kept, spaces as they are."""
 
-    def encode_inside(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text as inside a document: no space is added before it."""
+    def encode_inside(self, texts: Sequence[str], likely: Sequence[Sequence[int]] = ()) -> list[list[int]]:
+        """Token ids of each text as inside a document: no space is added before it.
+
+        Args:
+            texts: N texts.
+            likely: N lists of ids that these are the texts of, so that such an answer needs no check; or none.
+        """
 
     def decode_inside(self, keys: Sequence[Sequence[int]]) -> list[str]:
         """Text of each key as inside a document: a space before its first word is kept."""
@@ -108,10 +113,18 @@ class _Codec:
                 return anchor, ids
         return "", []
 
-    def encode_inside(self, texts: Sequence[str]) -> list[list[int]]:
+    def _keeps(self, texts: Sequence[str]) -> bool:
+        """Whether what the tokenizer is made of says that these texts are decoded to themselves."""
+        return False
+
+    def encode_inside(self, texts: Sequence[str], likely: Sequence[Sequence[int]] = ()) -> list[list[int]]:
         """Token ids of each text as inside a document."""
         found = self._encode_bare(texts)
-        wrong = [row for row, read in enumerate(self.decode_inside(found)) if read != texts[row]]
+        if self._keeps(texts):
+            return found
+        asked = [row for row, ids in enumerate(found) if not likely or ids != likely[row]]
+        read = self.decode_inside([found[row] for row in asked])
+        wrong = [row for row, text in zip(asked, read, strict=True) if text != texts[row]]
         if not wrong:
             return found
         readings = [[found[row]] for row in wrong]
@@ -137,6 +150,8 @@ class _Codec:
 
     def stable(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text, inside a document, is encoded and decoded to itself."""
+        if self._keeps(texts):
+            return [True] * len(texts)
         anchor, _ = self._anchor
         whole = [anchor + text for text in texts]
         return [one == other for one, other in zip(whole, self.decode(self.encode(whole)), strict=True)]
@@ -196,6 +211,18 @@ class FastCodec(_Codec):
     def added_fingerprint(self, vocab_size: int) -> str:
         """Hash of the added tokens with ids below ``vocab_size``."""
         return added_fingerprint(self._added, vocab_size)
+
+    @cached_property
+    def _lost(self) -> frozenset[int] | None:
+        return lost_bytes(self._facts)
+
+    def _keeps(self, texts: Sequence[str]) -> bool:
+        if self._lost is None:
+            return False
+        if not self._lost:
+            return True
+        joined = "".join(texts).encode("utf-8", "surrogatepass")
+        return not any(byte in joined for byte in self._lost)
 
     @cached_property
     def _bare(self) -> Any:

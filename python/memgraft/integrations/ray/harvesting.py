@@ -1,31 +1,33 @@
-"""Harvesting on a Ray cluster: a pool of donors computes chunks of rows, write tasks put them into one bank."""
+"""Harvesting on a Ray cluster: a pool of donors computes chunks of rows, write tasks put them into one bank.
 
-import functools
+What needs torch is imported where the donor runs: the driver and the write tasks do without.
+"""
+
 import os
-import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Datasink
+from ray.data import ActorPoolStrategy
 
-from memgraft.bank import Bank, BankWriter
+from memgraft.bank import Bank
+from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, MemgraftError
-from memgraft.harvesting.job import Job, partial_of, prepare
-from memgraft.harvesting.packing import IntArray
-from memgraft.harvesting.run import harvest as harvest_alone
-from memgraft.harvesting.selecting import kept_path
+from memgraft.integrations.ray.writing import WRITERS, Begun, RowRanges, any_rank
 from memgraft.keyset import KeySet
+
+if TYPE_CHECKING:
+    from memgraft.harvesting.packing import IntArray
 
 PathLike = str | os.PathLike[str]
 
-_WRITERS = 1 << 31
-"""Attempts of write tasks are ranks of a world of so many, each by a number drawn anew: one that hangs hinders none."""
-_WRITE_TASKS, _MOST_BLOCKS = 1024, 4096
+_MOST_BLOCKS = 4096
+_SAME = "same as"
+"""Where a corpus's source says which fingerprint it must have."""
+_KEYS_FOR_A_JUDGE = 1 << 17
+"""Keys that are worth one more task that opens the donor and judges: seconds of work."""
 
 
 def harvest(
@@ -49,7 +51,8 @@ def harvest(
         num_cpus: CPUs of an actor.
         num_gpus: GPUs of an actor.
         settings: as for `memgraft.harvest`: ``recipient_tokenizer`` and ``donor`` (paths that every worker can read),
-            ``taps`` …, but for ``rank``, ``world_size``, ``resume``, ``progress`` and ``note``.
+            ``taps`` …, but for ``rank``, ``world_size``, ``resume``, ``progress`` and ``note``. ``corpus`` is a path
+            that every worker can read, several, arguments of `Corpus.open` as a mapping, or a `Corpus` of such files.
 
     Raises:
         ArgumentError: Ray is not initialised, or options out of range.
@@ -62,6 +65,7 @@ def harvest(
     source = keys if isinstance(keys, KeySet) else KeySet.open(keys)
     if source.path is None:
         raise ArgumentError("keys: expected a key set in a file, which workers can read; save() it and open() the file")
+    settings = {**settings, "corpus": _source_of(settings.get("corpus"))}
     path, target = str(Path(source.path).absolute()), Path(out).absolute()
     needs = {"num_cpus": num_cpus, "num_gpus": num_gpus}
     if actors is None:
@@ -71,9 +75,13 @@ def harvest(
     if actors < 1:
         raise ArgumentError(f"actors: expected at least 1, found {actors}")
     try:
-        # The order stays in Ray's store, which tasks of one host share; this process owns it.
-        facts, order = ray.remote(num_returns=2, **needs)(_begin).remote(path, target, settings)
-        begun: _Begun | None = ray.get(facts)
+        # Large sets are judged by several tasks. The order stays in Ray's store, which tasks of one host share; this
+        # process owns it.
+        judges = min(actors, 1 + len(source) // _KEYS_FOR_A_JUDGE)
+        task = ray.remote(num_returns=2, **needs)(_begin)
+        begin = [task.remote(path, target, settings, (number, judges)) for number in range(judges)]
+        order = begin[0][1]
+        begun: Begun | None = ray.get([facts for facts, _ in begin])[0]
         if begun is not None and begun.chunks:
             number = len(begun.chunks)
             chunks = pa.table(
@@ -91,7 +99,7 @@ def harvest(
                     **needs,
                 )
             )
-            values.write_datasink(_RowRanges(begun, order))
+            values.write_datasink(RowRanges(begun, order))
         # Seals, and computes what a lost task may have left.
         ray.get(ray.remote(**needs)(_end).remote(path, target, settings))
     except Exception as error:
@@ -99,7 +107,11 @@ def harvest(
         if own is None:
             raise
         raise own from error
-    return Bank.open(target)
+    from memgraft.harvesting.reading import warn_of_health
+
+    bank = Bank.open(target)
+    warn_of_health(bank)
+    return bank
 
 
 def _own_error(error: BaseException | None) -> MemgraftError | None:
@@ -114,48 +126,71 @@ def _own_error(error: BaseException | None) -> MemgraftError | None:
     return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Begun:
-    """What write tasks need of a harvest that is laid out."""
+def _begin(
+    keys: str, out: Path, settings: dict[str, Any], share: tuple[int, int]
+) -> "tuple[Begun | None, IntArray | None]":
+    """Judges the keys, with others, and lays the bank out, once; also the order of rows. None where it is finished."""
+    from memgraft.harvesting.job import partial_of, prepare
+    from memgraft.harvesting.selecting import kept_path
 
-    out: Path
-    keys: str
-    facts: dict[str, Any]
-    chunks: list[tuple[int, int]]
-    """Chunks with rows that are not written yet."""
-
-
-def _begin(keys: str, out: Path, settings: dict[str, Any]) -> tuple[_Begun | None, IntArray | None]:
-    """Judges the keys and lays the bank out, once; also the order of rows. None where the bank is finished."""
-    job = prepare(KeySet.open(keys), out=out, **_for_job(settings))
-    if isinstance(job, Bank):
+    job = prepare(KeySet.open(keys), out=out, share=share, **_for_job(settings))
+    if isinstance(job, Bank) or share[0]:
         return None, None
-    with _writer(job.writer) as writer:
+    with any_rank(job.writer) as writer:
         chunks = job.chunks(writer)
-    begun = _Begun(out=out, keys=str(kept_path(partial_of(out))), facts=job.bank_facts, chunks=chunks)
+    begun = Begun(out=out, keys=str(kept_path(partial_of(out))), facts=job.bank_facts, chunks=chunks)
     return begun, np.asarray(job.reader.order)
 
 
-def _writer(make: Callable[..., BankWriter]) -> BankWriter:
-    return make(rank=random.SystemRandom().randrange(1, _WRITERS), world_size=_WRITERS)
-
-
 def _end(keys: str, out: Path, settings: dict[str, Any]) -> None:
-    harvest_alone(KeySet.open(keys), out=out, rank=0, world_size=_WRITERS, **settings)
+    from memgraft.harvesting.run import harvest as harvest_alone
+
+    harvest_alone(KeySet.open(keys), out=out, rank=0, world_size=WRITERS, **_for_harvest(settings))
+
+
+def _source_of(corpus: Any) -> dict[str, Any] | None:
+    """What a worker opens ``corpus`` with; a fingerprint where it must be the same as here."""
+    if corpus is None or isinstance(corpus, dict):
+        return corpus
+    if isinstance(corpus, Corpus):
+        files = [str(path.absolute()) for path in corpus.paths]
+        return {"path": files, "eos_id": corpus.eos_id, _SAME: corpus.fingerprint}
+    paths = [corpus] if isinstance(corpus, (str, os.PathLike)) else list(corpus)
+    return {"path": [str(Path(path).absolute()) for path in paths]}
+
+
+def _for_harvest(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the corpus opened.
+
+    Raises:
+        ArgumentError: the files alone do not make the corpus that was given.
+    """
+    source = settings["corpus"]
+    if source is None:
+        return settings
+    corpus = Corpus.open(**{name: value for name, value in source.items() if name != _SAME})
+    if source.get(_SAME, corpus.fingerprint) != corpus.fingerprint:
+        raise ArgumentError(
+            f"corpus: expected one that its files make again, found a part of them, or options; give the whole, or the "
+            f"arguments of Corpus.open: corpus={{'path': {str(source['path'][0])!r}, …}}"
+        )
+    return {**settings, "corpus": corpus}
 
 
 def _for_job(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "keep_tokenizer"}
+    return {name: value for name, value in _for_harvest(settings).items() if name != "keep_tokenizer"}
 
 
 class _Donor:
     """An actor: a donor that is opened once and computes chunks."""
 
     def __init__(self, keys: str, out: Path, settings: dict[str, Any]) -> None:
+        from memgraft.harvesting.job import prepare
+
         job = prepare(KeySet.open(keys), out=out, **_for_job(settings))
         if isinstance(job, Bank):
             raise ArgumentError(f"{out}: another process has finished this bank; open it")
-        self._job: Job = job
+        self._job = job
 
     def __call__(self, chunks: pa.Table) -> pa.Table:
         """Values of the chunks as bytes beside their bounds."""
@@ -168,32 +203,3 @@ class _Donor:
                 "values": pa.array([np.ascontiguousarray(each).tobytes() for each in values], pa.large_binary()),
             }
         )
-
-
-class _RowRanges(Datasink[int]):  # type: ignore[misc]
-    """Writes chunks into the unfinished bank, by the locks and logs that ranks use."""
-
-    def __init__(self, begun: _Begun, order: Any) -> None:
-        self._begun, self._order = begun, order
-
-    @property
-    def min_rows_per_write(self) -> int:
-        """A write task opens the bank; few of them share many chunks."""
-        return -(-len(self._begun.chunks) // _WRITE_TASKS)
-
-    def write(self, blocks: Iterable[Any], ctx: Any) -> int:
-        """Writes what is not there yet; returns the rows."""
-        begun, number = self._begun, 0
-        shape = (-1, len(begun.facts["taps"]), begun.facts["value_dim"])
-        keys, order = KeySet.open(begun.keys), ray.get(self._order)
-        with _writer(functools.partial(BankWriter, begun.out, keys=keys, order=order, **begun.facts)) as writer:
-            for block in blocks:
-                starts, kinds = block["start"].to_pylist(), block["type"].to_pylist()
-                for start, kind, stored in zip(starts, kinds, block["values"], strict=True):
-                    values = np.frombuffer(stored.as_buffer(), np.dtype(kind)).reshape(shape)
-                    # Where another attempt of this task is at it or was, the rows are the same.
-                    if writer.claim(start, start + len(values)):
-                        writer.write(start, values)
-                        writer.give_back(start)
-                        number += len(values)
-        return number
