@@ -24,6 +24,7 @@ from memgraft.experiments import (
     spread_windows,
 )
 from memgraft.experiments.experiment import unigram_loss
+from memgraft.experiments.models import start_fingerprint
 from memgraft.experiments.recipe import weights_fingerprint
 from memgraft.experiments.train import (
     Material,
@@ -147,14 +148,18 @@ def test_every_arm_starts_from_the_same_recipient_and_trains(material, name):
     arm = ARMS[name]
     model = build_arm(arm, RECIPE, material, seed=5)
     plain = build_recipient(RECIPE, vocab_size=320, eos_id=0, seed=5)
-    assert weights_fingerprint(model) == weights_fingerprint(plain)
+    assert start_fingerprint(arm, RECIPE, material, 5, model) == weights_fingerprint(plain)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3] += 1
+        assert start_fingerprint(arm, RECIPE, material, 5, model) != weights_fingerprint(plain)
+        model.get_input_embeddings().weight[3] -= 1
     optimizer = build_optimizer(model, RECIPE)
     example = plain_collator([material.train[0], material.train[1]])
     model(**example).loss.backward()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer.step()
     changed = {key for key, value in model.state_dict().items() if not torch.equal(before[key], value)}
-    assert any(".memgraft." in key for key in changed) == (arm.grafted or name == "mlp")
+    assert any(".memgraft." in key for key in changed) == (arm.grafted or name in ("mlp", "moe"))
     assert any(".memgraft." not in key for key in changed)
 
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from experiment_cases import RECIPE, make_material, make_place
 from memgraft.cli.app import build_app
 from memgraft.errors import ConfigError, CorpusError
-from memgraft.experiments import ARMS, build_recipient, held_out_loss, read_comparison, sources
+from memgraft.experiments import ARMS, Recipe, build_recipient, held_out_loss, read_comparison, sources
+from memgraft.experiments.mixture import num_experts_for
 from memgraft.experiments.train import added_parameters, arm_collator, build_arm, costs
 from memgraft.torch import graft_layers
 
@@ -129,6 +130,148 @@ def test_the_mlp_has_the_dense_parameters_of_the_graft(material):
     assert facts["flops_per_token"] == 2 * added["dense"]
     assert facts["bank_bytes_per_hit"] == material.bank.bytes_per_row
     assert facts["table_bytes_per_miss"] == 4 * 2 * 32
+
+
+def test_a_mixture_is_the_two_best_experts_of_each_position(material):
+    model = build_arm(ARMS["moe"], RECIPE, material, seed=1)
+    mixture = model.model.layers[RECIPE.site].mlp
+    block = mixture.memgraft
+    hidden = torch.randn(2, 5, RECIPE.width, generator=torch.Generator().manual_seed(0))
+    expected = torch.zeros_like(hidden)
+    for b in range(2):
+        for t in range(5):
+            shares = (block.gate.weight @ hidden[b, t]).softmax(0)
+            best = shares.argsort(descending=True)[:2]
+            for expert in best:
+                gate, up = (block.experts.gate_up_proj[expert] @ hidden[b, t]).chunk(2)
+                out = block.experts.down_proj[expert] @ (torch.nn.functional.silu(gate) * up)
+                expected[b, t] += out * shares[expert] / shares[best].sum()
+    torch.testing.assert_close(mixture(hidden), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_the_mixture_has_the_parameters_of_the_graft_and_the_flops_of_its_mlp(material):
+    graft, moe, plain = (build_arm(ARMS[name], RECIPE, material, seed=1) for name in ("graft", "moe", "none"))
+    whole = [sum(p.numel() for p in model.parameters()) for model in (graft, moe, plain)]
+    assert abs(whole[1] - whole[0]) <= 0.1 * (whole[0] - whole[2])
+    added = added_parameters(moe)
+    assert sum(added.values()) == whole[1] - whole[2]
+    mixture = moe.model.layers[RECIPE.site].mlp
+    assert added["dense"] == mixture.num_experts * RECIPE.width
+    per_expert = sum(p[0].numel() for p in mixture.memgraft.experts.parameters())
+    assert 2 * per_expert == 3 * RECIPE.width * RECIPE.ffn_width
+    assert costs(ARMS["moe"], moe, material)["flops_per_token"] == 2 * added["dense"]
+    with pytest.raises(ConfigError, match="they cannot be matched"):
+        num_experts_for(1000, 48, 640)
+    with pytest.raises(ConfigError, match="divisible by 2"):
+        num_experts_for(100_000, 48, 65)
+
+
+def test_the_balance_of_experts_is_in_the_training_loss_alone(material):
+    model = build_arm(ARMS["moe"], RECIPE, material, seed=1)
+    batch = arm_collator(ARMS["moe"], material)([material.train[0]])
+    train, test = model.train()(**batch), model.eval()(**batch)
+    assert torch.equal(train.logits, test.logits)
+    router = model.model.layers[RECIPE.site].mlp.memgraft.gate
+    seen = []
+    handle = router.register_forward_hook(lambda module, args, out: seen.append(out[0]))
+    model(**batch)
+    handle.remove()
+    shares, number = seen[0].softmax(-1), seen[0].shape[-1]
+    chosen = torch.nn.functional.one_hot(shares.topk(2).indices, number).float().mean(0)
+    balance = (chosen * shares.mean(0)).sum() * number
+    assert (train.loss - test.loss).item() == pytest.approx(0.001 * balance.item(), rel=1e-3)
+    model.train()(**batch).loss.backward()
+    assert router.weight.grad.abs().max() > 0
+
+
+def test_several_sites_and_taps_and_places_are_those_of_the_recipe(material):
+    recipe = dataclasses.replace(RECIPE, sites=(0, 1), taps=(2, 2), into="values", gate="none")
+    model = build_arm(ARMS["graft"], recipe, material, seed=1)
+    layers = graft_layers(model)["default"]
+    assert list(layers) == [0, 1]
+    assert {layer.target_dim for layer in layers.values()} == {RECIPE.width}
+    assert {layer.gate_kind for layer in layers.values()} == {"none"}
+    for name in ("counts", "trainable_donor", "one_slot", "shuffled"):
+        assert list(graft_layers(build_arm(ARMS[name], recipe, material, seed=1))["default"]) == [0, 1]
+    for name in ("mlp", "moe"):
+        arm = build_arm(ARMS[name], recipe, material, seed=1)
+        where = {key.split(".")[2] for key in arm.state_dict() if ".memgraft." in key}
+        assert where == {"0", "1"}
+        of_graft, found = added_parameters(model), added_parameters(arm)
+        wanted = of_graft["dense"] if name == "mlp" else sum(of_graft.values())
+        assert abs(sum(found.values()) - wanted) <= 0.1 * wanted
+
+
+def test_settings_that_came_later_leave_older_experiments_as_they_are():
+    assert not set(RECIPE.to_dict()) & {"sites", "taps", "into", "gate", "recipient", "trained", "lora_rank"}
+    later = dataclasses.replace(RECIPE, sites=(0, 1), into="values")
+    assert later.to_dict()["sites"] == [0, 1]
+    assert Recipe(**later.to_dict()) == later
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A recipient that was trained elsewhere."""
+    folder = tmp_path_factory.mktemp("pretrained") / "recipient"
+    build_recipient(RECIPE, vocab_size=320, eos_id=0, seed=9).save_pretrained(folder)
+    return folder
+
+
+def attached(pretrained, trained, **changes):
+    same = {"seq_len": 24, "batch_size": 4, "table_size": 251, "fallback_dim": 32}
+    few = {"curve_windows": 2, "curve_points": 2, "held_out_windows": 6, "peak_lr": 0.01}
+    return {**same, **few, "recipient": str(pretrained), "trained": trained, **changes}
+
+
+@pytest.mark.parametrize("name", list(ARMS))
+def test_on_a_pretrained_recipient_every_arm_starts_as_the_recipient(material, pretrained, name):
+    if name == "moe":
+        return
+    plain = build_recipient(Recipe(**attached(pretrained, "all")), vocab_size=320, eos_id=0, seed=0)
+    model = build_arm(ARMS[name], Recipe(**attached(pretrained, "graft")), material, seed=3)
+    batch = arm_collator(ARMS[name], material)([material.train[0]])
+    ids = material.train[0]["input_ids"][None]
+    assert torch.equal(model(**batch).logits, plain(input_ids=ids).logits)
+    trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(".memgraft." in key for key in trained)
+    assert bool(trained) == (name != "none")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT reads transformers' old name
+@pytest.mark.parametrize("trained", ["graft", "lora"])
+def test_a_pretrained_recipient_is_compared(place, pretrained, tmp_path, trained):
+    changes = {"arms": ["none", "graft", "mlp"], "steps": 4, "recipe": attached(pretrained, trained)}
+    results = read_comparison(comparison_file(place, tmp_path / "a.yaml", **changes)).run()
+    assert results["same_start"]
+    assert results["same_order"]
+    none, graft, mlp = results["arms"]
+    assert none["tokens"] == (0 if trained == "graft" else 4 * 96)
+    assert (none["order_fingerprint"] is None) == (trained == "graft")
+    assert graft["order_fingerprint"] == mlp["order_fingerprint"]
+    if trained == "graft":
+        assert graft["memory_off"]["overall"] == pytest.approx(none["held_out"]["overall"], abs=1e-6)
+    assert graft["held_out"]["overall"] != pytest.approx(none["held_out"]["overall"], abs=1e-4)
+    kept = tmp_path / "run" / "model"
+    assert (kept / "graft" / "graft.json").is_file()
+    assert (kept / "adapter").is_dir() == (trained == "lora")
+    assert not (kept / "recipient").exists()
+
+
+def test_a_recipient_that_does_not_fit_is_refused_before_training(place, pretrained, tmp_path):
+    for changes, message in (
+        ({"site": 7}, "site 7: expected a block from 0 to 1"),
+        ({"recipient": "nowhere"}, "recipient: expected a transformers folder"),
+        ({"width": 64}, "width: a pretrained recipient has its own sizes"),
+    ):
+        file = comparison_file(place, tmp_path / "a.yaml", recipe=attached(pretrained, "graft", **changes))
+        with pytest.raises(ConfigError, match=message):
+            read_comparison(file).run()
+    with pytest.raises(ConfigError, match="trained: expected all of a recipient from scratch"):
+        Recipe(trained="lora")
+    file = comparison_file(place, tmp_path / "a.yaml", arms=["moe"], recipe=attached(pretrained, "all"))
+    with pytest.raises(ConfigError, match="'moe' replaces MLPs"):
+        read_comparison(file).run()
 
 
 def test_one_slot_reads_the_same_embedding_everywhere(material):
@@ -279,6 +422,12 @@ def test_processes_need_steps(place, tmp_path):
         ({"bnak": "x"}, "bnak: unknown; known are bank"),
         ({"recipe": {"widht": 3}}, "recipe: widht: unknown"),
         ({"recipe": {"width": "wide"}}, "recipe: width: expected a number"),
+        ({"recipe": {"into": "keys"}}, "recipe: into: expected one of"),
+        ({"recipe": {"gate": 3}}, "recipe: gate: expected a word"),
+        ({"recipe": {"sites": "0-2"}}, "recipe: sites: expected a list of blocks"),
+        ({"recipe": {"sites": [1, 0]}}, "recipe: sites: expected distinct ascending blocks"),
+        ({"recipe": {"taps": [1]}}, "recipe: taps: expected one for each of the sites"),
+        ({"recipe": {"recipient": 3}}, "recipe: recipient: expected a path"),
         ({"bank": None}, "expected bank, found none"),
         ({"bank": 3}, "bank: expected a path"),
         ({"seeds": 3}, "seeds: expected a list of int"),

@@ -12,7 +12,7 @@ from typing import Literal
 from memgraft.errors import ConfigError
 
 Control = Literal["shuffled", "random", "constant", "trainable", "no_fallback", "no_memory", "fallback_only"]
-Source = Literal["counts", "own_embeddings", "donor_start", "one_slot", "mlp"]
+Source = Literal["counts", "own_embeddings", "donor_start", "one_slot", "mlp", "moe"]
 RowSource = Literal["bank", "replaced", "trained", "none"]
 Need = Literal["corpus", "recipient"]
 
@@ -86,6 +86,7 @@ TABLE = (
     ),
     Arm(name="one_slot", label="fallback of one slot", colour="#a89a86", control="fallback_only", source="one_slot"),
     Arm(name="mlp", label="MLP of equal size", colour="#4a4e57", grafted=False, source="mlp"),
+    Arm(name="moe", label="mixture of experts", colour="#9c3d7a", dashes=(2, 2), grafted=False, source="moe"),
     Arm(
         name="no_memory", label="graft that adds nothing", colour="#7b8794", control="no_memory", rows="bank",
         fallback=False, adds=False, compared=False,

@@ -139,6 +139,16 @@ class Comparison:
         )
 
 
+# Fields of a recipe that are no numbers: types of a value, and how an error calls them.
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "compile": ((bool,), "true or false"),
+    "sites": ((list,), "a list of blocks"),
+    "taps": ((list,), "a list of donor depths"),
+    **dict.fromkeys(("into", "gate", "trained"), ((str,), "a word")),
+    "recipient": ((str,), "a path"),
+}
+
+
 def read_comparison(path: str | Path) -> Comparison:
     """Reads a comparison from YAML; nothing is opened but the file.
 
@@ -169,7 +179,9 @@ def read_comparison(path: str | Path) -> Comparison:
     recipe = values.get("recipe") or {}
     if not isinstance(recipe, Mapping):
         raise ConfigError(f"{path}: recipe: expected a mapping, found {recipe!r}")
-    recipe = {name: _number(path, f"recipe: {name}", value) for name, value in recipe.items()}
+    recipe = {
+        name: value if name in _KINDS else _number(path, f"recipe: {name}", value) for name, value in recipe.items()
+    }
     for name, kind in (("arms", str), ("seeds", int)):
         if name in values:
             entries = values[name]
@@ -192,10 +204,13 @@ def read_comparison(path: str | Path) -> Comparison:
         raise ConfigError(f"{path}: minutes: expected a number above 0, found {minutes!r}")
     _known(path, recipe, [field.name for field in dataclasses.fields(Recipe)], "recipe: ")
     for name, value in recipe.items():
-        if name == "compile" and type(value) is not bool:
-            raise ConfigError(f"{path}: recipe: compile: expected true or false, found {value!r}")
-        if name != "compile" and type(value) not in (int, float) and value is not None:
-            raise ConfigError(f"{path}: recipe: {name}: expected a number, found {value!r}")
+        kinds, expected = _KINDS.get(name, ((int, float), "a number"))
+        if type(value) not in kinds and value is not None:
+            raise ConfigError(f"{path}: recipe: {name}: expected {expected}, found {value!r}")
+        if type(value) is list and not all(type(entry) is int for entry in value):
+            raise ConfigError(f"{path}: recipe: {name}: expected {expected}, found {value!r}")
+    if recipe.get("recipient") is not None:
+        recipe["recipient"] = str(path.parent / recipe["recipient"])
     values["recipe"] = Recipe(**recipe)
     return Comparison(**values)
 

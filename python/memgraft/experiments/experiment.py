@@ -24,7 +24,7 @@ from memgraft.experiments.evaluate import spread_windows
 from memgraft.experiments.measures import bits_per_byte, bytes_per_token, moved
 from memgraft.experiments.models import Material
 from memgraft.experiments.plan import make_plan
-from memgraft.experiments.recipe import Recipe, settings_fingerprint
+from memgraft.experiments.recipe import Recipe, Trained, check_recipient, settings_fingerprint
 from memgraft.experiments.stats import compare
 from memgraft.experiments.train import Progress, disk_errors, train_arm
 from memgraft.experiments.windows import TokenWindows
@@ -101,6 +101,9 @@ def run_experiment(
         raise ConfigError(f"keep: arm {keep!r} has rows that a saved graft does not hold; keep another arm")
     if not seeds or len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds: expected distinct seeds, found {list(seeds)}")
+    if "moe" in arms and recipe.recipient is not None:
+        raise ConfigError("arms: 'moe' replaces MLPs that a pretrained recipient has trained; leave it out")
+    check_recipient(recipe, bank.index.vocab_size)
     domains = domains or {}
     material = _material(bank, train, held_out, domains, recipe, tokenizer, eos_id)
     shared_text = refuse_overlap(train, held_out, "the training corpus", "the held-out corpus")
@@ -153,7 +156,7 @@ def run_experiment(
         "moved": _moved(out, results, material, plan),
         "tokens_per_arm": plan["steps"] * recipe.tokens_per_step,
         "same_start": all(len({r["start_fingerprint"] for r in results if r["seed"] == seed}) <= 1 for seed in seeds),
-        "same_order": all(len({r["order_fingerprint"] for r in results if r["seed"] == seed}) <= 1 for seed in seeds),
+        "same_order": all(len(_orders(results, seed)) <= 1 for seed in seeds),
         "comparisons": [
             comparison
             for first, second in _pairs([arm.name for arm in chosen])
@@ -166,6 +169,12 @@ def run_experiment(
     if write and results:
         write_beside(out / RESULTS_NAME, (json.dumps(report, indent=1) + "\n").encode())
     return report
+
+
+def _orders(results: Sequence[Mapping[str, Any]], seed: int) -> set[str]:
+    """The orders of tokens of one seed; arms with nothing to train have none."""
+    found = {result["order_fingerprint"] for result in results if result["seed"] == seed}
+    return found - {None}
 
 
 def _moved(
@@ -313,7 +322,14 @@ def _train_one(
             arm, recipe, material, seed=seed, steps=settings["steps"], folder=folder, bf16=bf16, progress=progress
         )
         if saved is not None:
-            save_model(model, saved, grafted=arm.grafted, tokenizer=material.tokenizer, bank=material.bank)
+            save_model(
+                model,
+                saved,
+                grafted=arm.grafted,
+                tokenizer=material.tokenizer,
+                bank=material.bank,
+                trained=recipe.trained,
+            )
     result["settings_fingerprint"] = settings_fingerprint(settings)
     write_beside(folder / "result.json", (json.dumps(result) + "\n").encode())
     return result
@@ -327,11 +343,18 @@ def _from(folder: Path, bank: Bank | None) -> str | None:
 
 
 def save_model(
-    model: nn.Module, folder: Path, *, grafted: bool, tokenizer: Any = None, bank: Bank | None = None
+    model: nn.Module,
+    folder: Path,
+    *,
+    grafted: bool,
+    tokenizer: Any = None,
+    bank: Bank | None = None,
+    trained: Trained = "all",
 ) -> None:
     """Saves a trained recipient to ``<folder>/recipient`` and its graft to ``<folder>/graft``; the graft comes off.
 
-    The graft names the path of ``bank``, from its own folder, where the graft reads that bank.
+    Of a recipient that did not train itself its LoRA adapter is saved, to ``<folder>/adapter``, or nothing. The graft
+    names the path of ``bank``, from its own folder, where the graft reads that bank.
     """
     from memgraft.integrations.transformers import detach
     from memgraft.integrations.transformers.saving import write_graft
@@ -340,6 +363,10 @@ def save_model(
         if grafted:
             write_graft(model, building.resolve() / "graft", bank_path=_from(folder / "graft", bank))
             detach(model)
+        if trained != "all":
+            if trained == "lora":
+                model.save_pretrained(building / "adapter")  # type: ignore[operator]
+            return
         model.save_pretrained(building / "recipient")  # type: ignore[operator]
         if isinstance(tokenizer, (str, Path)):
             shutil.copyfile(tokenizer_path(tokenizer), building / "recipient" / "tokenizer.json")

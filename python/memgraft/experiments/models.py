@@ -12,7 +12,9 @@ from memgraft.config import GraftConfig
 from memgraft.data import GraftCollator
 from memgraft.experiments import sources
 from memgraft.experiments.arms import ARMS, Arm, Source
-from memgraft.experiments.recipe import Recipe, build_recipient
+from memgraft.experiments.mixture import Mixture, put_mixtures
+from memgraft.experiments.recipe import Recipe, build_recipient, weights_fingerprint
+from memgraft.experiments.training import choose_trained
 from memgraft.experiments.windows import HALVES_COLUMN, SEGMENTS_COLUMN, TokenWindows
 from memgraft.integrations.transformers import graft, graft_layers
 
@@ -54,14 +56,16 @@ def arm_collator(arm: Arm, material: Material) -> Callable[[list[Any]], Any]:
 
 
 def arm_config(arm: Arm, recipe: Recipe, seed: int) -> GraftConfig | None:
-    """The graft of an arm, drawn for training from scratch; None where nothing is attached."""
+    """The graft of an arm, drawn from scratch or an identity on a pretrained recipient; None without one."""
     if not arm.grafted:
         return None
     return GraftConfig(
-        sites=(recipe.site,),
-        taps=None if recipe.tap is None else (recipe.tap,),
+        sites=recipe.all_sites,
+        into=recipe.into,
+        taps=recipe.all_taps,
+        gate=recipe.gate,
         fallback=recipe.fallback,
-        init="scratch",
+        init="scratch" if recipe.recipient is None else "zero",
         control=arm.control,
         seed=seed,
     )
@@ -75,7 +79,17 @@ def build_arm(arm: Arm, recipe: Recipe, material: Material, seed: int) -> nn.Mod
         model = graft(model, material.bank, config, tokenizer=material.tokenizer)
     if arm.source is not None:
         SOURCES[arm.source](model, recipe, material, seed)
-    return model
+    return choose_trained(model, recipe, seed)
+
+
+def start_fingerprint(arm: Arm, recipe: Recipe, material: Material, seed: int, model: nn.Module) -> str:
+    """Fingerprint of the recipient that an arm starts from; what the arm replaces of it counts as it was."""
+    replaced = {}
+    if arm.source == "moe":
+        plain = build_recipient(recipe, vocab_size=material.vocab_size, eos_id=material.eos_id, seed=seed)
+        own = dict(model.named_parameters())
+        replaced = {name: parameter for name, parameter in plain.named_parameters() if name not in own}
+    return weights_fingerprint(model, replaced)
 
 
 def _counts(model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
@@ -92,12 +106,12 @@ def _mix(
     model: nn.Module, module: nn.Module, mixture: sources.Mixture, recipe: Recipe, material: Material, seed: int
 ) -> None:
     rows = sources.RecipientRows(module, mixture, len(material.bank.taps))
-    sources.put_rows(model, rows, width=recipe.width, seed=seed)
+    width = int(module.weight.shape[1])  # type: ignore[index]
+    sources.put_rows(model, rows, width=width, seed=seed, zero=recipe.recipient is not None)
 
 
 def _donor_start(model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
-    tap = 0 if recipe.tap is None else material.bank.taps.index(recipe.tap)
-    sources.start_at_donor(model, material.bank, tap)
+    sources.start_at_donor(model, material.bank)
 
 
 def _one_slot(model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
@@ -105,8 +119,18 @@ def _one_slot(model: nn.Module, recipe: Recipe, material: Material, seed: int) -
 
 
 def _mlp(model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
-    twin = build_arm(ARMS["graft"], recipe, material, seed)
-    sources.add_mlp(model, recipe.site, added_parameters(twin)["dense"], seed)
+    share = _of_graft(recipe, material, seed)["dense"] // len(recipe.all_sites)
+    for site in recipe.all_sites:
+        sources.add_mlp(model, site, share, seed + site - recipe.all_sites[0], zero=recipe.recipient is not None)
+
+
+def _moe(model: nn.Module, recipe: Recipe, material: Material, seed: int) -> None:
+    put_mixtures(model, recipe.all_sites, sum(_of_graft(recipe, material, seed).values()), seed)
+
+
+def _of_graft(recipe: Recipe, material: Material, seed: int) -> dict[str, int]:
+    """What the graft of this recipe adds."""
+    return added_parameters(build_arm(ARMS["graft"], recipe, material, seed))
 
 
 #: Puts what an arm reads in the place of donor rows, or beside the recipient: by :attr:`Arm.source`.
@@ -116,14 +140,22 @@ SOURCES: dict[Source, Callable[[nn.Module, Recipe, Material, int], None]] = {
     "donor_start": _donor_start,
     "one_slot": _one_slot,
     "mlp": _mlp,
+    "moe": _moe,
 }
 
 
 def added_parameters(model: nn.Module) -> dict[str, int]:
-    """Trainable parameters beside the recipient's: ``dense`` ones, used at every position, and ``table`` rows."""
+    """Trainable parameters beside the recipient's: ``dense`` ones, used at every position, and ``table`` rows.
+
+    Experts of a mixture count as a table, less the MLP that they replace: a position reads as many as that one had.
+    """
     found = {"dense": 0, "table": 0}
+    for module in model.modules():
+        if isinstance(module, Mixture):
+            found["dense"] += module.num_parameters["dense"]
+            found["table"] += module.num_parameters["sparse"]
     for name, parameter in model.named_parameters():
-        if ".memgraft." in name:
+        if ".memgraft." in name and ".mlp.memgraft." not in name:
             table = name.endswith((".fallback.table.weight", ".rows.weight"))
             found["table" if table else "dense"] += parameter.numel()
     return found
@@ -152,10 +184,13 @@ def costs(arm: Arm, model: nn.Module, material: Material) -> dict[str, Any]:
 
 
 def training_flops(model: nn.Module, table: int, seq_len: int) -> int:
-    """FLOPs of training on one token, tables left out: six a parameter, and attention over half the window.
+    """FLOPs of training on one token, tables left out: six a trained parameter, and attention over half the window.
+
+    A frozen parameter has four: none for its own gradient.
 
     Source: the estimate of Kaplan et al. 2020 (arXiv 2001.08361), section 2.1, with its term for attention.
     """
     dense = sum(parameter.numel() for parameter in model.parameters()) - table
+    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     config: Any = model.config
-    return 6 * dense + 6 * int(config.num_hidden_layers) * seq_len * int(config.hidden_size)
+    return 6 * dense - 2 * frozen + 6 * int(config.num_hidden_layers) * seq_len * int(config.hidden_size)

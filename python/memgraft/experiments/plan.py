@@ -18,6 +18,7 @@ from memgraft.experiments.evaluate import held_out_loss, spread_windows
 from memgraft.experiments.models import Material, arm_collator, build_arm
 from memgraft.experiments.recipe import Recipe
 from memgraft.experiments.train import Progress, build_optimizer, evaluation_batch
+from memgraft.experiments.training import trains
 from memgraft.experiments.windows import TokenWindows
 
 _MAX_EPOCHS = 4
@@ -94,9 +95,9 @@ def _speed(
     collator = arm_collator(arm, material)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    optimizer = build_optimizer(model, recipe)
-    seconds = []
-    for step in range(steps):
+    optimizer = build_optimizer(model, recipe) if trains(model) else None
+    seconds = [] if optimizer is not None else [0.0]
+    for step in range(steps if optimizer is not None else 0):
         started = time.perf_counter()
         examples = [
             material.train[window % len(material.train)]
@@ -107,6 +108,7 @@ def _speed(
             loss = model(**batch).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        assert optimizer is not None
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - started)

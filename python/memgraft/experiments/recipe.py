@@ -1,16 +1,22 @@
-"""The recipe that all arms share: a Llama-style recipient from scratch, its size, its schedule."""
+"""The recipe that all arms share: a recipient from scratch or a pretrained one, what of it trains, its schedule."""
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from memgraft.config import FallbackConfig
+from memgraft.config import FallbackConfig, Gate, Into
 from memgraft.errors import ConfigError
+
+Trained = Literal["all", "graft", "lora"]
+# Settings that came later: left out of what is written while they are as they were before, so that experiments go on.
+_LATER = ("sites", "taps", "into", "gate", "recipient", "trained", "lora_rank")
+_SIZES = ("width", "num_blocks", "num_heads", "ffn_width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,19 @@ class Recipe:
     curve_windows: int | None = None
     """Windows of each point of the held-out curve; None sizes it by the training."""
     curve_points: int = 10
+    sites: tuple[int, ...] | None = None
+    """Several blocks in place of ``site``."""
+    taps: tuple[int, ...] | None = None
+    """The bank's tap of each of ``sites``, in place of ``tap``."""
+    into: Into = "residual"
+    """Where the memory is added, see `memgraft.GraftConfig`."""
+    gate: Gate = "plain"
+    """The graft's gate; ``"none"`` multiplies by one learned scalar instead."""
+    recipient: str | None = None
+    """Folder of a pretrained recipient, whose sizes hold then; None draws one from scratch."""
+    trained: Trained = "all"
+    """With a pretrained recipient: all of it, the graft alone, or the graft beside LoRA."""
+    lora_rank: int = 8
     compile: bool = False
     """Train through ``torch.compile``: worth it on a GPU from some minutes an arm on."""
 
@@ -52,11 +71,44 @@ class Recipe:
             raise ConfigError(
                 f"recipe: expected a width divisible by the heads, found {self.width} and {self.num_heads}"
             )
-        if not 0 <= self.site < self.num_blocks:
-            raise ConfigError(f"recipe: site {self.site}: expected a block from 0 to {self.num_blocks - 1}")
+        for name in ("sites", "taps"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        for name, choices in (("into", Into), ("gate", Gate), ("trained", Trained)):
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"recipe: {name}: expected one of {get_args(choices)}, found {getattr(self, name)!r}")
+        if self.sites is not None and (not self.sites or list(self.sites) != sorted(set(self.sites))):
+            raise ConfigError(f"recipe: sites: expected distinct ascending blocks, found {list(self.sites)}")
+        if self.taps is not None and len(self.taps) != len(self.sites or ()):
+            raise ConfigError(f"recipe: taps: expected one for each of the sites {self.sites}, found {list(self.taps)}")
+        if self.recipient is None:
+            for site in self.all_sites:
+                if not 0 <= site < self.num_blocks:
+                    raise ConfigError(f"recipe: site {site}: expected a block from 0 to {self.num_blocks - 1}")
+            if self.trained != "all":
+                raise ConfigError(f"recipe: trained: expected all of a recipient from scratch, found {self.trained!r}")
+        else:
+            defaults = {field.name: field.default for field in dataclasses.fields(self)}
+            if own := [name for name in _SIZES if getattr(self, name) != defaults[name]]:
+                raise ConfigError(f"recipe: {', '.join(own)}: a pretrained recipient has its own sizes; leave them out")
+        if self.lora_rank < 1:
+            raise ConfigError(f"recipe: lora_rank: expected at least 1, found {self.lora_rank}")
         sizes = (self.seq_len, self.batch_size, 1 if self.curve_windows is None else self.curve_windows)
         if min(*sizes, self.curve_points) < 1 or (self.held_out_windows or 0) < 0:
             raise ConfigError("recipe: expected seq_len, batch_size, curve_windows and curve_points of at least 1")
+
+    @property
+    def all_sites(self) -> tuple[int, ...]:
+        """The blocks that have a graft."""
+        return (self.site,) if self.sites is None else self.sites
+
+    @property
+    def all_taps(self) -> tuple[int, ...] | None:
+        """The tap of each, None where the bank's order decides."""
+        if self.taps is not None:
+            return self.taps
+        return None if self.tap is None else (self.tap,) * len(self.all_sites)
 
     @property
     def tokens_per_step(self) -> int:
@@ -84,12 +136,22 @@ class Recipe:
         return FallbackConfig(table_size=self.table_size, dim=self.fallback_dim)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return dataclasses.asdict(self)
+        """Plain JSON values; what was added after the first experiments is there where it differs from its default."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in _LATER or value != defaults[name]
+        }
 
 
 def build_recipient(recipe: Recipe, *, vocab_size: int, eos_id: int | None, seed: int) -> nn.Module:
-    """A Llama-style causal language model from scratch; its weights depend on the arguments alone."""
+    """A pretrained causal language model, or a Llama-style one from scratch, whose weights the arguments decide."""
+    if recipe.recipient is not None:
+        from transformers import AutoModelForCausalLM
+
+        pretrained: nn.Module = AutoModelForCausalLM.from_pretrained(recipe.recipient, dtype=torch.float32)
+        return pretrained
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -111,10 +173,41 @@ def build_recipient(recipe: Recipe, *, vocab_size: int, eos_id: int | None, seed
     return model
 
 
-def weights_fingerprint(model: nn.Module) -> str:
-    """SHA-256 of the recipient's own weights, graft excluded; equal over the arms of one seed at the start."""
+def check_recipient(recipe: Recipe, vocab_size: int) -> None:
+    """Refuses a pretrained recipient that the bank or the sites do not fit, by its config alone.
+
+    Raises:
+        ConfigError: there is none, it has too few blocks, or its embedding is smaller than the tokenizer.
+    """
+    if recipe.recipient is None:
+        return
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(recipe.recipient).get_text_config(decoder=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"recipe: recipient: expected a transformers folder, found: {error}") from error
+    if recipe.all_sites[-1] >= config.num_hidden_layers:
+        raise ConfigError(
+            f"recipe: site {recipe.all_sites[-1]}: expected a block from 0 to {config.num_hidden_layers - 1} of "
+            f"{recipe.recipient}"
+        )
+    if config.vocab_size < vocab_size:
+        raise ConfigError(
+            f"recipe: recipient: the embedding of {recipe.recipient} has {config.vocab_size} rows, the keys are of a "
+            f"tokenizer of {vocab_size}: mine with the recipient's own tokenizer"
+        )
+
+
+def weights_fingerprint(model: nn.Module, replaced: Mapping[str, torch.Tensor] | None = None) -> str:
+    """SHA-256 of the recipient's own weights, graft excluded; equal over the arms of one seed at the start.
+
+    Args:
+        model: the arm's model.
+        replaced: weights of the recipient, by name, that the arm has put something else in the place of.
+    """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    for name, parameter in sorted({**dict(model.named_parameters()), **(replaced or {})}.items()):
         if ".memgraft." not in name:
             digest.update(name.encode())
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -59,19 +59,28 @@ class RecipientRows:
         return values
 
 
-def put_rows(model: nn.Module, rows: RecipientRows, *, width: int, seed: int, std: float = 0.02) -> None:
-    """Makes the graft of ``model`` read ``rows`` of ``width`` channels; its projections are drawn anew to fit."""
+def put_rows(
+    model: nn.Module, rows: RecipientRows, *, width: int, seed: int, std: float = 0.02, zero: bool = False
+) -> None:
+    """Makes the graft of ``model`` read ``rows`` of ``width`` channels; its projections are drawn anew to fit.
+
+    With ``zero`` those of values are 0, as a graft that is attached to a trained model starts.
+    """
     decoder, _ = find_decoder(model)
     (runtime,) = runtimes_of(decoder).values()
     runtime.controlled = rows  # type: ignore[assignment]
     generator = torch.Generator().manual_seed(seed)
     for layer in graft_layers(model)["default"].values():
-        assert layer.memory_key is not None
-        for name, outputs in (("memory_key", layer.streams * layer.hidden_dim), ("memory_value", layer.hidden_dim)):
-            projection = nn.Linear(width, outputs, bias=False)
+        for name in ("memory_key", "memory_value"):
+            before = getattr(layer, name)
+            if before is None:
+                continue
+            projection = nn.Linear(width, before.out_features, bias=False)
             with torch.no_grad():
                 projection.weight.normal_(0.0, std, generator=generator)
-            setattr(layer, name, projection.to(layer.memory_key.weight.device))
+                if zero and name == "memory_value":
+                    projection.weight.zero_()
+            setattr(layer, name, projection.to(before.weight.device))
         layer.value_dim = width
 
 
@@ -173,10 +182,12 @@ class HalvesCollator:
         return batch
 
 
-def start_at_donor(model: nn.Module, bank: Bank, tap: int) -> None:
-    """Sets the trainable rows of the graft to the bank's values at ``tap``, the index of a tap."""
-    for layer in graft_layers(model)["default"].values():
+def start_at_donor(model: nn.Module, bank: Bank) -> None:
+    """Sets the trainable rows of each site to the bank's values at its tap."""
+    (runtime,) = runtimes_of(find_decoder(model)[0]).values()
+    for site, layer in graft_layers(model)["default"].items():
         assert layer.rows is not None
+        tap = runtime.tap_of_site[site]
         with torch.no_grad():
             for start in range(0, bank.num_rows, _BLOCK):
                 rows = np.arange(start, min(start + _BLOCK, bank.num_rows), dtype=np.int32)
@@ -199,9 +210,14 @@ def one_slot(model: nn.Module, seed: int, std: float = 0.02) -> None:
 
 
 class SiteMlp(nn.Module):
-    """A gated MLP added to the hidden state before a block, with as many parameters as asked, up to a rounding."""
+    """An MLP added to the hidden state before a block, with as many parameters as asked, up to a rounding.
 
-    def __init__(self, hidden_dim: int, num_parameters: int, seed: int, std: float = 0.02) -> None:
+    With ``zero`` it adds nothing at the start, as a graft on a trained model.
+    """
+
+    def __init__(
+        self, hidden_dim: int, num_parameters: int, seed: int, std: float = 0.02, *, zero: bool = False
+    ) -> None:
         super().__init__()
         inner = max(1, round((num_parameters - hidden_dim) / (2 * hidden_dim)))
         self.norm = nn.RMSNorm(hidden_dim, eps=1e-6)
@@ -211,6 +227,8 @@ class SiteMlp(nn.Module):
         with torch.no_grad():
             for linear in (self.up, self.down):
                 linear.weight.normal_(0.0, std, generator=generator)
+            if zero:
+                self.down.weight.zero_()
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -218,10 +236,10 @@ class SiteMlp(nn.Module):
         return out
 
 
-def add_mlp(model: nn.Module, site: int, num_parameters: int, seed: int) -> None:
+def add_mlp(model: nn.Module, site: int, num_parameters: int, seed: int, *, zero: bool = False) -> None:
     """Attaches a :class:`SiteMlp` before block ``site``, under the name ``memgraft``, which is not the recipient's."""
     _, blocks = find_decoder(model)
-    mlp = SiteMlp(int(model.config.hidden_size), num_parameters, seed)  # type: ignore[union-attr, arg-type]
+    mlp = SiteMlp(int(model.config.hidden_size), num_parameters, seed, zero=zero)  # type: ignore[union-attr, arg-type]
     blocks[site].add_module(KEY, mlp)
 
     def before(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

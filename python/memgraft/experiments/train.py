@@ -28,9 +28,11 @@ from memgraft.experiments.models import (
     build_arm,
     costs,
     plain_collator,
+    start_fingerprint,
     training_flops,
 )
-from memgraft.experiments.recipe import Recipe, settings_fingerprint, weights_fingerprint
+from memgraft.experiments.recipe import Recipe, settings_fingerprint
+from memgraft.experiments.training import trains
 from memgraft.integrations.transformers import optimizer_groups
 from memgraft.progress import Progress as Progress
 
@@ -141,7 +143,7 @@ def train_arm(
         GraftError: the loss is not finite.
     """
     model = build_arm(arm, recipe, material, seed)
-    start_fingerprint = weights_fingerprint(model)
+    began_from = start_fingerprint(arm, recipe, material, seed, model)
     recorder = OrderRecorder(arm_collator(arm, material))
     stage = f"train {arm.name}" + (f" (seed {seed})" if seed else "")
     size = evaluation_batch(recipe, material.vocab_size)
@@ -171,7 +173,8 @@ def train_arm(
         logging_steps=max(1, steps // 40),
         # The filter waits for the GPU at every step; a loss that is not finite ends the run below.
         logging_nan_inf_filter=False,
-        save_strategy="steps",
+        # A checkpoint of a PEFT model holds the adapter alone; such an arm starts anew.
+        save_strategy="no" if recipe.trained == "lora" else "steps",
         save_steps=max(1, steps // 4),
         save_total_limit=1,
         remove_unused_columns=False,
@@ -181,19 +184,23 @@ def train_arm(
         disable_tqdm=True,
         log_level="error",
     )
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=material.train,
-        data_collator=recorder,
-        optimizers=(build_optimizer(model, recipe), None),
-        callbacks=[watch],
-    )
-    trainer.remove_callback(PrinterCallback)
     resumed_from = _newest(checkpoints)
     started = time.perf_counter()
-    with disk_errors(checkpoints):
-        trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
+    if trains(model):
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=material.train,
+            data_collator=recorder,
+            optimizers=(build_optimizer(model, recipe), None),
+            callbacks=[watch],
+        )
+        trainer.remove_callback(PrinterCallback)
+        with disk_errors(checkpoints):
+            trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
+        history = trainer.state.log_history
+    else:
+        history = _at_rest(model.to("cuda" if cuda else "cpu"), measure, watch.every, steps)
     seconds = time.perf_counter() - started - watch.measuring
     evaluating = time.perf_counter()
     chosen = spread_windows(material.held_out, final_windows)
@@ -212,7 +219,7 @@ def train_arm(
     if arm.grafted:
         memory = memory_facts(model, material.held_out, chosen, curve_windows, material.bank, **evaluation)
     steps_run = steps - (int(resumed_from.name.split("-")[1]) if resumed_from else 0)
-    history = trainer.state.log_history
+    batches = [entry["batch"] for entry in history if "batch" in entry]
     assert final.per_token is not None
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / LOSSES_NAME, final.per_token)
@@ -227,12 +234,12 @@ def train_arm(
         "label": arm.label,
         "seed": seed,
         "steps": steps,
-        "tokens": steps * recipe.tokens_per_step,
+        "tokens": steps * recipe.tokens_per_step if trains(model) else 0,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(steps_run * recipe.tokens_per_step / seconds, 1),
         "resumed": resumed_from is not None,
-        "start_fingerprint": start_fingerprint,
-        "order_fingerprint": settings_fingerprint([entry["batch"] for entry in history if "batch" in entry]),
+        "start_fingerprint": began_from,
+        "order_fingerprint": settings_fingerprint(batches) if batches else None,
         "device": device_name(),
         "seconds_evaluating": round(watch.measuring + evaluated, 2),
         "costs": costs(arm, model, material),
@@ -245,6 +252,12 @@ def train_arm(
     }
     shutil.rmtree(checkpoints, ignore_errors=True)
     return model, result
+
+
+def _at_rest(model: nn.Module, measure: Callable[[nn.Module], float], every: int, steps: int) -> list[dict[str, Any]]:
+    """The history of an arm that has nothing to train: its loss stays what it is."""
+    loss = measure(model)
+    return [{"step": step, "held_out_loss": loss, "seconds": 0.0} for step in (min(every, steps), steps)]
 
 
 def by_domain(domains: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
