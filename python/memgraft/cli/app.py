@@ -30,6 +30,7 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("train", "memgraft.cli.train"),
     ("compare", "memgraft.cli.compare"),
     ("report", "memgraft.cli.report"),
+    ("teach", "memgraft.cli.teach"),
     ("inspect", "memgraft.cli.inspect"),
     ("lookup", "memgraft.cli.lookup"),
     ("verify", "memgraft.cli.verify"),

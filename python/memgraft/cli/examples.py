@@ -17,6 +17,7 @@ EXAMPLES: dict[str, str] = {
     "train": "memgraft train bank --train corpus-train --held-out corpus-held-out --seeds 0-2 -o exp",
     "compare": "memgraft compare experiment.yaml",
     "report": "memgraft report bank --experiment exp --coverage corpus-held-out -o report",
+    "teach": "memgraft teach exp/model --facts facts.jsonl --neutral corpus-held-out --donor donor/ -o facts",
     "inspect": "memgraft inspect bank --text 'some text'",
     "lookup": "memgraft lookup bank --text 'some text'",
     "verify": "memgraft verify bank keys.mgk corpus",

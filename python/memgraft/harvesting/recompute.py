@@ -79,13 +79,18 @@ def verify_rows(
         progress: True for bars, or called as ``progress("rows", done, total)``.
 
     Raises:
-        ArgumentError: a stack, no rows, no tokenizer at hand, or contexts without a corpus.
+        ArgumentError: a stack, no rows, rows that were taught, no tokenizer, or contexts without a corpus.
         FingerprintError: another corpus.
         DonorError: the donor cannot be opened.
     """
     progress = callback(progress)
     recipient = _recipient(bank, sample, recipient_tokenizer)
     facts = bank.manifest.donor
+    if "taught" in facts:
+        raise ArgumentError(
+            f"{bank.path}: its rows were taught (from {facts['taught'].get('source')}), so that no donor makes them "
+            "again; `verify` without a donor checks its bytes, teaching.json says what they do"
+        )
     recorded = str(facts.get("compute_dtype", "auto"))
     contexts = Contexts.recorded(facts, bank.keys)
     mined = mined_corpus(bank.keys, contexts, corpus)

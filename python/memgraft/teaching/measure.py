@@ -1,0 +1,73 @@
+"""What a memory makes a model say: recall of statements, and damage to neutral text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from memgraft.bank import Memory
+from memgraft.teaching.facts import Spoken
+from memgraft.teaching.reading import Grafted, Padded, log_probs
+
+_AT_ONCE = 16
+
+
+@torch.no_grad()
+def recall(grafted: Grafted, memory: Memory | None, statements: Sequence[Spoken]) -> dict[str, Any]:
+    """How well the model says the completions; ``memory`` None is the model without any graft.
+
+    Returns:
+        ``num`` prompts; ``exact``: share whose whole completion is what greedy decoding says; ``log_prob``: mean
+        log-probability (nats) of a completion's tokens. The last two are ``None`` where there is no prompt.
+    """
+    exact: list[bool] = []
+    sums: list[tuple[float, int]] = []
+    for start in range(0, len(statements), _AT_ONCE):
+        part = statements[start : start + _AT_ONCE]
+        padded = Padded.of([one.ids for one in part], grafted.eos_ids)
+        # Greedy decoding says the completion just where each of its tokens is the likeliest after those before it.
+        found, best = log_probs(grafted.logits(padded, memory), part)
+        exact += best.all(1).tolist()
+        sums += list(zip(found.sum(1).tolist(), [len(one.completion) for one in part], strict=True))
+    if not statements:
+        return {"num": 0, "exact": None, "log_prob": None}
+    total = sum(number for _, number in sums)
+    return {"num": len(exact), "exact": sum(exact) / len(exact), "log_prob": sum(value for value, _ in sums) / total}
+
+
+@torch.no_grad()
+def damage(
+    grafted: Grafted, base: Memory, memory: Memory, windows: Sequence[tuple[int, ...]]
+) -> dict[str, float | int | None]:
+    """How far ``memory`` moves the model's answers on neutral text away from what it says with ``base``.
+
+    Returns:
+        ``tokens``; ``kl``: KL divergence of the two answers, nats a token, exactly 0 where no new key matches;
+        ``changed``: share of positions with another match; ``loss`` and ``base_loss``, nats a token.
+    """
+    sums = {"kl": 0.0, "changed": 0.0, "loss": 0.0, "base_loss": 0.0}
+    num_tokens = num_predicted = 0
+    for start in range(0, len(windows), _AT_ONCE):
+        padded = Padded.of(windows[start : start + _AT_ONCE], grafted.eos_ids)
+        real = padded.mask > 0
+        before, after = grafted.staged(padded, base), grafted.staged(padded, memory)
+        # Rows of a stack's base keep their numbers, so another number is another match.
+        changed = (before.rows != after.rows) & real
+        old = grafted.logits(padded, before).log_softmax(-1).cpu()
+        num_tokens += int(real.sum())
+        predicted = real[:, 1:]
+        num_predicted += int(predicted.sum())
+        # Without another match the two calls are the same call.
+        new = grafted.logits(padded, after).log_softmax(-1).cpu() if changed.any() else old
+        sums["kl"] += float(F.kl_div(new[real], old[real], log_target=True, reduction="sum"))
+        sums["changed"] += float(changed.sum())
+        for name, scores in (("base_loss", old), ("loss", new)):
+            picked = scores[:, :-1].gather(2, padded.ids[:, 1:, None]).squeeze(2)
+            sums[name] -= float(picked[predicted].sum())
+    if not windows:
+        return {"tokens": 0, "kl": None, "changed": None, "loss": None, "base_loss": None}
+    per = {"kl": num_tokens, "changed": num_tokens, "loss": num_predicted, "base_loss": num_predicted}
+    return {"tokens": num_tokens, **{name: value / per[name] for name, value in sums.items()}}
