@@ -1,8 +1,13 @@
 """Judging, sorting and searching within a bounded memory: the answers are those of all at once, whoever works."""
 
 import json
+import re
+import subprocess
+import sys
 import threading
+import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memgraft
+from bank_cases import child_environment
 from memgraft.bank.files import mapped_table
 from memgraft.errors import ArgumentError, KeySetError, StorageError
 from memgraft.harvesting import Contexts, open_donor, plan_harvest
@@ -215,3 +221,67 @@ def test_a_plan_says_what_a_harvest_takes(tmp_path):
     for wrong in ("1MiB", "much", 0):
         with pytest.raises(ArgumentError, match="memory: expected"):
             working_memory(wrong)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from memgraft.harvesting import harvest, open_donor
+from memgraft.keyset import KeySet
+from memgraft.tokenizer import open_tokenizer
+place, number = Path(sys.argv[1]), sys.argv[2]
+donor, tokenizer = open_donor(place / "donor", compute_dtype="float32"), open_tokenizer(place / "tokenizer.json")
+settings = {"recipient_tokenizer": tokenizer, "donor": donor, "taps": (0,), "prefix": "none", "memory": "128MiB"}
+# Libraries load what they need with the first harvest.
+harvest(KeySet.open(place / "few.mgk"), out=place / f"few-{number}", **settings)
+print("ready", flush=True)
+sys.stdin.readline()
+harvest(KeySet.open(place / f"{number}.mgk"), out=place / f"bank-{number}", **settings)
+"""
+
+
+def growth(place, number):
+    """Private bytes that harvesting ``number`` keys adds at most, as another process sees it."""
+
+    def private():
+        found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{child.pid}/status").read_text())
+        return int(found[1]) << 10 if found else 0
+
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(place), str(number)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    )
+    assert child.stdout.readline() == "ready\n"
+    before = most = private()
+    child.stdin.write("\n")
+    child.stdin.flush()
+    while child.poll() is None:
+        most = max(most, private())
+        time.sleep(0.01)
+    child.communicate()
+    assert child.returncode == 0
+    return most - before
+
+
+@pytest.mark.slow
+def test_a_harvest_of_more_keys_takes_no_more_than_is_said(tmp_path):
+    """A list of the keys' texts would take some 300 bytes a key, lists of their tokens as much again."""
+    tiny_donor(tmp_path / "donor")
+    byte_bpe([tiny_text(1)], 300).save(str(tmp_path / "tokenizer.json"))
+    # Signs of ASCII alone: no key is cut inside a character.
+    drawn = np.random.default_rng(0).integers(34, 127, (140_000, 3))
+    listed = list(dict.fromkeys(map(tuple, drawn.tolist())))
+    sizes = (20_000, 100_000)
+    for name, number in (("few", 3000), *((number, number) for number in sizes)):
+        KeySet.from_keys(listed[:number], vocab_size=300).save(tmp_path / f"{name}.mgk")
+    little, much = (growth(tmp_path, number) for number in sizes)
+    said = needed_memory(
+        num_rows=sizes[1], order=3, num_taps=1, value_dim=32, dtype="bf16", chunk_rows=2048, memory="128MiB"
+    )
+    assert much < said["most"]
+    assert much - little < said["sealing"] * (sizes[1] - sizes[0]) / sizes[1] + (8 << 20)
