@@ -270,7 +270,7 @@ def growth(place, number):
 
 @pytest.mark.slow
 def test_a_harvest_of_more_keys_takes_no_more_than_is_said(tmp_path):
-    """A list of the keys' texts would take some 300 bytes a key, lists of their tokens as much again."""
+    """Sorting takes some 130 bytes a key where it may; lists of texts and tokens of all keys would take 600 more."""
     tiny_donor(tmp_path / "donor")
     byte_bpe([tiny_text(1)], 300).save(str(tmp_path / "tokenizer.json"))
     # Signs of ASCII alone: no key is cut inside a character.
@@ -284,4 +284,4 @@ def test_a_harvest_of_more_keys_takes_no_more_than_is_said(tmp_path):
         num_rows=sizes[1], order=3, num_taps=1, value_dim=32, dtype="bf16", chunk_rows=2048, memory="128MiB"
     )
     assert much < said["most"]
-    assert much - little < said["sealing"] * (sizes[1] - sizes[0]) / sizes[1] + (8 << 20)
+    assert much - little < 300 * (sizes[1] - sizes[0])
