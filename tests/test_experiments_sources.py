@@ -17,6 +17,7 @@ from memgraft.errors import ConfigError, CorpusError
 from memgraft.experiments import ARMS, Recipe, build_recipient, held_out_loss, read_comparison, sources
 from memgraft.experiments.mixture import num_experts_for
 from memgraft.experiments.train import added_parameters, arm_collator, build_arm, costs
+from memgraft.report import build_facts, render
 from memgraft.torch import graft_layers
 
 NEW_ARMS = [name for name, arm in ARMS.items() if arm.source is not None]
@@ -381,6 +382,41 @@ def test_domains_and_moved_tokens_are_in_the_results(place, tmp_path):
         assert entry["curve_seconds"] == sorted(entry["curve_seconds"])
     assert results["moved"]["seeds"] == 1
     assert results["moved"]["gained"] or results["moved"]["lost"]
+
+
+TASK = """
+task: tiny_choice
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{{{question}}}}"
+doc_to_target: answer
+doc_to_choice: choices
+metric_list: [{{metric: acc}}]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the harness's own warnings are not ours
+def test_every_arm_answers_the_tasks(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tasks").mkdir()
+    words = (place / "held-out" / "20.txt").read_text().split()
+    questions = [
+        {"question": " ".join(words[n : n + 6]), "choices": [words[n + 6], words[n + 9]], "answer": 0} for n in range(8)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    (tmp_path / "tasks" / "a.yaml").write_text(TASK.format(data=tmp_path / "data.jsonl"))
+    file = comparison_file(place, tmp_path / "a.yaml", arms=["none", "graft"], steps=1, tasks="tasks")
+    results = read_comparison(file).run()
+    for entry in results["arms"]:
+        assert 0 <= entry["tasks"]["tiny_choice"]["acc,none"] <= 1
+    page = render(build_facts(experiment=results))
+    assert "tiny_choice" in page
+    with pytest.raises(ConfigError, match="expected a folder with task files"):
+        read_comparison(comparison_file(place, tmp_path / "a.yaml", tasks=str(place))).run()
 
 
 def test_a_domain_that_the_keys_come_from_is_refused(place, tmp_path):

@@ -197,6 +197,14 @@ def test_memory_off_and_gates_are_means_over_seeds():
     assert ["graft", "7.5000", "+1.5000", "0.500", "–", "–", "–"] in cells
 
 
+def test_a_bank_whose_donor_is_not_on_record_has_its_box():
+    bank = {
+        "num_rows": 3, "value_bytes": 96, "bytes_per_row": 32, "taps": [1], "dropped": {}, "rows_by_order": {"2": 3},
+        "donor": {}, "dtype": "fp32", "rows": None,
+    }  # fmt: skip
+    assert "Rows whose donor is not on record, read after block 1" in render(build_facts(bank=bank))
+
+
 def test_text_from_files_is_escaped():
     sample = {"prompt": "<script>", "text": "a & b", "new_tokens": 3, "tokens_per_second": 2.0, "hit_share": 0.5}
     page = render(build_facts(sample=sample, title="<b>", material={"text": "<i>"}))

@@ -30,6 +30,7 @@ class Comparison:
         out: the experiment's directory.
         held_out: corpus of other documents; None takes the split that the keys were mined with.
         domains: more held-out corpora by a name; every arm is evaluated on each by itself.
+        tasks: folder of task files of the lm-evaluation-harness that every arm answers.
         arms: names of arms.
         seeds: seeds; a verdict needs three.
         intervals: ``"seeds"`` refuses to run with fewer than two seeds, whose intervals would be over held-out windows.
@@ -44,6 +45,7 @@ class Comparison:
     out: Path
     held_out: Path | None = None
     domains: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    tasks: Path | None = None
     arms: tuple[str, ...] = DEFAULT_ARMS
     seeds: tuple[int, ...] = (0, 1, 2)
     intervals: str = "any"
@@ -132,6 +134,7 @@ class Comparison:
             steps=self.steps,
             seconds=seconds,
             domains={name: Corpus.open(path, temporary=beside) for name, path in self.domains.items()},
+            tasks=self.tasks,
             keep="graft" if keep else "",
             write=write,
             overwrite=overwrite,
@@ -169,7 +172,7 @@ def read_comparison(path: str | Path) -> Comparison:
     _known(path, values, known)
     if missing := [name for name in ("bank", "train", "tokenizer", "out") if values.get(name) is None]:
         raise ConfigError(f"{path}: expected {', '.join(missing)}, found none")
-    for name in ("bank", "train", "tokenizer", "out", "held_out"):
+    for name in ("bank", "train", "tokenizer", "out", "held_out", "tasks"):
         if values.get(name) is not None:
             if not isinstance(values[name], str):
                 raise ConfigError(f"{path}: {name}: expected a path, found {values[name]!r}")

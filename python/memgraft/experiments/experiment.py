@@ -1,6 +1,7 @@
 """All arms and seeds of an experiment under one budget; finished ones are kept, interrupted ones taken up."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from memgraft.experiments.models import Material
 from memgraft.experiments.plan import make_plan
 from memgraft.experiments.recipe import Recipe, Trained, check_recipient, settings_fingerprint
 from memgraft.experiments.stats import compare
+from memgraft.experiments.tasks import check_tasks
 from memgraft.experiments.train import Progress, disk_errors, train_arm
 from memgraft.experiments.windows import TokenWindows
 from memgraft.harvesting.donor import native_compute_dtype, quiet_transformers
@@ -55,6 +57,7 @@ def run_experiment(
     steps: int | None = None,
     seconds: float | None = None,
     domains: "Mapping[str, Corpus] | None" = None,
+    tasks: str | Path | None = None,
     keep: str = "graft",
     write: bool = True,
     overwrite: bool = False,
@@ -78,6 +81,7 @@ def run_experiment(
         steps: the number of steps itself, instead of ``minutes``.
         seconds: no arm is started later than this; ``unfinished`` lists those left, which the same call takes up.
         domains: more held-out text by a name, such as its kind; every arm is evaluated on each by itself.
+        tasks: folder of task files (``.yaml``) of the lm-evaluation-harness; every arm answers all of them.
         keep: the arm whose model (of the first seed) is saved to ``<out>/model``; an empty name saves none.
         write: write ``results.json``.
         overwrite: where ``out`` holds an experiment of other settings, delete its arms instead of refusing.
@@ -105,7 +109,9 @@ def run_experiment(
         raise ConfigError("arms: 'moe' replaces MLPs that a pretrained recipient has trained; leave it out")
     check_recipient(recipe, bank.index.vocab_size)
     domains = domains or {}
+    asked = None if tasks is None else check_tasks(Path(tasks))
     material = _material(bank, train, held_out, domains, recipe, tokenizer, eos_id)
+    material = dataclasses.replace(material, tasks=None if tasks is None else Path(tasks))
     shared_text = refuse_overlap(train, held_out, "the training corpus", "the held-out corpus")
     for name, corpus in domains.items():
         refuse_overlap(train, corpus, "the training corpus", f"the corpus of domain {name!r}")
@@ -124,6 +130,7 @@ def run_experiment(
         "bf16": bf16,
         "version": __version__,
         **({"domains": {name: windows.fingerprint for name, windows in material.domains.items()}} if domains else {}),
+        **({} if asked is None else {"tasks": asked}),
     }
     budget = {**shared, "minutes": None if steps else minutes, "steps": steps}
     _refuse_other(out, budget, overwrite)

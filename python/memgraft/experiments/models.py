@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class Material:
     """The recipient's tokenizer or the path of its ``tokenizer.json``; the fallback compresses ids with it."""
     domains: Mapping[str, TokenWindows] = field(default_factory=dict)
     """More held-out text, by a name; each is evaluated by itself."""
+    tasks: Path | None = None
+    """Folder of task files of the lm-evaluation-harness."""
 
 
 def plain_collator(features: list[Mapping[str, Tensor]]) -> Any:

@@ -32,6 +32,7 @@ from memgraft.experiments.models import (
     training_flops,
 )
 from memgraft.experiments.recipe import Recipe, settings_fingerprint
+from memgraft.experiments.tasks import run_tasks
 from memgraft.experiments.training import trains
 from memgraft.integrations.transformers import optimizer_groups
 from memgraft.progress import Progress as Progress
@@ -215,10 +216,12 @@ def train_arm(
     evaluated = time.perf_counter() - evaluating
     if not final.overall < float("inf"):
         raise GraftError(f"arm {arm.name}, seed {seed}: the held-out loss is {final.overall}; lower the learning rate")
-    memory = {}
+    memory: dict[str, Any] = {}
     if arm.grafted:
         memory = memory_facts(model, material.held_out, chosen, curve_windows, material.bank, **evaluation)
     steps_run = steps - (int(resumed_from.name.split("-")[1]) if resumed_from else 0)
+    if material.tasks is not None:
+        memory["tasks"] = run_tasks(model, material.tasks, material.tokenizer, material.eos_id, recipe.batch_size)
     batches = [entry["batch"] for entry in history if "batch" in entry]
     assert final.per_token is not None
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,18 @@ def memory_section(experiment: Mapping[str, Any]) -> str:
     return html_section("Memory at work", lead, html_table(head, rows))
 
 
+def tasks_section(experiment: Mapping[str, Any]) -> str:
+    """What each arm scores in tasks, seed by seed; nothing where none were asked."""
+    rows = [
+        (result["label"], str(result["seed"]), task, name, f"{value:.4f}")
+        for result in experiment["arms"]
+        for task, metrics in result.get("tasks", {}).items()
+        for name, value in metrics.items()
+    ]
+    lead = "Tasks of the lm-evaluation-harness that lie on the disk, answered with the memory on; no intervals."
+    return html_section("Tasks", lead, html_table(("arm", "seed", "task", "metric", "value"), rows, 4)) if rows else ""
+
+
 def _figure(results: Sequence[Mapping[str, Any]], kind: str, name: str) -> str:
     found = [value for result in results for key, value in result["gates"].items() if key.endswith(f"/{kind}/{name}")]
     return f"{fmean(found):.3f}" if found else "–"

@@ -6,7 +6,7 @@ from typing import Any
 
 from memgraft.bank.health import collapsed, health_warnings
 from memgraft.report import plots
-from memgraft.report.memory import memory_section
+from memgraft.report.memory import memory_section, tasks_section
 from memgraft.report.parts import document, html_section, html_table, nats, signed
 from memgraft.report.verdict import verdict
 
@@ -20,6 +20,7 @@ def render(facts: Mapping[str, Any]) -> str:
         _groups(experiment) if experiment else "",
         _moved(experiment["moved"]) if experiment and experiment.get("moved") else "",
         memory_section(experiment) if experiment else "",
+        tasks_section(experiment) if experiment else "",
         _costs(experiment) if experiment else "",
         _coverage(facts["coverage"]) if facts.get("coverage") else "",
         _gates(facts["gates"]) if facts.get("gates") else "",
@@ -278,10 +279,14 @@ def _bank(bank: Mapping[str, Any]) -> str:
     rows = [(f"rows of order {order}", f"{count:,}") for order, count in bank["rows_by_order"].items()]
     rows += [(f"dropped: {reason.replace('_', ' ')}", f"{count:,}") for reason, count in bank["dropped"].items()]
     donor = bank["donor"]
-    lead = (
-        f"Donor {donor['name']} ({donor['architecture']}, {donor['num_blocks']} blocks of width {donor['value_dim']}), "
-        f"read after block {', '.join(map(str, bank['taps']))}; stored as {bank['dtype']}."
-    )
+    known = all(name in donor for name in ("name", "architecture", "num_blocks", "value_dim"))
+    who = "Rows whose donor is not on record"
+    if known:
+        who = (
+            f"Donor {donor['name']} ({donor['architecture']}, {donor['num_blocks']} blocks of width "
+            f"{donor['value_dim']})"
+        )
+    lead = f"{who}, read after block {', '.join(map(str, bank['taps']))}; stored as {bank['dtype']}."
     body = _tiles(tiles) + "<br>" + html_table(("", ""), rows)
     if health := bank.get("rows"):
         whole = bank.get("all_rows")
