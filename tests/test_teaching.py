@@ -192,7 +192,7 @@ def test_neutral_text_is_held_where_a_key_cannot_avoid_it(place, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["bf16", "fp8_e4m3"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp8_e4m3", "int8"])
 def test_storage_types(place, tmp_path, dtype):
     from memgraft.bank.rewrite import requantise
 

@@ -65,8 +65,10 @@ def test_the_same_values_still_give_the_same_bytes(tmp_path, dtype):
         if name.endswith(".safetensors"):
             assert (old / name).read_bytes() == (new / name).read_bytes()
     facts = [json.loads((folder / "bank.json").read_text()) for folder in (old, new)]
+    # The golden banks are from before the value space was recorded, which the fingerprint covers.
+    assert facts[1].pop("value_space")["fingerprint"] == Bank.open(old).space == Bank.open(new).space
     for one in facts:
-        del one["tool"]
+        del one["tool"], one["fingerprint"]
     assert facts[0] == facts[1]
 
 

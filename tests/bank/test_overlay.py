@@ -1,5 +1,6 @@
 """Stacks of banks against one dictionary of (key: value)."""
 
+import json
 import pickle
 import zlib
 
@@ -9,6 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memgraft import Bank, Cursor, KeySet, NgramIndex
+from memgraft._core import fingerprint_bytes
+from memgraft.bank import make
+from memgraft.bank.dtypes import DTYPES
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 
 VOCAB = 6
@@ -18,7 +22,16 @@ KEYS = st.dictionaries(
 
 
 def write(
-    path, keys: dict, *, taps=(2, 5), dtype="fp32", donor="d" * 64, tokenizer="e" * 64, vocab_size=VOCAB, value_dim=4
+    path,
+    keys: dict,
+    *,
+    taps=(2, 5),
+    dtype="fp32",
+    donor="d" * 64,
+    tokenizer="e" * 64,
+    vocab_size=VOCAB,
+    value_dim=4,
+    reads=None,
 ):
     """A bank whose values are made from the key and the path's name, so that every row is told apart."""
     listed = sorted(keys)
@@ -31,7 +44,7 @@ def write(
         values=values,
         taps=taps,
         dtype=dtype,
-        donor={"fingerprint": donor, "name": "tiny"},
+        donor={"fingerprint": donor, "name": "tiny", **(reads or {})},
         tokenizer={"fingerprint": tokenizer},
         corpus={"fingerprint": path.name},
     )
@@ -63,7 +76,7 @@ def longest(dictionary: dict, tokens, segments):
 
 
 @given(
-    st.lists(KEYS, min_size=2, max_size=4),
+    st.lists(st.tuples(KEYS, st.sampled_from(list(DTYPES))), min_size=2, max_size=4),
     st.integers(0, 2**31),
     st.lists(st.integers(-1, 2), min_size=1, max_size=12),
     st.sampled_from([1, 3]),
@@ -72,9 +85,9 @@ def longest(dictionary: dict, tokens, segments):
 def test_a_stack_is_one_dictionary(tmp_path_factory, sets, seed, segments, threads):
     folder = tmp_path_factory.mktemp("stack")
     # Banks of equal keys are one bank only where their values are equal too: names tell them apart here.
-    banks = [write(folder / f"b{i}", keys) for i, keys in enumerate(sets)]
+    banks = [write(folder / f"b{i}", keys, dtype=dtype) for i, (keys, dtype) in enumerate(sets)]
     dictionary = one_dictionary(banks)
-    stack = Bank.open([bank.path for bank in banks])
+    stack = Bank.open([bank.path for bank in banks], resident=seed % 7)
     segments = np.repeat(segments, 7)
     tokens = np.random.default_rng(seed).integers(0, VOCAB, len(segments))
     rows, orders = stack.lookup(tokens, segments=segments, threads=threads)
@@ -93,6 +106,61 @@ def test_a_stack_is_one_dictionary(tmp_path_factory, sets, seed, segments, threa
     stepped = [cursor.advance(stack.index, [token]) for token in tokens]
     assert [int(row[0]) for row, _ in stepped] == plain[0].tolist()
     assert [int(order[0]) for _, order in stepped] == plain[1].tolist()
+
+
+def test_banks_of_several_types_are_one_memory(tmp_path):
+    kinds = ("bf16", "bf16", "int8", "int8", "fp8_e4m3", "fp16")
+    banks = [write(tmp_path / f"b{i}", {(i,): 2, (i, i): 1}, dtype=dtype) for i, dtype in enumerate(kinds)]
+    stack = Bank.open([bank.path for bank in banks], resident=True)
+    assert stack.dtype == "fp32"
+    assert stack.bytes_per_row == 2 * 4 * 4
+    assert stack.resident_rows == stack.num_rows == 12
+    assert stack.warm(3) > 0
+    stack.verify()
+    want = np.concatenate([bank.floats(np.arange(2)) for bank in banks])
+    rows = np.array([[11, 0, 5], [4, 4, 7]])
+    np.testing.assert_array_equal(stack.floats(rows), want[rows])
+    np.testing.assert_array_equal(stack[-1], want[-1])
+    staged = stack.stage(rows=np.array([[5, -1, 11], [5, 0, -1]]), out=np.empty(3 * 8, np.float32))
+    np.testing.assert_array_equal(staged.floats(), want[[0, 5, 11]])
+    np.testing.assert_array_equal(staged.inverse, [[1, -1, 2], [1, 0, -1]])
+    assert (staged.scales, staged.facts.num_unique, staged.facts.num_bytes) == (None, 3, 96)
+    for wrong in ([12], [-2]):
+        with pytest.raises(ArgumentError, match="row"):
+            stack.stage(rows=wrong)
+        with pytest.raises(ArgumentError, match="row"):
+            stack.values(wrong)
+    with pytest.raises(ArgumentError, match="expected at least"):
+        stack.stage(rows=[0, 1], out=np.empty(8, np.float32))
+    again = pickle.loads(pickle.dumps(stack))
+    np.testing.assert_array_equal(again.floats(rows), want[rows])
+    merged = make.merge(stack.paths, tmp_path / "merged")
+    for row, key in enumerate(merged.keys):
+        np.testing.assert_array_equal(merged[row], want[stack.index.find(key)])
+    alike = Bank.open([write(tmp_path / name, {(1,): 1}, dtype="bf16").path for name in ("x", "y")])
+    assert alike.dtype == "bf16"
+
+
+def test_a_bank_that_records_no_value_space_has_the_one_that_is_computed(tmp_path):
+    path = write(tmp_path / "new", {(1,): 1}, reads={"prefix": [7]}).path / "bank.json"
+    space = Bank.open(path.parent).space
+    facts = json.loads(path.read_text())
+    assert facts["value_space"]["fingerprint"] == space
+    assert facts["value_space"]["prefix"] == [7]
+
+    def rewritten(**changes):
+        content = {name: value for name, value in (facts | changes).items() if name not in ("fingerprint", "tool")}
+        content = {name: value for name, value in content.items() if value is not None}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        path.write_text(json.dumps({**content, "tool": "x", "fingerprint": fingerprint_bytes(text.encode())}))
+        return Bank.open(path.parent)
+
+    old = rewritten(value_space=None)
+    assert (old.space, old.manifest.value_space) == (space, facts["value_space"])
+    # What is recorded counts, whatever a later version would compute.
+    assert rewritten(value_space={**facts["value_space"], "fingerprint": "a" * 64}).space == "a" * 64
+    with pytest.raises(FormatError, match="value_space"):
+        rewritten(value_space=["a"])
 
 
 @pytest.fixture
@@ -181,16 +249,17 @@ def test_what_does_not_stack_is_refused(banks, tmp_path):
         "tokenizer": {"tokenizer": "f" * 64},
         "taps": {"taps": (2, 6)},
         "value_dim": {"value_dim": 5},
-        "dtype": {"dtype": "bf16"},
+        "prefix": {"reads": {"prefix": [7]}},
+        "prepend_bos": {"reads": {"prepend_bos": True}},
+        "contexts": {"reads": {"contexts": {"occurrences": 2, "left": 3}}},
     }.items():
         other = write(tmp_path / name, {(1,): 1}, **options)
-        with pytest.raises(FingerprintError, match=f"expected {name} "):
+        with pytest.raises(FingerprintError, match=f"expected {name} ") as refused:
             Bank.open([base.path, other.path])
+        assert str(refused.value).count("expected ") == 1
     with pytest.raises(ArgumentError, match="vocabulary"):
         Bank.open([base.path, write(tmp_path / "wide", {(1,): 1}, vocab_size=VOCAB + 1).path])
     stack = Bank.open([base.path, law.path])
-    with pytest.raises(FingerprintError, match="channel scales"):
-        Bank.open([write(tmp_path / name, {(1,): 1}, dtype="int8").path for name in ("i8", "j8")])
     with pytest.raises(ArgumentError, match="bank merge"):
         NgramIndex.build(stack.keys)
     for refused in (lambda: stack.index.save(tmp_path / "x.mgi"), lambda: stack.keys.save(tmp_path / "x.mgk")):

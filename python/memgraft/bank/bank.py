@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from memgraft._core import ValueTable, fingerprint_content
+from memgraft._core import fingerprint_content
 from memgraft.bank.dtypes import AnyArray, FloatArray, channel_scales, decode, value_dtype
 from memgraft.bank.extras import check_extras
 from memgraft.bank.facts import BankFacts
 from memgraft.bank.manifest import Manifest
+from memgraft.bank.mixed import AnyTable
 from memgraft.bank.opening import open_stack
 from memgraft.bank.overlay import Layer, Where
 from memgraft.bank.provenance import read as read_origins
@@ -47,7 +48,7 @@ class Bank(BankFacts, Closing):
         manifest: Manifest,
         keys: KeySet,
         index: NgramIndex,
-        table: ValueTable,
+        table: AnyTable,
         layers: Sequence[Layer] = (),
     ) -> None:
         super().__init__(path, manifest, index, layers)
@@ -126,7 +127,8 @@ class Bank(BankFacts, Closing):
         """Opens the bank at ``path``, reading headers only, and checks that its parts belong together.
 
         Several banks of one donor are one memory, from the base up: the longest match of all wins, at equal length the
-        later bank's. Their rows are numbered through (`layers`); nothing is copied or rewritten.
+        later bank's. Their rows are numbered through (`layers`); nothing is copied or rewritten. Rows of banks that are
+        stored in different types are given as fp32.
 
         Args:
             path: the bank directory, or a list of them; one text may name several with commas, ``base/,law/``.

@@ -22,20 +22,14 @@ def expect_same(path: Path, what: str, expected: str, found: str) -> None:
         raise FingerprintError(f"{path}: expected {what} {expected}, found {found}: the file is of another bank")
 
 
-def check_scales(layers: Sequence[Layer], table: ValueTable) -> None:
-    """Refuses int8 banks on top of each other whose channel scales differ: one batch has one set of scales.
+def channel_scales_of(layer: Layer) -> bytes:
+    """The channel scales of a bank, from its shards' headers.
 
     Raises:
-        FingerprintError: they differ.
+        FormatError: its shards disagree.
     """
-    if len(layers) > 1 and table.dtype == "int8":
-        try:
-            table.channel_scales()
-        except FormatError as error:
-            raise FingerprintError(
-                f"{error}; an int8 overlay takes the channel scales of its base: harvest it with `memgraft extend`, or "
-                "store both banks as fp8_e4m3 or bf16"
-            ) from None
+    table = ValueTable.open([layer.path / shard.file for shard in layer.manifest.shards], 0, 1)
+    return table.channel_scales().tobytes()
 
 
 def check_table(folder: Path, manifest: Manifest, table: ValueTable, shards: Sequence[dict[str, Any]]) -> None:

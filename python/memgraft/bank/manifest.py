@@ -46,6 +46,7 @@ class Manifest:
         shards: the value shards in row order.
         dropped: keys that were mined and not harvested, by reason.
         tool: name and version of the writer; not part of the fingerprint.
+        stored_space: the value space as it was recorded (`value_space`); empty in banks from before it was.
         fingerprint: hash of everything else but ``tool``.
     """
 
@@ -62,20 +63,30 @@ class Manifest:
     dropped: Mapping[str, int]
     tool: str
     format_version: str = FORMAT_VERSION
+    stored_space: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = field(default="")
 
     def sealed(self) -> "Manifest":
-        """A copy with its fingerprint set."""
-        return replace(self, fingerprint=_fingerprint(json.loads(self.to_json())))
+        """A copy with its value space and its fingerprint set."""
+        whole = replace(self, stored_space=self.value_space)
+        return replace(whole, fingerprint=_fingerprint(json.loads(whole.to_json())))
 
     @property
     def space(self) -> str:
         """Fingerprint of the value space: donor, taps, width, and what the donor read; not rows, keys or dtype."""
-        return value_space(self.donor, self.taps, self.value_dim)
+        return str(self.value_space["fingerprint"])
+
+    @property
+    def value_space(self) -> Mapping[str, Any]:
+        """The value space by name, with its ``fingerprint``: as recorded, or computed for a bank that records none."""
+        return self.stored_space or space_facts(self.donor, self.taps, self.value_dim)
 
     def to_json(self) -> str:
         """The text of ``bank.json``."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        facts = asdict(self)
+        if space := facts.pop("stored_space"):
+            facts["value_space"] = space
+        return json.dumps(facts, indent=2) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
@@ -113,12 +124,13 @@ class Manifest:
                 f"{path}: expected format version {FORMAT_VERSION}, found {version}; use the memgraft that wrote it "
                 f"({facts.get('tool', 'unknown')}) or harvest again"
             )
-        names = {item.name for item in fields(cls)}
+        names = {item.name for item in fields(cls)} - {"stored_space"}
         if missing := sorted(names - facts.keys()):
             raise FormatError(f"{path}: expected the entries {', '.join(missing)}, found none; restore the file")
         try:
             shards = tuple(ShardEntry(**shard) for shard in facts["shards"])
-            manifest = cls(**{**{name: facts[name] for name in names}, "shards": shards, "taps": tuple(facts["taps"])})
+            given = {name: facts[name] for name in names} | {"stored_space": _stored_space(path, facts)}
+            manifest = cls(**{**given, "shards": shards, "taps": tuple(facts["taps"])})
         except TypeError as error:
             raise FormatError(f"{path}: malformed entry: {error}; restore the file") from None
         found = _fingerprint(facts)
@@ -132,8 +144,15 @@ class Manifest:
         return manifest
 
 
-def value_space(donor: Mapping[str, Any], taps: Sequence[int], value_dim: int) -> str:
-    """What a graft is trained against: all that changes what a value means, and nothing else.
+def _stored_space(path: Path, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    space = facts.get("value_space", {})
+    if not isinstance(space, dict) or (space and not isinstance(space.get("fingerprint"), str)):
+        raise FormatError(f"{path}: malformed entry value_space: expected its fingerprint, found {space!r}; restore it")
+    return space
+
+
+def space_facts(donor: Mapping[str, Any], taps: Sequence[int], value_dim: int) -> dict[str, Any]:
+    """What a graft is trained against, by name: all that changes what a value means, and nothing else.
 
     Two donors are the same where their weights are; without a fingerprint the name stands for them. A bank that names
     no donor shares its space with others that name none, of the same taps and width.
@@ -141,9 +160,28 @@ def value_space(donor: Mapping[str, Any], taps: Sequence[int], value_dim: int) -
     reads = {name: value for name, value in donor.items() if name in _READS or name.startswith("context")}
     # No prefix and none recorded (banks from before prefixes say whether BOS stood in front) are the same.
     reads = {name: list(value) if isinstance(value, tuple) else value for name, value in reads.items() if value}
-    counted = {"weights": donor.get("fingerprint") or donor.get("name"), "reads": reads}
-    content = {"donor": counted, "taps": list(taps), "value_dim": value_dim}
-    return fingerprint_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+    weights = donor.get("fingerprint") or donor.get("name")
+    content = {"donor": {"weights": weights, "reads": reads}, "taps": list(taps), "value_dim": value_dim}
+    fingerprint = fingerprint_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+    return {"fingerprint": fingerprint, "donor": weights, "taps": list(taps), "value_dim": value_dim, **reads}
+
+
+def value_space(donor: Mapping[str, Any], taps: Sequence[int], value_dim: int) -> str:
+    """The fingerprint of `space_facts`."""
+    return str(space_facts(donor, taps, value_dim)["fingerprint"])
+
+
+def differing_space(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Says by name what two value spaces differ in: ``expected taps [8], found [16]``."""
+    names = [name for name in {**expected, **found} if name != "fingerprint"]
+    differing = [
+        f"expected {name} {expected.get(name, 'none')}, found {found.get(name, 'none')}"
+        for name in names
+        if expected.get(name) != found.get(name)
+    ]
+    if not differing:
+        return f"expected value space {expected.get('fingerprint')}, found {found.get('fingerprint')}"
+    return "; ".join(differing)
 
 
 def _fingerprint(facts: dict[str, Any]) -> str:

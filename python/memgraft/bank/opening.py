@@ -1,11 +1,14 @@
 """Bank directories, opened and checked: that the parts of each belong together, and the banks of a stack too."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 from memgraft._core import ValueTable
-from memgraft.bank.checks import check_scales, check_table, expect_same
+from memgraft.bank.checks import channel_scales_of, check_table, expect_same
+from memgraft.bank.dtypes import DTYPES
 from memgraft.bank.manifest import INDEX_NAME, KEYS_NAME, MANIFEST_NAME, Manifest
+from memgraft.bank.mixed import AnyTable, MixedTable
 from memgraft.bank.overlay import Layer, Where, bank_paths, check_layers, stacked_manifest
 from memgraft.bank.stacked import StackedIndex, StackedKeys
 from memgraft.errors import ArgumentError, FormatError, StorageError
@@ -39,7 +42,7 @@ def _open_parts(folder: Path) -> tuple[Path, Manifest, KeySet, NgramIndex]:
 
 def open_stack(
     where: Where, *, resident: bool | int, threads: int, cold_reader: str
-) -> tuple[Path, Manifest, KeySet, NgramIndex, ValueTable, list[Layer]]:
+) -> tuple[Path, Manifest, KeySet, NgramIndex, AnyTable, list[Layer]]:
     """One bank, or several from the base up as one; arguments and errors as for `memgraft.Bank.open`.
 
     Returns:
@@ -53,20 +56,41 @@ def open_stack(
         first_row = layers[-1].rows.stop if layers else 0
         layers.append(Layer(path=folder, manifest=manifest, first_row=first_row))
     check_layers(layers)
-    num_rows = layers[-1].rows.stop
-    table = ValueTable.open(
-        [layer.path / shard.file for layer in layers for shard in layer.manifest.shards],
-        int(resident) if not isinstance(resident, bool) else num_rows * resident,
-        threads,
-        cold_reader,
-    )
-    shards = iter(table.shards())
-    for layer in layers:
-        check_table(layer.path, layer.manifest, table, list(itertools.islice(shards, len(layer.manifest.shards))))
-    check_scales(layers, table)
+    table = _open_table(layers, resident, threads, cold_reader)
     folder, manifest, keys, index = parts[0]
     if len(parts) > 1:
         index = stacked = StackedIndex([index for _, _, _, index in parts])
         keys = StackedKeys([keys for _, _, keys, _ in parts], stacked)
-        manifest = stacked_manifest(layers, index.fingerprint)
+        manifest = stacked_manifest(layers, index.fingerprint, table.dtype)
     return folder, manifest, keys, index, table, layers
+
+
+def _open_table(layers: Sequence[Layer], resident: bool | int, threads: int, cold_reader: str) -> AnyTable:
+    """The values of all layers: one compiled table where they are of one storage type, else one for each type's run."""
+    left = layers[-1].rows.stop if resident is True else int(resident)
+    tables: list[ValueTable] = []
+    for run in _runs(layers):
+        table = ValueTable.open(
+            [layer.path / shard.file for layer in run for shard in layer.manifest.shards], left, threads, cold_reader
+        )
+        left = max(0, left - table.num_rows)
+        shards = iter(table.shards())
+        for layer in run:
+            check_table(layer.path, layer.manifest, table, list(itertools.islice(shards, len(layer.manifest.shards))))
+        tables.append(table)
+    return tables[0] if len(tables) == 1 else MixedTable(tables)
+
+
+def _runs(layers: Sequence[Layer]) -> list[list[Layer]]:
+    """Layers side by side that one table can hold: of one storage type, and of one set of channel scales."""
+    runs: list[list[Layer]] = []
+    scales: list[bytes | None] = []
+    for layer in layers:
+        dtype = layer.manifest.dtype
+        mine = channel_scales_of(layer) if len(layers) > 1 and DTYPES[dtype].scales == "channel" else None
+        if runs and runs[-1][0].manifest.dtype == dtype and scales[-1] == mine:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+            scales.append(mine)
+    return runs

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memgraft._core import fingerprint_bytes
-from memgraft.bank.manifest import MANIFEST_NAME, Manifest
+from memgraft.bank.manifest import MANIFEST_NAME, Manifest, differing_space
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.tokenizer import other_mapping
 
@@ -70,7 +70,7 @@ def check_layers(layers: Sequence[Layer]) -> None:
 
     Raises:
         ArgumentError: a bank is there twice.
-        FingerprintError: donor, taps, width, storage type or tokenizer differ from the base's.
+        FingerprintError: donor, taps, width, what the donor read, or tokenizer differ from the base's.
     """
     base = layers[0]
     seen: dict[str, Path] = {}
@@ -78,7 +78,6 @@ def check_layers(layers: Sequence[Layer]) -> None:
         if (before := seen.get(layer.manifest.fingerprint)) is not None:
             raise ArgumentError(f"{layer.path}: the same bank as {before}; name each bank once, from the base up")
         seen[layer.manifest.fingerprint] = layer.path
-    expected = _space(base.manifest)
     for layer in layers[1:]:
         mine, theirs = base.manifest.tokenizer, layer.manifest.tokenizer
         if other_mapping(mine, theirs):
@@ -86,32 +85,21 @@ def check_layers(layers: Sequence[Layer]) -> None:
                 f"{layer.path / MANIFEST_NAME}: expected tokenizer {mine.get('fingerprint')} as in {base.path}, found "
                 f"{theirs.get('fingerprint')}: its keys mean other text; mine the overlay with the base's tokenizer"
             )
-        for name, found in _space(layer.manifest).items():
-            if found != expected[name]:
-                raise FingerprintError(
-                    f"{layer.path / MANIFEST_NAME}: expected {name} {expected[name]} as in {base.path}, found {found}: "
-                    "its values mean something else; harvest the overlay with the base's settings (`memgraft extend`)"
-                )
+        if layer.manifest.space != base.manifest.space:
+            differing = differing_space(base.manifest.value_space, layer.manifest.value_space)
+            raise FingerprintError(
+                f"{layer.path / MANIFEST_NAME}: {differing} (the first as in {base.path}): its values mean something "
+                "else; harvest the overlay with the base's settings (`memgraft extend`)"
+            )
 
 
-def _space(manifest: Manifest) -> dict[str, Any]:
-    """What must agree for two banks' rows to mean the same."""
-    return {
-        "donor": manifest.donor.get("fingerprint"),
-        "taps": list(manifest.taps),
-        "value_dim": manifest.value_dim,
-        # What the donor read: prefix, BOS, contexts.
-        "value space": manifest.space,
-        "dtype": manifest.dtype,
-    }
-
-
-def stacked_manifest(layers: Sequence[Layer], index: str) -> Manifest:
+def stacked_manifest(layers: Sequence[Layer], index: str, dtype: str) -> Manifest:
     """The facts of a stack: those of the base, rows and shards of all, and a fingerprint of its own.
 
     Args:
         layers: the banks, from the base up.
         index: the fingerprint of the stacked index.
+        dtype: what its values are given in.
     """
     base = layers[0].manifest
     each = [layer.manifest.fingerprint for layer in layers]
@@ -124,6 +112,7 @@ def stacked_manifest(layers: Sequence[Layer], index: str) -> Manifest:
         keyset=index,
         index=index,
         corpus={**base.corpus, "overlays": [dict(layer.manifest.corpus) for layer in layers[1:]]},
+        dtype=dtype,
         num_rows=sum(layer.manifest.num_rows for layer in layers),
         shards=tuple(shard for layer in layers for shard in layer.manifest.shards),
         dropped=dropped,

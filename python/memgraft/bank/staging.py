@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memgraft._core import ValueTable
 from memgraft.bank.dtypes import AnyArray, FloatArray, ValueDtype, decode, value_dtype
+from memgraft.bank.mixed import AnyTable
 from memgraft.errors import ArgumentError
 from memgraft.system import num_threads
 
@@ -104,7 +104,7 @@ def as_rows(rows: Any) -> npt.NDArray[np.int32]:
 
 
 def stage_rows(
-    table: ValueTable,
+    table: AnyTable,
     rows: Any,
     orders: Any,
     *,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from memgraft.bank import Memory
+from memgraft.bank.manifest import differing_space
 from memgraft.data.batch import MemoryBatch
 from memgraft.errors import FingerprintError, GraftError, TokenError
 from memgraft.integrations.transformers.runtime import GraftRuntime
@@ -109,9 +110,10 @@ def check_space(own: Memory, other: Memory) -> None:
     """
     if other.space != own.space:
         raise FingerprintError(
-            f"the graft reads values of space {own.space} (donor {own.manifest.donor.get('name', 'unknown')}, taps "
-            f"{list(own.taps)}), the memory {other.fingerprint} is of space {other.space} (donor "
-            f"{other.manifest.donor.get('name', 'unknown')}, taps {list(other.taps)}): harvest it with the donor, taps "
+            f"the graft reads values of space {own.space} (donor {own.manifest.donor.get('name', 'unknown')}), the "
+            f"memory {other.fingerprint} is of space {other.space} (donor "
+            f"{other.manifest.donor.get('name', 'unknown')}): "
+            f"{differing_space(own.manifest.value_space, other.manifest.value_space)}; harvest it with the donor, taps "
             "and prefix of the graft's bank"
         )
     mine, theirs = own.manifest.tokenizer, other.manifest.tokenizer

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from memgraft import __version__
 from memgraft.bank import Manifest, Memory, open_memory
 from memgraft.bank.manifest import MANIFEST_NAME as MANIFEST_OF_BANK
+from memgraft.bank.manifest import differing_space
 from memgraft.bank.overlay import Where
 from memgraft.config import GraftConfig
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, GraftError, MemgraftError, StorageError
@@ -230,6 +231,7 @@ def _manifest(runtime: GraftRuntime, model: nn.Module, bank_path: str | None) ->
         "bank": {
             "fingerprint": bank.fingerprint,
             "space": bank.space,
+            "value_space": dict(bank.manifest.value_space),
             "trained_on": runtime.trained_on or bank.fingerprint,
             "path": bank_path,
             "num_rows": bank.num_rows,
@@ -298,10 +300,17 @@ def _any_bank(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where | 
     if memory.fingerprint not in known and facts.get("space") != memory.space:
         raise FingerprintError(
             f"{folder}: the graft reads values of space {facts.get('space', 'unknown (saved before spaces were)')}, "
-            f"the bank {memory.fingerprint} is of space {memory.space}: harvest it with the donor, taps and prefix of "
-            f"bank {_trained_on(manifest)}"
+            f"the bank {memory.fingerprint} is of space {memory.space}{_named(facts, memory)}: harvest it with the "
+            f"donor, taps and prefix of bank {_trained_on(manifest)}"
         )
     return memory
+
+
+def _named(facts: Mapping[str, Any], memory: Memory) -> str:
+    """What the spaces differ in, where the graft says what its own is."""
+    if not isinstance(space := facts.get("value_space"), dict):
+        return ""
+    return f" ({differing_space(space, memory.manifest.value_space)})"
 
 
 def _opened(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where | None) -> Memory:

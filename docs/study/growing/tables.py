@@ -1,0 +1,79 @@
+"""The study's results as Markdown."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+
+def interval(values: Iterable[float]) -> str:
+    """Mean and the 95 % t interval of paired differences over seeds; no interval for one seed."""
+    found = np.array(list(values), np.float64)
+    if len(found) < 2:
+        return f"{found.mean():+.4f}"
+    half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
+    return f"{found.mean():+.4f} ({found.mean() - half:+.4f} to {found.mean() + half:+.4f})"
+
+
+def tables(out: Path) -> str:
+    """Everything that is there."""
+    parts = []
+    if (out / "results.json").exists():
+        runs = json.loads((out / "results.json").read_text())["runs"]
+        parts += [growing(text, [run for run in runs if run["text"] == text]) for text in dict.fromkeys(_texts(runs))]
+    if (out / "teaching.json").exists():
+        parts.append(taught(json.loads((out / "teaching.json").read_text())["runs"]))
+    return "\n".join(parts)
+
+
+def _texts(runs: list[dict[str, Any]]) -> list[str]:
+    return [run["text"] for run in runs]
+
+
+def growing(text: str, runs: list[dict[str, Any]]) -> str:
+    """One text: each arm's mean loss over seeds, and its paired differences from the base and from shuffled rows."""
+    by = {(run["seed"], run["arm"]): run for run in runs}
+    seeds = sorted({run["seed"] for run in runs})
+    # An arm that a seed lacks has no paired difference.
+    arms = [arm for arm in dict.fromkeys(run["arm"] for run in runs) if all((seed, arm) in by for seed in seeds)]
+    lines = [
+        f"## {text}",
+        "",
+        f"{len(seeds)} seed(s), {runs[0]['windows']} windows.",
+        "",
+        "| arm | loss | hits | minus base | minus shuffled |",
+        "|---|---|---|---|---|",
+    ]
+    for arm in arms:
+        losses = [by[seed, arm]["loss"] for seed in seeds]
+        cells = [arm, f"{np.mean(losses):.4f}", "" if arm == "off" else f"{by[seeds[0], arm]['hits']:.1%}"]
+        rivals = ("base", arm.replace("grown", "shuffled") if arm.startswith("grown") else "")
+        for rival in rivals:
+            known = rival in arms and rival != arm
+            cells.append(interval(by[s, arm]["loss"] - by[s, rival]["loss"] for s in seeds) if known else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def taught(runs: list[dict[str, Any]]) -> str:
+    """Facts: recall and log-probability of each arm by seed, then of the stacks."""
+    lines = ["## Facts", "", "| seed | memory | recall | nats a token | reworded | nats a token | neutral KL |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for run in runs:
+        report = run["reports"]["all"]
+        rows = {
+            f"one overlay, {arm}" if arm in ("donor", "taught") else arm: told for arm, told in report["recall"].items()
+        }
+        hurt = {f"one overlay, {arm}": report["neutral"][arm]["matched"]["kl"] for arm in ("donor", "taught")}
+        rows |= {name: stacked["recall"] for name, stacked in run["stacked"].items()}
+        hurt |= {name: stacked["neutral"]["kl"] for name, stacked in run["stacked"].items()}
+        for name, told in rows.items():
+            cells = [str(run["seed"]), name]
+            for kind in ("prompts", "reworded"):
+                cells += [f"{told[kind]['exact']:.1%}", f"{told[kind]['log_prob']:.3f}"]
+            kl = hurt.get(name)
+            lines.append("| " + " | ".join([*cells, "" if kl is None else f"{kl:.5f}"]) + " |")
+    return "\n".join([*lines, ""])
