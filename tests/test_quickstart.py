@@ -77,7 +77,8 @@ class TestWhole:
         bank = memgraft.Bank.open(out / "bank")
         bank.verify()
         assert facts["bank"]["num_rows"] == bank.num_rows > 300
-        assert bank.taps == (2,), "the middle of a donor of three blocks"
+        assert bank.taps == (2,), "four fifths of a donor of three blocks"
+        assert bank.manifest.donor["prefix_chosen"] == "given", "a newline"
         held_out = facts["coverage"]["held-out text"]
         assert held_out["positions"] == held_out["misses"] + sum(held_out["hits"].values())
         assert 0.3 < held_out["misses"] / held_out["positions"] < 0.99 or held_out["misses"] > 0

@@ -22,7 +22,7 @@ def run(
     seeds: Annotated[str, typer.Option(help="Seeds, by commas; they share the budget.")] = "0",
     vocab_size: Annotated[int, typer.Option(min=258, max=1 << 20, help="Of the recipient's tokenizer.")] = 8192,
     budget: Annotated[int, typer.Option(min=1, help="Keys to mine, over orders 2 to 4.")] = 90_000,
-    tap: Annotated[int | None, typer.Option(min=0, help="Donor depth; default: 8, or the middle.")] = None,
+    tap: Annotated[int | None, typer.Option(min=0, help="Donor depth; default: four fifths of its blocks.")] = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:

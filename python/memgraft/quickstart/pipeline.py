@@ -19,6 +19,9 @@ from memgraft.progress import Progress
 from memgraft.quickstart import text
 from memgraft.quickstart.stages import Stages
 
+_DEPTH = 0.8
+"""The tap, as a share of the donor's blocks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -37,9 +40,9 @@ class Options:
     orders: tuple[int, ...] = (2, 3, 4)
     budget: int = 90_000
     tap: int | None = None
-    """Donor depth; None: block 8, or the middle of a shallower donor."""
-    prefix: str = "auto"
-    """What stands before every key in the donor, see `memgraft.harvest`."""
+    """Donor depth; None: four fifths of the donor's blocks, see docs/study/probe."""
+    prefix: str | None = None
+    """What stands before every key in the donor, see `memgraft.harvest`; None: a newline, where the donor has it."""
     held_out: float = 0.05
     recipe: dict[str, Any] | None = None
     """Fields of `memgraft.experiments.Recipe` that differ from its defaults."""
@@ -181,9 +184,9 @@ def _bank(
             memgraft.KeySet.open(out / "keys.mgk"),
             recipient_tokenizer=out / "tokenizer.json",
             donor=opened,
-            taps=(options.tap if options.tap is not None else min(8, (opened.num_blocks + 1) // 2),),
+            taps=(options.tap if options.tap is not None else max(1, round(_DEPTH * opened.num_blocks)),),
             out=out / "bank",
-            prefix=options.prefix,
+            prefix=options.prefix if options.prefix is not None else _newline(opened.tokenizer),
             progress=watch,
         )
         bank.verify()
@@ -192,10 +195,16 @@ def _bank(
     inputs = {
         "keys": mined["fingerprint"],
         "donor": folder_fingerprint(donor_files),
-        "tap": options.tap,
-        "prefix": options.prefix,
+        "tap": f"{_DEPTH} of the blocks" if options.tap is None else options.tap,
+        "prefix": "newline or auto" if options.prefix is None else options.prefix,
     }
     return {**stages.run("harvest", inputs, ["bank"], harvest, partial=["bank.partial"]), "donor": Path(donor).name}
+
+
+def _newline(tokenizer: Any) -> str:
+    """A newline as a prefix; ``"auto"`` where the donor's tokenizer has no tokens for it."""
+    (ids,) = tokenizer.encode(["\n"])
+    return "\n" if ids and tokenizer.unknown not in ids else "auto"
 
 
 class _Rate:
