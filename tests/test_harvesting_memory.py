@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import memgraft
 from bank_cases import child_environment
 from memgraft.bank.files import mapped_table
+from memgraft.bank.health import length_groups
 from memgraft.errors import ArgumentError, KeySetError, StorageError
 from memgraft.harvesting import Contexts, open_donor, plan_harvest
 from memgraft.harvesting.judging import Judge
@@ -203,6 +204,22 @@ def test_places_are_the_same_for_every_memory(corpus, judge):
     passes = -(-len(keys) // 1024)
     assert passes > 1
     assert told[0] == ("occurrences", corpus.num_tokens, passes * corpus.num_tokens), "a pass for keys that fit"
+
+
+def test_groups_of_rows_in_blocks_are_those_of_all_at_once():
+    generator = np.random.default_rng(5)
+    lengths, counts = generator.integers(1, 12, 1_100_000), generator.integers(1, 99, 1_100_000)
+    lengths[50:70] = 1  # and few of one length
+    lengths[70:][lengths[70:] == 1] = 2
+    found = length_groups(lengths, counts)
+    assert found == length_groups(lengths, lambda start, stop: counts[start:stop])
+    assert list(found) == [*map(str, range(1, 8)), "8+"]
+    for name, group in found.items():
+        rows = np.flatnonzero(lengths >= 8 if name == "8+" else lengths == int(name))
+        spread = rows if len(rows) <= 96 else rows[np.linspace(0, len(rows) - 1, 96).astype(np.int64)]
+        assert group["rows"] == len(rows)
+        assert group["share"] == pytest.approx(counts[rows].sum() / counts.sum(), abs=1e-4)
+        assert group["sample"] == " ".join(map(str, spread))
 
 
 def test_a_plan_says_what_a_harvest_takes(tmp_path):

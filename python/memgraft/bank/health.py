@@ -29,21 +29,25 @@ _FEW = 8
 
 
 def length_groups(
-    lengths: npt.NDArray[np.integer[Any]], counts: Callable[[int, int], npt.ArrayLike]
+    lengths: npt.ArrayLike, counts: npt.ArrayLike | Callable[[int, int], npt.ArrayLike]
 ) -> dict[str, dict[str, Any]]:
     """What ``bank.json`` keeps of the donor's reading: rows by number of donor tokens, the prefix not counted.
 
     Args:
         lengths: (rows,) donor tokens of each key.
-        counts: ``counts(start, stop)`` is how often each of these keys was counted; asked for block by block.
+        counts: (rows,) how often each key was counted, or ``counts(start, stop)``, which is asked for block by block.
 
     Returns:
         By length (``"8+"`` is the last): ``rows``, ``share`` of all counts, and a ``sample`` of rows, spread evenly.
     """
+    lengths = np.asarray(lengths)
     rows, sums = np.zeros(_LONGEST + 1, np.int64), np.zeros(_LONGEST + 1)
     for start, block in _blocks(lengths):
         rows += np.bincount(block, minlength=_LONGEST + 1)
-        weights = np.asarray(counts(start, start + len(block)), np.float64)
+        some = slice(start, start + len(block))
+        weights = np.asarray(
+            counts(some.start, some.stop) if callable(counts) else np.asarray(counts)[some], np.float64
+        )
         sums += np.bincount(block, weights=weights, minlength=_LONGEST + 1)
     samples: list[list[int]] = [[] for _ in rows]
     wanted = [_places(int(number), _SAMPLE) for number in rows]
@@ -87,7 +91,7 @@ def bank_health(bank: Bank) -> dict[str, dict[str, Any]]:
         arrays, kind = bank.keys.arrays(), "recipient token"
         offsets: npt.NDArray[np.int64] = arrays.offsets.astype(np.int64)
         lengths = offsets[1:] - offsets[:-1]
-        groups = length_groups(lengths, lambda *rows: arrays.counts[slice(*rows)])
+        groups = length_groups(lengths, arrays.counts)
     return {
         f"{name} {kind}{'' if name == '1' else 's'}": {
             "rows": int(group["rows"]),
