@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import memgraft
 from memgraft.cli.app import build_app
 from memgraft.config import GraftConfig
-from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
+from memgraft.errors import ArgumentError, FingerprintError, FormatError, GraftError, StorageError
 from memgraft.harvesting import harvest, open_donor, verify_rows
 from memgraft.integrations.transformers import detach, graft, save_graft
 from memgraft.teaching import Fact, TeachSettings, read_facts, teach
@@ -231,6 +231,14 @@ def test_a_prompt_that_ends_in_a_token_of_no_key(place):
     assert list(choose_keys([statement], place.neutral, reserved=[5], **options).keys) == [(9,)]
     with pytest.raises(ArgumentError, match="may be in no key"):
         choose_keys([statement], place.neutral, reserved=[9], **options)
+
+
+def test_a_graft_that_was_never_trained_is_refused(place, tmp_path):
+    with pytest.raises(GraftError, match="Train it first"):
+        taught(place, tmp_path / "facts", model=recipient(place.bank, init="zero", init_std=0.02))
+    with pytest.raises(GraftError, match="reads no bank"):
+        taught(place, tmp_path / "other", model=recipient(place.bank, control="shuffled"))
+    assert not (tmp_path / "facts").exists()
 
 
 def test_files_of_facts(tmp_path):

@@ -200,7 +200,7 @@ def measure(quickstart: Path, out: Path, device: str, domains: list[str]) -> Non
                     named = {
                         f"grown {budget}": out / name / str(budget),
                         f"shuffled {budget}": out / name / f"{budget}-shuffled",
-                        f"other {budget}": out / other / str(budget),
+                        f"base + {other} {budget}": out / other / str(budget),
                     }
                 arms |= {arm: stack(base, path) for arm, path in named.items() if (path / "bank.json").exists()}
             if all((seed, name, arm) in done for arm in arms):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ from memgraft.integrations.transformers.memories import check_space
 from memgraft.integrations.transformers.runtime import GraftRuntime, the_runtime
 from memgraft.keysets import rows_in
 from memgraft.progress import Progress, callback
+from memgraft.system import sync_folder
 from memgraft.teaching.facts import Fact, Spoken, checked, spoken
 from memgraft.teaching.keys import Chosen, choose_keys
 from memgraft.teaching.measure import damage, recall
@@ -93,7 +95,7 @@ def teach(
         ArgumentError: ``out`` exists, no fact, facts that contradict each other, a prompt longer than the recipient.
         FingerprintError: the bank is of another value space or tokenizer, the donor is another one, or
             ``<out>.teaching`` is of other facts or settings.
-        GraftError: no such graft, or one that reads no bank.
+        GraftError: no such graft, one that reads no bank, or one that was never trained and writes nothing.
         DonorError, KeySetError, StorageError: as for `memgraft.harvest`.
     """
     progress, settings, out = callback(progress), settings or TeachSettings(), Path(out)
@@ -122,7 +124,8 @@ def teach(
         metadata={**named, "taught": {"source": source, "fingerprint": _hash_of(listed)}},
     )
     work = _work_folder(out, listed, settings, base, model, chosen, neutral)
-    harvested = _harvested(work, base, chosen, prompts, codec, donor, device, progress)
+    own = tokenizer if tokenizer is not None else base.tokenizer_path
+    harvested = _harvested(work, base, chosen, prompts, own, donor, device, progress)
     grafted = Grafted(model, runtime.name, tuple(runtime.eos_ids), next(model.parameters()).device)
     index = NgramIndex.build(chosen.keys)
     windows = neutral_windows(
@@ -136,15 +139,21 @@ def teach(
         values, state = improve(
             grafted, base, reader, start, prompts, windows.matched, settings, work / "state.safetensors", progress
         )
-        overlay = _write(out, base, harvested, chosen, values[chosen.slots], listed, source, settings, state)
+        # What an interrupted call left is written again, to the same bytes.
+        shutil.rmtree(work / "overlay", ignore_errors=True)
+        written = work / "overlay"
+        overlay = _write(written, base, harvested, chosen, values[chosen.slots], listed, source, settings, state)
         arms = {"base": base, "donor": Bank.open([base.paths, harvested.path])}
         report = _report(grafted, {**arms, "taught": Bank.open([base.paths, overlay.path])}, prompts, reworded, windows)
     finally:
         model.train(training)
     report = {**_facts(listed, chosen, harvested, overlay, base, state, settings, source, codec), **report}
-    write_text(overlay.path / REPORT_NAME, json.dumps(report, indent=2) + "\n")
+    write_text(written / REPORT_NAME, json.dumps(report, indent=2) + "\n")
+    # The last step: a folder of that name is an overlay with its report.
+    os.replace(written, out)
+    sync_folder(out.absolute().parent)
     shutil.rmtree(work, ignore_errors=True)
-    return Taught(overlay, report)
+    return Taught(Bank.open(out), report)
 
 
 def _base(runtime: GraftRuntime, bank: Bank | None) -> Bank:
@@ -235,7 +244,7 @@ def _harvested(
     base: Bank,
     chosen: Chosen,
     statements: Sequence[Spoken],
-    codec: Any,
+    tokenizer: Any,
     donor: str | Path | Donor,
     device: str | None,
     progress: Progress | None,
@@ -254,7 +263,7 @@ def _harvested(
     return harvest_like(
         base,
         chosen.keys,
-        recipient_tokenizer=codec if base.tokenizer_path is None else base.tokenizer_path,
+        recipient_tokenizer=tokenizer,
         donor=donor,
         out=work / "donor",
         corpus=corpus,

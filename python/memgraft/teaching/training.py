@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memgraft.bank import Memory
-from memgraft.errors import FormatError
+from memgraft.errors import FormatError, GraftError
 from memgraft.progress import Progress
 from memgraft.system import written_beside
 from memgraft.teaching.facts import Spoken
@@ -108,6 +108,10 @@ def improve(
 
     Returns:
         The values, float32, and the last state.
+
+    Raises:
+        GraftError: no row has a gradient.
+        FormatError: the state's file is damaged.
     """
     initial = torch.from_numpy(start)
     scale = initial.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-6)
@@ -123,6 +127,11 @@ def improve(
                 grafted, base, reader, initial + scale * delta, statements, held, settings, generator, state
             )
             (gradient,) = torch.autograd.grad(loss, delta)
+            if state.step == 0 and not gradient.any():
+                raise GraftError(
+                    f"graft {grafted.name!r}: no row changes what the model says: a graft with init='zero' writes "
+                    "nothing before it is trained. Train it first"
+                )
             state = _stepped(state, gradient, settings.learning_rate, worst, float(loss.detach()))
             if state.step % _SAVE_EVERY == 0:
                 state.save(path)
