@@ -8,7 +8,7 @@ import pytest
 
 from memgraft.report import build_facts, render, write_report
 from memgraft.report.markdown import markdown
-from memgraft.report.plots import _apart
+from memgraft.report.plots import _apart, curves_plot
 from memgraft.report.verdict import verdict
 
 COVERAGE = {
@@ -195,6 +195,17 @@ def test_memory_off_and_gates_are_means_over_seeds():
     page = render(build_facts(experiment=facts))
     cells = [re.findall(r"<td[^>]*>([^<]*)", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
     assert ["graft", "7.5000", "+1.5000", "0.500", "–", "–", "–"] in cells
+
+
+def test_curves_are_means_in_bands_over_seeds():
+    def svg(seeds):
+        facts = experiment(-0.4, -0.2, seeds=seeds, arms=("none", "graft"))
+        for result in facts["arms"]:
+            result["held_out_curve"] = [[10, 6.0], [20, 5.0 + result["seed"]]]
+        return curves_plot(facts["arms"], 256)
+
+    bands = [svg(seeds).count('id="FillBetweenPolyCollection') for seeds in ((0,), (0, 1, 2))]
+    assert bands == [0, 2]
 
 
 def test_a_bank_whose_donor_is_not_on_record_has_its_box():

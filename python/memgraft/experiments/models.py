@@ -189,11 +189,13 @@ def costs(arm: Arm, model: nn.Module, material: Material) -> dict[str, Any]:
 def training_flops(model: nn.Module, table: int, seq_len: int) -> int:
     """FLOPs of training on one token, tables left out: six a trained parameter, and attention over half the window.
 
-    A frozen parameter has four: none for its own gradient.
+    A frozen parameter has four: none for its own gradient. A model with nothing to train costs nothing.
 
     Source: the estimate of Kaplan et al. 2020 (arXiv 2001.08361), section 2.1, with its term for attention.
     """
     dense = sum(parameter.numel() for parameter in model.parameters()) - table
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    if all(not parameter.requires_grad for parameter in model.parameters()):
+        return 0
     config: Any = model.config
     return 6 * dense - 2 * frozen + 6 * int(config.num_hidden_layers) * seq_len * int(config.hidden_size)

@@ -86,7 +86,8 @@ def _arms(experiment: Mapping[str, Any]) -> str:
     per_arm = experiment["tokens_per_arm"]
     lead = (
         f"{per_arm:,} training tokens per arm, the same tokens in the same order and the same recipient weights at "
-        f"the start{'' if same else ' — NOT in this run: the recorded fingerprints differ'}. Lower is better."
+        f"the start{'' if same else ' — NOT in this run: the recorded fingerprints differ'}. Lower is better. "
+        "Curves are means over seeds, their bands go from the lowest seed to the highest."
     )
     rows = [
         (

@@ -35,6 +35,7 @@ td { border-bottom: 1px solid var(--line); padding: 6px 10px 6px 0; vertical-ali
 .which td { overflow-wrap: anywhere; } .which td:first-child { min-width: 9em; }
 .scroll { overflow-x: auto; } td:first-child { min-width: 8em; }
 td.n, th.n { text-align: right; padding-right: 0; padding-left: 12px; white-space: nowrap; }
+th.n { white-space: normal; vertical-align: bottom; }
 blockquote { margin: 12px 0 0; padding: 14px 18px; background: var(--wash); border-radius: 8px; white-space: pre-wrap;
   font: 14.5px/1.55 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 blockquote b { color: var(--blue); font-weight: 600; }

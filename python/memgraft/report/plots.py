@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 from memgraft.controls import ARMS
@@ -112,9 +113,10 @@ def _spent(result: Mapping[str, Any], tokens_per_step: int, against: str) -> lis
 
 
 def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int, against: str = "tokens") -> str:
-    """Held-out loss over training tokens, seconds or FLOPs, one line per arm and seed, named at its end.
+    """Held-out loss over training tokens, seconds or FLOPs: a line per arm, named at its end, in a band over its seeds.
 
-    Nothing where no arm records what was spent.
+    The line is the mean over seeds, the band goes from the lowest to the highest. Nothing where no arm records what was
+    spent.
     """
     if not any(_spent(result, tokens_per_step, against) for result in arms):
         return ""
@@ -122,18 +124,25 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int, against
 
     figure, axes = _figure(7.6, 4.1)
     ends = []
-    for result in arms:
-        tokens = _spent(result, tokens_per_step, against)
-        if not tokens:
+    for name in dict.fromkeys(result["arm"] for result in arms):
+        seeds = [result for result in arms if result["arm"] == name]
+        curves = [(_spent(result, tokens_per_step, against), result["held_out_curve"]) for result in seeds]
+        curves = [(spent, curve) for spent, curve in curves if spent]
+        if not curves:
             continue
-        losses = [loss for _, loss in result["held_out_curve"]]
-        arm = ARMS.get(result["arm"])
-        colour = _colour(result["arm"])
-        (line,) = axes.plot(tokens, losses, color=colour, linewidth=2.0 if result["arm"] == "graft" else 1.6)
+        # Arms of one experiment have points at the same steps; the shortest decides where one does not.
+        points = min(len(curve) for _, curve in curves)
+        spent = [fmean(spent[point] for spent, _ in curves) for point in range(points)]
+        at = [[curve[point][1] for _, curve in curves] for point in range(points)]
+        losses = [fmean(found) for found in at]
+        arm = ARMS.get(name)
+        colour = _colour(name)
+        (line,) = axes.plot(spent, losses, color=colour, linewidth=2.0 if name == "graft" else 1.6)
+        if len(curves) > 1:
+            axes.fill_between(spent, [min(f) for f in at], [max(f) for f in at], color=colour, alpha=0.18, linewidth=0)
         if arm is not None and arm.dashes is not None:
             line.set_dashes(arm.dashes)
-        if result["seed"] == arms[0]["seed"]:
-            ends.append((losses[-1], tokens[-1], result["label"], colour))
+        ends.append((losses[-1], spent[-1], seeds[0]["label"], colour))
     axes.ticklabel_format(useOffset=False)
     if against != "seconds":
         axes.xaxis.set_major_formatter(EngFormatter())  # 384, 1.2 M, 3 P
