@@ -16,7 +16,7 @@ import numpy as np
 
 from memgraft.bank.files import fsync_directory, mapped_table, write_text
 from memgraft.bank.locks import open_lock, try_lock, unlock
-from memgraft.errors import KeySetError, StorageError, TokenError
+from memgraft.errors import KeySetError, MemgraftError, StorageError, TokenError
 from memgraft.harvesting.judging import Judge, Judged, JudgedBlocks
 from memgraft.harvesting.ordering import count_prefixes, order_keys
 from memgraft.harvesting.packing import IntArray, Ragged
@@ -136,8 +136,8 @@ def selection_beside(
             time.sleep(_POLL_SECONDS)
         shutil.rmtree(judged, ignore_errors=True)
         return found
-    except BaseException as error:
-        if not existed:  # a refusal leaves nothing
+    except MemgraftError as error:
+        if not existed:  # a refusal leaves nothing; after Ctrl-C others may be at it, and what was judged stays
             if isinstance(error, (TokenError, KeySetError)):
                 shutil.rmtree(judged, ignore_errors=True)
             with contextlib.suppress(OSError):
