@@ -10,12 +10,18 @@ from scipy import stats
 
 
 def interval(values: Iterable[float]) -> str:
-    """Mean and the 95 % t interval of paired differences over seeds; no interval for one seed."""
+    """Mean and the 95 % t interval of paired differences."""
     found = np.array(list(values), np.float64)
-    if len(found) < 2:
-        return f"{found.mean():+.4f}"
     half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
     return f"{found.mean():+.4f} ({found.mean() - half:+.4f} to {found.mean() + half:+.4f})"
+
+
+def paired(runs: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> str:
+    """Loss of ``runs`` minus that of ``rivals``, by seed; of one seed by window, which says nothing of other seeds."""
+    if len(runs) > 1:
+        return interval(run["loss"] - rival["loss"] for run, rival in zip(runs, rivals, strict=True))
+    pairs = zip(runs[0]["per_window"], rivals[0]["per_window"], strict=True)
+    return interval(mine - theirs for mine, theirs in pairs)
 
 
 def tables(out: Path) -> str:
@@ -39,10 +45,11 @@ def growing(text: str, runs: list[dict[str, Any]]) -> str:
     seeds = sorted({run["seed"] for run in runs})
     # An arm that a seed lacks has no paired difference.
     arms = [arm for arm in dict.fromkeys(run["arm"] for run in runs) if all((seed, arm) in by for seed in seeds)]
+    over = "seeds" if len(seeds) > 1 else "windows"
     lines = [
         f"## {text}",
         "",
-        f"{len(seeds)} seed(s), {runs[0]['windows']} windows.",
+        f"{len(seeds)} seed(s), {runs[0]['windows']} windows; intervals over {over}.",
         "",
         "| arm | loss | hits | minus base | minus shuffled |",
         "|---|---|---|---|---|",
@@ -53,7 +60,9 @@ def growing(text: str, runs: list[dict[str, Any]]) -> str:
         rivals = ("base", arm.replace("grown", "shuffled") if arm.startswith("grown") else "")
         for rival in rivals:
             known = rival in arms and rival != arm
-            cells.append(interval(by[s, arm]["loss"] - by[s, rival]["loss"] for s in seeds) if known else "")
+            cells.append(
+                paired([by[seed, arm] for seed in seeds], [by[seed, rival] for seed in seeds]) if known else ""
+            )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
