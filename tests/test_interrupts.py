@@ -64,3 +64,34 @@ def test_while_an_index_is_built(tmp_path):
     memgraft.KeySet.from_arrays(tokens.reshape(-1), offsets, counts, vocab_size=50_000).save(tmp_path / "keys.mgk")
     check("keys = memgraft.KeySet.open(sys.argv[2])\nmeasured(lambda: memgraft.NgramIndex.build(keys))",
           tmp_path / "keys.mgk")  # fmt: skip
+
+
+def test_while_keys_are_sorted():
+    check(
+        "import numpy as np\n"
+        "number = np.arange(4_000_000, dtype=np.uint32)\n"
+        "tokens = np.stack([number * 7919 % 2000, number // 2000, number % 3], axis=1).reshape(-1)\n"
+        "offsets = np.arange(0, len(tokens) + 1, 3, dtype=np.uint64)\n"
+        "counts = (number % 50).astype(np.uint64)\n"
+        "measured(lambda: memgraft.KeySet.from_arrays(tokens, offsets, counts, vocab_size=50_000))"
+    )
+
+
+def test_inside_one_lookup():
+    check(
+        "import numpy as np\n"
+        "keys = memgraft.KeySet.from_keys([(1, 2), (2, 3, 1), (3,)], vocab_size=5)\n"
+        "index = memgraft.NgramIndex.build(keys)\n"
+        "tokens = np.random.default_rng(0).integers(0, 5, 1 << 25, np.uint8)\n"
+        "measured(lambda: index.lookup(tokens, threads=1))"
+    )
+
+
+def test_between_saves_nothing_half_is_left(tmp_path):
+    work = (
+        "keys = memgraft.KeySet.from_keys([(i % 300, i // 300) for i in range(90_000)], vocab_size=300)\n"
+        "measured(lambda: [keys.save(sys.argv[2]) for _ in range(100_000)])"
+    )
+    assert run(work, "stop", tmp_path / "keys.mgk")[0] == "stopped"
+    assert [path.name for path in tmp_path.iterdir()] == ["keys.mgk"]
+    memgraft.KeySet.open(tmp_path / "keys.mgk").verify()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memgraft.corpus import corpora_of
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
@@ -112,4 +113,9 @@ def joined(sets: Sequence[KeySet], name: str, keeps: Callable[[NDArray[np.bool_]
 def _metadata(name: str, sets: Sequence[KeySet]) -> dict[str, Any]:
     """What the result's metadata say: those of the first set, and which sets it was made of."""
     of = [{"fingerprint": keys.fingerprint, "corpus": keys.metadata.get("corpus")} for keys in sets]
-    return {**sets[0].metadata, "made_by": {"operation": name, "of": of}}
+    metadata = {**sets[0].metadata, "made_by": {"operation": name, "of": of}}
+    if name == "union":
+        mined = [corpora_of(keys.metadata) for keys in sets]
+        # What was mined from is known of all sets, or is not known.
+        metadata["corpora"] = sorted({each for corpora in mined for each in corpora}) if all(mined) else []
+    return metadata

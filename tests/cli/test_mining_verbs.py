@@ -46,6 +46,35 @@ def test_parts_merge_into_the_bytes_of_mine(tmp_path, corpus):
     ranges = [tmp_path / "range-0.mgr", tmp_path / "range-1.mgr"]
     assert run("keys", "merge", *ranges, "-o", tmp_path / "ranges.mgk", *choosing).exit_code == 0
     assert (tmp_path / "ranges.mgk").read_bytes() == (tmp_path / "one.mgk").read_bytes()
+    sample = (tmp_path / "one.mgk.sample").read_bytes()
+    assert (tmp_path / "merged.mgk.sample").read_bytes() == (tmp_path / "ranges.mgk.sample").read_bytes() == sample
+
+
+def test_sets_of_sets_keep_the_sample_of_what_they_were_mined_from(tmp_path, corpus):
+    halves = tmp_path / "of-train.bin", tmp_path / "of-held-out.bin"
+    assert run("split", corpus, "--held-out", 0.5, "-o", tmp_path / "of").exit_code == 0
+    for half, name in zip(halves, ("a", "b"), strict=True):
+        assert run("mine", half, "-o", tmp_path / f"{name}.mgk").exit_code == 0
+    one, two, out = tmp_path / "a.mgk", tmp_path / "b.mgk", tmp_path / "both.mgk"
+
+    def shared(keys):
+        return json.loads(run("coverage", keys, corpus, "--json").stdout)["shared_with_mined"]
+
+    assert run("keys", "union", one, two, "-o", out).exit_code == 0
+    assert shared(out) == 1 > shared(one)
+    assert run("keys", "union", out, one, "-o", tmp_path / "again.mgk").exit_code == 0
+    again, both = (json.loads((tmp_path / f"{name}.mgk.sample").read_text()) for name in ("again", "both"))
+    assert [again[name] for name in ("corpus", "documents", "runs")] == [
+        both[name] for name in ("corpus", "documents", "runs")
+    ]
+    assert run("keys", "subtract", two, one, "-o", tmp_path / "rest.mgk").exit_code == 0
+    assert shared(tmp_path / "rest.mgk") == shared(two)
+    # An older set has none, so that nothing is said of the text of both.
+    (tmp_path / "b.mgk.sample").unlink()
+    told = run("keys", "union", one, two, "-o", out, "--overwrite")
+    assert "coverage needs --mined-from" in told.stderr
+    assert not (tmp_path / "both.mgk.sample").exists()
+    assert shared(out) is None
 
 
 def test_verify_finds_a_damaged_part(tmp_path, corpus):

@@ -186,8 +186,21 @@ def combine_keys(
     check_output(out, overwrite=overwrite)
     made = combine([KeySet.open(path) for path in keys])
     made.save(out)
+    # What the others only restrict is mined from the first.
+    keep_sample(keys if made.metadata["made_by"]["operation"] == "union" else keys[:1], out, made)
     facts = {"keys": out, "num_keys": len(made), "num_keys_by_order": made.num_keys_by_order}
     common.emit({**facts, "fingerprint": made.fingerprint}, json=json, title=f"Made {out}")
+
+
+def keep_sample(sources: list[Path], out: Path, keys: "KeySet") -> None:
+    """Leaves beside ``out`` the sample of what the ``sources`` of ``keys`` were mined from, or says that none is."""
+    from memgraft.corpus import corpora_of, join_samples, joint_name
+
+    mined = corpora_of(keys.metadata)
+    if not mined or join_samples(sources, out, joint_name(mined)) is None:
+        common.log(
+            f"{out}: no sample of the mined text, since not all of the sources have one; coverage needs --mined-from"
+        )
 
 
 def split_of_keys(keys: "KeySet", corpus: "Corpus", option: str) -> "tuple[Corpus, Corpus]":

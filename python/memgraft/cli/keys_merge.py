@@ -67,6 +67,7 @@ def run(
         )
     keys.save(out)
     corpus = keys.metadata["corpus"]
+    artifacts.keep_sample(parts, out, keys)
     tell(
         keys,
         out,

@@ -2,7 +2,7 @@
 
 from memgraft.corpus.overlapping import Overlap, overlap, refuse_overlap
 from memgraft.corpus.reader import Corpus
-from memgraft.corpus.sample import CorpusSample, sample_of, write_sample
+from memgraft.corpus.sample import CorpusSample, Shard, corpora_of, join_samples, joint_name, sample_of, write_sample
 from memgraft.corpus.split import write_split
 from memgraft.corpus.text import is_text, tokenize_folder
 from memgraft.corpus.writer import CorpusWriter
@@ -12,7 +12,11 @@ __all__ = [
     "CorpusSample",
     "CorpusWriter",
     "Overlap",
+    "Shard",
+    "corpora_of",
     "is_text",
+    "join_samples",
+    "joint_name",
     "overlap",
     "refuse_overlap",
     "sample_of",

@@ -27,7 +27,9 @@ Hashes = npt.NDArray[np.uint64]
 class Documents(Protocol):
     """What is asked of a corpus; `memgraft.Corpus` has it."""
 
-    eos_id: int | None
+    @property
+    def eos_id(self) -> int | None:
+        """The delimiter of documents, if they have one."""
 
     @property
     def num_tokens(self) -> int:

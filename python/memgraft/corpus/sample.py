@@ -5,14 +5,18 @@ were cut or joined otherwise.
 """
 
 import base64
+import functools
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from memgraft._core import fingerprint_bytes
 from memgraft.corpus.overlapping import MOST_SHARED, Documents, Hashes, read_hashes
 from memgraft.corpus.writer import storage_errors
 from memgraft.errors import CorpusError, FormatError
@@ -59,11 +63,11 @@ class CorpusSample:
     runs: Hashes
 
     @classmethod
-    def of(cls, corpus: "Corpus", *, progress: Progress | bool | None = None) -> "CorpusSample":
+    def of(cls, corpus: "Corpus | Shard", *, progress: Progress | bool | None = None) -> "CorpusSample":
         """Reads ``corpus``; of one larger than `MOST_READ`, blocks of documents spread evenly.
 
         Args:
-            corpus: the documents.
+            corpus: the documents, or those of one rank.
             progress: True for bars, or called with ("sample", tokens done, tokens in all).
         """
         progress = callback(progress)
@@ -81,6 +85,27 @@ class CorpusSample:
             corpus=corpus.fingerprint,
             num_tokens=corpus.num_tokens,
             num_tokens_read=read,
+            documents=documents,
+            runs=runs,
+        )
+
+    @classmethod
+    def joint(cls, samples: Iterable["CorpusSample"], corpus: str) -> "CorpusSample":
+        """The sample of all that ``samples`` are of: the one that reading it at once gives, where all was read.
+
+        Args:
+            samples: in any order; of those of one corpus the first counts. Tokens of a corpus that is in two unions are
+                counted in both.
+            corpus: what the result says it is of (`joint_name`).
+        """
+        each = list({one.corpus: one for one in reversed(list(samples))}.values())
+        documents = runs = np.empty(0, np.uint64)
+        for one in each:
+            documents, runs = _smallest(documents, one.documents), _smallest(runs, one.runs)
+        return cls(
+            corpus=corpus,
+            num_tokens=sum(one.num_tokens for one in each),
+            num_tokens_read=sum(one.num_tokens_read for one in each),
             documents=documents,
             runs=runs,
         )
@@ -169,18 +194,84 @@ class CorpusSample:
             raise FormatError(f"{path}: expected the sample of a corpus, found: {error}; {_WAY_OUT}") from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The documents of one rank of a corpus, which follow one another.
+
+    Attributes:
+        corpus: the whole.
+        rank: which, from 0.
+        world: shards of about equal tokens.
+        fingerprint: what its sample says it is of.
+    """
+
+    corpus: "Corpus"
+    rank: int
+    world: int
+    fingerprint: str
+
+    @property
+    def eos_id(self) -> int | None:
+        """The delimiter of documents, if they have one."""
+        return self.corpus.eos_id
+
+    @functools.cached_property
+    def _bounds(self) -> tuple[int, int]:
+        """The first document, and the one after the last, as the core cuts them (`Corpus::cut`)."""
+        ends = self.corpus.document_starts[1:]
+        first, last = (
+            int(np.searchsorted(ends, self.corpus.num_tokens * rank // self.world, side="right")) if rank else 0
+            for rank in (self.rank, self.rank + 1)
+        )
+        return first, last if self.rank + 1 < self.world else len(ends)
+
+    @functools.cached_property
+    def document_starts(self) -> npt.NDArray[np.uint64]:
+        """Where documents start, counted from the first one's start, and the number of tokens."""
+        first, last = self._bounds
+        starts = self.corpus.document_starts[first : last + 1]
+        moved: npt.NDArray[np.uint64] = starts - starts[0]
+        return moved
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the shard."""
+        return int(self.document_starts[-1])
+
+    def tokens(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """The shard's tokens ``start .. stop``."""
+        base = int(self.corpus.document_starts[self._bounds[0]])
+        return self.corpus.tokens(base + start, base + (self.num_tokens if stop is None else stop))
+
+
+def joint_name(fingerprints: Iterable[str]) -> str:
+    """What a sample of all these corpora says it is of: the one's fingerprint, or a hash of several."""
+    each = sorted(set(fingerprints))
+    return each[0] if len(each) == 1 else fingerprint_bytes("\n".join(each).encode())
+
+
+def corpora_of(metadata: Mapping[str, Any]) -> list[str]:
+    """The fingerprints of the corpora that keys with this ``metadata`` were mined from; empty where they do not say."""
+    corpora = metadata.get("corpora")
+    if corpora is None:
+        corpora = [(metadata.get("corpus") or {}).get("fingerprint")]
+    return [str(fingerprint) for fingerprint in corpora if fingerprint]
+
+
 def sample_path(keys: str | os.PathLike[str]) -> Path:
     """Where the sample of a key set's file lies."""
     path = Path(keys)
     return path.with_name(path.name + SUFFIX)
 
 
-def write_sample(corpus: "Corpus", keys: str | os.PathLike[str], *, progress: Progress | bool | None = None) -> Path:
-    """Writes the sample of ``corpus`` beside the file of the keys that were mined from it.
+def write_sample(
+    corpus: "Corpus | Shard", keys: str | os.PathLike[str], *, progress: Progress | bool | None = None
+) -> Path:
+    """Writes the sample of ``corpus`` beside the file of the keys, or the run file, that was mined from it.
 
     Args:
-        corpus: the documents.
-        keys: the key set's file.
+        corpus: the documents, or those of one rank.
+        keys: the key set's file, or the run file.
         progress: as for :meth:`CorpusSample.of`.
 
     Raises:
@@ -189,6 +280,32 @@ def write_sample(corpus: "Corpus", keys: str | os.PathLike[str], *, progress: Pr
     path = sample_path(keys)
     with written_beside(path) as temporary:
         temporary.write_bytes(CorpusSample.of(corpus, progress=progress).to_bytes())
+    return path
+
+
+def join_samples(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], corpus: str) -> Path | None:
+    """Writes beside ``out`` the sample of all that its ``sources`` were mined from, by the samples beside these.
+
+    Args:
+        sources: the files that ``out`` was made of: run files, or key sets.
+        out: a run file, or a key set.
+        corpus: what the sample is of (`joint_name`).
+
+    Returns:
+        Where it is; None, and nothing is left there, where a source has no sample.
+
+    Raises:
+        FormatError: a sample is damaged.
+        StorageError: the disk refused.
+    """
+    path, beside = sample_path(out), [sample_path(source) for source in sources]
+    if not beside or not all(each.is_file() for each in beside):
+        with storage_errors(path, "cannot remove the sample of other keys; remove it"):
+            path.unlink(missing_ok=True)
+        return None
+    joint = CorpusSample.joint(map(CorpusSample.open, beside), corpus)
+    with written_beside(path) as temporary:
+        temporary.write_bytes(joint.to_bytes())
     return path
 
 
@@ -202,7 +319,8 @@ def sample_of(keys: "KeySet") -> CorpusSample | None:
     if path is None or not (beside := sample_path(path)).is_file():
         return None
     found = CorpusSample.open(beside)
-    return found if found.corpus == (keys.metadata.get("corpus") or {}).get("fingerprint") else None
+    mined = corpora_of(keys.metadata)
+    return found if mined and found.corpus == joint_name(mined) else None
 
 
 def _smallest(known: Hashes, found: Hashes) -> Hashes:

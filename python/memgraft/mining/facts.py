@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypedDict, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from memgraft.corpus import Corpus, overlap, sample_of
+from memgraft.corpus import Corpus, corpora_of, overlap, sample_of
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyset import KeySet
 from memgraft.mining.options import positive
@@ -214,11 +214,11 @@ def mined_from(metadata: Mapping[str, Any], corpus: Corpus) -> bool | None:
     one corpus that are not the two sides of one split. Documents that two unrelated corpora share are seen by
     ``coverage(mined=...)`` alone.
     """
-    mined = (metadata.get("corpus") or {}).get("fingerprint")
-    if mined is None:
+    mined = corpora_of(metadata)
+    if not mined:
         return None
     theirs, ours = metadata.get("split") or {}, corpus.split_facts or {}
-    if mined == corpus.fingerprint or theirs.get("of") == corpus.fingerprint or ours.get("of") == mined:
+    if corpus.fingerprint in (*mined, theirs.get("of")) or ours.get("of") in mined:
         return True
     if not ours or ours["of"] != theirs.get("of"):
         return False

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from memgraft import _core
-from memgraft.corpus import Corpus
+from memgraft.corpus import Corpus, CorpusSample, Shard, join_samples, joint_name, write_sample
+from memgraft.corpus.sample import sample_path
 from memgraft.errors import ArgumentError
 from memgraft.keyset import KeySet
 from memgraft.mining import options
@@ -88,7 +89,7 @@ def mine_part(
     threads: int | None = None,
     progress: Progress | bool | None = None,
 ) -> RunSet:
-    """Mines the documents of one rank into a run file at ``out``.
+    """Mines the documents of one rank into a run file at ``out``, and leaves a sample of them beside it.
 
     The same call goes on where a killed one stopped (``<out>.partial`` holds its finished blocks), and does nothing
     where the part is there. The file's bytes depend on the documents and settings alone.
@@ -139,7 +140,12 @@ def mine_part(
         options.means(memory, Path(out).absolute().parent, threads),
         progress,
     )
-    return RunSet(core)
+    part = RunSet(core)
+    rank, world = (0, 1) if apart else (rank, world)
+    sampled = Shard(corpus=corpus, rank=rank, world=world, fingerprint=_sampled(part))
+    if not sample_path(out).is_file() or CorpusSample.open(sample_path(out)).corpus != sampled.fingerprint:
+        write_sample(sampled, out, progress=progress)
+    return part
 
 
 def merge_parts(
@@ -152,7 +158,7 @@ def merge_parts(
     threads: int | None = None,
     progress: Progress | bool | None = None,
 ) -> RunSet:
-    """Merges run files into one; goes on where a killed merge stopped.
+    """Merges run files, and the samples beside them, into one; goes on where a killed merge stopped.
 
     Args:
         parts: run files of one corpus and one setting, in any order.
@@ -170,7 +176,16 @@ def merge_parts(
     """
     progress = callback(progress)
     used = options.means(memory, temporary, threads)
-    return RunSet(_core.merge_parts([Path(path) for path in parts], Path(out), part, used, progress))
+    paths = [Path(path) for path in parts]
+    merged = RunSet(_core.merge_parts(paths, Path(out), part, used, progress))
+    join_samples(paths, out, _sampled(merged))
+    return merged
+
+
+def _sampled(part: RunSet) -> str:
+    """What the sample beside a run file says it is of; shards of the same documents are told apart by their ranks."""
+    facts = part.facts
+    return joint_name(f"{shard['rank']}/{facts['world']} {shard['fingerprint']}" for shard in facts["shards"])
 
 
 def select_parts(
@@ -191,6 +206,8 @@ def select_parts(
     progress: Progress | bool | None = None,
 ) -> KeySet:
     """The keys of a corpus from its parts: the bytes that :func:`mine` gives for the whole.
+
+    Once they are saved, :func:`memgraft.corpus.join_samples` writes the sample of the whole beside them.
 
     Args:
         parts: run files that hold every shard and every first token once.

@@ -3,7 +3,6 @@
 
 #![forbid(unsafe_code)]
 
-use std::convert::Infallible;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -14,7 +13,7 @@ use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_sub
 
 use crate::ids::{u64_of, usize_of_u64};
 use crate::memory::map_file;
-use crate::{Error, Result, threads};
+use crate::{Error, Result, stop, threads};
 
 /// Leaf of the parallel hash; a power of two, so that leaves are subtrees.
 const LEAF: u64 = 4 << 20;
@@ -45,26 +44,26 @@ impl FromStr for Fingerprint {
 }
 
 /// The BLAKE3 hash of `data`, on up to `threads` threads.
-#[must_use]
-pub fn digest(data: &[u8], threads: usize) -> Fingerprint {
-    let update = |leaf: Range<u64>, _: &mut Vec<u8>, hasher: &mut blake3::Hasher| {
+///
+/// # Errors
+/// [`Error::Interrupted`] where the caller has asked the work to end.
+pub fn digest(data: &[u8], threads: usize) -> Result<Fingerprint> {
+    tree(u64_of(data.len()), threads, |leaf, _, hasher| {
         hasher.update(&data[usize_of_u64(leaf.start)..usize_of_u64(leaf.end)]);
-        Ok::<_, Infallible>(())
-    };
-    let Ok(found) = tree(u64_of(data.len()), threads, update);
-    found
+        Ok(())
+    })
 }
 
 /// The BLAKE3 hash of `len` bytes, on up to `threads` threads. `update(range, buffer, hasher)` adds the bytes of a range;
 /// `buffer` is one a thread, for what it likes.
 ///
 /// # Errors
-/// Those of `update`.
-pub(crate) fn tree<E: Send>(
+/// Those of `update`; [`Error::Interrupted`] where the caller has asked the work to end.
+pub(crate) fn tree(
     len: u64,
     threads: usize,
-    update: impl Fn(Range<u64>, &mut Vec<u8>, &mut blake3::Hasher) -> std::result::Result<(), E> + Sync,
-) -> std::result::Result<Fingerprint, E> {
+    update: impl Fn(Range<u64>, &mut Vec<u8>, &mut blake3::Hasher) -> Result<()> + Sync,
+) -> Result<Fingerprint> {
     let num_leaves = usize_of_u64(len.div_ceil(LEAF));
     if num_leaves < 2 {
         let mut hasher = blake3::Hasher::new();
@@ -72,9 +71,10 @@ pub(crate) fn tree<E: Send>(
         return Ok(Fingerprint(*hasher.finalize().as_bytes()));
     }
     let next = AtomicUsize::new(0);
-    let hash_leaves = |_| {
+    let hash_leaves = |_| -> Result<Vec<(usize, ChainingValue)>> {
         let (mut done, mut buffer) = (Vec::new(), Vec::new());
         loop {
+            stop::check()?;
             let leaf = next.fetch_add(1, Ordering::Relaxed);
             if leaf >= num_leaves {
                 return Ok(done);
@@ -114,7 +114,7 @@ fn merge(leaves: &[ChainingValue], len: u64) -> ChainingValue {
 /// [`Error::Io`] where the file cannot be read.
 pub fn fingerprint_file(path: impl AsRef<Path>, threads: usize) -> Result<Fingerprint> {
     let map = map_file(path.as_ref())?;
-    Ok(digest(map.bytes(), threads))
+    digest(map.bytes(), threads)
 }
 
 #[cfg(test)]
@@ -128,14 +128,14 @@ mod tests {
         for len in [0, 1, 1024, LEAF - 1, LEAF, LEAF + 1, 2 * LEAF, 2 * LEAF + 1, 3 * LEAF, data.len()] {
             let want = *blake3::hash(&data[..len]).as_bytes();
             for threads in [1, 2, 3, 8] {
-                assert_eq!(digest(&data[..len], threads).0, want, "{len} bytes, {threads} threads");
+                assert_eq!(digest(&data[..len], threads).unwrap().0, want, "{len} bytes, {threads} threads");
             }
         }
     }
 
     #[test]
     fn hex_round_trip() {
-        let fingerprint = digest(b"memgraft", 1);
+        let fingerprint = digest(b"memgraft", 1).unwrap();
         assert_eq!(fingerprint.to_string().parse::<Fingerprint>().unwrap(), fingerprint);
         assert!("abc".parse::<Fingerprint>().is_err());
     }

@@ -21,6 +21,7 @@ pub mod keyset;
 mod memory;
 pub mod mining;
 pub mod stack;
+pub mod stop;
 pub mod threads;
 pub mod values;
 mod wire;

@@ -4,6 +4,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::stop;
+
 /// The most threads that [`default_threads`] answers.
 static LIMIT: AtomicUsize = AtomicUsize::new(16);
 
@@ -33,9 +35,10 @@ pub(crate) fn over<P: Send, T: Send>(parts: impl IntoIterator<Item = P>, work: i
     if parts.peek().is_none() {
         return vec![work(own)];
     }
+    let flag = stop::current();
     std::thread::scope(|scope| {
-        let work = &work;
-        let others: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
+        let (work, flag) = (&work, &flag);
+        let others: Vec<_> = parts.map(|part| scope.spawn(move || stop::within(flag.clone(), || work(part)))).collect();
         let mut results = vec![work(own)];
         results.extend(others.into_iter().map(|other| other.join().unwrap_or_else(|e| std::panic::resume_unwind(e))));
         results

@@ -12,6 +12,7 @@ use memgraft_core::batch::{Bounds, Instructions, Options, Unknown};
 use memgraft_core::format::Load;
 use memgraft_core::ids::{RowId, StateId};
 use memgraft_core::index::{Form, Index};
+use memgraft_core::stop::Stop;
 use proptest::prelude::*;
 
 /// Keys of every shape: holes, missing unigrams, repeats of one token, long chains, wide fans.
@@ -213,6 +214,14 @@ fn large_fans_and_unknown_tokens() {
     for threads in [1, 2, 3] {
         let options = Options { threads, ..Options::default() };
         assert_eq!(lookup(&index, &tokens, &Bounds::default(), options), want);
+        // A caller that has gone gets no answers, on no thread.
+        let (mut rows, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
+        let stop = Stop::default();
+        stop.request();
+        let found =
+            stop.during(|| index.lookup(&tokens, &Bounds::default(), Unknown::Error, &mut rows, &mut orders, options));
+        assert!(matches!(found, Err(memgraft_core::Error::Interrupted)));
+        assert_eq!((rows, orders), (vec![7; tokens.len()], vec![7; tokens.len()]));
     }
     let mut wild = tokens[..1000].to_vec();
     wild[500] = vocab_size;

@@ -7,6 +7,10 @@ use pyo3::prelude::*;
 
 use crate::arrays::{input, output, slice, threads as thread_count, with_tokens};
 use crate::errors::{ArgumentError, to_py};
+use crate::signals::borrowing;
+
+/// Tokens of a lookup that takes long enough to listen for Ctrl-C, which costs a thread: some 20 ms.
+const LONG: usize = 1 << 20;
 
 /// The arguments of a lookup.
 pub(crate) struct Lookup<'a, 'py> {
@@ -43,7 +47,9 @@ impl Lookup<'_, '_> {
         let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let options = Options { threads: thread_count(self.threads).map_err(to_py)?, ..Options::default() };
         with_tokens(self.tokens, vocab_size, &bounds, self.miss, |tokens| {
-            py.detach(|| lookup(&tokens, &bounds, rows, orders, options)).map_err(to_py)
+            let long = rows.len() >= LONG;
+            let work = || lookup(&tokens, &bounds, rows, orders, options);
+            if long { borrowing(py, work) } else { py.detach(work).map_err(to_py) }
         })
     }
 }

@@ -13,7 +13,7 @@ use crate::arrays::threads as thread_count;
 use crate::calls::{Advance, Lookup, lookup_methods};
 use crate::errors::{ArgumentError, to_py};
 use crate::keyset::PyKeySet;
-use crate::signals::interruptible;
+use crate::signals::{interruptible, saving};
 
 /// Tokens to (row, order).
 #[pyclass(name = "Index", module = "memgraft._core", frozen)]
@@ -46,7 +46,8 @@ lookup_methods! {
                     return Err(ArgumentError::new_err(message));
                 }
             };
-            py.detach(|| self.0.save(path, form)).map_err(to_py)
+            let index = Arc::clone(&self.0);
+            saving(py, move || index.save(path, form))
         }
 
         fn key_set(&self, py: Python<'_>) -> PyResult<PyKeySet> {

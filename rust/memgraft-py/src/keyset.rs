@@ -10,7 +10,7 @@ use pyo3::types::PyTuple;
 
 use crate::arrays::{input, slice, threads as thread_count};
 use crate::errors::{ArgumentError, to_py};
-use crate::signals::interruptible;
+use crate::signals::{borrowing, interruptible, saving};
 
 type FlatArrays<'py> =
     (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<u64>>);
@@ -40,7 +40,7 @@ impl PyKeySet {
         let documents = documents.map(|documents| input::<u64>(documents, "documents")).transpose()?;
         let documents = documents.as_ref().map(slice).transpose()?;
         let arrays = Arrays { tokens: slice(&tokens)?, offsets: slice(&offsets)?, counts: slice(&counts)?, documents };
-        py.detach(|| KeySet::from_arrays(arrays, vocab_size, &reserved, metadata)).map(Self).map_err(to_py)
+        borrowing(py, || KeySet::from_arrays(arrays, vocab_size, &reserved, metadata)).map(Self)
     }
 
     #[staticmethod]
@@ -49,7 +49,8 @@ impl PyKeySet {
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        py.detach(|| self.0.save(path)).map_err(to_py)
+        let keys = self.0.clone();
+        saving(py, move || keys.save(path))
     }
 
     #[pyo3(signature = (threads=None))]

@@ -1,12 +1,11 @@
 //! Long calls into the core that listen for Ctrl-C.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use memgraft_core::Result;
 use memgraft_core::mining::Report;
-use memgraft_core::{Error, Result};
+use memgraft_core::stop::Stop;
 use pyo3::prelude::*;
 
 use crate::errors::to_py;
@@ -17,17 +16,6 @@ const TICK: Duration = Duration::from_millis(50);
 /// How long work that was told to stop is waited for. It looks between two blocks of a sort, which takes longer now and then.
 const GRACE: Duration = Duration::from_millis(400);
 
-/// Tells work that nobody waits for it any more.
-#[derive(Clone, Default)]
-pub(crate) struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// An error once the caller has gone.
-    pub(crate) fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
-    }
-}
-
 /// What the worker says to the calling thread.
 enum Word<T> {
     Told(&'static str, u64, u64),
@@ -36,12 +24,22 @@ enum Word<T> {
 
 /// Runs `work` on a thread of its own, the interpreter released, and returns its result, or what a signal handler raised.
 ///
-/// After a signal the thread is left to finish by itself: it only reads and computes.
+/// After a signal the thread is told to stop and left to itself: it only reads and computes, with what it owns.
 pub(crate) fn interruptible<T: Send + 'static>(
     py: Python<'_>,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> PyResult<T> {
     listened(py, None, Duration::ZERO, move |_, _| work())
+}
+
+/// The same for work that writes: it gets a moment to take its unfinished file away.
+///
+/// A file that the system is still writing after that goes when it has; none appears under its name.
+pub(crate) fn saving<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> PyResult<T> {
+    listened(py, None, GRACE, move |_, _| work())
 }
 
 /// The same for work that reports to `progress`, on the calling thread, and ends with what Python raises there.
@@ -55,6 +53,19 @@ pub(crate) fn watched<T: Send + 'static>(
     listened(py, progress, GRACE, work)
 }
 
+/// The same for work on memory that it has borrowed: it has ended when this returns, soon after a signal.
+pub(crate) fn borrowing<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    let stop = Stop::default();
+    let theirs = stop.clone();
+    let (sender, receiver) = channel();
+    py.detach(move || {
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(move || tell(&sender, theirs.during(work)));
+            listen(&receiver, &stop, None).unwrap_or_else(|| panicked(worker.join()))
+        })
+    })
+}
+
 fn listened<T: Send + 'static>(
     py: Python<'_>,
     progress: Option<Py<PyAny>>,
@@ -66,39 +77,58 @@ fn listened<T: Send + 'static>(
     let (sender, receiver) = channel();
     let worker = std::thread::spawn(move || {
         // Nobody listens any more after a signal; words are then of no use.
-        let result = work(&theirs, &mut |stage, done, total| {
+        let mut report = |stage, done, total| {
             theirs.check()?;
             sender.send(Word::Told(stage, done, total)).ok();
             Ok(())
-        });
-        sender.send(Word::Done(result)).ok();
+        };
+        let result = theirs.during(|| work(&theirs, &mut report));
+        tell(&sender, result);
     });
     py.detach(move || {
-        loop {
-            let told = match receiver.recv_timeout(TICK) {
-                Ok(Word::Done(result)) => return result.map_err(to_py),
-                Ok(Word::Told(stage, done, total)) => Some((stage, done, total)),
-                Err(RecvTimeoutError::Timeout) => None,
-                // The worker went without a result: it panicked, and so do we.
-                Err(RecvTimeoutError::Disconnected) => match worker.join() {
-                    Err(panic) => std::panic::resume_unwind(panic),
-                    Ok(()) => unreachable!("a worker sends before it ends"),
-                },
-            };
-            let heard = Python::attach(|py| {
-                py.check_signals()?;
-                match (&progress, told) {
-                    (Some(progress), Some(told)) => progress.call1(py, told).map(drop),
-                    _ => Ok(()),
-                }
-            });
-            if let Err(error) = heard {
-                stop.0.store(true, Ordering::Relaxed);
-                wait(&receiver, grace);
-                return Err(error);
-            }
+        let found = listen(&receiver, &stop, progress.as_ref()).unwrap_or_else(|| panicked(worker.join()));
+        if stop.check().is_err() {
+            wait(&receiver, grace);
         }
+        found
     })
+}
+
+/// The last word of a worker.
+fn tell<T>(sender: &Sender<Word<T>>, result: Result<T>) {
+    sender.send(Word::Done(result)).ok();
+}
+
+/// Passes words on to `progress` until the work is done or a signal handler or `progress` raises, which asks it to stop;
+/// `None` where the worker went without a result.
+fn listen<T>(receiver: &Receiver<Word<T>>, stop: &Stop, progress: Option<&Py<PyAny>>) -> Option<PyResult<T>> {
+    loop {
+        let told = match receiver.recv_timeout(TICK) {
+            Ok(Word::Done(result)) => return Some(result.map_err(to_py)),
+            Ok(Word::Told(stage, done, total)) => Some((stage, done, total)),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return None,
+        };
+        let heard = Python::attach(|py| {
+            py.check_signals()?;
+            match (progress, told) {
+                (Some(progress), Some(told)) => progress.call1(py, told).map(drop),
+                _ => Ok(()),
+            }
+        });
+        if let Err(error) = heard {
+            stop.request();
+            return Some(Err(error));
+        }
+    }
+}
+
+/// A worker goes without a result where it panics, and so do we.
+fn panicked<T>(end: std::thread::Result<()>) -> T {
+    match end {
+        Err(panic) => std::panic::resume_unwind(panic),
+        Ok(()) => unreachable!("a worker sends before it ends"),
+    }
 }
 
 /// Waits until the worker has ended, at most `grace`.

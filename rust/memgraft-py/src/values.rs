@@ -167,8 +167,8 @@ fn fingerprint_content(py: Python<'_>, path: PathBuf, start: u64, threads: usize
 
 /// BLAKE3 of `data`, as 64 hex digits.
 #[pyfunction]
-fn fingerprint_bytes(data: &[u8]) -> String {
-    digest(data, 1).to_string()
+fn fingerprint_bytes(data: &[u8]) -> PyResult<String> {
+    digest(data, 1).map(|found| found.to_string()).map_err(to_py)
 }
 
 /// Adds this file's names to the module.

@@ -21,7 +21,7 @@ const FAMILIES_AHEAD: usize = 8;
 /// # Errors
 /// [`Error::Limit`] beyond 2^30 lines, [`Error::Io`] without memory.
 pub fn build(trie: &Trie, counts: &[u64], vocab_size: u32) -> Result<Table> {
-    let blocks = blocks(trie, counts);
+    let blocks = blocks(trie, counts)?;
     let mut placer = Placer::new(&blocks, vocab_size);
     let mut buffer = HugeBuffer::zeroed(placer.bound(&blocks) * LINE * 4)?;
     let words = buffer.words_mut();

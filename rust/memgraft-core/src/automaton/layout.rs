@@ -49,7 +49,10 @@ impl StateBlock {
 
 /// All blocks in the order of the table: large before small, then by heat, the occurrences of their children in the
 /// corpus, then as the families come.
-pub(super) fn blocks(trie: &Trie, counts: &[u64]) -> Vec<StateBlock> {
+///
+/// # Errors
+/// [`crate::Error::Interrupted`] where the caller has asked the work to end.
+pub(super) fn blocks(trie: &Trie, counts: &[u64]) -> Result<Vec<StateBlock>> {
     let mut blocks = Vec::new();
     let mut heat = Vec::new();
     for (depth, level) in trie.levels.iter().enumerate().skip(1) {
@@ -67,13 +70,13 @@ pub(super) fn blocks(trie: &Trie, counts: &[u64]) -> Vec<StateBlock> {
         }
     }
     let mut order: Vec<u32> = (0..saturating_u32(blocks.len())).collect();
-    by_descending_count(&mut order, |i| heat[usize_of(i)]);
+    by_descending_count(&mut order, |i| heat[usize_of(i)])?;
     drop(heat);
     // Few are large, and both sorts are stable.
     let large = |&i: &u32| blocks[usize_of(i)].lines() > 1;
     let mut sorted: Vec<u32> = order.iter().copied().filter(large).collect();
     sorted.sort_by_key(|&i| Reverse(blocks[usize_of(i)].lines()));
-    sorted.iter().chain(order.iter().filter(|i| !large(i))).map(|&i| blocks[usize_of(i)]).collect()
+    Ok(sorted.iter().chain(order.iter().filter(|i| !large(i))).map(|&i| blocks[usize_of(i)]).collect())
 }
 
 /// Hands out lines and units, region by region.

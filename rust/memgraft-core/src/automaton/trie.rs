@@ -100,7 +100,7 @@ impl Trie {
                 *slot = row;
             }
             last = key;
-        });
+        })?;
         if twice {
             return Err(keys.damaged("a key has two rows"));
         }

@@ -11,14 +11,16 @@ use super::tokens::Tokens;
 #[cfg(target_arch = "x86_64")]
 use crate::automaton::Avx2;
 use crate::automaton::{Portable, Prober, Table};
-use crate::{Result, threads};
+use crate::{Result, stop, threads};
 
 /// Below this many tokens a thread costs more than it saves.
 const TOKENS_PER_THREAD: usize = 1 << 14;
 /// Longest run that one lane walks before it takes new work; half and twice as long measure alike.
 const CHUNK: usize = 512;
-/// Positions of one step of a layer above the first: its answers stay in the cache until they are merged.
-const STEP: usize = 1 << 14;
+/// Positions of one step of the first layer, between two looks whether the caller still waits.
+const STEP: usize = 1 << 18;
+/// Positions of one step of a layer above it: its answers stay in the cache until they are merged.
+const OVER_STEP: usize = 1 << 14;
 
 /// One index of a lookup.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +37,8 @@ pub(crate) struct Layer<'a> {
 /// Returns the number of a layer whose table turned out to be damaged: the output is then not to be used.
 ///
 /// # Errors
-/// [`Error::Argument`] where lengths or bounds do not fit the tokens.
+/// [`crate::Error::Argument`] where lengths or bounds do not fit the tokens, [`crate::Error::Interrupted`] where the caller
+/// has asked the work to end.
 pub(crate) fn lookup(
     layers: &[Layer<'_>],
     tokens: &Tokens<'_>,
@@ -51,28 +54,32 @@ pub(crate) fn lookup(
     let part = tokens.len().div_ceil(num_threads).max(1);
     let damaged = AtomicUsize::new(usize::MAX);
     let pieces = rows.chunks_mut(part).zip(orders.chunks_mut(part)).enumerate();
-    threads::over(pieces, |(piece, (rows, orders)): (usize, (&mut [i32], &mut [u8]))| {
-        let start = piece * part;
+    let results = threads::over(pieces, |(piece, (rows, orders)): (usize, (&mut [i32], &mut [u8]))| -> Result<()> {
         let (mut over_rows, mut over_orders) = (Vec::new(), Vec::new());
         for (number, layer) in layers.iter().enumerate() {
-            let sound = if number == 0 {
-                layer.answer(tokens, bounds, start, rows, orders, options)
-            } else {
-                over_rows.resize(rows.len().min(STEP), 0);
-                over_orders.resize(rows.len().min(STEP), 0);
-                let steps = rows.chunks_mut(STEP).zip(orders.chunks_mut(STEP)).enumerate();
-                steps.fold(true, |sound, (step, (rows, orders))| {
+            let length = if number == 0 { STEP } else { OVER_STEP };
+            let mut start = piece * part;
+            for (rows, orders) in rows.chunks_mut(length).zip(orders.chunks_mut(length)) {
+                stop::check()?;
+                let sound = if number == 0 {
+                    layer.answer(tokens, bounds, start, rows, orders, options)
+                } else {
+                    over_rows.resize(OVER_STEP, 0);
+                    over_orders.resize(OVER_STEP, 0);
                     let over = (&mut over_rows[..rows.len()], &mut over_orders[..rows.len()]);
-                    let good = layer.answer(tokens, bounds, start + step * STEP, over.0, over.1, options);
+                    let sound = layer.answer(tokens, bounds, start, over.0, over.1, options);
                     merge(rows, orders, over.0, over.1, layer.first_row);
-                    sound & good
-                })
-            };
-            if !sound {
-                damaged.store(number, Ordering::Relaxed);
+                    sound
+                };
+                if !sound {
+                    damaged.store(number, Ordering::Relaxed);
+                }
+                start += rows.len();
             }
         }
+        Ok(())
     });
+    results.into_iter().collect::<Result<()>>()?;
     Ok(Some(damaged.into_inner()).filter(|&number| number < layers.len()))
 }
 

@@ -311,7 +311,7 @@ impl Parts<'_> {
         let documents = Some(key_documents.as_slice());
         let arrays = Arrays { tokens: &tokens, offsets: &offsets, counts: &key_counts, documents };
         let keys = KeySet::from_arrays(arrays, self.vocab_size, self.reserved, String::new())
-            .map_err(|e| damaged(path, &e.to_string()))?;
+            .map_err(|e| if matches!(e, Error::Interrupted) { e } else { damaged(path, &e.to_string()) })?;
         if keys.fingerprint() != expected {
             let found = keys.fingerprint();
             return Err(damaged(path, &format!("expected the key set {expected}, got {found}")));

@@ -42,6 +42,7 @@ impl Corpus {
             let mut done = Vec::new();
             let (mut tokens, mut bytes) = (vec![0; BLOCK], vec![0; BLOCK * 4]);
             loop {
+                crate::stop::check()?;
                 let leaf = next.fetch_add(1, Ordering::Relaxed);
                 if leaf >= last {
                     return Ok(done);

@@ -7,10 +7,13 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Error, Result};
+use crate::{Error, Result, stop};
 
 /// Tells apart two writes of one process to one path.
 static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes written between two looks whether the caller still waits.
+const BLOCK: usize = 16 << 20;
 
 /// What failed and the way out, for a file whose bytes did not reach the disk.
 const UNWRITTEN: &str = "cannot be written; free some space or choose another place";
@@ -59,9 +62,13 @@ impl AtomicFile {
     /// Appends `bytes` at the current position.
     ///
     /// # Errors
-    /// [`Error::Io`] when the disk is full or fails.
+    /// [`Error::Io`] when the disk is full or fails, [`Error::Interrupted`] where the caller has asked the work to end.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| Error::io(&self.path, UNWRITTEN, e))
+        for block in bytes.chunks(BLOCK) {
+            stop::check()?;
+            self.file.write_all(block).map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
+        }
+        Ok(())
     }
 
     /// Moves to byte `offset`; a gap reads as zeros.
@@ -84,9 +91,11 @@ impl AtomicFile {
     /// Makes the bytes durable, then visible under the final name.
     ///
     /// # Errors
-    /// [`Error::Io`]: the target is left as it was.
+    /// [`Error::Io`], [`Error::Interrupted`]: the target is left as it was.
     pub fn commit(mut self) -> Result<()> {
         self.file.sync_all().map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
+        // Who asked the work to end may have gone on already, so that nothing is to appear under the name any more.
+        stop::check()?;
         fs::rename(&self.beside, &self.path).map_err(|e| {
             let way = "cannot rename the finished temporary file onto its name \
                        (some FUSE mounts refuse this: write to a local disk and copy)";

@@ -84,7 +84,7 @@ impl Container {
                 return Err(Error::format(&self.path, message));
             }
             end = start + usize_of_u64(entry.length);
-            let found = digest(&bytes[start..end], threads);
+            let found = digest(&bytes[start..end], threads)?;
             if found != entry.checksum {
                 let message = format!(
                     "section {}: expected BLAKE3 {}, got {found}: the file is damaged; copy or build it again",

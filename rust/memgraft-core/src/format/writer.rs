@@ -35,7 +35,7 @@ pub fn container_bytes(sections: impl IntoIterator<Item = (u32, u64)>) -> u64 {
 /// Writes `sections` under `header` (whose section table is filled in here) to `path`.
 ///
 /// # Errors
-/// Limits of the header, or the system's refusal; the old file at `path` then stays.
+/// Limits of the header, the system's refusal, or [`crate::Error::Interrupted`]; the old file at `path` then stays.
 pub fn write_container(path: &Path, mut header: Header, sections: &[Section<'_>], threads: usize) -> Result<()> {
     let mut end = u64_of(HEADER_LEN);
     header.sections.clear();
@@ -47,7 +47,7 @@ pub fn write_container(path: &Path, mut header: Header, sections: &[Section<'_>]
             alignment: section.alignment,
             offset,
             length: u64_of(section.bytes.len()),
-            checksum: digest(section.bytes, threads),
+            checksum: digest(section.bytes, threads)?,
         });
     }
     let mut file = AtomicFile::create(path)?;

@@ -39,7 +39,7 @@ impl Index {
     /// Writes the index to `path`, beside it first.
     ///
     /// # Errors
-    /// [`Error::Io`]; the old file at `path` then stays.
+    /// [`Error::Io`], [`Error::Interrupted`]; the old file at `path` then stays.
     pub fn save(&self, path: impl AsRef<Path>, form: Form) -> Result<()> {
         let mut parameters = [0u64; 16];
         parameters[0] = self.canon.base();

@@ -8,7 +8,7 @@ use crate::format::{Store, bytes_of};
 use crate::ids::{
     MAX_KEYS, MAX_ORDER, RowId, check_vocab_size, low_u8, saturating_u32, u64_of, usize_of, usize_of_u64,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, stop};
 
 /// Keys as flat arrays, in any order.
 #[derive(Debug, Clone, Copy)]
@@ -104,7 +104,7 @@ impl KeySet {
     /// # Errors
     /// [`Error::KeySet`] for a duplicate, empty, too long or reserved key, [`Error::Token`] for
     /// a token outside the vocabulary, [`Error::Argument`] for arrays that do not fit together,
-    /// [`Error::Limit`] beyond 2^31 - 1 keys.
+    /// [`Error::Limit`] beyond 2^31 - 1 keys, [`Error::Interrupted`] where the caller has asked the work to end.
     pub fn from_arrays(arrays: Arrays<'_>, vocab_size: u32, reserved: &[u32], metadata: String) -> Result<Self> {
         check_vocab_size(vocab_size)?;
         let mut reserved = reserved.to_vec();
@@ -116,14 +116,15 @@ impl KeySet {
         }
         let num_keys = arrays.check(vocab_size, &reserved)?;
         let mut order = Vec::with_capacity(usize_of(num_keys));
-        lexicographic(num_keys, vocab_size, |i| arrays.key(i), |i, _| order.push(i));
+        lexicographic(num_keys, vocab_size, |i| arrays.key(i), |i, _| order.push(i))?;
         if let Some(pair) = order.windows(2).find(|pair| arrays.key(pair[0]) == arrays.key(pair[1])) {
             let shown = show(arrays.key(pair[0]));
             let (a, b) = (pair[0].min(pair[1]), pair[0].max(pair[1]));
             return Err(Error::keyset(format!("keys {a} and {b} are both {shown}; merge their counts first")));
         }
-        by_descending_count(&mut order, |i| arrays.counts[usize_of(i)]);
-        Ok(Self::gather(&arrays, &order, vocab_size, reserved, metadata))
+        stop::check()?;
+        by_descending_count(&mut order, |i| arrays.counts[usize_of(i)])?;
+        Self::gather(&arrays, &order, vocab_size, reserved, metadata)
     }
 
     /// The subset of the given `rows` (ascending, distinct), renumbered in the same relative order.
@@ -148,14 +149,21 @@ impl KeySet {
         }
         let arrays = Arrays { tokens: &tokens, offsets: &offsets, counts: &counts, documents: Some(&documents) };
         let order: Vec<u32> = (0..saturating_u32(rows.len())).collect();
-        Ok(Self::gather(&arrays, &order, self.vocab_size, self.reserved.clone(), self.metadata.clone()))
+        Self::gather(&arrays, &order, self.vocab_size, self.reserved.clone(), self.metadata.clone())
     }
 
     /// Copies the keys in `order`, which is known to be row order.
-    fn gather(arrays: &Arrays<'_>, order: &[u32], vocab_size: u32, reserved: Vec<u32>, metadata: String) -> Self {
+    fn gather(
+        arrays: &Arrays<'_>,
+        order: &[u32],
+        vocab_size: u32,
+        reserved: Vec<u32>,
+        metadata: String,
+    ) -> Result<Self> {
         let mut rows = RowBuilder::with_capacity(order.len(), vocab_size, reserved);
         rows.tokens.reserve(arrays.tokens.len());
-        for &i in order {
+        for (turn, &i) in (0..).zip(order) {
+            stop::check_at(turn)?;
             let documents = arrays.documents.map_or(0, |documents| documents[usize_of(i)]);
             rows.append(arrays.key(i).iter().copied(), arrays.counts[usize_of(i)], documents);
         }
@@ -236,11 +244,15 @@ impl RowBuilder {
         self.documents.push(documents);
     }
 
-    pub(crate) fn finish(self, metadata: String) -> KeySet {
+    /// The key set.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where the caller has asked the work to end.
+    pub(crate) fn finish(self, metadata: String) -> Result<KeySet> {
         let arrays =
             [bytes_of(&self.tokens), bytes_of(&self.lengths), bytes_of(&self.counts), bytes_of(&self.documents)];
-        let fingerprint = content_fingerprint(self.vocab_size, &self.reserved, arrays);
-        KeySet {
+        let fingerprint = content_fingerprint(self.vocab_size, &self.reserved, arrays)?;
+        Ok(KeySet {
             tokens: Store::from(self.tokens),
             lengths: Store::from(self.lengths),
             marks: Store::from(self.marks),
@@ -252,6 +264,6 @@ impl RowBuilder {
             fingerprint,
             metadata,
             container: None,
-        }
+        })
     }
 }

@@ -23,7 +23,7 @@ impl KeySet {
     /// Writes the set to `path`, beside it first.
     ///
     /// # Errors
-    /// [`Error::Io`]; the old file at `path` then stays.
+    /// [`Error::Io`], [`Error::Interrupted`]; the old file at `path` then stays.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         write_container(path.as_ref(), self.header(), &self.sections(), default_threads())
     }
@@ -99,7 +99,7 @@ impl KeySet {
         container.verify(threads)?;
         let arrays =
             [bytes_of(&self.tokens), bytes_of(&self.lengths), bytes_of(&self.counts), bytes_of(&self.documents)];
-        let found = content_fingerprint(self.vocab_size, &self.reserved, arrays);
+        let found = content_fingerprint(self.vocab_size, &self.reserved, arrays)?;
         if found != self.fingerprint {
             let want = self.fingerprint;
             return Err(self.damaged(&format!("expected the content fingerprint {want}, got {found}")));

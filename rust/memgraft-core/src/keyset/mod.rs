@@ -190,16 +190,16 @@ impl KeySet {
 }
 
 /// The content hash: domain, sizes, reserved tokens, then the hash of each array.
-fn content_fingerprint(vocab_size: u32, reserved: &[u32], arrays: [&[u8]; 4]) -> Fingerprint {
+fn content_fingerprint(vocab_size: u32, reserved: &[u32], arrays: [&[u8]; 4]) -> Result<Fingerprint> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"memgraft keyset v1");
     hasher.update(&vocab_size.to_le_bytes());
     hasher.update(&u64_of(reserved.len()).to_le_bytes());
     hasher.update(bytes_of(reserved));
     for array in arrays {
-        hasher.update(&digest(array, default_threads()).0);
+        hasher.update(&digest(array, default_threads())?.0);
     }
-    Fingerprint(*hasher.finalize().as_bytes())
+    Ok(Fingerprint(*hasher.finalize().as_bytes()))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use crate::ids::{low_u32, saturating_u32, u64_of, usize_of, usize_of_u64};
+use crate::{Result, stop};
 
 /// Widest digit of one counting pass.
 const DIGIT_BITS: u32 = 11;
@@ -16,14 +17,18 @@ const DIGIT_BITS: u32 = 11;
 /// `key(i)` is the i-th key: at least one token, all below `vocab_size`. Equal keys come one after another. `each` is called
 /// after each bucket is sorted, while the bucket's keys are still in the cache. The sort takes 4 bytes of memory for each key
 /// and 16 for each key of the largest bucket.
+///
+/// # Errors
+/// [`crate::Error::Interrupted`] where the caller has asked the work to end.
 pub(crate) fn lexicographic<'a>(
     num_keys: u32,
     vocab_size: u32,
     key: impl Fn(u32) -> &'a [u32],
     mut each: impl FnMut(u32, &'a [u32]),
-) {
+) -> Result<()> {
     let mut ends = vec![0u32; usize_of(vocab_size)];
     for i in 0..num_keys {
+        stop::check_at(i)?;
         ends[usize_of(key(i)[0])] += 1;
     }
     let mut sum = 0;
@@ -33,13 +38,14 @@ pub(crate) fn lexicographic<'a>(
     // `ends` holds where each bucket starts. Putting keys in moves every entry to where its bucket ends.
     let mut order = vec![0u32; usize_of(num_keys)];
     for i in 0..num_keys {
+        stop::check_at(i)?;
         let at = &mut ends[usize_of(key(i)[0])];
         order[usize_of(*at)] = i;
         *at += 1;
     }
     let words = Words::new(vocab_size);
     let mut items: Vec<(u64, u32)> = Vec::new();
-    let mut start = 0;
+    let (mut start, mut turn) = (0, 0);
     for &end in &ends {
         let bucket = &order[start..usize_of(end)];
         start = usize_of(end);
@@ -47,9 +53,12 @@ pub(crate) fn lexicographic<'a>(
         items.extend(bucket.iter().map(|&i| (0, i)));
         words.sort(&mut items, 1, &key);
         for &(_, i) in &items {
+            stop::check_at(turn)?;
+            turn += 1;
             each(i, key(i));
         }
     }
+    Ok(())
 }
 
 /// How tokens are packed into a word: each as its number plus one, because 0 says that the key has ended.
@@ -117,17 +126,21 @@ pub(crate) fn counting_pass(items: &[u64], out: &mut Vec<u64>, shift: u32, bits:
 }
 
 /// Stable sort of `order` by descending `count`.
-pub(crate) fn by_descending_count(order: &mut Vec<u32>, count: impl Fn(u32) -> u64) {
+///
+/// # Errors
+/// [`crate::Error::Interrupted`] where the caller has asked the work to end.
+pub(crate) fn by_descending_count(order: &mut Vec<u32>, count: impl Fn(u32) -> u64) -> Result<()> {
     let largest = order.iter().map(|&i| count(i)).max().unwrap_or(0);
     if largest > u64::from(u32::MAX) {
         order.sort_by_key(|&i| std::cmp::Reverse(count(i)));
-        return;
+        return Ok(());
     }
     let bits = u64::BITS - largest.leading_zeros();
     let mut items: Vec<u64> = order.iter().map(|&i| (largest - count(i)) << 32 | u64::from(i)).collect();
     let mut scratch = Vec::with_capacity(items.len());
     let mut done = 0;
     while done < bits {
+        stop::check()?;
         let width = (bits - done).min(DIGIT_BITS);
         counting_pass(&items, &mut scratch, 32 + done, width);
         std::mem::swap(&mut items, &mut scratch);
@@ -136,6 +149,7 @@ pub(crate) fn by_descending_count(order: &mut Vec<u32>, count: impl Fn(u32) -> u
     debug_assert_eq!(u64_of(items.len()), u64_of(order.len()));
     order.clear();
     order.extend(items.iter().map(|&item| low_u32(item)));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -156,7 +170,7 @@ mod tests {
             let token = |seed: u32| vocab_size - 1 - seed % if few { vocab_size.min(3) } else { vocab_size };
             let keys: Vec<Vec<u32>> = seeds.into_iter().map(|key| key.into_iter().map(token).collect()).collect();
             let mut found = Vec::new();
-            lexicographic(saturating_u32(keys.len()), vocab_size, |i| &keys[usize_of(i)], |i, key| found.push((i, key)));
+            lexicographic(saturating_u32(keys.len()), vocab_size, |i| &keys[usize_of(i)], |i, key| found.push((i, key))).unwrap();
             let mut want: Vec<&[u32]> = keys.iter().map(Vec::as_slice).collect();
             want.sort_unstable();
             prop_assert!(found.iter().map(|&(_, key)| key).eq(want));

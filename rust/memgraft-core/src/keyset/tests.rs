@@ -1,4 +1,5 @@
 use super::*;
+use crate::stop::Stop;
 
 fn set(keys: &[(&[u32], u64)]) -> Result<KeySet> {
     let tokens: Vec<u32> = keys.iter().flat_map(|(k, _)| k.iter().copied()).collect();
@@ -59,4 +60,21 @@ fn select_renumbers_in_order() {
     assert_eq!(some.iter().collect::<Vec<_>>(), vec![&[2u32][..], &[4]]);
     assert!(keys.select(&[3, 1]).is_err());
     assert!(keys.select(&[4]).is_err());
+}
+
+#[test]
+fn work_that_is_to_end_ends_and_the_old_file_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.mgk");
+    let (old, new) = (set(&[(&[1, 2], 3)]).unwrap(), set(&[(&[3], 1)]).unwrap());
+    old.save(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let stop = Stop::default();
+    stop.request();
+    assert!(matches!(stop.during(|| new.save(&path)), Err(Error::Interrupted)));
+    assert!(matches!(stop.during(|| set(&[(&[3], 1)])), Err(Error::Interrupted)));
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    Stop::default().during(|| new.save(&path)).unwrap();
+    assert_eq!(KeySet::open(&path).unwrap().fingerprint(), new.fingerprint());
 }

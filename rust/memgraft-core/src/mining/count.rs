@@ -88,5 +88,5 @@ pub(super) fn key_set<const W: usize>(
     for row in rows {
         builder.push(packing.tokens(&row.key), row.count, row.documents)?;
     }
-    Ok(builder.finish(String::new()))
+    builder.finish(String::new())
 }
