@@ -69,7 +69,7 @@ def test_while_an_index_is_built(tmp_path):
 def test_while_keys_are_sorted():
     check(
         "import numpy as np\n"
-        "number = np.arange(4_000_000, dtype=np.uint32)\n"
+        "number = np.arange(2_000_000, dtype=np.uint32)\n"
         "tokens = np.stack([number * 7919 % 2000, number // 2000, number % 3], axis=1).reshape(-1)\n"
         "offsets = np.arange(0, len(tokens) + 1, 3, dtype=np.uint64)\n"
         "counts = (number % 50).astype(np.uint64)\n"
