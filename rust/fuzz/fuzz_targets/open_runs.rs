@@ -3,7 +3,8 @@
 //! An input is `flags | length of the facts, u16 | facts | number of segments | (token u32, length u16) each | bytes`;
 //! the target lays it out as a file and mends places, lengths and checksums, so that the fuzzer gets past them. Bit 0 of
 //! the flags: the facts stay as they are. Bit 1: the numbers of positions are not mended. Bit 2: the bytes after the flags
-//! are the file. Bit 3: a merge of two ranges in place of one merge.
+//! are the file. Bit 3: a merge of two ranges in place of one merge. Bit 4: the file says that it is of version 1.0. The bytes
+//! of a key that the facts name are mended with the version. `seed_runs.py` writes inputs from parts of small corpora.
 #![no_main]
 
 use std::path::{Path, PathBuf};
@@ -68,6 +69,13 @@ impl<'a> Input<'a> {
         if let (Some(fits), Some(shard)) = (fits, shards(&mut facts).next()) {
             shard["fits"] = json!(fits);
         }
+        if let Some(map) = facts.as_object_mut() {
+            match (key_bytes(map), self.flags & 16) {
+                (Some(bytes), 0) => map.insert("key_bytes".into(), json!(bytes)),
+                (_, 0) => None,
+                _ => map.remove("key_bytes"),
+            };
+        }
         let text = if facts.is_null() { self.facts.to_vec() } else { facts.to_string().into_bytes() };
         let mut tail = (text.len() as u64).to_le_bytes().to_vec();
         tail.extend_from_slice(&text);
@@ -84,7 +92,7 @@ impl<'a> Input<'a> {
         }
         let mut file = MAGIC.to_vec();
         file.extend_from_slice(&0x0102_0304_u32.to_le_bytes());
-        file.extend_from_slice(&[1, 0, 0, 0]);
+        file.extend_from_slice(&[1, 0, u8::from(self.flags & 16 == 0), 0]);
         file.extend_from_slice(&(end as u64).to_le_bytes());
         file.extend_from_slice(&(tail.len() as u64).to_le_bytes());
         file.extend_from_slice(blake3::hash(&tail).as_bytes());
@@ -92,6 +100,16 @@ impl<'a> Input<'a> {
         file.extend_from_slice(&tail);
         file
     }
+}
+
+/// Bytes of a key of so many tokens below the vocabulary size, as FORMAT.md packs them.
+fn key_bytes(facts: &serde_json::Map<String, Value>) -> Option<u64> {
+    let (vocab_size, max_order) = (facts.get("vocab_size")?.as_u64()?, facts.get("max_order")?.as_u64()?);
+    let bits = u64::from(u64::BITS - vocab_size.leading_zeros()).clamp(1, 64);
+    let slots = 64 / bits;
+    let words = max_order.div_ceil(slots).max(1);
+    let last = max_order.checked_sub((words - 1) * slots)?;
+    Some((words - 1) * 8 + (last * bits).div_ceil(8))
 }
 
 fn shards(facts: &mut Value) -> impl Iterator<Item = &mut Value> {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::window::{Key, MAX_WORDS, Packing};
+use crate::Result;
 use crate::ids::{low_u8, low_u32, u64_of, usize_of};
 use crate::wire::{MAX_LEB128, read_leb128};
 
@@ -14,6 +15,12 @@ use crate::wire::{MAX_LEB128, read_leb128};
 pub(super) const MAX_RECORD: usize = 1 + 8 * MAX_WORDS + 2 * MAX_LEB128;
 /// A record and the bytes after it that a read or write of whole words touches.
 const ROOM: usize = MAX_RECORD + 8;
+/// Bytes before a record that a read of it may touch.
+pub(super) const FRONT: usize = 8 * MAX_WORDS;
+/// Bytes from the start of a record that a read of it may touch.
+pub(super) const BACK: usize = ROOM;
+/// Records that are read, merged and written at a time.
+pub(super) const BATCH: usize = 64;
 const COUNT_IS_ONE: u8 = 0x80;
 
 /// A record as read: key, tag, count.
@@ -46,9 +53,9 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Nothing yet; takes `capacity` bytes before it grows.
+    /// Nothing yet; takes `capacity` bytes and a batch more before it grows.
     pub(super) fn with_capacity(capacity: usize) -> Self {
-        Self { bytes: vec![0; capacity + ROOM], len: 0 }
+        Self { bytes: vec![0; capacity + BATCH * ROOM], len: 0 }
     }
 
     #[inline]
@@ -70,13 +77,26 @@ impl Gathered {
         self.len = self.bytes.len();
     }
 
+    /// Room for a batch of records.
     #[inline]
     fn room(&mut self) -> &mut [u8] {
-        if self.bytes.len() < self.len + ROOM {
-            self.bytes.resize(self.bytes.capacity().max(self.len + ROOM), 0);
+        let end = self.len + BATCH * ROOM;
+        if self.bytes.len() < end {
+            self.bytes.resize(self.bytes.capacity().max(end), 0);
         }
-        &mut self.bytes[self.len..self.len + ROOM]
+        &mut self.bytes[self.len..end]
     }
+}
+
+/// Whether `a` comes before `b`, by key and tag; without a branch, since nothing foretells it.
+#[inline]
+pub(super) fn before<const W: usize>(a: &Item<W>, b: &Item<W>) -> bool {
+    let mut borrow = a.1 < b.1;
+    for (a, b) in a.0.iter().zip(&b.0).rev() {
+        let (rest, less) = a.overflowing_sub(*b);
+        borrow = less | (rest < u64::from(borrow));
+    }
+    borrow
 }
 
 /// Writes records one after another; keys never fall.
@@ -90,35 +110,52 @@ impl<const W: usize> Encoder<W> {
         Self { bytes, last: [0; W] }
     }
 
-    #[inline]
-    pub(super) fn push(&mut self, gathered: &mut Gathered, key: &Key<W>, tag: u64, count: u64) {
-        let mut shared = 0;
-        for (word, last) in key.iter().zip(&self.last) {
-            let differ = word ^ last;
-            shared += usize_of(differ.leading_zeros() / 8);
-            if differ != 0 {
-                break;
-            }
+    pub(super) fn push_all(&mut self, gathered: &mut Gathered, items: &[Item<W>]) {
+        for items in items.chunks(BATCH) {
+            let room = gathered.room();
+            let at = items.iter().fold(0, |at, item| at + self.put(&mut room[at..], item));
+            gathered.len += at;
         }
-        let shared = shared.min(self.bytes.num);
-        let room = gathered.room();
-        room[0] = low_u8(low_u32(u64_of(shared))) | if count == 1 { COUNT_IS_ONE } else { 0 };
-        // Whole words are written from low places to high ones: each covers what the one before wrote too much.
-        for (index, word) in key.iter().enumerate() {
-            let before = index * 8;
-            if before >= shared {
-                put(room, 1 + before - shared, *word);
-            } else if before + 8 > shared {
-                put(room, 1, word << (8 * (shared - before)));
-            }
+    }
+
+    /// Writes a record at the start of `room`; returns its length.
+    #[inline]
+    fn put(&mut self, room: &mut [u8], (key, tag, count): &Item<W>) -> usize {
+        let room = &mut room[..ROOM];
+        let mut shared = self.bytes.num;
+        for (index, (word, last)) in key.iter().zip(&self.last).enumerate().rev() {
+            let differ = word ^ last;
+            shared = if differ == 0 { shared } else { 8 * index + usize_of(differ.leading_zeros() / 8) };
         }
         self.last = *key;
-        let mut at = 1 + self.bytes.num - shared;
-        put_number(room, &mut at, tag);
-        if count != 1 {
-            put_number(room, &mut at, count);
+        let shared = shared.min(self.bytes.num);
+        let one = u8::from(*count == 1);
+        room[0] = low_u8(low_u32(u64_of(shared))) | (one << 7);
+        if W <= 2 {
+            let key = (u128::from(key[0]) << 64) | u128::from(key.get(1).copied().unwrap_or(0));
+            room[1..17].copy_from_slice(&key.wrapping_shl(8 * low_u32(u64_of(shared))).to_be_bytes());
+        } else {
+            // Whole words are written from low places to high ones: each covers what the one before wrote too much.
+            for (index, word) in key.iter().enumerate() {
+                let before = index * 8;
+                if before >= shared {
+                    put(room, 1 + before - shared, *word);
+                } else if before + 8 > shared {
+                    put(room, 1, word << (8 * (shared - before)));
+                }
+            }
         }
-        gathered.len += at;
+        let mut at = 1 + self.bytes.num - shared;
+        if (tag | count) < 0x80 {
+            room[at] = low_u8(low_u32(*tag));
+            room[at + 1] = low_u8(low_u32(*count));
+            return at + 2 - usize::from(one);
+        }
+        put_number(room, &mut at, *tag);
+        if one == 0 {
+            put_number(room, &mut at, *count);
+        }
+        at
     }
 }
 
@@ -140,77 +177,106 @@ fn put(room: &mut [u8], at: usize, word: u64) {
 
 /// Reads what [`Encoder`] wrote.
 pub(super) struct Decoder<const W: usize> {
-    bytes: KeyBytes,
+    num_key_bytes: usize,
+    /// By shared bytes: the bits of a key that are read.
+    fresh: Vec<Key<W>>,
     last: Key<W>,
 }
 
 impl<const W: usize> Decoder<W> {
     pub(super) fn new(bytes: KeyBytes) -> Self {
-        Self { bytes, last: [0; W] }
+        let fresh = |shared: usize| {
+            let mut bits = [0; W];
+            for (index, word) in bits.iter_mut().enumerate() {
+                *word = match shared.saturating_sub(index * 8) {
+                    before @ 0..8 => u64::MAX >> (8 * before),
+                    _ => 0,
+                };
+            }
+            bits[W - 1] &= bytes.last_word;
+            bits
+        };
+        Self { num_key_bytes: bytes.num, fresh: (0..=bytes.num).map(fresh).collect(), last: [0; W] }
     }
 
-    /// The record at the start of `bytes` and its length; `None` where there is no whole record.
-    #[inline]
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Option<(Item<W>, usize)> {
-        if let Some(room) = bytes.first_chunk() {
-            return self.read_room(room);
-        }
-        // Behind the end come zeros, which end every number.
-        let mut room = [0; ROOM];
-        room[..bytes.len()].copy_from_slice(bytes);
-        self.read_room(&room).filter(|&(_, len)| len <= bytes.len())
+    /// The next record shares nothing with the one before.
+    pub(super) fn restart(&mut self) {
+        self.last = [0; W];
     }
 
+    /// Reads the records that start at `at` and before `stop` into `items`, as many as it has room for. Returns their
+    /// number and where the next starts; `None` where something is no record.
+    ///
+    /// `bytes` has at least [`FRONT`] bytes before `at`, and [`BACK`] behind `stop` or as many of the records.
     #[inline]
-    fn read_room(&mut self, room: &[u8; ROOM]) -> Option<(Item<W>, usize)> {
-        let head = room[0];
-        let shared = usize::from(head & !COUNT_IS_ONE);
-        let mut at = 1 + self.bytes.num.checked_sub(shared)?;
-        for (index, word) in self.last.iter_mut().enumerate() {
-            let before = index * 8;
-            let fresh = if before >= shared {
-                get(room, 1 + before - shared)
-            } else if before + 8 > shared {
-                let bits = 8 * (shared - before);
-                (*word & !(u64::MAX >> bits)) | (get(room, 1) >> bits)
+    pub(super) fn read(
+        &mut self,
+        bytes: &[u8],
+        mut at: usize,
+        stop: usize,
+        items: &mut [Item<W>],
+    ) -> Option<(usize, usize)> {
+        let mut found = 0;
+        for item in items {
+            if at >= stop {
+                break;
+            }
+            let head = *bytes.get(at)?;
+            let shared = usize::from(head & !COUNT_IS_ONE);
+            let fresh = self.fresh.get(shared)?;
+            // Read from so far before that every key byte lies at its place; those before the fresh ones are masked.
+            let from = at + 1 - shared;
+            let words = bytes.get(from..from + 8 * W)?.as_chunks::<8>().0;
+            for ((word, fresh), bytes) in self.last.iter_mut().zip(fresh).zip(words) {
+                *word ^= (*word ^ u64::from_be_bytes(*bytes)) & fresh;
+            }
+            let mut next = at + 1 + self.num_key_bytes - shared;
+            let &[tag, count] = bytes.get(next..)?.first_chunk()?;
+            let one = head >> 7;
+            let count = count & one.wrapping_sub(1);
+            if (tag | count) < 0x80 {
+                *item = (self.last, u64::from(tag), u64::from(count | one));
+                at = next + 2 - usize::from(one);
             } else {
-                *word
-            };
-            *word = if index + 1 == W { fresh & self.bytes.last_word } else { fresh };
+                let tag = read_leb128(bytes, &mut next)?;
+                *item = (self.last, tag, if one == 0 { read_leb128(bytes, &mut next)? } else { 1 });
+                at = next;
+            }
+            found += 1;
         }
-        let tag = number(room, &mut at)?;
-        let count = if head & COUNT_IS_ONE == 0 { number(room, &mut at)? } else { 1 };
-        Some(((self.last, tag, count), at))
+        Some((found, at))
     }
-}
-
-/// Nearly all numbers are of one byte.
-#[inline]
-fn number(room: &[u8; ROOM], at: &mut usize) -> Option<u64> {
-    if room[*at] < 0x80 {
-        *at += 1;
-        return Some(u64::from(room[*at - 1]));
-    }
-    read_leb128(room, at)
-}
-
-#[inline]
-fn get(room: &[u8; ROOM], at: usize) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&room[at..at + 8]);
-    u64::from_be_bytes(bytes)
 }
 
 /// Bytes of a run as they lie in a block: what one position takes on disk.
-pub(super) fn encoded_len<const W: usize>(packing: &Packing, records: impl Iterator<Item = Item<W>>) -> u64 {
+pub(super) fn encoded_len<const W: usize>(packing: &Packing, records: &[impl AsItem<W>]) -> u64 {
     let (mut encoder, mut gathered) = (Encoder::<W>::new(KeyBytes::of(packing)), Gathered::with_capacity(0));
     let mut total = 0;
-    for (key, tag, count) in records {
+    batches(records, |items| {
         gathered.clear();
-        encoder.push(&mut gathered, &key, tag, count);
+        encoder.push_all(&mut gathered, items);
         total += u64_of(gathered.len());
+        Ok(())
+    })
+    .map_or(0, |()| total)
+}
+
+/// What can be written as a record.
+pub(super) trait AsItem<const W: usize> {
+    fn as_item(&self) -> Item<W>;
+}
+
+/// Visits `records` batch by batch.
+pub(super) fn batches<const W: usize>(
+    records: &[impl AsItem<W>],
+    mut visit: impl FnMut(&[Item<W>]) -> Result<()>,
+) -> Result<()> {
+    let mut items = [([0; W], 0, 0); BATCH];
+    for records in records.chunks(BATCH) {
+        items.iter_mut().zip(records).for_each(|(item, record)| *item = record.as_item());
+        visit(&items[..records.len()])?;
     }
-    total
+    Ok(())
 }
 
 #[cfg(test)]
@@ -238,25 +304,40 @@ mod tests {
         out
     }
 
-    fn check<const W: usize>(packing: &Packing, whole: bool, mut records: Vec<Item<W>>) {
+    /// Reads all of `buffer`, `most` records at a time.
+    fn read_all<const W: usize>(bytes: KeyBytes, buffer: &[u8], most: usize) -> Option<Vec<Item<W>>> {
+        // What lies around the records says nothing.
+        let mut padded = vec![0xA5; FRONT];
+        padded.extend_from_slice(buffer);
+        padded.extend_from_slice(&[0; BACK]);
+        let stop = FRONT + buffer.len();
+        let (mut decoder, mut at, mut found) = (Decoder::<W>::new(bytes), FRONT, Vec::new());
+        while at < stop {
+            let mut items = vec![([0; W], 0, 0); most];
+            let (number, next) = decoder.read(&padded, at, stop, &mut items)?;
+            found.extend_from_slice(&items[..number]);
+            at = next;
+        }
+        (at == stop).then_some(found)
+    }
+
+    fn check<const W: usize>(packing: &Packing, whole: bool, most: usize, mut records: Vec<Item<W>>) {
         records.sort_unstable();
         let bytes = if whole { KeyBytes::all(packing) } else { KeyBytes::of(packing) };
         let mut gathered = Gathered::with_capacity(0);
         let mut encoder = Encoder::new(bytes);
-        records.iter().for_each(|(key, tag, count)| encoder.push(&mut gathered, key, *tag, *count));
+        records.chunks(most).for_each(|records| encoder.push_all(&mut gathered, records));
         let buffer = gathered.as_slice();
-        assert_eq!(buffer, slow(bytes.num, &records));
-        let (mut decoder, mut at, mut last) = (Decoder::new(bytes), 0, 0);
-        for record in &records {
-            let (item, len) = decoder.read(&buffer[at..]).unwrap();
-            assert_eq!(item, *record);
-            (last, at) = (at, at + len);
-        }
-        assert_eq!(at, buffer.len());
+        let (last, all) = (slow(bytes.num, &records[..records.len() - 1]), slow(bytes.num, &records));
+        assert_eq!(buffer, all);
+        assert_eq!(read_all(bytes, buffer, most).unwrap(), records);
         // Cut short anywhere, the last record is no record.
-        for cut in last..buffer.len() {
-            let mut decoder = Decoder::<W> { bytes, last: records.iter().rev().nth(1).map_or([0; W], |r| r.0) };
-            assert_eq!(decoder.read(&buffer[last..cut]), None);
+        for cut in last.len() + 1..buffer.len() {
+            assert_eq!(read_all::<W>(bytes, &buffer[..cut], most), None);
+        }
+        for pair in records.windows(2) {
+            assert_eq!(before(&pair[0], &pair[1]), (pair[0].0, pair[0].1) < (pair[1].0, pair[1].1));
+            assert_eq!(before(&pair[1], &pair[0]), (pair[1].0, pair[1].1) < (pair[0].0, pair[0].1));
         }
     }
 
@@ -267,8 +348,9 @@ mod tests {
             max_order in 1usize..=16,
             records in prop::collection::vec(
                 (prop::collection::vec(any::<u32>(), 1..18), 0u64..300, prop::sample::select(vec![1, 2, 127, 128, 1 << 40])),
-                1..30,
+                1..150,
             ),
+            most in 1usize..70,
             few in any::<bool>(),
             whole in any::<bool>(),
         ) {
@@ -280,7 +362,7 @@ mod tests {
                 ($($words:literal)*) => {
                     match packing.words() {
                         $($words => check::<$words>(
-                            &packing, whole, records.iter().map(|(key, tag, count)| (packing.pack(&tokens(key)), *tag, *count)).collect(),
+                            &packing, whole, most, records.iter().map(|(key, tag, count)| (packing.pack(&tokens(key)), *tag, *count)).collect(),
                         ),)*
                         other => panic!("{other} words"),
                     }

@@ -4,7 +4,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::control::{Report, stage};
+use super::control::{REPORT, Report, stage};
 use super::group::Groups;
 use super::merge::{self, Ranges};
 use super::options::Means;
@@ -45,13 +45,12 @@ pub(super) fn count<const W: usize>(
         while let Some(range) = control.take(ranges.len()) {
             let mut groups = Groups::new(packing, num_long, &mut picker);
             let mut seen = 0u64;
-            ranges.merge(runs, range, capacity, |(key, tag, count)| {
-                seen += count;
-                if seen >= 1 << 20 {
-                    control.advance(seen)?;
-                    seen = 0;
+            ranges.merge(runs, range, capacity, |items, _| {
+                seen = items.iter().fold(seen, |seen, item| seen.saturating_add(item.2));
+                if seen >= REPORT {
+                    control.advance(std::mem::take(&mut seen))?;
                 }
-                groups.push(key, *tag, *count)
+                items.iter().try_for_each(|(key, tag, count)| groups.push(key, *tag, *count))
             })?;
             control.advance(seen)?;
             let (positions, distinct) = groups.finish()?;

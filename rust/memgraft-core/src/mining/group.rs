@@ -56,8 +56,10 @@ impl<'a, 'b, 'f, const W: usize> Groups<'a, 'b, 'f, W> {
             self.close(shared)?;
             self.key = *key;
             self.len = self.packing.len(key);
-            self.serial += 1;
-            self.serials[shared + 1..=self.len].fill(self.serial);
+            if !self.shown.is_empty() {
+                self.serial += 1;
+                self.serials[shared + 1..=self.len].fill(self.serial);
+            }
         }
         self.counts[self.len] += count;
         let max_order = self.packing.max_order();

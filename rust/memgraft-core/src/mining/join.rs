@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::control::{REPORT, Report, single};
-use super::merge::{self, Joiner, Ranges};
+use super::merge::{self, Ranges};
 use super::options::{self, Means, MineOptions, Mined};
 use super::part::lock;
 use super::parts::{MergedFacts, Parts, check_kin};
@@ -100,17 +100,15 @@ fn write<const W: usize>(
         let (runs, _) = merge::reduce(runs, packing, &ranges, &few_files(means), report)?;
         let capacity = merge::buffer_size(means.buffers(), runs.len());
         let total = parts.sets.iter().map(|set| set.facts().num_records).fold(0, u64::saturating_add);
-        let mut joiner = Joiner::default();
         single(report, "merge", total, |control| {
-            let mut seen = 0u64;
-            ranges.merge(&runs, 1, capacity, |item| {
-                seen += 1;
-                if seen.is_multiple_of(REPORT) {
-                    control.advance(REPORT)?;
+            let mut seen = 0;
+            ranges.merge(&runs, 1, capacity, |items, read| {
+                seen += read;
+                if seen >= REPORT {
+                    control.advance(std::mem::take(&mut seen))?;
                 }
-                joiner.push(item, |(key, tag, count)| writer.push(&key, tag, count))
-            })?;
-            joiner.finish(|(key, tag, count)| writer.push(&key, tag, count))
+                writer.push_all(items)
+            })
         })?;
     }
     for shard in &mut facts.shards {

@@ -2,17 +2,15 @@
 
 #![forbid(unsafe_code)]
 
+use super::codec::Item;
 use super::control::{Report, stage};
 use super::options::Means;
-use super::spill::{Item, Reader, Run, SpillWriter};
-use super::stretch::MIN_READ_BUFFER;
-use super::tournament::Tournament;
+use super::spill::{Reader, Run, SpillWriter};
+use super::stream::Stream;
+use super::stretch::{MIN_READ_BUFFER, STREAM_BYTES};
 use super::window::{Key, Packing};
 use crate::Result;
 use crate::ids::{u64_of, usize_of_u64};
-
-/// The tag of a head that stands for the end of a stream; no record has it.
-const END_TAG: u64 = u64::MAX;
 
 /// The ranges of first tokens that are merged apart, as bounds on keys.
 #[derive(Debug, Clone)]
@@ -61,46 +59,32 @@ impl<const W: usize> Ranges<W> {
         run.read(range, from, self.bounds.get(range).copied(), capacity)
     }
 
-    /// Visits the records of one range of all `runs` in order of key and tag.
+    /// Visits the records of one range of all `runs` in order of key and tag, equal ones joined, a batch at a time.
+    /// Besides, `visit` gets the number of records that were read for it.
     pub(super) fn merge(
         &self,
         runs: &[Run<W>],
         range: usize,
         capacity: usize,
-        mut visit: impl FnMut(&Item<W>) -> Result<()>,
+        mut visit: impl FnMut(&[Item<W>], u64) -> Result<()>,
     ) -> Result<()> {
-        let mut readers = runs.iter().map(|run| self.read(run, range, capacity)).collect::<Result<Vec<_>>>()?;
-        let mut heads = vec![([0; W], 0, 0); runs.len()];
-        for (reader, head) in readers.iter_mut().zip(&mut heads) {
-            if !reader.next(head)? {
-                *head = ([u64::MAX; W], END_TAG, 0);
-            }
-        }
-        if heads.is_empty() {
-            return Ok(());
-        }
-        let less = |heads: &[Item<W>], a: usize, b: usize| {
-            let ((key_a, tag_a, _), (key_b, tag_b, _)) = (&heads[a], &heads[b]);
-            (key_a, tag_a, a) < (key_b, tag_b, b)
-        };
-        let mut tree = Tournament::new(heads.len(), |a, b| less(&heads, a, b));
+        let readers = runs.iter().map(|run| self.read(run, range, capacity)).collect::<Result<Vec<_>>>()?;
+        let Some(mut stream) = Stream::of(readers) else { return Ok(()) };
         loop {
-            let winner = tree.winner();
-            if heads[winner].1 == END_TAG {
+            let mut read = 0;
+            let items = stream.next(&mut read)?;
+            if items.is_empty() {
                 return Ok(());
             }
-            visit(&heads[winner])?;
-            if !readers[winner].next(&mut heads[winner])? {
-                heads[winner] = ([u64::MAX; W], END_TAG, 0);
-            }
-            tree.replay(|a, b| less(&heads, a, b));
+            visit(items, read)?;
         }
     }
 }
 
 /// Buffer per reader so that `num_runs` of them take `memory` bytes.
 pub(super) fn buffer_size(memory: u64, num_runs: usize) -> usize {
-    usize_of_u64((memory / u64_of(num_runs.max(1))).min(1 << 20)).max(MIN_READ_BUFFER)
+    let share = usize_of_u64((memory / u64_of(num_runs.max(1))).min(1 << 20));
+    share.saturating_sub(STREAM_BYTES).max(MIN_READ_BUFFER)
 }
 
 /// Merges groups of runs into longer ones until few enough are left. Returns them and the bytes written.
@@ -124,11 +108,7 @@ pub(super) fn reduce<const W: usize>(
                 let mut places = Vec::with_capacity(ranges.len());
                 for range in 0..ranges.len() {
                     let mut open = writer.range();
-                    let mut joined = Joiner::default();
-                    ranges.merge(group, range, buffer_size(memory, group.len()), |item| {
-                        joined.push(item, |(key, tag, count)| open.push(&key, tag, count))
-                    })?;
-                    joined.finish(|(key, tag, count)| open.push(&key, tag, count))?;
+                    ranges.merge(group, range, buffer_size(memory, group.len()), |items, _| open.push_all(items))?;
                     places.push(open.finish());
                     control.advance(1)?;
                 }
@@ -143,27 +123,4 @@ pub(super) fn reduce<const W: usize>(
         }
     }
     Ok((runs, written))
-}
-
-/// Adds up records of equal key and tag that follow one another.
-#[derive(Default)]
-pub(super) struct Joiner<const W: usize> {
-    open: Option<Item<W>>,
-}
-
-impl<const W: usize> Joiner<W> {
-    #[inline]
-    pub(super) fn push(&mut self, item: &Item<W>, emit: impl FnOnce(Item<W>) -> Result<()>) -> Result<()> {
-        match &mut self.open {
-            Some((key, tag, count)) if *key == item.0 && *tag == item.1 => {
-                *count += item.2;
-                Ok(())
-            }
-            open => open.replace(*item).map_or(Ok(()), emit),
-        }
-    }
-
-    pub(super) fn finish(self, emit: impl FnOnce(Item<W>) -> Result<()>) -> Result<()> {
-        self.open.map_or(Ok(()), emit)
-    }
 }

@@ -36,9 +36,9 @@ mod scan;
 mod select;
 mod sketch;
 mod spill;
+mod stream;
 mod stretch;
 mod task;
-mod tournament;
 mod window;
 
 pub use choice::{Batch, Choice, Filter, Rank};

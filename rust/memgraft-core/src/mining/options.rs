@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use super::choice::Choice;
-use super::stretch::MIN_READ_BUFFER;
+use super::stretch::{MIN_READ_BUFFER, STREAM_BYTES};
 use super::window::Orders;
 use crate::corpus::Corpus;
 use crate::ids::{check_vocab_size, u64_of, usize_of_u64};
@@ -42,7 +42,7 @@ impl Means {
 
     /// How many runs one merge may read.
     pub(super) fn fan_in(&self) -> usize {
-        let fits = || usize_of_u64(self.buffers() / u64_of(MIN_READ_BUFFER)).max(2);
+        let fits = || usize_of_u64(self.buffers() / u64_of(MIN_READ_BUFFER + STREAM_BYTES)).max(2);
         self.max_fan_in.unwrap_or_else(fits)
     }
 }

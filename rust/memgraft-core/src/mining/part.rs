@@ -13,15 +13,16 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::block::{self, bytes_per_position};
+use super::codec::batches;
 use super::control::{REPORT, Report, single, stage};
 use super::kin;
-use super::merge::{self, Joiner, Ranges};
+use super::merge::{self, Ranges};
 use super::options::{self, Means};
 use super::plan::{self, CorpusBlock};
 use super::resolve::Resolver;
 use super::runs::{Facts, RunSet, RunWriter, Shard, add_piece};
 use super::scan;
-use super::spill::{AsItem, Run};
+use super::spill::Run;
 use super::task::reserved_mask;
 use super::window::Packing;
 use crate::corpus::Corpus;
@@ -247,10 +248,7 @@ impl<'a, const W: usize> Part<'a, W> {
                 let longs = block.long.map(|_| u64_of(block.document)).into_iter().collect();
                 let path = self.folder.join(format!("{}-{}.block", block.start, block.end));
                 let mut writer = RunWriter::create(&path, packing)?;
-                for record in &records {
-                    let (key, tag, count) = record.as_item();
-                    writer.push(&key, tag, count)?;
-                }
+                batches(&records, |items| writer.push_all(items))?;
                 drop(records);
                 sets.push(writer.finish(&self.block_facts(vec![(block.start, block.end)], longs))?);
                 control.advance(block.end - block.start)?;
@@ -275,7 +273,6 @@ impl<'a, const W: usize> Part<'a, W> {
                 let (from, to) = (pieces[0].0, last(&pieces));
                 let path = self.folder.join(format!("{from}-{to}-{}.block", group.len()));
                 let mut writer = RunWriter::create(&path, &self.packing)?;
-                let mut joiner = Joiner::default();
                 let mut at = 0;
                 let runs: Vec<Run<W>> = group
                     .iter()
@@ -286,10 +283,7 @@ impl<'a, const W: usize> Part<'a, W> {
                     })
                     .collect::<Result<_>>()?;
                 let capacity = merge::buffer_size(self.means.buffers(), runs.len());
-                Ranges::whole().merge(&runs, 0, capacity, |item| {
-                    joiner.push(item, |(key, tag, count)| writer.push(&key, tag, count))
-                })?;
-                joiner.finish(|(key, tag, count)| writer.push(&key, tag, count))?;
+                Ranges::whole().merge(&runs, 0, capacity, |items, _| writer.push_all(items))?;
                 let set = writer.finish(&self.block_facts(pieces, longs))?;
                 for block in group.iter().filter(|block| block.path() != set.path()) {
                     fs::remove_file(block.path()).map_err(|e| Error::io(block.path(), "cannot be removed", e))?;
@@ -330,19 +324,25 @@ impl<'a, const W: usize> Part<'a, W> {
         let total = blocks.iter().map(|set| set.facts().num_records).sum();
         let first_long = u64_of(self.packing.max_order()) + 1;
         single(report, "merge", total, |control| {
-            let mut seen = 0u64;
-            ranges.merge(&runs, range, capacity, |&(key, tag, count)| {
-                seen += 1;
-                if seen.is_multiple_of(REPORT) {
-                    control.advance(REPORT)?;
+            let (mut seen, mut resolved) = (0, Vec::new());
+            ranges.merge(&runs, range, capacity, |items, read| {
+                seen += read;
+                if seen >= REPORT {
+                    control.advance(std::mem::take(&mut seen))?;
                 }
-                let tag = match tag.checked_sub(first_long) {
-                    Some(long) => first_long + u64_of(tables[crate::ids::usize_of_u64(long)]),
-                    None => tag,
-                };
-                resolver.push(&(key, tag, count), |(key, tag, count)| writer.push(&key, tag, count))
+                for &(key, tag, count) in items {
+                    let tag = match tag.checked_sub(first_long) {
+                        Some(long) => first_long + u64_of(tables[crate::ids::usize_of_u64(long)]),
+                        None => tag,
+                    };
+                    resolver.push(&(key, tag, count), |item| resolved.push(item));
+                }
+                writer.push_all(&resolved)?;
+                resolved.clear();
+                Ok(())
             })?;
-            resolver.flush(|(key, tag, count)| writer.push(&key, tag, count))
+            resolver.flush(|item| resolved.push(item));
+            writer.push_all(&resolved)
         })?;
         let shard = &self.shard;
         let lengths = writer.lengths(|put| {

@@ -316,7 +316,7 @@ fn written(path: &Path, rank: u64, world: u64, records: &[(Vec<u32>, u64, u64)])
     let mut writer = RunWriter::<1>::create(path, &packing).unwrap();
     let mut fits = vec![0; max_order];
     for (tokens, tag, count) in records {
-        writer.push(&packing.pack(tokens), *tag, *count).unwrap();
+        writer.push_all(&[(packing.pack(tokens), *tag, *count)]).unwrap();
         (0..tokens.len()).for_each(|order| fits[order] += count);
     }
     let lengths = writer.lengths(|put| put(&[1])).unwrap();

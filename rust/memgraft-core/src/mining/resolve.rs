@@ -2,9 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-use super::spill::Item;
+use super::codec::Item;
 use super::window::{Key, Packing};
-use crate::Result;
 use crate::ids::{MAX_ORDER, u64_of, usize_of_u64};
 
 /// Turns the tags of long documents into those that their occurrences have in a block of their own, and joins records of
@@ -34,10 +33,10 @@ impl<const W: usize> Resolver<W> {
 
     /// Takes the next record in order; `emit` gets those of the key before it.
     #[inline]
-    pub(super) fn push(&mut self, item: &Item<W>, emit: impl FnMut(Item<W>) -> Result<()>) -> Result<()> {
+    pub(super) fn push(&mut self, item: &Item<W>, emit: impl FnMut(Item<W>)) {
         let (key, tag, count) = *item;
         if key != self.key {
-            self.flush(emit)?;
+            self.flush(emit);
             let shared = self.packing.shared(&self.key, &key).min(self.len);
             self.key = key;
             self.len = self.packing.len(&key);
@@ -48,7 +47,7 @@ impl<const W: usize> Resolver<W> {
         let tag = usize_of_u64(tag);
         if tag <= max_order {
             self.by_tag[tag] += count;
-            return Ok(());
+            return;
         }
         // One of the document's occurrences may count; the others have all been shown.
         let first = (tag - max_order - 1) * max_order;
@@ -58,14 +57,12 @@ impl<const W: usize> Resolver<W> {
         mine[tag..].copy_from_slice(&groups[tag..]);
         self.by_tag[tag] += 1;
         self.by_tag[self.len] += count - 1;
-        Ok(())
     }
 
     /// Emits the records of the last key.
-    pub(super) fn flush(&mut self, mut emit: impl FnMut(Item<W>) -> Result<()>) -> Result<()> {
+    pub(super) fn flush(&mut self, mut emit: impl FnMut(Item<W>)) {
         for (tag, count) in self.by_tag.iter_mut().enumerate().filter(|(_, count)| **count > 0) {
-            emit((self.key, u64_of(tag), std::mem::take(count)))?;
+            emit((self.key, u64_of(tag), std::mem::take(count)));
         }
-        Ok(())
     }
 }

@@ -103,6 +103,8 @@ pub(super) struct Picker<'a, 'f, const W: usize> {
     selection: &'a Mutex<Selection<W>>,
     wanted: &'a Wanted<'f, W>,
     floors: Floors<W>,
+    /// By order: no n-gram of a smaller count is looked at.
+    least: [u64; MAX_ORDER + 1],
     batch: Vec<(usize, Candidate<W>)>,
     required: Vec<Candidate<W>>,
     /// N-grams at or above `min_count` and `min_documents`, kept or not.
@@ -187,6 +189,7 @@ impl<'a, 'f, const W: usize> Picker<'a, 'f, W> {
             selection,
             wanted,
             floors: [None; MAX_ORDER + 1],
+            least: std::array::from_fn(|order| if wanted.pools[order].is_some() { 0 } else { u64::MAX }),
             batch: Vec::with_capacity(BATCH),
             required: Vec::new(),
             frequent: [0; MAX_ORDER + 1],
@@ -197,21 +200,25 @@ impl<'a, 'f, const W: usize> Picker<'a, 'f, W> {
     /// Considers an n-gram; its key is made only if it is a candidate.
     #[inline]
     pub(super) fn offer(&mut self, order: usize, count: u64, documents: u64, key: impl Fn() -> Key<W>) -> Result<()> {
-        let wanted = self.wanted;
-        let frequent = count >= wanted.min_count && documents >= wanted.min_documents;
+        let frequent = count >= self.wanted.min_count && documents >= self.wanted.min_documents;
         self.frequent[order] += u64::from(frequent);
+        if count < self.least[order] || !frequent && self.wanted.required.is_empty() {
+            return Ok(());
+        }
+        self.consider(order, Candidate { key: key(), count, documents }, frequent)
+    }
+
+    fn consider(&mut self, order: usize, candidate: Candidate<W>, frequent: bool) -> Result<()> {
+        let (wanted, Candidate { key, count, documents }) = (self.wanted, candidate);
         let Some(pool) = wanted.pools[order] else { return Ok(()) };
-        if !wanted.required.is_empty() {
-            let key = key();
-            if wanted.required.binary_search(&key).is_ok() {
-                self.required.push(Candidate { key, count, documents });
-                return Ok(());
-            }
+        if wanted.required.binary_search(&key).is_ok() {
+            self.required.push(candidate);
+            return Ok(());
         }
         if !frequent {
             return Ok(());
         }
-        if wanted.excluded.bytes() > 0 && wanted.excluded.holds(&wanted.packing, order, &key()) {
+        if wanted.excluded.bytes() > 0 && wanted.excluded.holds(&wanted.packing, order, &key) {
             self.excluded[order] += 1;
             return Ok(());
         }
@@ -222,7 +229,7 @@ impl<'a, 'f, const W: usize> Picker<'a, 'f, W> {
         if self.floors[pool].is_some_and(worse) {
             return Ok(());
         }
-        self.batch.push((pool, Candidate { key: key(), count, documents }));
+        self.batch.push((pool, candidate));
         if self.batch.len() < BATCH { Ok(()) } else { self.hand_over() }
     }
 
@@ -238,7 +245,19 @@ impl<'a, 'f, const W: usize> Picker<'a, 'f, W> {
         }
         selection.required.append(&mut self.required);
         self.floors = selection.floors;
+        drop(selection);
+        self.raise_least();
         Ok(())
+    }
+
+    /// Counts below the floor of a pool need no look, unless what is required or excluded must be found among them.
+    fn raise_least(&mut self) {
+        let wanted = self.wanted;
+        if wanted.by == Rank::Count && wanted.required.is_empty() && wanted.excluded.bytes() == 0 {
+            for (least, pool) in self.least.iter_mut().zip(&wanted.pools) {
+                *least = pool.map_or(u64::MAX, |pool| self.floors[pool].map_or(0, |floor| floor.count));
+            }
+        }
     }
 
     fn refuse(&mut self, filter: &Filter<'_>) -> Result<()> {

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::block::Record;
-pub(super) use super::codec::Item;
-use super::codec::{Decoder, Encoder, Gathered, KeyBytes, MAX_RECORD};
+use super::codec::{AsItem, Decoder, Encoder, Gathered, Item, KeyBytes, batches};
 use super::runs::{RunSet, SetReader};
 use super::stretch::Stretch;
 use super::window::{Key, Packing};
@@ -58,7 +57,7 @@ impl SpillWriter {
         let file = file.map_err(|e| Error::io(&path, action, e))?;
         std::fs::remove_file(&path).map_err(|e| Error::io(&path, "unlinking a temporary file for mining", e))?;
         let spill = Arc::new(Spill { file, folder: folder.to_path_buf(), bytes: KeyBytes::of(packing) });
-        Ok(Self { spill, buffer: Gathered::with_capacity(WRITE_BUFFER + MAX_RECORD), written: 0 })
+        Ok(Self { spill, buffer: Gathered::with_capacity(WRITE_BUFFER), written: 0 })
     }
 
     /// Bytes written so far.
@@ -67,21 +66,14 @@ impl SpillWriter {
     }
 
     /// Writes a run kept in memory; `bounds` are the first keys of the ranges but the first.
-    pub(super) fn write_run<const W: usize>(
-        &mut self,
-        records: &[impl AsItem<W>],
-        bounds: &[Key<W>],
-    ) -> Result<Run<W>> {
+    pub(super) fn write_run<const W: usize>(&mut self, records: &[Record<W>], bounds: &[Key<W>]) -> Result<Run<W>> {
         let mut places = Vec::with_capacity(bounds.len() + 1);
         let mut rest = records;
         for range in 0..=bounds.len() {
-            let cut = bounds.get(range).map_or(rest.len(), |bound| rest.partition_point(|r| r.as_item().0 < *bound));
+            let cut = bounds.get(range).map_or(rest.len(), |bound| rest.partition_point(|record| record.key < *bound));
             let (now, later) = rest.split_at(cut);
             let mut open = self.range();
-            for record in now {
-                let (key, tag, count) = record.as_item();
-                open.push(&key, tag, count)?;
-            }
+            batches(now, |items| open.push_all(items))?;
             places.push(open.finish());
             rest = later;
         }
@@ -116,20 +108,9 @@ impl SpillWriter {
     }
 }
 
-/// What can be written as a record.
-pub(super) trait AsItem<const W: usize> {
-    fn as_item(&self) -> Item<W>;
-}
-
 impl<const W: usize> AsItem<W> for Record<W> {
     fn as_item(&self) -> Item<W> {
         (self.key, u64::from(self.tag), u64::from(self.count))
-    }
-}
-
-impl<const W: usize> AsItem<W> for Item<W> {
-    fn as_item(&self) -> Item<W> {
-        *self
     }
 }
 
@@ -141,8 +122,8 @@ pub(super) struct RangeWriter<'a, const W: usize> {
 }
 
 impl<const W: usize> RangeWriter<'_, W> {
-    pub(super) fn push(&mut self, key: &Key<W>, tag: u64, count: u64) -> Result<()> {
-        self.encoder.push(&mut self.writer.buffer, key, tag, count);
+    pub(super) fn push_all(&mut self, items: &[Item<W>]) -> Result<()> {
+        self.encoder.push_all(&mut self.writer.buffer, items);
         if self.writer.buffer.len() >= WRITE_BUFFER { self.writer.flush() } else { Ok(()) }
     }
 
@@ -152,9 +133,9 @@ impl<const W: usize> RangeWriter<'_, W> {
     }
 }
 
-/// Reads one range of one run, record by record.
+/// Reads one range of one run.
 pub(super) enum Reader<'a, const W: usize> {
-    Memory(std::slice::Iter<'a, Record<W>>),
+    Memory(&'a [Record<W>]),
     File(FileReader<'a, W>),
     Named(Box<SetReader<'a, W>>),
 }
@@ -179,7 +160,7 @@ impl<const W: usize> Run<W> {
             Self::Memory(records) => {
                 let start = from.map_or(0, |from| records.partition_point(|record| record.key < from));
                 let end = to.map_or(records.len(), |to| records.partition_point(|record| record.key < to));
-                Reader::Memory(records[start..end].iter())
+                Reader::Memory(&records[start..end])
             }
             Self::File(spill, places) => {
                 let (at, end) = places[range];
@@ -197,34 +178,33 @@ impl<const W: usize> Run<W> {
 }
 
 impl<const W: usize> Reader<'_, W> {
-    /// Puts the next record into `item`; false at the end of the range.
+    /// Puts the next records into `items`; returns their number, zero at the end of the range.
     #[inline]
-    pub(super) fn next(&mut self, item: &mut Item<W>) -> Result<bool> {
+    pub(super) fn fill(&mut self, items: &mut [Item<W>]) -> Result<usize> {
         match self {
-            Self::Memory(records) => Ok(records.next().map(|record| *item = record.as_item()).is_some()),
-            Self::File(reader) => reader.next(item),
-            Self::Named(reader) => reader.next(item),
+            Self::Memory(records) => {
+                let (now, later) = records.split_at(records.len().min(items.len()));
+                items.iter_mut().zip(now).for_each(|(item, record)| *item = record.as_item());
+                *records = later;
+                Ok(now.len())
+            }
+            Self::File(reader) => reader.fill(items),
+            Self::Named(reader) => reader.fill(items),
         }
     }
 }
 
 impl<const W: usize> FileReader<'_, W> {
     #[inline]
-    fn next(&mut self, item: &mut Item<W>) -> Result<bool> {
+    fn fill(&mut self, items: &mut [Item<W>]) -> Result<usize> {
         if self.stretch.is_short() {
             let read = self.stretch.refill(&self.spill.file);
             read.map_err(|e| Error::io(&self.spill.folder, "reading temporary data of mining back", e))?;
         }
-        if self.stretch.rest().is_empty() {
-            return Ok(false);
-        }
-        let (found, len) = self.decoder.read(self.stretch.rest()).ok_or_else(|| {
+        self.stretch.records(&mut self.decoder, items).ok_or_else(|| {
             let source = std::io::Error::from(std::io::ErrorKind::InvalidData);
             let action = "reading temporary data of mining back: it is not what was written; check the disk";
             Error::io(&self.spill.folder, action, source)
-        })?;
-        self.stretch.skip(len);
-        *item = found;
-        Ok(true)
+        })
     }
 }

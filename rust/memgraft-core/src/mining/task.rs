@@ -12,7 +12,7 @@ use super::plan::{self, CorpusBlock};
 use super::scan::{self, Scan};
 use super::select::Wanted;
 use super::sketch::Sketch;
-use super::spill::{AsItem, Run, SpillWriter};
+use super::spill::{Run, SpillWriter};
 use super::window::{Key, Orders, Packing};
 use super::{codec, options};
 use crate::corpus::Corpus;
@@ -217,7 +217,7 @@ impl<'a, const W: usize> Task<'a, W> {
                 other => other?,
             };
             found.sampled += block.end - block.start;
-            found.sampled_bytes += codec::encoded_len(&self.packing, records.iter().map(AsItem::as_item));
+            found.sampled_bytes += codec::encoded_len(&self.packing, &records);
         }
         Ok(found)
     }

@@ -7,7 +7,7 @@ use std::fs::File;
 use super::RunSet;
 use crate::fingerprint::Fingerprint;
 use crate::ids::{u64_of, usize_of};
-use crate::mining::codec::{Decoder, Item, KeyBytes};
+use crate::mining::codec::{BATCH, Decoder, Item, before};
 use crate::mining::stretch::Stretch;
 use crate::mining::window::{Key, Packing};
 use crate::{Error, Result};
@@ -25,15 +25,14 @@ pub(in crate::mining) struct SetReader<'a, const W: usize> {
     end: usize,
     open: bool,
     stretch: Stretch,
-    bytes: KeyBytes,
     decoder: Decoder<W>,
     /// First tokens of the segment: from, to.
     tokens: (u32, u32),
     hasher: blake3::Hasher,
     from: Option<Key<W>>,
     to: Option<Key<W>>,
-    /// Key and tag of the record before, of the file.
-    last: (Key<W>, u64),
+    /// The record before, of the file.
+    last: Item<W>,
     sum: u64,
     max_tag: u64,
     longs: u64,
@@ -49,12 +48,11 @@ impl<'a, const W: usize> SetReader<'a, W> {
         longs: u64,
         capacity: usize,
     ) -> Result<Self> {
-        let token = |key: &Key<W>| packing.token(key, 0).unwrap_or(0);
+        let token = |key: &Key<W>| packing.first_token(key).unwrap_or(0);
         let segments = &set.segments;
         // The segment before the first that starts at or after `from` may hold records from `from` on.
         let segment = from.map_or(0, |key| segments.partition_point(|segment| segment.token <= token(&key)).max(1) - 1);
         let end = to.map_or(segments.len(), |key| segments.partition_point(|segment| segment.token < token(&key)));
-        let bytes = set.key_bytes;
         Ok(Self {
             set,
             packing: *packing,
@@ -63,62 +61,76 @@ impl<'a, const W: usize> SetReader<'a, W> {
             end,
             open: false,
             stretch: Stretch::new(0, 0, capacity),
-            bytes,
-            decoder: Decoder::new(bytes),
+            decoder: Decoder::new(set.key_bytes),
             tokens: (0, 0),
             hasher: blake3::Hasher::new(),
             from,
             to,
-            last: ([0; W], 0),
+            last: ([0; W], 0, 0),
             sum: 0,
             max_tag: u64_of(packing.max_order() + set.facts().longs.len()),
             longs,
         })
     }
 
-    /// Puts the next record into `item`; false at the end.
+    /// Puts the next records into `items`; returns their number, zero at the end.
     #[inline]
-    pub(in crate::mining) fn next(&mut self, item: &mut Item<W>) -> Result<bool> {
+    pub(in crate::mining) fn fill(&mut self, items: &mut [Item<W>]) -> Result<usize> {
         loop {
             if self.stretch.is_short() {
                 self.refill()?;
             }
-            if self.stretch.rest().is_empty() {
+            if self.stretch.is_used_up() {
                 if !self.open_next()? {
-                    return Ok(false);
+                    return Ok(0);
                 }
                 continue;
             }
-            let (found, len) = self.decoder.read(self.stretch.rest()).ok_or_else(|| self.damaged())?;
-            self.stretch.skip(len);
-            let (key, tag, count) = found;
-            self.sum = self.sum.saturating_add(count);
-            // No record lies at the start that `last` has: its key would be empty, and belong to no first token.
-            let rises = self.last < (key, tag);
-            if !rises || !self.belongs(&key) || tag > self.max_tag || count == 0 || self.sum >= MAX_COUNT {
-                return Err(self.damaged());
-            }
-            self.last = (key, tag);
-            if self.from.is_some_and(|from| key < from) {
-                continue;
-            }
-            if self.to.is_some_and(|to| key >= to) {
+            let found = self.stretch.records(&mut self.decoder, items).ok_or_else(|| self.damaged())?;
+            self.check(&items[..found])?;
+            let start = self.from.map_or(0, |from| items[..found].partition_point(|item| item.0 < from));
+            let end = self.to.map_or(found, |to| items[..found].partition_point(|item| item.0 < to));
+            if end < found {
                 // The rest of the segment is another reader's; its checksum covers it all.
                 self.drain()?;
                 self.segment = self.end;
-                return Ok(false);
             }
-            let tag = if tag > u64_of(self.packing.max_order()) { tag + self.longs } else { tag };
-            *item = (key, tag, count);
-            return Ok(true);
+            if start < end {
+                items.copy_within(start..end, 0);
+                if self.longs > 0 {
+                    self.number(&mut items[..end - start]);
+                }
+                return Ok(end - start);
+            }
         }
     }
 
-    /// Whether `key` may lie in the segment that is read.
+    /// Checks records that follow one another.
     #[inline]
-    fn belongs(&self, key: &Key<W>) -> bool {
+    fn check(&mut self, items: &[Item<W>]) -> Result<()> {
+        // No record lies at the start that `last` has: its key would be empty, and belong to no first token.
+        let (mut last, mut sum, mut good) = (&self.last, self.sum, true);
+        for item in items {
+            let &(key, tag, count) = item;
+            good &= before(last, item) & self.packing.is_whole(&key) & (tag <= self.max_tag) & (count > 0);
+            sum = sum.saturating_add(count);
+            last = item;
+        }
         let (from, to) = self.tokens;
-        self.packing.first_token(key).is_some_and(|token| token >= from && token < to) && self.packing.is_whole(key)
+        let belongs =
+            |item: &Item<W>| self.packing.first_token(&item.0).is_some_and(|token| token >= from && token < to);
+        // Keys rise: what lies between the first and the last has first tokens between theirs.
+        if !good || sum >= MAX_COUNT || !items.first().is_none_or(belongs) || !belongs(last) {
+            return Err(self.damaged());
+        }
+        (self.last, self.sum) = (*last, sum);
+        Ok(())
+    }
+
+    /// Gives tags of long documents their numbers among those of all files.
+    fn number(&self, items: &mut [Item<W>]) {
+        let max_order = u64_of(self.packing.max_order());
+        items.iter_mut().filter(|item| item.1 > max_order).for_each(|item| item.1 += self.longs);
     }
 
     /// Ends the segment that is read and starts the next; false where there is none.
@@ -135,7 +147,7 @@ impl<'a, const W: usize> SetReader<'a, W> {
         let to = segments.get(self.segment + 1).map_or(self.set.facts().tokens.1, |next| next.token);
         self.tokens = (segment.token, to);
         self.stretch.restart(segment.offset, segment.offset + segment.length);
-        self.decoder = Decoder::new(self.bytes);
+        self.decoder.restart();
         self.hasher.reset();
         self.open = true;
         Ok(true)
@@ -160,11 +172,11 @@ impl<'a, const W: usize> SetReader<'a, W> {
     }
 
     fn drain(&mut self) -> Result<()> {
-        while self.stretch.at < self.stretch.end {
-            self.stretch.skip(self.stretch.rest().len());
+        self.stretch.skip_all();
+        while !self.stretch.is_used_up() {
             self.refill()?;
+            self.stretch.skip_all();
         }
-        self.stretch.skip(self.stretch.rest().len());
         self.close()
     }
 
@@ -201,9 +213,12 @@ impl RunSet {
     fn verify_records<const W: usize>(&self, packing: &Packing) -> Result<()> {
         let mut reader = SetReader::<W>::open(self, packing, None, None, 0, 1 << 20)?;
         let mut found = 0;
-        let mut item = ([0; W], 0, 0);
-        while reader.next(&mut item)? {
-            found += 1;
+        let mut items = [([0; W], 0, 0); BATCH];
+        loop {
+            match reader.fill(&mut items)? {
+                0 => break,
+                number => found += u64_of(number),
+            }
         }
         if found == self.facts().num_records {
             return Ok(());

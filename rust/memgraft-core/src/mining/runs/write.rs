@@ -10,8 +10,8 @@ use super::journal::{Entry, Journal};
 use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSegment, RunSet, SEGMENT_BYTES, VERSION};
 use crate::fingerprint::Fingerprint;
 use crate::ids::u64_of;
-use crate::mining::codec::{Encoder, Gathered, KeyBytes, MAX_RECORD};
-use crate::mining::window::{Key, Packing};
+use crate::mining::codec::{Encoder, Gathered, Item, KeyBytes};
+use crate::mining::window::Packing;
 use crate::{Error, Result};
 
 /// Bytes gathered before a write.
@@ -93,7 +93,7 @@ impl<const W: usize> RunWriter<W> {
             file,
             journal,
             packing: *packing,
-            buffer: Gathered::with_capacity(WRITE_BUFFER + MAX_RECORD),
+            buffer: Gathered::with_capacity(WRITE_BUFFER),
             written: u64_of(HEAD_LEN),
             hasher: blake3::Hasher::new(),
             encoder: Encoder::new(KeyBytes::of(packing)),
@@ -106,27 +106,41 @@ impl<const W: usize> RunWriter<W> {
         })
     }
 
-    /// Appends a record; (key, tag) rise.
-    #[inline]
-    pub(in crate::mining) fn push(&mut self, key: &Key<W>, tag: u64, count: u64) -> Result<()> {
-        let token = self.packing.first_token(key);
-        if token != self.token {
-            if self.token.is_some() && self.at() - self.start >= SEGMENT_BYTES {
-                self.end_segment(token)?;
+    /// Appends records; (key, tag) rise.
+    pub(in crate::mining) fn push_all(&mut self, mut items: &[Item<W>]) -> Result<()> {
+        let packing = self.packing;
+        while let (Some(first), Some(last)) = (items.first(), items.last()) {
+            let token = packing.first_token(&first.0);
+            if token != self.token {
+                self.start_token(token)?;
             }
-            if self.start == self.at() {
-                self.segments.push(RunSegment {
-                    token: token.unwrap_or(0),
-                    offset: self.start,
-                    length: 0,
-                    checksum: Fingerprint([0; 32]),
-                });
+            let has = |item: &Item<W>| packing.first_token(&item.0) == token;
+            let (now, later) = items.split_at(if has(last) { items.len() } else { items.partition_point(has) });
+            self.encoder.push_all(&mut self.buffer, now);
+            self.num_records += u64_of(now.len());
+            items = later;
+            if self.buffer.len() >= WRITE_BUFFER {
+                self.flush()?;
             }
-            self.token = token;
         }
-        self.encoder.push(&mut self.buffer, key, tag, count);
-        self.num_records += 1;
-        if self.buffer.len() >= WRITE_BUFFER { self.flush() } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Another first token comes: a segment may end.
+    fn start_token(&mut self, token: Option<u32>) -> Result<()> {
+        if self.token.is_some() && self.at() - self.start >= SEGMENT_BYTES {
+            self.end_segment(token)?;
+        }
+        if self.start == self.at() {
+            self.segments.push(RunSegment {
+                token: token.unwrap_or(0),
+                offset: self.start,
+                length: 0,
+                checksum: Fingerprint([0; 32]),
+            });
+        }
+        self.token = token;
+        Ok(())
     }
 
     fn at(&self) -> u64 {
