@@ -88,15 +88,27 @@ impl Gathered {
     }
 }
 
+/// A key of at most two words as one number; keys compare as these do.
+#[inline]
+fn wide<const W: usize>(key: &Key<W>) -> u128 {
+    (u128::from(key[0]) << 64) | u128::from(key.get(1).copied().unwrap_or(0))
+}
+
 /// Whether `a` comes before `b`, by key and tag; without a branch, since nothing foretells it.
 #[inline]
 pub(super) fn before<const W: usize>(a: &Item<W>, b: &Item<W>) -> bool {
-    let mut borrow = a.1 < b.1;
-    for (a, b) in a.0.iter().zip(&b.0).rev() {
-        let (rest, less) = a.overflowing_sub(*b);
-        borrow = less | (rest < u64::from(borrow));
+    let tag = a.1 < b.1;
+    if W <= 2 {
+        let (a, b) = (wide(&a.0), wide(&b.0));
+        return (a < b) | ((a == b) & tag);
     }
-    borrow
+    a.0.iter().zip(&b.0).rev().fold(tag, |less, (a, b)| (a < b) | ((a == b) & less))
+}
+
+/// Whether `a` and `b` have one key and tag.
+#[inline]
+pub(super) fn equal<const W: usize>(a: &Item<W>, b: &Item<W>) -> bool {
+    a.0.iter().zip(&b.0).fold(a.1 ^ b.1, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
 /// Writes records one after another; keys never fall.
@@ -121,20 +133,24 @@ impl<const W: usize> Encoder<W> {
     /// Writes a record at the start of `room`; returns its length.
     #[inline]
     fn put(&mut self, room: &mut [u8], (key, tag, count): &Item<W>) -> usize {
-        let room = &mut room[..ROOM];
-        let mut shared = self.bytes.num;
-        for (index, (word, last)) in key.iter().zip(&self.last).enumerate().rev() {
-            let differ = word ^ last;
-            shared = if differ == 0 { shared } else { 8 * index + usize_of(differ.leading_zeros() / 8) };
-        }
-        self.last = *key;
-        let shared = shared.min(self.bytes.num);
+        let room = room.first_chunk_mut::<ROOM>().expect("expected room for a record");
+        let num = self.bytes.num;
         let one = u8::from(*count == 1);
-        room[0] = low_u8(low_u32(u64_of(shared))) | (one << 7);
-        if W <= 2 {
-            let key = (u128::from(key[0]) << 64) | u128::from(key.get(1).copied().unwrap_or(0));
-            room[1..17].copy_from_slice(&key.wrapping_shl(8 * low_u32(u64_of(shared))).to_be_bytes());
+        let shared = if W <= 2 {
+            let (wide, last) = (wide(key), wide(&self.last));
+            let differ = wide ^ last;
+            // The lowest bit ends the count of equal ones without a look whether there is any.
+            let equal = (differ | 1).leading_zeros() / 8 + u32::from(differ == 0);
+            let shared = usize_of(equal).min(num);
+            room[1..17].copy_from_slice(&wide.wrapping_shl(8 * low_u32(u64_of(shared))).to_be_bytes());
+            shared
         } else {
+            let mut shared = num;
+            for (index, (word, last)) in key.iter().zip(&self.last).enumerate().rev() {
+                let differ = word ^ last;
+                shared = if differ == 0 { shared } else { 8 * index + usize_of(differ.leading_zeros() / 8) };
+            }
+            let shared = shared.min(num);
             // Whole words are written from low places to high ones: each covers what the one before wrote too much.
             for (index, word) in key.iter().enumerate() {
                 let before = index * 8;
@@ -144,11 +160,13 @@ impl<const W: usize> Encoder<W> {
                     put(room, 1, word << (8 * (shared - before)));
                 }
             }
-        }
-        let mut at = 1 + self.bytes.num - shared;
+            shared
+        };
+        self.last = *key;
+        room[0] = low_u8(low_u32(u64_of(shared))) | (one << 7);
+        let mut at = 1 + num - shared;
         if (tag | count) < 0x80 {
-            room[at] = low_u8(low_u32(*tag));
-            room[at + 1] = low_u8(low_u32(*count));
+            room[at..at + 2].copy_from_slice(&[low_u8(low_u32(*tag)), low_u8(low_u32(*count))]);
             return at + 2 - usize::from(one);
         }
         put_number(room, &mut at, *tag);
@@ -338,6 +356,7 @@ mod tests {
         for pair in records.windows(2) {
             assert_eq!(before(&pair[0], &pair[1]), (pair[0].0, pair[0].1) < (pair[1].0, pair[1].1));
             assert_eq!(before(&pair[1], &pair[0]), (pair[1].0, pair[1].1) < (pair[0].0, pair[0].1));
+            assert_eq!(equal(&pair[0], &pair[1]), (pair[0].0, pair[0].1) == (pair[1].0, pair[1].1));
         }
     }
 

@@ -7,7 +7,7 @@
 
 use std::hint::select_unpredictable;
 
-use super::codec::{BATCH, Item, before};
+use super::codec::{BATCH, Item, before, equal};
 use super::spill::Reader;
 use crate::Result;
 use crate::ids::u64_of;
@@ -95,12 +95,11 @@ fn join<const W: usize>(left: &[Item<W>], right: &[Item<W>], out: &mut [Item<W>]
     let (mut i, mut j) = (0, 0);
     for slot in &mut out[..steps] {
         let (a, b) = (&left[i], &right[j]);
-        let (only_a, only_b) = (before(a, b), before(b, a));
-        let &(key, tag, count) = select_unpredictable(only_b, b, a);
-        let other = if only_a | only_b { 0 } else { b.2 };
-        *slot = (key, tag, count + other);
-        i += usize::from(!only_b);
-        j += usize::from(!only_a);
+        let (later, same) = (before(b, a), equal(a, b));
+        let &(key, tag, count) = select_unpredictable(later, b, a);
+        *slot = (key, tag, count + (b.2 & u64::from(same).wrapping_neg()));
+        i += usize::from(!later);
+        j += usize::from(later | same);
     }
     (i, j, steps)
 }
