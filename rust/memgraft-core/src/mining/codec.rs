@@ -123,21 +123,25 @@ impl<const W: usize> Encoder<W> {
     }
 
     pub(super) fn push_all(&mut self, gathered: &mut Gathered, items: &[Item<W>]) {
+        let (num, mut last) = (self.bytes.num, self.last);
         for items in items.chunks(BATCH) {
-            let room = gathered.room();
-            let at = items.iter().fold(0, |at, item| at + self.put(&mut room[at..], item));
+            let (room, mut at) = (gathered.room(), 0);
+            for item in items {
+                at += Self::put(&mut room[at..], num, &last, item);
+                last = item.0;
+            }
             gathered.len += at;
         }
+        self.last = last;
     }
 
-    /// Writes a record at the start of `room`; returns its length.
+    /// Writes the record after one of key `last` at the start of `room`; returns its length.
     #[inline]
-    fn put(&mut self, room: &mut [u8], (key, tag, count): &Item<W>) -> usize {
+    fn put(room: &mut [u8], num: usize, last: &Key<W>, (key, tag, count): &Item<W>) -> usize {
         let room = room.first_chunk_mut::<ROOM>().expect("expected room for a record");
-        let num = self.bytes.num;
         let one = u8::from(*count == 1);
         let shared = if W <= 2 {
-            let (wide, last) = (wide(key), wide(&self.last));
+            let (wide, last) = (wide(key), wide(last));
             let differ = wide ^ last;
             // The lowest bit ends the count of equal ones without a look whether there is any.
             let equal = (differ | 1).leading_zeros() / 8 + u32::from(differ == 0);
@@ -146,7 +150,7 @@ impl<const W: usize> Encoder<W> {
             shared
         } else {
             let mut shared = num;
-            for (index, (word, last)) in key.iter().zip(&self.last).enumerate().rev() {
+            for (index, (word, last)) in key.iter().zip(last).enumerate().rev() {
                 let differ = word ^ last;
                 shared = if differ == 0 { shared } else { 8 * index + usize_of(differ.leading_zeros() / 8) };
             }
@@ -162,7 +166,6 @@ impl<const W: usize> Encoder<W> {
             }
             shared
         };
-        self.last = *key;
         room[0] = low_u8(low_u32(u64_of(shared))) | (one << 7);
         let mut at = 1 + num - shared;
         if (tag | count) < 0x80 {
