@@ -40,6 +40,7 @@ def inputs(path: Path) -> list[bytes]:
 
 
 def main() -> None:
+    """Writes the inputs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the inputs go")
     parser.add_argument("--older", type=Path, help="folder of inputs of version 1.0")
