@@ -286,4 +286,9 @@ def test_what_does_not_go_together_is_refused(bank: Any) -> None:
         layer.kernel = True
     with pytest.raises(Exception, match="kernel=True: it writes into a target"):
         model(prompts())
+    plain = wake(graft(recipient(), bank, config(gate="none")))
+    for layer in graft_layers(plain)["default"].values():
+        layer.kernel = True
+    with pytest.raises(Exception, match="kernel=True: it has no gate"):
+        plain(prompts())
     assert GraftConfig.from_json(config(into="values", gate="none").to_json()) == config(into="values", gate="none")

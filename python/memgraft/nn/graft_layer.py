@@ -163,6 +163,8 @@ class GraftLayer(nn.Module):
         ):
             found = None if target_BTE is None else tuple(target_BTE.shape)
             raise ArgumentError(f"target_BTE must be of width {self.target_dim} at each position, found {found}")
+        if self.kernel and self._unfused is not None:
+            raise ArgumentError(f"kernel=True: {self._unfused}")
         num_new = hidden_BTSD.shape[1]
         rows = self._read(values_UV, inverse_BT, segments_BH, tokens_BH, misses_M)
         sourced_BT = segments_BH[:, -num_new:] >= 0
@@ -233,8 +235,6 @@ class GraftLayer(nn.Module):
 
     def _fused(self, hidden_BTSD: Tensor, values_ND: Tensor, state_BCSD: Tensor | None) -> bool:
         """Whether this call runs the kernel."""
-        if self.kernel and self._unfused is not None:
-            raise ArgumentError(f"kernel=True: {self._unfused}")
         if self.kernel is False or self._unfused is not None or (state_BCSD is not None and state_BCSD.requires_grad):
             return False
         device = hidden_BTSD.device

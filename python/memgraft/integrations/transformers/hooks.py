@@ -226,6 +226,9 @@ def _inject(
     cache: Any,
     target: Tensor | None = None,
 ) -> Tensor:
+    if target is not None:
+        # Under a device map the block's own hook moves its input after ours has seen it.
+        hidden = hidden.to(target.device)
     reach, device = layer.conv_reach, hidden.device
     if hidden.shape[:2] != side.inverse.shape:
         raise GraftError(
