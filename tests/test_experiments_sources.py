@@ -248,6 +248,8 @@ def test_a_pretrained_recipient_is_compared(place, pretrained, tmp_path, trained
     assert results["same_order"]
     none, graft, mlp = results["arms"]
     assert none["tokens"] == (0 if trained == "graft" else 4 * 96)
+    assert (none["tokens_per_second"] == 0) == (trained == "graft")
+    assert (none["costs"]["training_flops_per_token"] == 0) == (trained == "graft")
     assert (none["order_fingerprint"] is None) == (trained == "graft")
     assert graft["order_fingerprint"] == mlp["order_fingerprint"]
     if trained == "graft":

@@ -239,7 +239,7 @@ def train_arm(
         "steps": steps,
         "tokens": steps * recipe.tokens_per_step if trains(model) else 0,
         "seconds": round(seconds, 2),
-        "tokens_per_second": round(steps_run * recipe.tokens_per_step / seconds, 1),
+        "tokens_per_second": round(steps_run * recipe.tokens_per_step / seconds, 1) if trains(model) else 0.0,
         "resumed": resumed_from is not None,
         "start_fingerprint": began_from,
         "order_fingerprint": settings_fingerprint(batches) if batches else None,
