@@ -1,7 +1,7 @@
 """Facts that nobody could know, taught to the study's recipients, alone and in many overlays."""
 
+import json
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,16 @@ from transformers import AutoModelForCausalLM
 
 import memgraft
 from memgraft.assets import default_donor
+from memgraft.bank.stacked import StackedIndex
 from memgraft.harvesting import open_donor
 from memgraft.integrations.transformers import load_graft
+from memgraft.integrations.transformers.families import find_decoder
+from memgraft.integrations.transformers.runtime import the_runtime
 from memgraft.teaching import Fact, TeachSettings, teach
+from memgraft.teaching.facts import spoken
 from memgraft.teaching.measure import damage, recall
-from memgraft.teaching.reading import Grafted, Windows, neutral_windows
+from memgraft.teaching.reading import Grafted, neutral_windows
+from memgraft.tokenizer import open_tokenizer
 from run import CONFIG, finished, recipients, say, write
 
 SYLLABLES = (
@@ -54,7 +59,7 @@ def invented(number: int, seed: int) -> list[Fact]:
 
 
 def teach_facts(quickstart: Path, out: Path, device: str) -> None:
-    """All facts in one overlay, in ten, and in a hundred, for each recipient; writes ``out/teaching.json``."""
+    """All facts in one overlay, and its rows dealt out to ten and to a hundred; writes ``out/teaching.json``."""
     base = memgraft.Bank.open(quickstart / "bank")
     neutral = memgraft.Corpus.open(quickstart / "tokens" / "held-out.bin")
     facts = invented(CONFIG["facts"], CONFIG["facts_seed"])
@@ -64,61 +69,43 @@ def teach_facts(quickstart: Path, out: Path, device: str) -> None:
     for seed, folder in sorted(recipients(out).items()):
         if any(run["seed"] == seed for run in runs):
             continue
-        donor = donor or open_donor(default_donor(), compute_dtype=str(base.manifest.donor["compute_dtype"]))
         model = AutoModelForCausalLM.from_pretrained(folder / "recipient")
         load_graft(model, folder / "graft", bank=base)
         model.to(device).eval()
-        options: dict[str, Any] = {"donor": donor, "neutral": neutral, "tokenizer": quickstart / "tokenizer.json"}
+        options: dict[str, Any] = {"neutral": neutral, "tokenizer": quickstart / "tokenizer.json", "source": "invented"}
         place = out / "taught" / f"seed{seed}"
-        reports, overlays = {}, {}
-        for name, group in groups(facts).items():
-            overlay = place / name
-            if not (overlay / "teaching.json").exists():
-                shutil.rmtree(overlay, ignore_errors=True)
-                teach(model, group, out=overlay, settings=TeachSettings(**CONFIG["teach"]), source=name, **options)
-            overlays[name] = memgraft.Bank.open(overlay)
-            report = finished_report(overlay)
-            reports[name] = {key: report[key] for key in ("facts", "rows", "steps", "recall", "neutral")}
-            say(f"seed {seed}, {name}: {report['recall']['taught']}")
-        tenths = [overlays[name] for name in overlays if name != "all"]
-        stacks = {"10 overlays": tenths, "100 overlays": split(tenths, place / "single")}
+        if not (place / "all" / "teaching.json").exists():
+            donor = donor or open_donor(default_donor(), compute_dtype=str(base.manifest.donor["compute_dtype"]))
+            settings = TeachSettings(**CONFIG["teach"])
+            teach(model, facts, out=place / "all", settings=settings, donor=donor, **options)
+        report = json.loads((place / "all" / "teaching.json").read_text())
+        reports = {
+            "all": {key: report[key] for key in ("facts", "rows", "rows_by_order", "steps", "recall", "neutral")}
+        }
+        say(f"seed {seed}: {report['recall']['taught']}")
+        whole = memgraft.Bank.open(place / "all")
+        stacks = {f"{number} overlays": split(whole, number, place / f"{number}") for number in CONFIG["stacks"]}
         stacked = measured(model, base, neutral, facts, quickstart, stacks)
         runs.append({"seed": seed, "reports": reports, "stacked": stacked})
         write(out / "teaching.json", {**about, "runs": runs})
 
 
-def finished_report(overlay: Path) -> dict[str, Any]:
-    """What `teach` left in the overlay."""
-    import json
-
-    report: dict[str, Any] = json.loads((overlay / "teaching.json").read_text())
-    return report
-
-
-def groups(facts: list[Fact]) -> dict[str, list[Fact]]:
-    """All facts, and tenths of them."""
-    tenth = len(facts) // 10
-    return {"all": facts} | {f"part{number}": facts[number * tenth : (number + 1) * tenth] for number in range(10)}
-
-
-def split(overlays: list[memgraft.Bank], folder: Path) -> list[memgraft.Bank]:
-    """The rows of ``overlays`` as ten overlays each, row by row in turn."""
+def split(overlay: memgraft.Bank, number: int, folder: Path) -> list[memgraft.Bank]:
+    """The rows of ``overlay`` dealt out to so many overlays."""
     made = []
-    for number, overlay in enumerate(overlays):
-        for part in range(10):
-            path = folder / f"{number}-{part}"
-            rows = np.arange(part, overlay.num_rows, 10)
-            if not (path / "bank.json").exists():
-                memgraft.Bank.create(
-                    path,
-                    keys=overlay.keys.select(rows),
-                    values=overlay.floats(rows),
-                    taps=overlay.taps,
-                    dtype=overlay.dtype,
-                    donor=overlay.manifest.donor,
-                    tokenizer=overlay.manifest.tokenizer,
-                )
-            made.append(memgraft.Bank.open(path))
+    for part in range(number):
+        path, rows = folder / str(part), np.arange(part, overlay.num_rows, number)
+        if not (path / "bank.json").exists():
+            memgraft.Bank.create(
+                path,
+                keys=overlay.keys.select(rows),
+                values=overlay.floats(rows),
+                taps=overlay.taps,
+                dtype=overlay.dtype,
+                donor=overlay.manifest.donor,
+                tokenizer=overlay.manifest.tokenizer,
+            )
+        made.append(memgraft.Bank.open(path))
     return made
 
 
@@ -131,11 +118,6 @@ def measured(
     stacks: dict[str, list[memgraft.Bank]],
 ) -> dict[str, Any]:
     """Recall of all facts and damage, for each stack."""
-    from memgraft.integrations.transformers.families import find_decoder
-    from memgraft.integrations.transformers.runtime import the_runtime
-    from memgraft.teaching.facts import spoken
-    from memgraft.tokenizer import open_tokenizer
-
     codec, runtime = open_tokenizer(quickstart / "tokenizer.json"), the_runtime(find_decoder(model)[0], None)
     grafted = Grafted(model, runtime.name, tuple(runtime.eos_ids), next(model.parameters()).device)
     prompts = spoken([(n, one.prompt, one.completion) for n, one in enumerate(facts)], codec, None, "prompt")
@@ -145,13 +127,15 @@ def measured(
     for name, overlays in stacks.items():
         memory = memgraft.Bank.open([base.path, *(overlay.path for overlay in overlays)])
         settings = TeachSettings(**CONFIG["teach"])
-        windows: Windows = neutral_windows(
-            neutral, memory.index, settings.window, settings.neutral_windows, settings.neutral_tokens, settings.seed
+        new = StackedIndex([overlay.index for overlay in overlays])
+        windows = neutral_windows(
+            neutral, new, settings.window, settings.neutral_windows, settings.neutral_tokens, settings.seed
         )
         found[name] = {
             "overlays": len(overlays),
             "recall": {"prompts": recall(grafted, memory, prompts), "reworded": recall(grafted, memory, reworded)},
-            "neutral": damage(grafted, base, memory, windows.matched),
+            "windows_with_matches": windows.num_matched,
+            "neutral": damage(grafted, base, memory, [*windows.matched, *windows.plain]),
         }
         say(f"{name}: {found[name]}")
     return found
