@@ -1,5 +1,6 @@
 import gzip
 import os
+import re
 import struct
 
 import numpy as np
@@ -58,6 +59,19 @@ def test_every_layout_gives_the_same_documents(case, tmp_path):
     assert corpus.tokens().dtype == np.uint32
     reference = Corpus.open(layouts.write_datatrove(tmp_path / "reference.ds", DOCUMENTS))
     assert corpus.fingerprint == reference.fingerprint
+
+
+def test_every_format_has_a_case(tmp_path):
+    path = layouts.write_datatrove(tmp_path / "c.ds", DOCUMENTS)
+    with pytest.raises(ArgumentError, match="expected one of") as refused:
+        Corpus.open(path, format="unheard-of")
+    known = re.search(r"expected one of (.*), got", str(refused.value))[1].split(", ")
+    tried = {"llmc"}  # its delimiter opens a document: the test below
+    for number, case in enumerate(CASES.values()):
+        (folder := tmp_path / str(number)).mkdir()
+        path, options = case(folder)
+        tried.add(Corpus.open(path, **options).format)
+    assert set(known) == tried
 
 
 @pytest.mark.parametrize(("magic", "version", "dtype"), [(20240520, 1, np.uint16), (20240801, 7, np.uint32)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from grafted_models import (
     run,
     wake,
 )
+from memgraft.config import Gate
 from memgraft.errors import GraftError
 from memgraft.integrations.transformers import disabled, graft
 
@@ -294,7 +295,8 @@ def test_two_interleaved_conversations(bank: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides", [{"conv": False}, {"fallback": None}, {"gate": "signed_sqrt"}, {"control": "shuffled"}]
+    "overrides",
+    [{"conv": False}, {"fallback": None}, {"control": "shuffled"}, *({"gate": gate} for gate in get_args(Gate))],
 )
 def test_variants_decode_exactly(bank: Any, overrides: dict[str, Any]) -> None:
     model = grafted(bank, **overrides)

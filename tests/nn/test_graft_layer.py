@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import pytest
 import torch
 
-from memgraft.config import FallbackConfig
+from memgraft.config import FallbackConfig, Gate
 from memgraft.errors import ArgumentError
 from memgraft.nn.compression import CompressedVocabulary
 from memgraft.nn.fallback import HashFallback
@@ -69,6 +70,10 @@ CASES = {
     "target": {"target_dim": 6},
     "wide_target": {"target_dim": 14, "gate": "signed_sqrt", "conv": False},
 }
+
+
+def test_every_gate_has_a_case():
+    assert {case.get("gate", "plain") for case in CASES.values()} == set(get_args(Gate))
 
 
 def listed(inverse: torch.Tensor) -> torch.Tensor:
