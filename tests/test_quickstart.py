@@ -208,7 +208,7 @@ def test_ctrl_c_on_the_command_says_what_is_kept(place, tmp_path):
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130, "".join(seen) + rest
-    assert "finished stages are in" in rest
+    assert "finished phases are in" in rest
     assert (tmp_path / "out" / "bank" / "bank.json").is_file()
 
 

@@ -74,7 +74,7 @@ def plan_budgets(
         memory: working memory of the mining.
         temporary: folder for what outgrows it; default: ``$TMPDIR``.
         threads: default: every core.
-        progress: True for bars, or called with (stage, done, total).
+        progress: True for bars, or called with (phase, done, total).
 
     Returns:
         The keys of the largest budget by the first policy, and a point for each policy and budget: policies in the

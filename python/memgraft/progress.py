@@ -6,7 +6,7 @@ from typing import Any
 from memgraft.errors import ArgumentError, ConfigError
 
 Progress = Callable[[str, int, int], object]
-"""Called as ``progress(stage, done, total)``; what it raises ends the work."""
+"""Called as ``progress(phase, done, total)``; what it raises ends the work."""
 
 
 def callback(progress: Progress | bool | None) -> Progress | None:
@@ -22,13 +22,13 @@ def callback(progress: Progress | bool | None) -> Progress | None:
         return _Bars()
     if not callable(progress):
         raise ArgumentError(
-            f"progress: expected True, False or a function of (stage, done, total), got {type(progress).__name__}"
+            f"progress: expected True, False or a function of (phase, done, total), got {type(progress).__name__}"
         )
     return progress
 
 
 class _Bars:
-    """A bar for each stage, the last one closed when it is full or another begins."""
+    """A bar for each phase, the last one closed when it is full or another begins."""
 
     def __init__(self) -> None:
         try:
@@ -37,12 +37,12 @@ class _Bars:
             raise ConfigError("progress=True needs tqdm, which is not installed: pip install tqdm") from None
         self._tqdm: Any = tqdm
         self._bar: Any = None
-        self._stage = ""
+        self._phase = ""
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if self._bar is None or stage != self._stage:
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if self._bar is None or phase != self._phase:
             self._close()
-            self._bar, self._stage = self._tqdm(total=total, desc=stage, initial=done, unit_scale=True), stage
+            self._bar, self._phase = self._tqdm(total=total, desc=phase, initial=done, unit_scale=True), phase
         self._bar.total = total
         self._bar.update(done - self._bar.n)
         if done >= total:

@@ -36,11 +36,11 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Write over what is there under the name of --out; default: refuse.")
 ]
 
-#: Beginnings of stages that count something else than their verb: a donor is opened tensor by tensor.
+#: Beginnings of phases that count something else than their verb: a donor is opened tensor by tensor.
 _OTHER_UNITS = ("open ", "budgets", "measure ", "train arms")
 
 Counted = Callable[[int, int], None]
-"""``progress(done, total)`` of one stage."""
+"""``progress(done, total)`` of one phase."""
 
 #: Names of facts that are shares.
 _SHARE = re.compile(r"(^|[ _])(coverage|share|shared_with_mined|held_out)$")
@@ -189,10 +189,10 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def progress(unit: str = "", *, noted: Collection[str] = ()) -> Iterator[Callable[[str, int, int], None]]:
-    """Yields ``report(stage, done, total)``: a bar with rate and time left on stderr; a new stage starts a new bar.
+    """Yields ``report(phase, done, total)``: a bar with rate and time left on stderr; a new phase starts a new bar.
 
-    Where stderr is not a terminal, a line every :data:`LOG_SECONDS` tells how far a stage is, and one that it ended;
-    not of the stages ``noted``, since the work itself writes lines of these.
+    Where stderr is not a terminal, a line every :data:`LOG_SECONDS` tells how far a phase is, and one that it ended;
+    not of the phases ``noted``, since the work itself writes lines of these.
     """
     import time
 
@@ -219,18 +219,18 @@ def progress(unit: str = "", *, noted: Collection[str] = ()) -> Iterator[Callabl
     ended: set[str] = set()
     spoke = time.monotonic()
 
-    def report(stage: str, done: int, total: int) -> None:
+    def report(phase: str, done: int, total: int) -> None:
         nonlocal spoke
-        if stage not in tasks:
-            tasks[stage] = bars.add_task(stage, total=max(total, 1))
-        bars.update(tasks[stage], completed=done, total=max(total, 1))
-        if console.is_terminal or stage in ended or stage in noted:
+        if phase not in tasks:
+            tasks[phase] = bars.add_task(phase, total=max(total, 1))
+        bars.update(tasks[phase], completed=done, total=max(total, 1))
+        if console.is_terminal or phase in ended or phase in noted:
             return
         if done >= total:
-            ended.add(stage)
-            log(stage if stage.startswith(_OTHER_UNITS) else f"{stage}: {total} {unit}".rstrip())
+            ended.add(phase)
+            log(phase if phase.startswith(_OTHER_UNITS) else f"{phase}: {total} {unit}".rstrip())
         elif time.monotonic() - spoke >= LOG_SECONDS:
-            log(f"{stage}: {done} of {total} {'' if stage.startswith(_OTHER_UNITS) else unit}".rstrip())
+            log(f"{phase}: {done} of {total} {'' if phase.startswith(_OTHER_UNITS) else unit}".rstrip())
         else:
             return
         spoke = time.monotonic()

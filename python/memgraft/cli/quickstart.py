@@ -28,7 +28,7 @@ def run(
 ) -> None:
     """Mine, harvest, graft, train four arms, generate and report, on the default text and donor or on yours.
 
-    What is done is kept in OUT: a second run goes on where the first one stopped, and a stage is done again only when
+    What is done is kept in OUT: a second run goes on where the first one stopped, and a phase is done again only when
     its inputs changed.
     """
     for module, extra in (("torch", "torch"), ("transformers", "transformers"), ("matplotlib", "report")):
@@ -37,7 +37,7 @@ def run(
     from memgraft.quickstart import run as quickstart
 
     numbers = tuple(parse_range("--seeds", seeds))
-    keeps(f"finished stages are in {out}; the same command goes on from there")
+    keeps(f"finished phases are in {out}; the same command goes on from there")
     options = Options(
         corpus=corpus,
         donor=donor,

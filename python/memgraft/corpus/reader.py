@@ -89,7 +89,7 @@ class Corpus(Closing):
             delimiter: whether ``eos_id`` ends a document (default) or starts one (llm.c's way, and its default).
             column: the column of token ids in a table.
             temporary: folder of that temporary file; ``$TMPDIR`` by default.
-            progress: True for bars, or called with (stage, bytes done, bytes in all) while text is tokenised or
+            progress: True for bars, or called with (phase, bytes done, bytes in all) while text is tokenised or
                 tables are read.
 
         Raises:

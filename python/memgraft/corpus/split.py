@@ -32,7 +32,7 @@ def write_split(
         held: prefix of the held-out part.
         held_out: the share of documents that is held out.
         seed: of the choice.
-        progress: True for bars, or called with (stage, tokens done, tokens in all).
+        progress: True for bars, or called with (phase, tokens done, tokens in all).
 
     Raises:
         ArgumentError: ``held_out`` is not between 0 and 1.

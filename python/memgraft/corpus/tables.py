@@ -114,7 +114,7 @@ def write_tables(
         paths: Parquet or Arrow files, or folders of them.
         out: prefix of the corpus.
         column: the column of token ids.
-        progress: called with (stage, bytes of files done, bytes in all).
+        progress: called with (phase, bytes of files done, bytes in all).
         facts: for :class:`CorpusWriter`.
 
     Raises:

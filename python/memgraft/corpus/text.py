@@ -160,7 +160,7 @@ def tokenize_folder(
         eos: the delimiter, as token text or id; ``None`` appends none (the index keeps documents apart).
         vocab_size: declared vocabulary of the model; default: the tokenizer's size.
         cutting: how text is cut into documents, and which columns and fields hold it.
-        progress: True for bars, or called with (stage, bytes done, bytes in all).
+        progress: True for bars, or called with (phase, bytes done, bytes in all).
 
     Raises:
         CorpusError: no text, text that is not UTF-8, a file that is no tokenizer.

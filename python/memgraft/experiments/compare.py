@@ -68,7 +68,7 @@ class Comparison:
                 there are several, a GPU of its own; needs ``steps``.
             seconds: no arm is started later than this; the same call goes on from there.
             overwrite: where ``out`` holds an experiment of other settings, delete its arms instead of refusing.
-            progress: True for bars, or called as ``progress(stage, done, total)``.
+            progress: True for bars, or called as ``progress(phase, done, total)``.
 
         Raises:
             ConfigError: no held-out corpus, and the keys were not mined from a split of the training one; or several

@@ -86,7 +86,7 @@ def run_experiment(
         write: write ``results.json``.
         overwrite: where ``out`` holds an experiment of other settings, delete its arms instead of refusing.
         command: the command line that asks for this, for the record.
-        progress: True for bars, or called as ``progress(stage, done, total)``.
+        progress: True for bars, or called as ``progress(phase, done, total)``.
 
     Returns:
         The content of ``results.json``.

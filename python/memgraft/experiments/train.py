@@ -94,10 +94,10 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         measure: Callable[[nn.Module], float],
         every: int,
         recorder: OrderRecorder,
-        stage: str,
+        phase: str,
         progress: Progress | None,
     ) -> None:
-        self.measure, self.every, self.recorder, self.stage, self.progress = measure, every, recorder, stage, progress
+        self.measure, self.every, self.recorder, self.phase, self.progress = measure, every, recorder, phase, progress
         self.measuring = 0.0
         self.first_step = 0
         self.began = 0.0
@@ -121,7 +121,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             state.log_history.append({"step": state.global_step, "held_out_loss": loss, "seconds": seconds})
             self.measuring += time.perf_counter() - started
         if self.progress is not None:
-            self.progress(self.stage, state.global_step, state.max_steps)
+            self.progress(self.phase, state.global_step, state.max_steps)
 
 
 def train_arm(
@@ -146,7 +146,7 @@ def train_arm(
     model = build_arm(arm, recipe, material, seed)
     began_from = start_fingerprint(arm, recipe, material, seed, model)
     recorder = OrderRecorder(arm_collator(arm, material))
-    stage = f"train {arm.name}" + (f" (seed {seed})" if seed else "")
+    phase = f"train {arm.name}" + (f" (seed {seed})" if seed else "")
     size = evaluation_batch(recipe, material.vocab_size)
     evaluation: dict[str, Any] = {"grafted": arm.grafted, "batch_size": size, "bf16": bf16}
     final_windows, curve_size = recipe.evaluation(steps)
@@ -155,7 +155,7 @@ def train_arm(
     def measure(current: nn.Module) -> float:
         return held_out_loss(current, material.held_out, curve_windows, material.bank, **evaluation).overall
 
-    watch = _Watch(measure, max(1, steps // recipe.curve_points), recorder, stage, progress)
+    watch = _Watch(measure, max(1, steps // recipe.curve_points), recorder, phase, progress)
     checkpoints = folder / "checkpoints"
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(

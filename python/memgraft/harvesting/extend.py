@@ -62,7 +62,7 @@ def mine_lacking(
         memory: working memory of the mining.
         reserved: tokens that are in no key; the bank's own by default.
         threads: default: every core.
-        progress: True for bars, or called with (stage, done, total).
+        progress: True for bars, or called with (phase, done, total).
 
     Raises:
         FingerprintError: the corpus is of another tokenizer than the bank's keys.

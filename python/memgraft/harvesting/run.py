@@ -93,7 +93,7 @@ def harvest(
         resume: take up ``<out>.partial``, and return a finished ``out`` of the same settings; else both are refused.
         keep_tokenizer: copy the recipient's ``tokenizer.json`` into the bank, where inspecting, explaining and grafting
             find it.
-        progress: True for bars, or called as ``progress(stage, done, total)``.
+        progress: True for bars, or called as ``progress(phase, done, total)``.
         note: called with lines about what is shared and how fast it goes.
 
     What of the bank's health a person should look at goes to the log ``memgraft``, rows that are nearly one value to

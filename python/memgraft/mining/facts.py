@@ -112,7 +112,7 @@ def coverage(
         batches: tokens of the batches whose different rows are counted; consecutive tokens make a batch.
         domains: the name of each document's domain; each is counted apart, too.
         threads: for the lookup; default: every core.
-        progress: True for bars, or called with (stage, positions done, positions in all).
+        progress: True for bars, or called with (phase, positions done, positions in all).
 
     Raises:
         ArgumentError: not one name of a domain for each document.

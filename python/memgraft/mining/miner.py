@@ -68,7 +68,7 @@ def mine(
         temporary: folder for what outgrows the memory (:func:`plan_spill`); default: ``$TMPDIR``. Its files have no
             name and vanish with the process.
         threads: default: every core.
-        progress: True for bars, or called with (stage, done, total) on the calling thread; what it raises ends
+        progress: True for bars, or called with (phase, done, total) on the calling thread; what it raises ends
             the mining.
 
     Raises:

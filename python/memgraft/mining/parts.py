@@ -106,7 +106,7 @@ def mine_part(
         reserved: as for :func:`mine`.
         vocab_size: as for :func:`mine`.
         threads: default: every core.
-        progress: True for bars, or called with (stage, done, total).
+        progress: True for bars, or called with (phase, done, total).
 
     Raises:
         ArgumentError: options out of range.
@@ -168,7 +168,7 @@ def merge_parts(
         memory: working memory.
         temporary: folder for intermediate merges of very many files.
         threads: for those.
-        progress: True for bars, or called with (stage, done, total).
+        progress: True for bars, or called with (phase, done, total).
 
     Raises:
         FingerprintError: parts that do not belong together, or one that is there twice.

@@ -86,7 +86,7 @@ def probe(
         compute_dtype: type of the donors' runs, as for `open_donor`.
         device: as for `memgraft.harvest`; the softmax is fitted there, too.
         batch_tokens: padded donor tokens per batch.
-        progress: True for bars, or called as ``progress(stage, done, total)``.
+        progress: True for bars, or called as ``progress(phase, done, total)``.
         note: called with lines for the person who watches.
 
     Raises:
@@ -128,10 +128,10 @@ def probe(
         seeds = fits.affordable(candidates[0][1](), seeds, len(candidates) + 2, begun + 60 * minutes)
     numbers = [seed + number for number in range(seeds)]
 
-    def fitted(stage: int, values: FloatArray) -> FloatArray:
+    def fitted(place: int, values: FloatArray) -> FloatArray:
         losses = np.stack([fits.losses(values, number) for number in numbers])
         if progress is not None:
-            progress("fits", stage, len(candidates) + 2)
+            progress("fits", place, len(candidates) + 2)
         return losses
 
     losses = [fitted(place + 1, values()) for place, (_, values) in enumerate(candidates)]

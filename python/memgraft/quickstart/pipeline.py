@@ -1,7 +1,7 @@
 """The quickstart: every part of memgraft once, through the public API, on real text with a real donor.
 
 text -> held-out documents -> recipient tokenizer -> tokens -> mined keys -> donor values -> bank -> coverage ->
-four arms -> sample -> report. Each stage is a call a user can make; `Stages` only remembers which of them are done.
+four arms -> sample -> report. Each phase is a call a user can make; `Phases` only remembers which of them are done.
 """
 
 import time
@@ -17,7 +17,7 @@ from memgraft.controls import DEFAULT_ARMS
 from memgraft.errors import ArgumentError, StorageError
 from memgraft.progress import Progress
 from memgraft.quickstart import text
-from memgraft.quickstart.stages import Stages
+from memgraft.quickstart.phases import Phases
 
 _DEPTH = 0.8
 """The tap, as a share of the donor's blocks."""
@@ -58,23 +58,23 @@ def run(
 
     Raises:
         DownloadError: something is to be fetched and cannot be.
-        MemgraftError: whatever a stage refuses.
+        MemgraftError: whatever a phase refuses.
     """
     if options.corpus is not None and not options.corpus.exists():
         raise ArgumentError(
             f"--corpus {options.corpus}: expected a folder of text (.txt, .md, .jsonl), found nothing there"
         )
     _writable(options.out)
-    stages = Stages(options.out, log)
+    phases = Phases(options.out, log)
     corpus = options.corpus or default_corpus(progress)
     donor = options.donor or str(default_donor(progress))
     donor_files = _donor_files(donor, progress)
-    tokens = _tokens(stages, options, corpus, progress)
-    bank = _bank(stages, options, tokens, donor, donor_files, progress)
-    coverage = _coverage(stages, options, tokens, bank, progress)
-    experiment = _train(stages, options, tokens, bank, progress)
-    shown = _show(stages, options, tokens, bank, experiment)
-    return _report(stages, options, corpus, tokens, bank, coverage, experiment, shown)
+    tokens = _tokens(phases, options, corpus, progress)
+    bank = _bank(phases, options, tokens, donor, donor_files, progress)
+    coverage = _coverage(phases, options, tokens, bank, progress)
+    experiment = _train(phases, options, tokens, bank, progress)
+    shown = _show(phases, options, tokens, bank, experiment)
+    return _report(phases, options, corpus, tokens, bank, coverage, experiment, shown)
 
 
 def _donor_files(donor: str, progress: Progress | None) -> Path:
@@ -96,7 +96,7 @@ def _writable(out: Path) -> None:
         raise StorageError(f"--out {out}: cannot be made ({error.strerror}); name a directory you may write") from error
 
 
-def _tokens(stages: Stages, options: Options, corpus: Path, progress: Progress | None) -> dict[str, Any]:
+def _tokens(phases: Phases, options: Options, corpus: Path, progress: Progress | None) -> dict[str, Any]:
     """Splits, trains the recipient's tokenizer on the training part, tokenises both parts."""
     out = options.out
 
@@ -112,7 +112,7 @@ def _tokens(stages: Stages, options: Options, corpus: Path, progress: Progress |
         }
 
     source = text.source_fingerprint(corpus)
-    parts = stages.run("split", {"corpus": source, "held_out": options.held_out}, ["text"], split)
+    parts = phases.run("split", {"corpus": source, "held_out": options.held_out}, ["text"], split)
 
     def tokenizer() -> dict[str, Any]:
         size = text.train_tokenizer(
@@ -121,7 +121,7 @@ def _tokens(stages: Stages, options: Options, corpus: Path, progress: Progress |
         return {"vocab_size": size, "fingerprint": sha256_file(out / "tokenizer.json")}
 
     inputs = {"text": parts["fingerprint"], "vocab_size": options.vocab_size}
-    trained = stages.run("tokenizer", inputs, ["tokenizer.json"], tokenizer)
+    trained = phases.run("tokenizer", inputs, ["tokenizer.json"], tokenizer)
 
     def tokenize() -> dict[str, Any]:
         facts: dict[str, Any] = {}
@@ -144,12 +144,12 @@ def _tokens(stages: Stages, options: Options, corpus: Path, progress: Progress |
         return facts
 
     inputs = {"text": parts["fingerprint"], "tokenizer": trained["fingerprint"]}
-    tokens = stages.run("tokens", inputs, ["tokens"], tokenize)
+    tokens = phases.run("tokens", inputs, ["tokens"], tokenize)
     return {"split": parts, "tokenizer": trained, **tokens}
 
 
 def _bank(
-    stages: Stages, options: Options, tokens: dict[str, Any], donor: str, donor_files: Path, progress: Progress | None
+    phases: Phases, options: Options, tokens: dict[str, Any], donor: str, donor_files: Path, progress: Progress | None
 ) -> dict[str, Any]:
     """Mines the training part, harvests the donor."""
     out = options.out
@@ -172,7 +172,7 @@ def _bank(
         "budget": options.budget,
         "vocab_size": tokens["tokenizer"]["vocab_size"],
     }
-    mined = stages.run("keys", inputs, ["keys.mgk"], mine)
+    mined = phases.run("keys", inputs, ["keys.mgk"], mine)
 
     from memgraft.harvesting import folder_fingerprint, open_donor
 
@@ -198,7 +198,7 @@ def _bank(
         "tap": f"{_DEPTH} of the blocks" if options.tap is None else options.tap,
         "prefix": "newline or auto" if options.prefix is None else options.prefix,
     }
-    return {**stages.run("harvest", inputs, ["bank"], harvest, partial=["bank.partial"]), "donor": Path(donor).name}
+    return {**phases.run("harvest", inputs, ["bank"], harvest, partial=["bank.partial"]), "donor": Path(donor).name}
 
 
 def _newline(tokenizer: Any) -> str:
@@ -215,19 +215,19 @@ class _Rate:
         self.first: tuple[int, float] | None = None
         self.rate: float | None = None
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage == "donor":
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if phase == "donor":
             now = time.perf_counter()
             if self.first is None:
                 self.first = (done, now)
             elif done > self.first[0]:
                 self.rate = round((done - self.first[0]) / (now - self.first[1]), 1)
         if self.progress is not None:
-            self.progress(stage, done, total)
+            self.progress(phase, done, total)
 
 
 def _coverage(
-    stages: Stages, options: Options, tokens: dict[str, Any], bank: dict[str, Any], progress: Progress | None
+    phases: Phases, options: Options, tokens: dict[str, Any], bank: dict[str, Any], progress: Progress | None
 ) -> dict[str, Any]:
     out = options.out
 
@@ -239,11 +239,11 @@ def _coverage(
         }
 
     inputs = {"bank": bank["fingerprint"], **{part: tokens[part]["fingerprint"] for part in ("training", "held-out")}}
-    return stages.run("coverage", inputs, [], cover)
+    return phases.run("coverage", inputs, [], cover)
 
 
 def _train(
-    stages: Stages, options: Options, tokens: dict[str, Any], bank: dict[str, Any], progress: Progress | None
+    phases: Phases, options: Options, tokens: dict[str, Any], bank: dict[str, Any], progress: Progress | None
 ) -> dict[str, Any]:
     out = options.out
 
@@ -262,7 +262,7 @@ def _train(
             seeds=options.seeds,
             minutes=options.minutes,
             steps=options.steps,
-            overwrite=True,  # the stage is run anew only for other inputs
+            overwrite=True,  # the phase is run anew only for other inputs
             progress=progress,
         )
 
@@ -276,11 +276,11 @@ def _train(
         "recipe": options.recipe,
     }
     outputs = ["experiment/results.json"] + (["experiment/model"] if "graft" in options.arms else [])
-    return stages.run("train", inputs, outputs, train)
+    return phases.run("train", inputs, outputs, train)
 
 
 def _show(
-    stages: Stages, options: Options, tokens: dict[str, Any], bank: dict[str, Any], experiment: dict[str, Any]
+    phases: Phases, options: Options, tokens: dict[str, Any], bank: dict[str, Any], experiment: dict[str, Any]
 ) -> dict[str, Any]:
     """Generates a sample with the KV cache and reads the gates."""
     out = options.out
@@ -302,11 +302,11 @@ def _show(
         }
 
     inputs = {"bank": bank["fingerprint"], "graft": [result["settings_fingerprint"] for result in grafted]}
-    return stages.run("sample", inputs, [], show)
+    return phases.run("sample", inputs, [], show)
 
 
 def _report(
-    stages: Stages,
+    phases: Phases,
     options: Options,
     corpus: Path,
     tokens: dict[str, Any],
@@ -340,7 +340,7 @@ def _report(
         gates=shown.get("gates"),
         sample=shown.get("sample"),
         material=material,
-        seconds=stages.seconds,
+        seconds=phases.seconds,
         title="A grafted model, measured",
         subtitle=f"memgraft quickstart · donor {bank['donor']}",
     )

@@ -337,10 +337,10 @@ def _material(facts: Mapping[str, Any]) -> str:
             f"{name} {machine[name]}" for name in ("python", "torch", "transformers") if name in machine
         )
         rows.append(("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}; {versions}"))
-    stages = [(name, f"{seconds:.1f} s") for name, seconds in facts.get("seconds", {}).items()]
+    phases = [(name, f"{seconds:.1f} s") for name, seconds in facts.get("seconds", {}).items()]
     body = html_table(("what", "which"), rows, numbers=9) if rows else ""
-    if stages:
-        body += "<br>" + html_table(("stage", "time, when it last ran"), stages)
+    if phases:
+        body += "<br>" + html_table(("phase", "time, when it last ran"), phases)
     lead = "The inputs, settings and versions that are on record; what is not known is said to be unknown."
     return html_section("What it was made from", lead, body) if body else ""
 

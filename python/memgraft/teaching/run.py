@@ -89,7 +89,7 @@ def teach(
         name: the graft, if there are several.
         source: what the facts were read from, which the overlay records.
         device: where the donor runs.
-        progress: True for bars, or called with (stage, done, total).
+        progress: True for bars, or called with (phase, done, total).
 
     Raises:
         ArgumentError: ``out`` exists, no fact, facts that contradict each other, a prompt longer than the recipient.

@@ -1,7 +1,7 @@
-"""Stages that are done once: a stage runs again exactly when the fingerprint of its inputs changes.
+"""Phases that are done once: a phase runs again exactly when the fingerprint of its inputs changes.
 
-``stages.json`` keeps, for each stage, the fingerprint of its inputs and what it found. A stage that was interrupted
-keeps what it wrote if its inputs are still the same, so that a stage which resumes by itself (harvest, train) can;
+``stages.json`` keeps, for each phase, the fingerprint of its inputs and what it found. A phase that was interrupted
+keeps what it wrote if its inputs are still the same, so that a phase which resumes by itself (harvest, train) can;
 when they changed, its old outputs go first.
 """
 
@@ -20,12 +20,12 @@ from memgraft.assets.cache import write_beside
 STATE_NAME = "stages.json"
 
 
-class Stages:
-    """The stages of one output directory.
+class Phases:
+    """The phases of one output directory.
 
     Args:
         folder: where outputs and ``stages.json`` live.
-        log: told one line per stage.
+        log: told one line per phase.
     """
 
     def __init__(self, folder: Path, log: Callable[[str], None]) -> None:
@@ -46,13 +46,13 @@ class Stages:
         *,
         partial: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """The stage's facts: from the last time if nothing changed, else by ``work``.
+        """The phase's facts: from the last time if nothing changed, else by ``work``.
 
         Args:
-            name: the stage.
+            name: the phase.
             inputs: JSON-ready values that decide the result: fingerprints and options.
             outputs: files and directories it makes, relative to the folder; gone ones make it run again.
-            work: does the stage; returns JSON-ready facts, the fingerprint of its output among them.
+            work: does the phase; returns JSON-ready facts, the fingerprint of its output among them.
             partial: what an interrupted run leaves besides ``outputs``.
         """
         described = json.dumps({"stage": name, "inputs": inputs, "version": __version__}, sort_keys=True)

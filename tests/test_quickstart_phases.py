@@ -1,16 +1,16 @@
-"""Stages run once, again when their inputs change, and keep what resumes."""
+"""Phases run once, again when their inputs change, and keep what resumes."""
 
 import json
 
 import pytest
 
 from memgraft.errors import CorpusError
-from memgraft.quickstart.stages import STATE_NAME, Stages
+from memgraft.quickstart.phases import STATE_NAME, Phases
 from memgraft.quickstart.text import document_groups, hold_out, json_lines, source_fingerprint, write_documents
 
 
 class Work:
-    """A stage's work that counts its calls and writes one file."""
+    """A phase's work that counts its calls and writes one file."""
 
     def __init__(self, folder, *, fail=False):
         self.folder, self.fail, self.calls = folder, fail, 0
@@ -24,51 +24,51 @@ class Work:
         return {"calls": self.calls}
 
 
-def test_a_stage_runs_once_for_the_same_inputs(tmp_path):
+def test_a_phase_runs_once_for_the_same_inputs(tmp_path):
     work, lines = Work(tmp_path), []
     for _ in range(2):
-        facts = Stages(tmp_path, lines.append).run("stage", {"a": 1}, ["output"], work)
+        facts = Phases(tmp_path, lines.append).run("phase", {"a": 1}, ["output"], work)
         assert facts == {"calls": 1}
     assert work.calls == 1
-    assert lines[1] == "stage: up to date"
+    assert lines[1] == "phase: up to date"
 
 
 @pytest.mark.parametrize("change", ["inputs", "output gone", "state gone", "version"])
-def test_a_stage_runs_again_when_something_changed(tmp_path, change, monkeypatch):
+def test_a_phase_runs_again_when_something_changed(tmp_path, change, monkeypatch):
     work = Work(tmp_path)
-    Stages(tmp_path, lambda line: None).run("stage", {"a": 1}, ["output"], work)
+    Phases(tmp_path, lambda line: None).run("phase", {"a": 1}, ["output"], work)
     if change == "output gone":
         (tmp_path / "output").unlink()
     if change == "state gone":
         (tmp_path / STATE_NAME).unlink()
     if change == "version":
-        monkeypatch.setattr("memgraft.quickstart.stages.__version__", "other")
-    Stages(tmp_path, lambda line: None).run("stage", {"a": 2 if change == "inputs" else 1}, ["output"], work)
+        monkeypatch.setattr("memgraft.quickstart.phases.__version__", "other")
+    Phases(tmp_path, lambda line: None).run("phase", {"a": 2 if change == "inputs" else 1}, ["output"], work)
     assert work.calls == 2
 
 
-def test_an_interrupted_stage_keeps_its_parts_for_the_same_inputs_only(tmp_path):
+def test_an_interrupted_phase_keeps_its_parts_for_the_same_inputs_only(tmp_path):
     broken = Work(tmp_path, fail=True)
     with pytest.raises(KeyboardInterrupt):
-        Stages(tmp_path, lambda line: None).run("stage", {"a": 1}, ["output"], broken, partial=["part"])
-    assert json.loads((tmp_path / STATE_NAME).read_text())["stage"]["done"] is False
+        Phases(tmp_path, lambda line: None).run("phase", {"a": 1}, ["output"], broken, partial=["part"])
+    assert json.loads((tmp_path / STATE_NAME).read_text())["phase"]["done"] is False
 
     seen = []
-    Stages(tmp_path, lambda line: None).run(
-        "stage", {"a": 1}, [], lambda: seen.append((tmp_path / "part").exists()) or {}, partial=["part"]
+    Phases(tmp_path, lambda line: None).run(
+        "phase", {"a": 1}, [], lambda: seen.append((tmp_path / "part").exists()) or {}, partial=["part"]
     )
-    Stages(tmp_path, lambda line: None).run(
-        "stage", {"a": 2}, [], lambda: seen.append((tmp_path / "part").exists()) or {}, partial=["part"]
+    Phases(tmp_path, lambda line: None).run(
+        "phase", {"a": 2}, [], lambda: seen.append((tmp_path / "part").exists()) or {}, partial=["part"]
     )
     assert seen == [True, False]
 
 
-def test_finished_stages_survive_a_later_interruption(tmp_path):
-    stages, first, broken = Stages(tmp_path, lambda line: None), Work(tmp_path), Work(tmp_path, fail=True)
-    stages.run("first", {}, ["output"], first)
+def test_finished_phases_survive_a_later_interruption(tmp_path):
+    phases, first, broken = Phases(tmp_path, lambda line: None), Work(tmp_path), Work(tmp_path, fail=True)
+    phases.run("first", {}, ["output"], first)
     with pytest.raises(KeyboardInterrupt):
-        stages.run("second", {}, [], broken)
-    Stages(tmp_path, lambda line: None).run("first", {}, ["output"], first)
+        phases.run("second", {}, [], broken)
+    Phases(tmp_path, lambda line: None).run("first", {}, ["output"], first)
     assert first.calls == 1
 
 
