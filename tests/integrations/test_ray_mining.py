@@ -60,4 +60,5 @@ def test_two_workers_one_killed(tmp_path):
     assert "killed" in done.stdout
     memgraft.mine(memgraft.Corpus.open(path), (2, 3, 4), 3000).save(tmp_path / "one.mgk")
     assert out.read_bytes() == (tmp_path / "one.mgk").read_bytes()
-    assert sorted(os.listdir(folder)) == ["part-00000-of-00002.mgr", "part-00001-of-00002.mgr"]
+    parts = ["part-00000-of-00002.mgr", "part-00001-of-00002.mgr"]
+    assert sorted(os.listdir(folder)) == sorted([*parts, *(f"{part}.sample" for part in parts)])

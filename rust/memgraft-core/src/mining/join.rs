@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::control::{REPORT, Report, single};
 use super::merge::{self, Ranges};
 use super::options::{self, Means, MineOptions, Mined};
-use super::part::lock;
+use super::part::{lock, partial, remove, remove_leftover};
 use super::parts::{MergedFacts, Parts, check_kin};
 use super::runs::{Facts, RunSet, RunWriter};
 use super::select::Wanted;
@@ -57,6 +57,7 @@ pub fn merge_parts(
             && found.facts().tokens == facts.tokens;
         check_kin(&parts.sets[0], &found)?;
         if same {
+            remove_leftover(&partial(out))?;
             return Ok(found);
         }
         return Err(Error::Fingerprint {
@@ -85,9 +86,7 @@ fn write<const W: usize>(
     means: &Means,
     report: &mut Report<'_>,
 ) -> Result<RunSet> {
-    let mut name = out.file_name().map(std::ffi::OsStr::to_os_string).unwrap_or_default();
-    name.push(".partial");
-    let folder = out.with_file_name(name);
+    let folder = partial(out);
     fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "cannot be made; choose another place", e))?;
     let locked = lock(&folder)?;
     let (mut writer, next) = RunWriter::<W>::resume(out, &folder, &facts.identity(), packing)?;
@@ -117,7 +116,7 @@ fn write<const W: usize>(
     }
     let set = writer.finish(&facts)?;
     drop(locked);
-    fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, "cannot be removed", e))?;
+    remove(&folder)?;
     Ok(set)
 }
 

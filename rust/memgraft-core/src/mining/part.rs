@@ -133,9 +133,7 @@ impl<'a, const W: usize> Part<'a, W> {
             longs: Vec::new(),
             block_of: None,
         };
-        let mut name = out.file_name().map(std::ffi::OsStr::to_os_string).unwrap_or_default();
-        name.push(".partial");
-        let folder = out.with_file_name(name);
+        let folder = partial(out);
         Ok(Self { shard, out, folder, means: &options.means, packing, reserved, facts })
     }
 
@@ -143,6 +141,7 @@ impl<'a, const W: usize> Part<'a, W> {
         if self.out.exists() {
             let found = RunSet::open(self.out)?;
             self.check_same(&found)?;
+            remove_leftover(&self.folder)?;
             return Ok(found);
         }
         fs::create_dir_all(&self.folder)
@@ -157,7 +156,7 @@ impl<'a, const W: usize> Part<'a, W> {
         }
         let set = self.merge(&blocks, report)?;
         drop(lock);
-        fs::remove_dir_all(&self.folder).map_err(|e| Error::io(&self.folder, "cannot be removed", e))?;
+        remove(&self.folder)?;
         Ok(set)
     }
 
@@ -375,4 +374,30 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File> {
         Error::io(&path, "another process is at work on this file; wait for it, or choose another out", source)
     })?;
     Ok(file)
+}
+
+/// The folder of what is not finished, beside the file that it becomes.
+pub(super) fn partial(out: &Path) -> PathBuf {
+    let mut name = out.file_name().map(std::ffi::OsStr::to_os_string).unwrap_or_default();
+    name.push(".partial");
+    out.with_file_name(name)
+}
+
+/// Removes the folder of a finished file; a second process of the same command may remove it at the same moment.
+pub(super) fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(folder, "cannot be removed", e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what a process left that was killed after its file was finished. A folder at which one is at work stays.
+pub(super) fn remove_leftover(folder: &Path) -> Result<()> {
+    match folder.is_dir().then(|| lock(folder)) {
+        Some(Ok(locked)) => {
+            drop(locked);
+            remove(folder)
+        }
+        _ => Ok(()),
+    }
 }

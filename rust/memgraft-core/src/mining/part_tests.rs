@@ -189,6 +189,33 @@ fn a_torn_merge_goes_on_after_its_last_durable_segment() {
     }
 }
 
+#[test]
+fn what_a_kill_left_beside_a_finished_file_goes_with_the_next_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = mixed(&folder);
+    let parts = mine_all(&corpus, folder.path(), 2, |_, _| ());
+    let out = folder.path().join("out.mgr");
+    merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap();
+    let leave = |out: &Path| {
+        let left = out.with_extension("mgr.partial");
+        std::fs::create_dir_all(&left).unwrap();
+        std::fs::write(left.join("merged.journal"), b"torn").unwrap();
+        left
+    };
+    let left = leave(&out);
+    merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap();
+    assert!(!left.exists());
+    // Another process is at work there: it removes the folder itself.
+    let left = leave(&out);
+    let locked = crate::mining::part::lock(&left).unwrap();
+    merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap();
+    assert!(left.exists());
+    drop(locked);
+    let left = leave(&parts[0]);
+    mine_all(&corpus, folder.path(), 2, |_, _| ());
+    assert!(!left.exists());
+}
+
 /// Journal and records of a merge that was stopped at its end.
 fn runs_of(parts: &[PathBuf], partial: &Path) -> (Vec<u8>, Vec<u8>) {
     let out = partial.with_extension("");
