@@ -207,7 +207,7 @@ fn what_a_kill_left_beside_a_finished_file_goes_with_the_next_call() {
     assert!(!left.exists());
     // Another process is at work there: it removes the folder itself.
     let left = leave(&out);
-    let locked = crate::mining::part::lock(&left).unwrap();
+    let locked = part::lock(&left).unwrap();
     merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap();
     assert!(left.exists());
     drop(locked);
