@@ -19,6 +19,7 @@ from memgraft.harvesting import open_donor
 from memgraft.index import NgramIndex
 from memgraft.probing import choose_settings, probe
 from memgraft.probing.hits import Hits, draw, hits_of
+from memgraft.probing.probe import affordable_keys
 from memgraft.probing.softmax import (
     Classes,
     Fit,
@@ -279,6 +280,15 @@ def test_the_verb(place, tmp_path):
         refused = invoke(*asked, *wrong)
         assert refused.exit_code == 2
         assert message in refused.stderr
+
+
+def test_time_that_is_too_short_for_any_probe_is_told():
+    told = []
+    assert affordable_keys(10, 0.1, 10_000, told.append) == 3000
+    assert affordable_keys(0.01, 1e-3, 256, told.append) == 400
+    assert told == []
+    assert affordable_keys(0.1, 0.1, 10_000, told.append) == 400
+    assert told[0].startswith("0.1 minutes are enough for 30 keys, and 400 are the least: this takes longer")
 
 
 def test_prefixes_of_another_name_are_read_once_and_a_missing_bos_is_left_out(place, corpus, keys):

@@ -16,6 +16,7 @@ from memgraft.cli import common
 from memgraft.cli.app import VERBS, build_app
 from memgraft.cli.examples import EXAMPLES
 from memgraft.cli.sizes import Count, Share, parse_count, parse_counts, parse_range
+from memgraft.controls import ARMS
 from memgraft.errors import ArgumentError, ConfigError, FormatError
 
 
@@ -132,6 +133,22 @@ def test_every_verb_is_registered_and_has_help():
     for name, _ in VERBS:
         result = CliRunner().invoke(app, [*name.split(), "--help"])
         assert result.exit_code == 0, result.output
+
+
+def help_of(name):
+    return " ".join(CliRunner().invoke(build_app(), [*name.split(), "--help"]).output.replace("│", " ").split())
+
+
+def test_help_speaks_of_the_verb_that_it_is_of(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    for name, module in VERBS:
+        run = importlib.import_module(module).run
+        own = inspect.signature(run, eval_str=True).parameters
+        for option in (get_args(parameter.annotation) for parameter in own.values()):
+            said = getattr(option[-1], "help", None) or "" if option else ""
+            if "--out" in said:
+                assert "out" in own, (name, said)
+    assert all(arm in help_of("train") for arm in ARMS)
 
 
 def test_help_imports_nothing_heavy():

@@ -74,6 +74,43 @@ def test_harvest_writes_a_bank_and_says_what_is_in_it(place, bank):
     assert sample_of(opened.keys).to_bytes() == (place / "keys.mgk.sample").read_bytes()
 
 
+def test_a_finished_bank_is_told_from_one_that_was_harvested_now_and_its_health_is_a_table(place, bank):
+    again = invoke(*harvest_command(place), "--out", place / "bank")
+    assert again.exit_code == 0, again.stderr
+    assert "bank was finished before; nothing was harvested" in again.stderr
+    for shown in (again.stdout, invoke("inspect", place / "bank").stdout):
+        table = shown[shown.index("read as") :].splitlines()
+        assert table[0].split() == ["read", "as", "rows", "of", "counts", "cosine", "twins", "norm", "rank", "outliers"]
+        assert table[-1].split()[:3] == ["all", str(bank["num_rows"]), "100.0%"]
+        assert "share_of_counts" not in shown
+
+
+def test_a_tokenizer_that_did_not_make_the_keys_is_refused_before_a_text_is_tokenised(place, bank, tmp_path):
+    byte_bpe(["another text altogether, of other words"], 300).save(str(tmp_path / "tokenizer.json"))
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "a.txt").write_bytes(b"not UTF-8: \xff")  # tokenising it would be another error
+    given = ["--tokenizer", tmp_path / "tokenizer.json"]
+    for command in (
+        ["coverage", place / "keys.mgk", text],
+        ["coverage", place / "bank", text],
+        ["annotate", place / "bank", "--corpus", text, "-o", tmp_path / "rows"],
+        ["extend", place / "bank", "--corpus", text, "--donor", place / "donor", "-o", tmp_path / "more"],
+        ["report", place / "bank", "--coverage", text, "-o", tmp_path / "report"],
+        ["train", place / "bank", "--train", text, "-o", tmp_path / "experiment"],
+    ):
+        refused = invoke(*command, *given)
+        assert refused.exit_code == 1
+        assert f"--tokenizer {tmp_path / 'tokenizer.json'}: not the one that made the keys of" in refused.stderr
+
+
+def test_a_bank_reads_text_by_its_own_tokenizer(place, bank):
+    counted = invoke("coverage", place / "bank", place / "held-out", "--json")
+    assert counted.exit_code == 0, counted.stderr
+    given = invoke("coverage", place / "bank", place / "held-out", "--tokenizer", place / "tokenizer.json", "--json")
+    assert json.loads(counted.stdout) == json.loads(given.stdout)
+
+
 def test_a_bank_shows_texts_by_its_own_tokenizer(place, bank):
     shown = invoke("inspect", place / "bank", "--text", tiny_text(1, sentences=1), "--json")
     assert shown.exit_code == 0, shown.stderr

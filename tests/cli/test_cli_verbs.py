@@ -388,7 +388,7 @@ def test_bad_tokenizers(made, tmp_path):
         ),
         (("--tokenizer", tmp_path / "none.json"), 1, "expected a tokenizer.json, found no such file"),
         (("--tokenizer", made / "corpus.json"), 1, "expected a tokenizer.json of the tokenizers library"),
-        (("--tokenizer", made / "tokenizer.json", "--eos", "<end>"), 2, "eos: expected a token of"),
+        (("--tokenizer", made / "tokenizer.json", "--eos", "<end>"), 2, "got '<end>'; special tokens there: <eos>"),
         (("--tokenizer", made / "tokenizer.json", "--eos", "10"), 2, "eos: expected a token of"),
     ]:
         result = memgraft_cli("tokenize", text, *args, "-o", out)

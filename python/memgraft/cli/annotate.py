@@ -39,7 +39,7 @@ def run(
         return
     from memgraft.bank.annotation import annotate
 
-    tokens = reading.open(corpus or [])
+    tokens = reading.open(corpus or [], made=opened)
     common.keeps(f"{out}.partial is kept: run the same command again to go on")
     with common.progress("tokens") as report:
         found = annotate(opened, tokens, out, threads=threads, progress=report)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, get_ty
 import typer
 
 from memgraft.cli import common
-from memgraft.errors import ArgumentError, StorageError
+from memgraft.errors import ArgumentError, FingerprintError, StorageError
 from memgraft.system import check_writable
 
 if TYPE_CHECKING:
@@ -50,26 +50,57 @@ class Reading:
         Path | None,
         typer.Option(
             "--temporary",
-            help="Folder for temporary data; default: that of --out, for tokens of text and tables the system's.",
+            help="Folder for temporary data; default: beside what is written, else (and for tokens of text and tables) "
+            "the system's.",
         ),
     ] = None
 
-    def open(self, paths: "Path | list[Path]") -> "Corpus":
-        """Opens a corpus; a bar shows text being tokenised and tables being read, token files open at once."""
-        from memgraft import Corpus
+    def open(self, paths: "Path | list[Path]", *, made: "Bank | KeySet | None" = None) -> "Corpus":
+        """Opens a corpus; a bar shows text being tokenised and tables being read, token files open at once.
 
+        Args:
+            paths: one corpus.
+            made: whose tokens those of a text are to be: a bank's own tokenizer stands in for ``--tokenizer``.
+
+        Raises:
+            FingerprintError: ``--tokenizer`` is not the one that made the keys; said before a text is tokenised.
+        """
+        from memgraft import Corpus
+        from memgraft.corpus import is_text
+
+        tokenizer = self.tokenizer
+        if made is not None and any(is_text(path) for path in (paths if isinstance(paths, list) else [paths])):
+            tokenizer = _tokenizer_of(made, tokenizer)
         with common.progress("bytes") as report:
             return Corpus.open(
                 paths[0] if isinstance(paths, list) and len(paths) == 1 else paths,
                 format=self.format,
                 dtype=self.dtype,
                 eos_id=self.eos_id,
-                tokenizer=self.tokenizer,
+                tokenizer=tokenizer,
                 documents="file" if self.file_is_document else None,
                 column=self.column,
                 temporary=self.temporary,
                 progress=report,
             )
+
+
+def _tokenizer_of(made: "Bank | KeySet", given: Path | None) -> Path | None:
+    """The tokenizer for text that is read with ``made``."""
+    from memgraft import Bank
+    from memgraft.tokenizer import differs_from, facts_of_keys, open_tokenizer
+
+    if given is None:
+        return made.tokenizer_path if isinstance(made, Bank) else None
+    if isinstance(made, Bank):
+        recorded = facts_of_keys(made.keys.metadata, made.manifest.tokenizer)
+    else:
+        recorded = facts_of_keys(made.metadata)
+    if difference := differs_from(open_tokenizer(given), recorded):
+        raise FingerprintError(
+            f"--tokenizer {given}: not the one that made the keys of {made.path}: {difference}; give that one"
+        )
+    return given
 
 
 def reads_corpora(function: Callable[Concatenate[Reading, P], None]) -> Callable[P, None]:

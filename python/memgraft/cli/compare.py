@@ -7,7 +7,6 @@ import typer
 
 from memgraft.cli.common import (
     JsonOption,
-    OverwriteOption,
     ThreadsOption,
     emit,
     keeps,
@@ -28,7 +27,9 @@ def run(
     ] = 1,
     seconds: Annotated[float | None, typer.Option(min=0.0, help="Start no arm later than this.")] = None,
     threads: ThreadsOption = None,
-    overwrite: OverwriteOption = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away arms of other settings in the file's out; default: refuse.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Train the arms and seeds of a comparison file on the same tokens and compare them; resumable by arm and seed."""

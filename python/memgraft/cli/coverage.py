@@ -42,16 +42,16 @@ def run(
     from memgraft import coverage
     from memgraft.corpus import is_text
     from memgraft.corpus.overlapping import WORTH_SAYING
-    from memgraft.planning import budget_for
+    from memgraft.planning import FARTHEST, budget_for
 
     if part not in ("auto", "all", "train", "held-out"):
         raise ArgumentError(f"part: expected auto, all, train or held-out, got {part!r}")
     if by_folder and by_column is not None:
         raise ArgumentError("--by-column: expected one way to tell documents apart, got --by-folder too")
-    opened, _, keys = artifacts.open_index(index)
+    opened, bank, keys = artifacts.open_index(index)
     apart = _folders(corpus) if by_folder else corpus
     # Tokens of one folder are no part of those beside it, so a folder of folders is opened as its folders.
-    stream = reading.open(apart if by_folder and not is_text(corpus[0]) else corpus)
+    stream = reading.open(apart if by_folder and not is_text(corpus[0]) else corpus, made=bank or keys)
     labels = None if by_column is None else _labels(corpus, by_column, stream.num_documents)
     split = keys.metadata.get("split") if keys is not None else None
     if part == "auto":
@@ -63,13 +63,13 @@ def run(
             raise ArgumentError(f"--part {part}: expected the key set beside {index}, found none; give --part all")
         train, held_out = artifacts.split_of_keys(keys, stream, "--part all")
         stream = train if part == "train" else held_out
-    mined = None if mined_from is None else reading.open(mined_from)
+    mined = None if mined_from is None else reading.open(mined_from, made=bank or keys)
     with common.progress("tokens") as report:
         facts = coverage(opened, stream, keys=keys, mined=mined, domains=labels, threads=threads, progress=report)
     domains: dict[str, Any] = dict(facts["domains"])
     if part == "all" and len(apart) > 1:
         for path in apart:
-            found = coverage(opened, reading.open([path]), keys=keys, threads=threads)
+            found = coverage(opened, reading.open([path], made=bank or keys), keys=keys, threads=threads)
             domains[str(path)] = {name: found[name] for name in ("positions", "coverage", "fallback_share", "hits")}
     if facts["mined_from_it"]:
         common.log("warning: the keys were mined from these documents, so this is no coverage of new text")
@@ -81,9 +81,9 @@ def run(
     if facts["fallback_share"] > MOST_FALLBACK:
         wanted = None if keys is None else budget_for(keys, stream, 1 - MOST_FALLBACK)
         reach = (
-            f"about {wanted:,} keys like these would reach it"
+            f"about {float(f'{wanted:.2g}'):,.0f} keys like these would leave no more"
             if wanted
-            else "no budget of such keys near this one reaches it"
+            else f"no budget up to {FARTHEST} times these keys is known to leave less"
         )
         common.log(
             f"warning: {facts['fallback_share']:.0%} of positions are left to the fallback, more than "

@@ -43,7 +43,7 @@ def run(
     )
     if tokenizer is None:
         raise ArgumentError(f"{base.path}: expected a tokenizer.json beside it, found none; give --tokenizer")
-    opened = reading.open(corpus)
+    opened = reading.open(corpus, made=base)
     with common.progress("keys") as report:
         lacking = mine_lacking(
             base,

@@ -20,6 +20,7 @@ from memgraft.cli.common import (
     verb,
     warnings_told,
 )
+from memgraft.cli.health import print_health
 from memgraft.cli.sizes import parse_range
 from memgraft.errors import ArgumentError
 
@@ -120,7 +121,7 @@ def run(
         "prefix": prefix.replace("\\n", "\n"),
         "prepend_bos": prepend_bos,
         "contexts": around,
-        "corpus": opening.open(corpus) if corpus else None,
+        "corpus": opening.open(corpus, made=keyset) if corpus else None,
         "round_trip": round_trip,
         "share_prefixes": share_prefixes,
         "batch_tokens": batch_tokens,
@@ -160,7 +161,7 @@ def run(
                 prefixes=AUTO_PREFIXES if options["prefix"] == "auto" else [options["prefix"]],
                 contexts=[None, around or AUTO_CONTEXTS],
                 dtypes=[options["dtype"]],
-                held_out=None if held_out is None else opening.open(held_out),
+                held_out=None if held_out is None else opening.open(held_out, made=keyset),
                 minutes=minutes,
                 progress=report,
                 note=log,
@@ -171,6 +172,7 @@ def run(
         options["corpus"] = options["corpus"] if chosen.contexts else None
     options |= {"keep_tokenizer": keep_tokenizer, "rank": rank, "world_size": world, "note": log}
     keeps(f"finished rows are in {out}.partial; the same command goes on from there")
+    finished = out.exists()
     with warnings_told(), progress("keys", noted=("donor",)) as report:
         bank = harvest(
             keyset,
@@ -182,6 +184,8 @@ def run(
         )
     if Rank.find(rank, world).rank != 0:  # of many processes one prints what they made
         return
+    if finished:
+        log(f"{out} was finished before; nothing was harvested")
     groups, whole = bank_health(bank), whole_health(bank)
     manifest = bank.manifest
     facts = {
@@ -205,7 +209,12 @@ def run(
         "rows": groups,
         "all_rows": whole,
     }
-    emit(facts, json=json, title="bank")
+    if json:
+        emit(facts, json=True)
+        return
+    del facts["rows"], facts["all_rows"]
+    emit({name: fact for name, fact in facts.items() if fact is not None}, json=False, title="bank")
+    print_health(groups, whole)
 
 
 def meant_types(value_dtype: str, reading: Reading, *, for_corpus: bool) -> tuple[str, Reading]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memgraft.cli import artifacts, common, inspect_model, records
+from memgraft.cli.health import print_health
 from memgraft.errors import ArgumentError, FingerprintError
 
 #: What stands where bytes are no whole character.
@@ -38,7 +39,9 @@ def run(
         Path | None, typer.Option("--html", help="With a graft and --text: also write what is shown as one HTML file.")
     ] = None,
     threads: common.ThreadsOption = None,
-    overwrite: common.OverwriteOption = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write over the file of --html; default: refuse.")
+    ] = False,
     json: common.JsonOption = False,
 ) -> None:
     """Show the facts of an artifact; with --text, what each of its tokens finds, and what a graft does with it."""
@@ -91,7 +94,10 @@ def run(
 
         for line in health_warnings(facts["rows"], facts["all_rows"]):
             common.log(f"warning: {line}")
+    health = facts.pop("rows", None), facts.pop("all_rows", None)
     common.emit(facts, json=False, title=str(path))
+    if health[0]:
+        print_health(*health)
     if top:
         print_keys(top)
     if gone:

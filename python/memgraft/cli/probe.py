@@ -54,7 +54,9 @@ def run(
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the table into this .svg file.")] = None,
     threads: common.ThreadsOption = None,
-    overwrite: common.OverwriteOption = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write over the file of --plot; default: refuse.")
+    ] = False,
     json: common.JsonOption = False,
 ) -> None:
     """Rank donors, taps, prefixes, contexts by what their values know of the next token, on a sample of the keys.
@@ -90,8 +92,8 @@ def run(
         "compute_dtype": compute_dtype,
         "device": donor_device(device, device_map),
     }
-    mined = opening.open(corpus)
-    held = None if held_out is None else opening.open(held_out)
+    mined = opening.open(corpus, made=keyset)
+    held = None if held_out is None else opening.open(held_out, made=keyset)
     with common.progress("keys") as report:
         result = probe(keyset, corpus=mined, held_out=held, **options, progress=report, note=common.log)
     if plot is not None:

@@ -67,7 +67,7 @@ def run(
         if path.suffix == ".json" and path.is_file():
             covered[path.stem] = _counted(path)
             continue
-        corpus = reading.open(path)
+        corpus = reading.open(path, made=opened)
         with progress("tokens") as shown:
             covered[str(path)] = dict(coverage(opened, corpus, progress=shown))
     facts = build_facts(

@@ -21,6 +21,9 @@ from memgraft.cli.common import (
     verb,
 )
 from memgraft.cli.sizes import parse_range
+from memgraft.controls import ARMS, DEFAULT_ARMS, arms_named
+
+_OTHER_ARMS = ", ".join(name for name in ARMS if name not in DEFAULT_ARMS)
 
 
 @verb
@@ -36,9 +39,7 @@ def run(
             "--held-out", help="Corpus of other documents; default: what 'mine --held-out' held out of --train."
         ),
     ] = None,
-    arms: Annotated[str, typer.Option(help="Arms, by commas; also no_fallback, random, constant, trainable.")] = (
-        "none,engram,graft,shuffled"
-    ),
+    arms: Annotated[str, typer.Option(help=f"Arms, by commas; also {_OTHER_ARMS}.")] = ",".join(DEFAULT_ARMS),
     seeds: Annotated[str, typer.Option(help="Seeds, by commas; three or more give intervals over seeds.")] = "0",
     minutes: Annotated[float, typer.Option(min=0.01, help="Budget of all training together.")] = 10.0,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps per arm, instead of --minutes.")] = None,
@@ -70,7 +71,6 @@ def run(
     need("torch", "torch")
     need("transformers", "transformers")
     from memgraft.bank import Bank
-    from memgraft.controls import arms_named
     from memgraft.corpus import Overlap
 
     numbers = tuple(parse_range("--seeds", seeds))
@@ -98,11 +98,11 @@ def run(
         raise ArgumentError(
             f"--tokenizer: expected the recipient's tokenizer.json, which the fallback reads, got none; {bank} has none"
         )
-    train_corpus = reading.open(training)
+    train_corpus = reading.open(training, made=opened)
     if held_out is None:
         train_corpus, held_out_corpus = artifacts.split_of_keys(opened.keys, train_corpus, "--held-out")
     else:
-        held_out_corpus = reading.open(held_out)
+        held_out_corpus = reading.open(held_out, made=opened)
     with progress() as report:
         results = run_experiment(
             opened,

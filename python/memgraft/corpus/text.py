@@ -57,6 +57,9 @@ BATCH_CHARACTERS = 4_000_000
 #: Ids turned into an array at a time. One call that turns them all would answer Ctrl-C only at its end.
 SLICE = 1 << 19
 
+#: Special tokens that a message names.
+_NAMED = 16
+
 #: A document of fewer characters is not looked at for marks of document ends inside it.
 GIANT_CHARACTERS = 1_000_000
 
@@ -208,7 +211,10 @@ def _eos_id(tokenizer: Any, eos: str | int | None, size: int, path: str | os.Pat
         return None
     found = tokenizer.token_to_id(eos) if isinstance(eos, str) else eos
     if found is None or not 0 <= found < size:
-        raise ArgumentError(f"eos: expected a token of {os.fspath(path)} ({size} ids), got {eos!r}")
+        special = [tokenizer.id_to_token(token) for token in find_special_ids(tokenizer)]
+        more = f" and {len(special) - _NAMED} more" if len(special) > _NAMED else ""
+        known = f"; special tokens there: {', '.join(special[:_NAMED])}{more}" if special else ""
+        raise ArgumentError(f"eos: expected a token of {os.fspath(path)} ({size} ids), got {eos!r}{known}")
     return int(found)
 
 

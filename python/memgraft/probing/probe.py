@@ -109,7 +109,7 @@ def probe(
     asked = each_once(asked, donors_open, taps, note)
     bounded = num_keys is None
     if num_keys is None:
-        num_keys = _affordable(bench, donors_open, asked, taps, keys, training, minutes, seed)
+        num_keys = _affordable(bench, donors_open, asked, taps, keys, training, minutes, seed, note)
     sample = draw(keys, training, exam, num_keys=num_keys, num_exam=_EXAM_HITS, seed=seed)
     passes = [bench.read(reading, donors_open.get(reading.donor), taps, sample.keys, progress) for reading in asked]
     sample, passes = in_common(sample, passes)
@@ -192,12 +192,27 @@ def _affordable(
     training: Hits,
     minutes: float,
     seed: int,
+    note: Note | None,
 ) -> int:
-    """So many keys that all passes take half the time, by a first few keys."""
+    """So many keys that all passes take half the time, by a first few keys; ``note`` is told where that is too few."""
     hit = np.random.default_rng(seed).permutation(np.unique(training.rows))[:_TRIED_KEYS]
     few = keys.select(np.sort(hit))
     seconds = 0.0
     for reading in readings:
         read = bench.read(reading, donors.get(reading.donor), taps, few)
         seconds += 1 / read.keys_per_second[-1]
-    return int(np.clip(_DONOR_SHARE * 60 * minutes / seconds, _LEAST_KEYS, _MOST_KEYS))
+    return affordable_keys(minutes, seconds, len(keys), note)
+
+
+def affordable_keys(minutes: float, seconds: float, num_keys: int, note: Note | None = None) -> int:
+    """How many of ``num_keys`` keys are read in half of ``minutes``, each in ``seconds``.
+
+    ``note`` is told where they are fewer than a probe takes at the least.
+    """
+    affordable, least = _DONOR_SHARE * 60 * minutes / seconds, min(_LEAST_KEYS, num_keys)
+    if affordable < least and note is not None:
+        note(
+            f"{minutes:g} minutes are enough for {affordable:,.0f} keys, and {least} are the least: this takes longer; "
+            "fewer donors, prefixes or contexts take less"
+        )
+    return int(np.clip(affordable, _LEAST_KEYS, _MOST_KEYS))
