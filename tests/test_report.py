@@ -92,7 +92,11 @@ class Balanced(HTMLParser):
     [
         (experiment(-0.4, -0.2), "helps", "The graft helps."),
         (experiment(0.1, 0.3), "hurts", "The graft hurts."),
-        (experiment(-0.1, 0.1), "unclear", "That the graft helps is not shown. No difference is shown to"),
+        (
+            experiment(-0.1, 0.1),
+            "unclear",
+            "No difference is shown to no memory, the fallback alone or its rows shuffled.",
+        ),
         (against("none", 0.01, 0.03), "unclear", "Its held-out loss is higher than with no memory."),
         (against("engram", -0.3, 0.001), "unclear", "No difference is shown to the fallback alone."),
         (experiment(-0.4, -0.2, seeds=(0,)), "none", "has 1 seed in all arms; a verdict needs 3"),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memgraft import _core
+from memgraft.arguments import refuse_paths
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyed import Closed, Keyed
 from memgraft.keyset import KeySet
@@ -43,6 +44,7 @@ class NgramIndex(Keyed):
         Raises:
             LimitError: the set is beyond the format.
         """
+        refuse_paths(keys=keys)
         return cls(_core.Index.build(keys._core))
 
     @classmethod

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError
 from memgraft.index import NgramIndex
@@ -84,6 +85,7 @@ def plan_budgets(
         ArgumentError: no budget, one below the number of orders, or an unknown policy.
         CorpusError: fewer than two documents.
     """
+    refuse_paths(corpus=corpus)
     progress = callback(progress)
     wanted = sorted(set(budgets))
     if not wanted:

@@ -198,6 +198,7 @@ def test_train_then_report(place, bank, tmp_path):
     ]
     text = invoke(*train_command(place, tmp_path / "run"), "--steps", 3, "--arms", "graft,shuffled")
     assert "graft minus shuffled" in text.stdout
+    assert "No verdict: this experiment has 1 seed in all arms; a verdict needs 3 or more." in text.stdout
 
     command = ["report", place / "bank", "--experiment", tmp_path / "run", "--coverage", place / "held-out-tokens.bin"]
     result = invoke(*command, "--out", tmp_path / "report")

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from memgraft.arguments import refuse_paths
 from memgraft.bank.bank import Bank
 from memgraft.bank.files import fsync_directory, reserve, write_text
 from memgraft.boundaries import MARKS, read_rows, refuse_unread
@@ -76,6 +77,7 @@ def annotate(
         TokenError: a token outside the bank's vocabulary.
         StorageError: the disk refused.
     """
+    refuse_paths(bank=bank, corpus=corpus)
     progress = callback(progress)
     final = Path(out).absolute()
     if final.exists():

@@ -35,6 +35,7 @@ def run(
         need(module, extra)
     from memgraft.quickstart import Options
     from memgraft.quickstart import run as quickstart
+    from memgraft.report.verdict import verdict
 
     numbers = tuple(parse_range("--seeds", seeds))
     keeps(f"finished phases are in {out}; the same command goes on from there")
@@ -62,6 +63,7 @@ def run(
     for comparison in facts["experiment"]["comparisons"]:
         if comparison["first"] == "graft":
             shown[f"graft minus {comparison['second']}"] = f"{comparison['difference']['overall']:+.4f} nats, held out"
+    shown["verdict"] = " ".join(verdict(facts["experiment"]).sentences)
     for result in facts["experiment"]["arms"]:
         shown[f"held-out loss: {result['label']}, seed {result['seed']}"] = f"{result['held_out']['overall']:.4f}"
     if facts["sample"]:

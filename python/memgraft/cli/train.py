@@ -120,16 +120,18 @@ def run(
             command=shlex.join(["memgraft", *sys.argv[1:]]),
             progress=report,
         )
-    if warning := Overlap.of(results["overlap"]).warning("the training corpus", "the held-out corpus"):
-        log(f"warning: {warning}")
     if json:
+        if warning := Overlap.of(results["overlap"]).warning("the training corpus", "the held-out corpus"):
+            log(f"warning: {warning}")
         emit(results, json=True)
         return
     print_results(results)
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """The comparisons and losses of an experiment as a table."""
+    """The comparisons and losses of an experiment as a table, and the verdict that the report gives, too."""
+    from memgraft.report.verdict import verdict
+
     facts: dict[str, Any] = {"steps per arm": results["plan"]["steps"], "tokens per arm": results["tokens_per_arm"]}
     for comparison in results["comparisons"]:
         interval = comparison["interval"]
@@ -140,4 +142,5 @@ def print_results(results: dict[str, Any]) -> None:
     for result in results["arms"]:
         held = result["held_out"]
         facts[f"{result['label']}, seed {result['seed']}"] = f"{held['overall']:.4f}"
+    facts["verdict"] = " ".join(verdict(results).sentences)
     emit(facts, json=False, title="held-out loss, nats per token")

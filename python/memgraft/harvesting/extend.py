@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from memgraft.arguments import refuse_paths
 from memgraft.bank import Bank
 from memgraft.corpus import Corpus
 from memgraft.errors import FingerprintError, KeySetError
@@ -69,6 +70,7 @@ def mine_lacking(
         KeySetError: the bank has every frequent n-gram already.
         ArgumentError: options out of range.
     """
+    refuse_paths(bank=bank, corpus=corpus)
     progress = callback(progress)
     refuse_other_tokens(facts_of_keys(bank.keys.metadata, bank.manifest.tokenizer), corpus)
     budgets = budgets_by_order(tuple(orders or bank.index.orders), budget)

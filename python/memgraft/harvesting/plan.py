@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from memgraft.arguments import refuse_paths
 from memgraft.bank.dtypes import value_dtype
 from memgraft.corpus import Corpus
 from memgraft.harvesting.donor import Donor
@@ -75,6 +76,7 @@ def plan_harvest(
     progress: Progress | bool | None = None,
 ) -> HarvestPlan:
     """Judges every key and times the donor on a sample; writes nothing. Arguments and errors as for `harvest`."""
+    refuse_paths(keys=keys, corpus=corpus)
     progress = callback(progress)
     storage = value_dtype(dtype)
     working_memory(memory)

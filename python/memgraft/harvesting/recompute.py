@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from memgraft.arguments import refuse_paths
 from memgraft.bank import Bank
 from memgraft.bank.dtypes import FloatArray
 from memgraft.corpus import Corpus
@@ -83,6 +84,7 @@ def verify_rows(
         FingerprintError: another corpus.
         DonorError: the donor cannot be opened.
     """
+    refuse_paths(bank=bank, corpus=corpus)
     progress = callback(progress)
     recipient = _recipient(bank, sample, recipient_tokenizer)
     facts = bank.manifest.donor

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from memgraft.arguments import refuse_paths
 from memgraft.bank import Bank
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, MemgraftError
@@ -110,6 +111,7 @@ def harvest(
         FingerprintError: ``out`` or its partial is of other settings, or the keys are of another tokenizer or corpus.
         StorageError: the disk refused, or the rank is running already.
     """
+    refuse_paths(keys=keys, corpus=corpus)
     place, out = Rank.find(rank, world_size), Path(out)
     if not resume and place.world_size > 1:
         raise ArgumentError("resume=False: several processes take up what one of them began; leave it on")

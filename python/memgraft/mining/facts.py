@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypedDict, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus, corpora_of, overlap, sample_of
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyset import KeySet
@@ -120,6 +121,9 @@ def coverage(
             not mined from ``mined``.
         TokenError: a token is outside the vocabulary of the keys.
     """
+    refuse_paths(index=index, corpus=corpus, keys=keys, mined=mined)
+    if isinstance(index, KeySet):
+        raise ArgumentError("index: expected an index or a bank, got a key set; give NgramIndex.build(keys)")
     progress = callback(progress)
     if isinstance(index, _Bank):
         keys, index = index.keys, index.index

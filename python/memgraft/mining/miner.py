@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memgraft import _core
+from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus
 from memgraft.errors import StorageError
 from memgraft.keyset import KeySet
@@ -78,6 +79,7 @@ def mine(
         StorageError: the temporary folder cannot be written, or has too little room.
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
     """
+    refuse_paths(corpus=corpus, exclude=exclude)
     progress = callback(progress)
     chosen = options.choice(
         orders,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memgraft import _core
+from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus, CorpusSample, Shard, join_samples, joint_name, write_sample
 from memgraft.corpus.sample import sample_path
 from memgraft.errors import ArgumentError
@@ -114,6 +115,7 @@ def mine_part(
         StorageError: the files cannot be written.
         TokenError: a token is not below ``vocab_size``.
     """
+    refuse_paths(corpus=corpus)
     progress = callback(progress)
     wanted = options.budgets_by_order(orders, None)
     vocab_size, kept_out = options.vocabulary(corpus, vocab_size, reserved)

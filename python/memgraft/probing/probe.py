@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus
 from memgraft.harvesting.donor import Donor, best_device
 from memgraft.harvesting.occurrences import Contexts
@@ -96,6 +97,7 @@ def probe(
         CorpusError: text without a hit.
         DonorError, TokenError: as for `memgraft.harvest`.
     """
+    refuse_paths(keys=keys, corpus=corpus, held_out=held_out)
     begun = time.monotonic()
     progress, fit = callback(progress), fit or Fit()
     asked = readings(donors, prefixes, contexts)

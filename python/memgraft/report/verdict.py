@@ -49,11 +49,11 @@ def verdict(experiment: Mapping[str, Any]) -> Verdict:
         return Verdict("none", (f"No verdict: these arms were not run: {', '.join(absent)}.", *notes))
     better, worse, open_ = _sorted_out(experiment["comparisons"])
     said = tuple(
-        f"{words} {', '.join(str(ARMS[arm].words) for arm in found)}."
-        for words, found in (
-            ("Its held-out loss is lower than with", better),
-            ("Its held-out loss is higher than with", worse),
-            ("No difference is shown to", open_),
+        f"{words} {_listed([str(ARMS[arm].words) for arm in found], last)}."
+        for words, found, last in (
+            ("Its held-out loss is lower than with", better, "and"),
+            ("Its held-out loss is higher than with", worse, "and"),
+            ("No difference is shown to", open_, "or"),
         )
         if found
     )
@@ -63,6 +63,10 @@ def verdict(experiment: Mapping[str, Any]) -> Verdict:
     if len(worse) == len(REQUIRED):
         return Verdict("hurts", ("The graft hurts. Look for a mistake first.", *said, basis, *notes))
     return Verdict("unclear", ("That the graft helps is not shown.", *said, basis, *notes))
+
+
+def _listed(names: Sequence[str], last: str) -> str:
+    return f"{', '.join(names[:-1])} {last} {names[-1]}" if len(names) > 1 else names[0]
 
 
 def _sorted_out(comparisons: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str], list[str]]:
