@@ -1,5 +1,8 @@
 """Every row of the table of storage types, its torch side included."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ import torch
 from memgraft.bank.dtypes import DTYPES, HARVESTED, channel_scales, decode, encode
 from memgraft.data.dtypes import stored_array, stored_tensor, to_floats, torch_dtype
 from memgraft.errors import ArgumentError
+
+CORE = Path(__file__).parents[2] / "rust" / "memgraft-core" / "src" / "values" / "dtype.rs"
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
@@ -33,6 +38,14 @@ def test_a_harvest_hands_over_what_numpy_would_encode(name):
     expected, expected_scales = encode(values.numpy(), DTYPES[name], given)
     np.testing.assert_array_equal(stored, expected)
     assert (scales is None) == (expected_scales is None)
+
+
+@pytest.mark.parametrize(("function", "of"), [("name", "name"), ("safetensors_name", "safetensors")])
+def test_the_core_has_the_same_types(function, of):
+    core = CORE.read_text(encoding="utf-8")
+    body = re.search(rf"fn {function}\(.*?\n    }}\n", core, re.DOTALL)
+    assert body
+    assert set(re.findall(r'=> "(\w+)"', body[0])) == {getattr(dtype, of) for dtype in DTYPES.values()}
 
 
 def test_a_harvest_writes_every_type():
