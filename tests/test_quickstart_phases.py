@@ -6,7 +6,14 @@ import pytest
 
 from memgraft.errors import CorpusError
 from memgraft.quickstart.phases import STATE_NAME, Phases
-from memgraft.quickstart.text import document_groups, hold_out, json_lines, source_fingerprint, write_documents
+from memgraft.quickstart.text import (
+    document_groups,
+    hold_out,
+    json_lines,
+    source_fingerprint,
+    unread,
+    write_documents,
+)
 
 
 class Work:
@@ -100,6 +107,16 @@ def test_the_choice_does_not_depend_on_the_order():
 def test_folders_of_one_document_each_are_held_out_together():
     training, held_out = hold_out([[f"text {number}"] for number in range(40)], 0.05)
     assert (len(training), len(held_out)) == (38, 2)
+
+
+def test_files_that_are_not_read_are_named(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    assert unread(tmp_path) is None
+    (tmp_path / "code").mkdir()
+    for number in range(9):
+        (tmp_path / "code" / f"{number}.parquet").write_bytes(b"")
+    assert unread(tmp_path).startswith("left out, since their names are not those of text: code/0.parquet, code/1")
+    assert unread(tmp_path).endswith("code/7.parquet and 1 more")
 
 
 def test_records_survive_any_line_separator(tmp_path):

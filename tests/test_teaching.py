@@ -293,6 +293,13 @@ def test_the_verb(place, done, tmp_path):
     assert answer.exit_code == 0, answer.stderr
     assert "recall, taught" in answer.stdout
     assert "100.0%" in answer.stdout
+    assert f"memory with these rows: {place.bank.path},{out}" in answer.stderr
+    assert "ended after 60 steps (--steps) with completion tokens still below the probability 0.9" in answer.stderr
+    easy = [*command[:-1], tmp_path / "easy", "--target", "0.0001", "--json"]
+    answer = CliRunner().invoke(build_app(), [str(word) for word in easy])
+    assert answer.exit_code == 0, answer.stderr
+    assert json.loads(answer.stdout)["target_reached"]
+    assert "ended after" not in answer.stderr
     shown = CliRunner().invoke(build_app(), ["inspect", str(out), "--json"])
     assert json.loads(shown.stdout)["donor"]["taught"]["source"] == "facts.jsonl"
     again = CliRunner().invoke(build_app(), [str(word) for word in command])

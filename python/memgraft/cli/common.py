@@ -37,7 +37,7 @@ OverwriteOption = Annotated[
 ]
 
 #: Beginnings of phases that count something else than their verb: a donor is opened tensor by tensor.
-_OTHER_UNITS = ("open ", "budgets", "fits", "measure ", "train arms")
+_OTHER_UNITS = ("open ", "budgets", "fits", "measure ", "teach", "train arms")
 
 Counted = Callable[[int, int], None]
 """``progress(done, total)`` of one phase."""

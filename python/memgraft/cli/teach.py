@@ -92,9 +92,13 @@ def run(
         common.emit(taught.report, json=True)
         return
     common.emit(summary(taught.report), json=False, title=f"Overlay {out}")
-    common.log(
-        f"memory that knows the facts: {bank or 'BANK'},{out}; drop {out} to undo it; all figures: {out}/teaching.json"
-    )
+    if steps and not taught.report["target_reached"]:
+        common.log(
+            f"ended after {taught.report['steps']} steps (--steps) with completion tokens still below the probability "
+            f"{target:g} (--target)"
+        )
+    memory = ",".join(map(str, taught.paths))
+    common.log(f"memory with these rows: {memory}; leave {out} out to undo it; all figures: {out}/teaching.json")
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:

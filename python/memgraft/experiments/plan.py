@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,10 +56,12 @@ def make_plan(
         step, window = (num_seeds * sum(times) for times in zip(*speeds.values(), strict=True))
         steps = _affordable(60 * budget["minutes"], step * _SAFETY, window, recipe, material.held_out)
         if steps < 1:
+            least = _cost(1, step * _SAFETY, window, recipe, material.held_out) / 60
             raise ConfigError(
                 f"minutes {budget['minutes']}: expected room for at least one step of each arm and the evaluation; a "
-                f"step of all arms takes {step:.1f} s, evaluating a window {window:.2f} s; give more minutes, a "
-                "smaller recipient, batch_size or seq_len, or evaluate fewer windows"
+                f"step of all arms takes {step:.1f} s, evaluating a window {window:.2f} s; give more minutes (one step "
+                f"takes {math.ceil(10 * least) / 10:g}), or where these are options a smaller recipient, batch_size or "
+                "seq_len, or fewer windows to evaluate"
             )
         plan["steps"] = min(steps, _MAX_EPOCHS * (len(material.train) // recipe.batch_size))
     final, curve = recipe.evaluation(plan["steps"])
@@ -68,18 +71,20 @@ def make_plan(
     return plan
 
 
+def _cost(steps: int, step: float, window: float, recipe: Recipe, held_out: TokenWindows) -> float:
+    """Seconds of ``steps`` with their evaluation."""
+    final, curve = recipe.evaluation(steps)
+    windows = len(spread_windows(held_out, final)) + recipe.curve_points * len(spread_windows(held_out, curve))
+    return steps * step + windows * window
+
+
 def _affordable(seconds: float, step: float, window: float, recipe: Recipe, held_out: TokenWindows) -> int:
     """The most steps that fit into ``seconds`` with their evaluation; 0 where not even one does."""
-
-    def cost(steps: int) -> float:
-        final, curve = recipe.evaluation(steps)
-        windows = len(spread_windows(held_out, final)) + recipe.curve_points * len(spread_windows(held_out, curve))
-        return steps * step + windows * window
-
     low, high = 0, int(seconds / step) + 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if cost(middle) <= seconds else (low, middle)
+        fits = _cost(middle, step, window, recipe, held_out) <= seconds
+        low, high = (middle, high) if fits else (low, middle)
     return low
 
 

@@ -101,6 +101,8 @@ def _tokens(phases: Phases, options: Options, corpus: Path, progress: Progress |
     out = options.out
 
     def split() -> dict[str, Any]:
+        if options.corpus is not None and (told := text.unread(corpus)):
+            phases.log(told)
         training, held_out = text.hold_out(text.document_groups(corpus), options.held_out)
         text.write_documents(out / "text" / "training.jsonl", training)
         text.write_documents(out / "text" / "held-out.jsonl", held_out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -48,12 +49,14 @@ class Taught:
     """What `teach` gives back.
 
     Attributes:
-        overlay: the new bank; ``Bank.open([base.paths, overlay.path])`` is the memory that knows the facts.
+        overlay: the new bank.
         report: what was measured, as in the overlay's ``teaching.json``.
+        paths: the base's folders and the overlay's; ``Bank.open(paths)`` is the memory with the new rows.
     """
 
     overlay: Bank
     report: dict[str, Any]
+    paths: tuple[Path, ...]
 
 
 def teach(
@@ -153,7 +156,7 @@ def teach(
     os.replace(written, out)
     sync_folder(out.absolute().parent)
     shutil.rmtree(work, ignore_errors=True)
-    return Taught(Bank.open(out), report)
+    return Taught(Bank.open(out), report, (*base.paths, out))
 
 
 def _base(runtime: GraftRuntime, bank: Bank | None) -> Bank:
@@ -361,6 +364,7 @@ def _facts(
         "space": overlay.space,
         "fingerprint": overlay.fingerprint,
         "steps": state.step,
+        "target_reached": bool((state.worst >= math.log(settings.target)).all()),
         "losses": state.losses,
         "settings": asdict(settings),
         "neutral_tokens_checked": chosen.neutral_tokens,
