@@ -204,6 +204,26 @@ def test_a_finished_experiment_is_read_and_a_changed_one_is_not(place, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_what_is_finished_is_on_record_before_the_last_arm(place, tmp_path):
+    out = tmp_path / "experiment"
+
+    def stop(phase, done, total):
+        if phase == "train graft":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment(place, out, progress=stop)
+    found = json.loads((out / "results.json").read_text())
+    assert [arm["arm"] for arm in found["arms"]] == ["none"]
+    assert found["unfinished"] == [{"arm": "graft", "seed": 0}]
+    whole = experiment(place, out)
+    assert [arm["arm"] for arm in whole["arms"]] == ["none", "graft"]
+    assert whole["arms"][0] == found["arms"][0]
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(whole))
+    assert not whole["unfinished"]
+
+
 def test_two_seeds_give_an_interval_over_seeds(place, tmp_path):
     results = experiment(place, tmp_path / "out", arms=("graft", "shuffled"), seeds=(0, 1), steps=2)
     (comparison,) = results["comparisons"]

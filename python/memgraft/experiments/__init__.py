@@ -3,8 +3,9 @@
 from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
 from memgraft.experiments.compare import Comparison, read_comparison
 from memgraft.experiments.evaluate import HeldOutLoss, held_out_loss, spread_windows
-from memgraft.experiments.experiment import RESULTS_NAME, run_experiment, save_model
+from memgraft.experiments.experiment import run_experiment, save_model
 from memgraft.experiments.recipe import Recipe, build_recipient
+from memgraft.experiments.record import RESULTS_NAME
 from memgraft.experiments.stats import bootstrap_interval, compare, paired_interval
 from memgraft.experiments.windows import TokenWindows
 

@@ -21,12 +21,11 @@ from memgraft.corpus import refuse_overlap, sample_of
 from memgraft.corpus.text import tokenizer_path
 from memgraft.errors import ConfigError, CorpusError
 from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
-from memgraft.experiments.evaluate import spread_windows
-from memgraft.experiments.measures import bits_per_byte, bytes_per_token, moved
+from memgraft.experiments.measures import bytes_per_token
 from memgraft.experiments.models import Material
 from memgraft.experiments.plan import make_plan
 from memgraft.experiments.recipe import Recipe, Trained, check_recipient, settings_fingerprint
-from memgraft.experiments.stats import compare
+from memgraft.experiments.record import RESULTS_FORMAT_VERSION, RESULTS_NAME, Record
 from memgraft.experiments.tasks import check_tasks
 from memgraft.experiments.train import Progress, disk_errors, train_arm
 from memgraft.experiments.windows import TokenWindows
@@ -37,9 +36,6 @@ from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
 
 if TYPE_CHECKING:
     from memgraft.corpus import Corpus
-
-RESULTS_NAME = "results.json"
-RESULTS_FORMAT_VERSION = 1
 
 
 def run_experiment(
@@ -136,70 +132,38 @@ def run_experiment(
     _refuse_other(out, budget, overwrite)
     settings = {**budget, "arms": list(arms), "seeds": list(seeds)}
     plan = make_plan(out / "plan.json", settings, budget, chosen, recipe, material, bf16, progress)
-    results, unfinished = [], []
-    for seed in seeds:
-        for arm in chosen:
-            own = {**shared, "arm": arm.name, "seed": seed, "steps": plan["steps"]}
-            saved = out / "model" if arm.name == keep and seed == seeds[0] else None
-            folder = out / f"{arm.name}-seed{seed}"
-            result = _finished(folder, own, saved)
-            if result is None and (seconds is None or time.monotonic() - started < seconds):
-                result = _train_one(folder, own, arm, recipe, material, seed, bf16, saved, progress)
-            if result is None:
-                unfinished.append({"arm": arm.name, "seed": seed})
-            else:
-                results.append(result)
-    per_token = bytes_per_token(material.held_out, material.tokenizer) if results else None
-    for result in results:
-        result["held_out"]["bits_per_byte"] = bits_per_byte(result["held_out"]["overall"], per_token)
-    report = {
-        "format_version": RESULTS_FORMAT_VERSION,
-        "settings": settings,
-        "plan": plan,
-        **({} if command is None else {"command": command}),
-        "overlap": shared_text.facts(),
-        "unigram_loss": unigram_loss(train, held_out, material.vocab_size),
-        "bytes_per_token": per_token,
-        "moved": _moved(out, results, material, plan),
-        "tokens_per_arm": plan["steps"] * recipe.tokens_per_step,
-        "same_start": all(len({r["start_fingerprint"] for r in results if r["seed"] == seed}) <= 1 for seed in seeds),
-        "same_order": all(len(_orders(results, seed)) <= 1 for seed in seeds),
-        "comparisons": [
-            comparison
-            for first, second in _pairs([arm.name for arm in chosen])
-            if (comparison := compare(results, first, second)) is not None
-        ],
-        "arms": results,
-        "arms_not_run": [name for name in ARMS if name not in arms],
-        "unfinished": unfinished,
-    }
-    if write and results:
-        write_beside(out / RESULTS_NAME, (json.dumps(report, indent=1) + "\n").encode())
-    return report
+    record = Record(
+        out=out,
+        order=[(seed, arm) for seed in seeds for arm in chosen],
+        material=material,
+        facts={
+            "format_version": RESULTS_FORMAT_VERSION,
+            "settings": settings,
+            "plan": plan,
+            **({} if command is None else {"command": command}),
+            "overlap": shared_text.facts(),
+            "unigram_loss": unigram_loss(train, held_out, material.vocab_size),
+            "bytes_per_token": bytes_per_token(material.held_out, material.tokenizer),
+            "tokens_per_arm": plan["steps"] * recipe.tokens_per_step,
+        },
+    )
 
+    def own(seed: int, arm: Arm) -> tuple[Path, dict[str, Any], Path | None]:
+        saved = out / "model" if arm.name == keep and seed == seeds[0] else None
+        return out / f"{arm.name}-seed{seed}", {**shared, "arm": arm.name, "seed": seed, "steps": plan["steps"]}, saved
 
-def _orders(results: Sequence[Mapping[str, Any]], seed: int) -> set[str]:
-    """The orders of tokens of one seed; arms with nothing to train have none."""
-    found = {result["order_fingerprint"] for result in results if result["seed"] == seed}
-    return found - {None}
-
-
-def _moved(
-    out: Path, results: Sequence[Mapping[str, Any]], material: Material, plan: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """What the graft changes against no memory, token by token; None where they were not both run."""
-    first, second = "graft", "none"
-    seeds = [{result["seed"] for result in results if result["arm"] == arm} for arm in (first, second)]
-    folders = [(out / f"{first}-seed{seed}", out / f"{second}-seed{seed}") for seed in sorted(seeds[0] & seeds[1])]
-    chosen = spread_windows(material.held_out, plan["held_out_windows"])
-    found = moved(folders, material.held_out, chosen, material.bank, material.tokenizer)
-    return None if found is None else {"first": first, "second": second, "seeds": len(folders), **found}
-
-
-def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The differences that are reported: the graft minus every other arm, shuffled first; then fallback minus none."""
-    others = sorted((name for name in names if name != "graft"), key=lambda name: (name != "shuffled", name == "none"))
-    return [("graft", other) for other in others] * ("graft" in names) + [("engram", "none")]
+    for seed, arm in record.order:
+        if (result := _finished(*own(seed, arm))) is not None:
+            record.add(seed, arm, result)
+    for seed, arm in record.unfinished:
+        if seconds is not None and time.monotonic() - started >= seconds:
+            break
+        folder, its, saved = own(seed, arm)
+        record.add(seed, arm, _train_one(folder, its, arm, recipe, material, seed, bf16, saved, progress))
+        # A long comparison can be looked at, and reported, before its last arm is trained.
+        if write and record.unfinished:
+            record.write()
+    return record.write() if write and record.found else record.report()
 
 
 def _refuse_other(out: Path, budget: dict[str, Any], overwrite: bool) -> None:
