@@ -1,22 +1,26 @@
 //! One probe: does a part of a block hold a token, and what does its entry say.
 //!
+//! A block holds the children of one state, and a part is what one line holds of
+//! it: `n` entries and the state's suffix link. [`super::words`] has the words.
+//!
 //! [`Prober::probe`] compares all token words of a part at once and then reads
 //! the state and the row of the entry that matched. Two ways compare: portable
 //! code, and AVX2 where the processor has it; the tests hold both equal.
 //!
 //! The lookup probes once for every token and does little else, and the number
-//! of instructions bounds its speed. So a miss takes the same path as a hit: on
-//! a miss the place is `n`, the number of entries, because a bit at `n` is set
-//! below whatever matched. The row word of place `n` is word `3n`, which is the
-//! suffix link, and the next probe starts there. [`super::words`] has the words.
+//! of instructions bounds its speed. So a miss takes the same path as a hit. The
+//! result of the comparison has a bit for each word, and the lowest bit is the
+//! entry's place. All bits from `n` on are set as well, so that the place is `n`
+//! if no entry matched. An entry's row is word `2n + place`. For place `n` this
+//! is word `3n`, the suffix link, and the next probe looks in that state.
 
 use std::hint::select_unpredictable;
 
 use super::words::{ENTRIES, TokenWord};
 use crate::ids::usize_of;
 
-/// Words from the start of a part that a probe may read. A damaged part says up to seven entries, so that the last word
-/// is number 21; 32 lets the compiler see that no index leads outside.
+/// Words from the start of a part that a probe may read. A damaged part says up to seven entries, so that the link is
+/// word 21. The power of two above it lets the compiler see that no index leads outside.
 pub(crate) const REACH: usize = 32;
 
 /// A part of a block and the words after it.

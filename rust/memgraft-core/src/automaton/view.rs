@@ -1,5 +1,9 @@
 //! The inner loop's view of a table: it turns a state and a token into a place, and a place into words.
 //!
+//! A state is the unit in which its block begins, and state 0 is the start, whose children are the root row: one unit for
+//! each token. Blocks of equally many lines lie together in a region, so that a state's number tells over how many lines its
+//! block spreads. The token chooses one of these lines, its home ([`super::words`]), and the search begins there.
+//!
 //! `locate` and `go_on` compute places without a check, because a state in a damaged table may be any number. `part`
 //! checks instead: a place before the last two lines is read in the table, every other one in `Edge`, a copy of these
 //! lines with room after them. So no word of a table leads outside of it.
@@ -16,7 +20,7 @@ const EDGE_LINES: usize = 2;
 const UNIT_BYTES: usize = UNIT * 4;
 const LINE_BYTES: usize = LINE * 4;
 
-/// Slots of the map from line to region.
+/// Slots of the map from states to the lines of their blocks.
 pub(super) const FAN: usize = 4096;
 
 /// A copy of a table's last lines with room after them.
@@ -50,7 +54,7 @@ pub struct View<'a> {
     edge: &'a Edge,
     /// [`start_of_edge`].
     edge_start: usize,
-    /// `log2` of the units per slot of the region map.
+    /// `log2` of the units per slot of `fan`.
     unit_shift: u32,
     pub(super) last_unit: u32,
     vocab_size: u32,

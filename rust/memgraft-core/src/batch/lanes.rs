@@ -58,7 +58,8 @@ impl Walk<'_, '_> {
     pub fn run<P: Prober, const LANES: usize, const PREFETCH: bool>(&mut self, prober: P) -> bool {
         let view = self.table.view();
         let room = self.feeder.longest();
-        // A lane probes once a round, and no token takes more probes than this.
+        // A lane probes once a round, and no token takes more probes than this. So after as many rounds a lane that stands
+        // where it stood before walks in a circle.
         let patience = self.table.probe_limit();
         // One place more: the loop reads the token after a run's last too, and does not use it.
         let mut buffers =
