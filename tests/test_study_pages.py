@@ -3,16 +3,20 @@
 import itertools
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from memgraft.report.verdict import verdict
+
 STUDY = Path(__file__).parents[1] / "docs" / "study"
+MAIN = STUDY / "main"
 FIGURE = re.compile(r"(?<![\w.,])[+-]?\d+\.\d{3,}(?![\w.]*\d)")
 # Pages whose figures are entries of raw results, or differences of two arms; others give means over these.
-PAGES = [STUDY / name / "README.md" for name in ("main", "sweeps", "attached", "small")]
+PAGES = [STUDY / name for name in ("main/short.md", "sweeps/README.md", "attached/README.md", "small/README.md")]
 
 
 def numbers(facts):
@@ -44,6 +48,48 @@ def test_every_figure_of_a_page_is_in_its_raw_results(page):
         digits = len(figure.partition(".")[2])
         value = float(figure)
         assert any(abs(abs(value) - abs(number)) <= 0.51 * 10**-digits for number in known), (page, figure)
+
+
+@pytest.mark.parametrize("raw", ["results-cpu.json", "results-cpu-200-steps.json"])
+def test_the_main_page_is_written_from_its_results_and_derived_again(raw, tmp_path):
+    results = json.loads((MAIN / raw).read_text())
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    subprocess.run([sys.executable, MAIN / "page.py", tmp_path, tmp_path], capture_output=True, check=True)
+    page = (tmp_path / "README.md").read_text()
+    if raw == "results-cpu.json":
+        assert page == (MAIN / "README.md").read_text()
+    assert json.loads((tmp_path / "results-cpu.json").read_text()) == results
+    assert page.splitlines()[2].startswith(f"**{verdict(results).sentences[0]}")
+    for job in results["unfinished"]:
+        assert f"{job['arm'].replace('_', ' ')} at seed {job['seed']}".replace("mlp", "MLP") in page
+    check = [sys.executable, MAIN / "check.py", tmp_path / "results-cpu.json"]
+    run = subprocess.run([*check, tmp_path / "README.md"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    first = results["comparisons"][0]["difference"]["overall"]
+    shown = f"{first:+.4f}".replace("-", "\N{MINUS SIGN}")
+    (tmp_path / "wrong.md").write_text(page.replace(f"| {shown} |", f"| {shown[:-1]}x |"))
+    wrong = subprocess.run([*check, tmp_path / "wrong.md"], capture_output=True, text=True, check=False)
+    assert "the report does not say" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arm", "low", "high", "found"),
+    [
+        ("shuffled", -0.2, -0.1, "holds"),
+        ("counts", -0.1, 0.1, "no difference shown"),
+        ("own_embeddings", 0.1, 0.2, "the arm wins"),
+        ("mlp", None, None, "not run"),
+    ],
+)
+def test_the_page_decides_hypotheses_by_their_intervals(arm, low, high, found):
+    page = runpy.run_path(str(MAIN / "page.py"))
+    ended = [] if low is None else [{"first": "graft", "second": arm, "seeds": [0, 1, 2], "over": "seeds"}]
+    told = page["hypotheses"]({"comparisons": [entry | {"interval": {"low": low, "high": high}} for entry in ended]})
+    name = "MLP" if arm == "mlp" else arm.replace("_", " ")
+    assert f"| graft minus {name} is below zero | {found} |" in told
+    for entry in ended:
+        entry |= {"seeds": [0, 1], "interval": {"low": low, "high": high}}
+        assert "not decided: 2 of 3 seeds" in page["hypotheses"]({"comparisons": [entry]})
 
 
 def test_the_main_study_is_derived_again():
