@@ -120,6 +120,9 @@ def test_banks_of_several_types_are_one_memory(tmp_path):
     want = np.concatenate([bank.floats(np.arange(2)) for bank in banks])
     rows = np.array([[11, 0, 5], [4, 4, 7]])
     np.testing.assert_array_equal(stack.floats(rows), want[rows])
+    # More rows than are decoded at a time.
+    many = np.random.default_rng(0).integers(0, 12, 150_000)
+    np.testing.assert_array_equal(stack.floats(many), want[many])
     np.testing.assert_array_equal(stack[-1], want[-1])
     staged = stack.stage(rows=np.array([[5, -1, 11], [5, 0, -1]]), out=np.empty(3 * 8, np.float32))
     np.testing.assert_array_equal(staged.floats(), want[[0, 5, 11]])

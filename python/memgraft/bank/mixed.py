@@ -12,6 +12,9 @@ from memgraft.errors import ArgumentError
 
 __all__ = ["AnyTable", "MixedTable"]
 
+#: Rows that are decoded at a time: little memory beside the output, and Ctrl-C is answered between two steps.
+_STEP = 1 << 16
+
 
 class MixedTable:
     """Tables one after another, rows numbered through; every value that is stored in a type of theirs is exact in fp32.
@@ -63,11 +66,13 @@ class MixedTable:
         self._check(rows)
         values = out[: len(rows) * self.row_bytes].view(np.float32).reshape(len(rows), self.taps, self.value_dim)
         num_cold = 0
-        for table, first in self._pairs():
-            here = np.flatnonzero((rows >= first) & (rows < first + table.num_rows))
-            if len(here):
-                values[here], cold = _floats(table, (rows[here] - first).astype(np.int32), threads)
-                num_cold += cold
+        for start in range(0, len(rows), _STEP):
+            some, found = rows[start : start + _STEP], values[start : start + _STEP]
+            for table, first in self._pairs():
+                here = np.flatnonzero((some >= first) & (some < first + table.num_rows))
+                if len(here):
+                    found[here], cold = _floats(table, (some[here] - first).astype(np.int32), threads)
+                    num_cold += cold
         return {"num_bytes": values.nbytes, "num_cold_rows": num_cold}
 
     def stage(
