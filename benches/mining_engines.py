@@ -4,6 +4,7 @@ They get the better deal: the table that they read has every n-gram's tokens in 
 but the number of frequent keys by order.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,16 +46,24 @@ def write_table(path: str, out: Path, max_order: int) -> Path:
     return out
 
 
-def count(name: str, table: str, orders: list[int], scratch: str) -> dict[str, Any]:
-    """The number of n-grams of each order that occur twice, as the engine counts."""
-    return {"frequent": {str(order): ENGINES[name](table, order, scratch) for order in orders}}
+def count(name: str, table: str, orders: list[int], scratch: str, memory: int) -> dict[str, Any]:
+    """The number of n-grams of each order that occur twice, as the engine counts; it spills into ``scratch``."""
+    try:
+        return {"frequent": {str(order): ENGINES[name](table, order, scratch, memory) for order in orders}}
+    except Exception as error:
+        # DuckDB has an error of its own for it.
+        if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
+            return {"out_of_memory": memory}
+        raise
 
 
-def _duckdb(table: str, order: int, scratch: str) -> int:
+def _duckdb(table: str, order: int, scratch: str, memory: int) -> int:
     import duckdb
 
     names = ", ".join(f"t{lag}" for lag in range(order))
-    connection = duckdb.connect(config={"temp_directory": scratch, "preserve_insertion_order": False})
+    # A part of the memory is for what DuckDB does not count; beyond its limit it spills.
+    config = {"temp_directory": scratch, "preserve_insertion_order": False, "memory_limit": f"{memory // 10 * 9}B"}
+    connection = duckdb.connect(config=config)
     found = connection.execute(
         f"""
         SELECT count(*), sum(occurrences), sum(documents) FROM (
@@ -68,7 +77,8 @@ def _duckdb(table: str, order: int, scratch: str) -> int:
     return int(found[0])
 
 
-def _polars(table: str, order: int, scratch: str) -> int:
+def _polars(table: str, order: int, scratch: str, memory: int) -> int:
+    os.environ["POLARS_TEMP_DIR"] = scratch
     import polars
 
     names = [f"t{lag}" for lag in range(order)]
@@ -80,4 +90,4 @@ def _polars(table: str, order: int, scratch: str) -> int:
     return int(asked.collect(engine="streaming").item(0, 0))
 
 
-ENGINES: dict[str, Callable[[str, int, str], int]] = {"duckdb": _duckdb, "polars": _polars}
+ENGINES: dict[str, Callable[[str, int, str, int], int]] = {"duckdb": _duckdb, "polars": _polars}

@@ -2,6 +2,7 @@
 
     python benches/mining_scale.py                                        # about ten minutes on two cores
     python benches/mining_scale.py --sizes 30M,100M,300M,1G --engines 30M --parts 100M --rounds 3
+    python benches/mining_scale.py --sizes 0 --parts 0 --engines 300M --engine-names duckdb --temporary /large/disk
     python benches/mining_scale.py --quick                                # does it run, not how fast
 
 Every measurement is a process of its own, so that its peak memory is its own, and contenders of one question run in
@@ -13,12 +14,14 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ import prepare
 import run
 from memgraft.cli.sizes import parse_count, parse_range
 from memgraft.corpus import CorpusWriter
-from memgraft.mining import RunSet, merge_parts, mine_part, select_parts
+from memgraft.mining import RunSet, merge_parts, mine_part, parse_bytes, select_parts
 
 #: Tokens copied at a time.
 PIECE = 1 << 24
@@ -67,11 +70,12 @@ def child(given: dict[str, Any]) -> dict[str, Any]:
     import resource
 
     work = given.pop("work")
-    began = time.monotonic()
+    began, used = time.monotonic(), time.process_time()
     facts = WORK[work](**given)
-    ended = time.monotonic()
+    ended, used = time.monotonic(), time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"began": began, "ended": ended, "seconds": ended - began, "peak_bytes": peak, **(facts or {})}
+    times = {"began": began, "ended": ended, "seconds": ended - began, "processor_seconds": used}
+    return {**times, "peak_bytes": peak, **(facts or {})}
 
 
 def mine(
@@ -105,17 +109,47 @@ WORK: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+def counts(name: str, sizes: str) -> list[int]:
+    """What ``--name`` asks for."""
+    return [parse_count(name, size) for size in sizes.split(",") if size != "0"]
+
+
+def clear(folder: Path) -> None:
+    """Removes the files of one question, so that disk for the largest is all that a run takes."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def start(given: dict[str, Any]) -> subprocess.Popen[str]:
     command = [sys.executable, __file__, "--child", json.dumps(given)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+def finish(process: subprocess.Popen[str], limit: int | None = None) -> dict[str, Any]:
+    """What a measurement says; one that takes more than ``limit`` bytes is stopped, and that is its result."""
+    taken = 0
+    while limit is not None and process.poll() is None and taken <= limit:
+        time.sleep(0.05)
+        taken = max(taken, resident(process.pid))
+    if limit is not None and taken > limit:
+        process.kill()
     said, _ = process.communicate()
+    # Stopped here or by the system, or ended by itself where it got no more.
+    if limit is not None and process.returncode in (-signal.SIGKILL, -signal.SIGABRT):
+        return {"out_of_memory": limit}
     if process.returncode != 0:
         raise SystemExit(f"a measurement failed with exit code {process.returncode}; its message is above")
     facts: dict[str, Any] = json.loads(said)
     return facts
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has; none where it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(("RssAnon:", "VmSwap:")))
 
 
 def measure(work: str, **given: Any) -> dict[str, Any]:
@@ -137,9 +171,9 @@ def linear(corpora: list[dict[str, Any]], options: argparse.Namespace, scratch: 
     return found
 
 
-def in_parts(corpus: dict[str, Any], options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def in_parts(corpus: dict[str, Any], options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """Two processes beside one thread; then their merge and the selection."""
-    ratios, merges, selects, records, size = [], [], [], 0, 0
+    ratios, merges, processor, selects = [], [], [], []
     for turn in range(options.rounds):
         prepare.say(f"{time.strftime('%H:%M:%S')} parts, round {turn + 1}")
         given = {"path": corpus["path"], "orders": options.orders, "memory": options.memory, "threads": 1}
@@ -152,6 +186,7 @@ def in_parts(corpus: dict[str, Any], options: argparse.Namespace, folder: Path) 
         ratios.append(one["seconds"] / (max(each["ended"] for each in two) - min(each["began"] for each in two)))
         joined = measure("merge", parts=outs, out=str(folder / f"merged-{turn}.mgr"), memory=options.memory)
         merges.append(joined["records"] / joined["seconds"])
+        processor.append(joined["records"] / joined["processor_seconds"])
         chosen = measure(
             "select", parts=outs, budget=options.budget, memory=options.memory, threads=1, scratch=str(folder)
         )
@@ -159,47 +194,62 @@ def in_parts(corpus: dict[str, Any], options: argparse.Namespace, folder: Path) 
         whole = measure("mine", budget=options.budget, scratch=str(folder), **given)
         if chosen["fingerprint"] != whole["fingerprint"]:
             raise SystemExit("parts give other keys than one process: nothing is reported")
-        records, size = joined["records"], sum(each["bytes"] for each in two)
         for path in folder.glob("*.mgr"):
             path.unlink()
-    return {
-        "num_tokens": corpus["num_tokens"],
-        "two_processes": statistics.median(ratios),
-        "merge_records_per_second": statistics.median(merges),
-        "select_records_per_second": statistics.median(selects),
-        "records": records,
-        "part_bytes_per_token": size / corpus["num_tokens"],
-        "rounds": {"two_processes": ratios, "merge": merges, "select": selects},
-    }
+        yield {
+            "num_tokens": corpus["num_tokens"],
+            "two_processes": statistics.median(ratios),
+            "merge_records_per_second": statistics.median(merges),
+            "select_records_per_second": statistics.median(selects),
+            "records": joined["records"],
+            "part_bytes_per_token": sum(each["bytes"] for each in two) / corpus["num_tokens"],
+            "rounds": {"two_processes": ratios, "merge": merges, "merge_by_processor": processor, "select": selects},
+        }
 
 
-def engines(corpus: dict[str, Any], options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Ours beside the engines that are installed, all on every core, all counting occurrences and documents."""
+def engines(corpus: dict[str, Any], options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Ours beside the engines asked for, all on every core, all counting occurrences and documents."""
     table = mining_engines.write_table(corpus["path"], folder / "table.parquet", max(options.orders))
-    names = [name for name in mining_engines.ENGINES if importlib.util.find_spec(name) is not None]
-    times: dict[str, list[float]] = {name: [] for name in ("memgraft", *names)}
+    limit, temporary = options.engine_memory, str(options.temporary or folder)
+    times: dict[str, list[float]] = {"memgraft": []}
     given = {"path": corpus["path"], "orders": options.orders, "budget": options.budget, "memory": options.memory}
+    asked = {"table": str(table), "orders": options.orders, "scratch": temporary, "memory": limit}
+    ratios: dict[str, float] = {}
+    refused: dict[str, int] = {}
+    found = {"num_tokens": corpus["num_tokens"], "ratios": ratios, "seconds": times, "out_of_memory": refused}
     for turn in range(options.rounds):
+        prepare.say(f"{time.strftime('%H:%M:%S')} memgraft, round {turn + 1}")
         ours = measure("mine", threads=os.cpu_count(), scratch=str(folder), **given)
         times["memgraft"].append(ours["seconds"])
-        for name in names:
+        for name in (name for name in options.engine_names if name not in refused):
             prepare.say(f"{time.strftime('%H:%M:%S')} {name}, round {turn + 1}")
-            facts = measure("engine", name=name, table=str(table), orders=options.orders, scratch=str(folder))
+            facts = finish(start({"work": "engine", "name": name, **asked}), limit)
+            if "out_of_memory" in facts:
+                prepare.say(f"{name}: out of memory, above {limit:,} bytes")
+                refused[name] = limit
+                continue
             if facts["frequent"] != ours["frequent"]:
                 raise SystemExit(f"{name} counts {facts['frequent']}, we {ours['frequent']}: nothing is reported")
-            times[name].append(facts["seconds"])
-    ratios = {
-        name: statistics.median(theirs / ours for theirs, ours in zip(found, times["memgraft"], strict=True))
-        for name, found in times.items()
-    }
-    return {"num_tokens": corpus["num_tokens"], "ratios": ratios, "seconds": times}
+            times.setdefault(name, []).append(facts["seconds"])
+            # An engine that ran out of memory in a later round has fewer rounds than we.
+            pairs = zip(times[name], times["memgraft"], strict=False)
+            ratios[name] = statistics.median(theirs / mine for theirs, mine in pairs)
+            yield found
+    yield found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="10M,30M,100M", help="tokens to mine for the cost by size")
+    parser.add_argument("--sizes", default="10M,30M,100M", help="tokens to mine for the cost by size; 0: none")
     parser.add_argument("--parts", default="30M", help="tokens of the comparison of two processes with one; 0: none")
     parser.add_argument("--engines", default="5M", help="tokens that DuckDB and Polars count too; 0: none")
+    installed = [name for name in mining_engines.ENGINES if importlib.util.find_spec(name) is not None]
+    parser.add_argument("--engine-names", default=",".join(installed), help="which of them")
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 4 // 5
+    parser.add_argument(
+        "--engine-memory", default=str(most), help="stops an engine that takes more (default: 4/5 of all)"
+    )
+    parser.add_argument("--temporary", type=Path, help="folder for what engines spill (default: the scratch folder)")
     parser.add_argument("--orders", default="2-5", help="lengths of keys")
     parser.add_argument("--budget", default="3M", help="keys to select")
     parser.add_argument("--memory", default="4GiB", help="working memory")
@@ -218,32 +268,33 @@ def main() -> None:
         options.budget, options.memory = "30k", "16MiB"
     options.orders = parse_range("orders", options.orders)
     options.budget = parse_count("budget", options.budget)
-    sizes = [parse_count("sizes", size) for size in options.sizes.split(",")]
+    options.engine_names = [name for name in options.engine_names.split(",") if name]
+    options.engine_memory = parse_bytes(options.engine_memory)
     ground = prepare.text(quick=options.quick, tokens=options.tokens)
     facts = {**run.machine(), "commit": run.commit(), "quick": options.quick, "text": ground.facts}
-    facts |= {name: getattr(options, name) for name in ("orders", "budget", "memory", "rounds")}
+    facts |= {name: getattr(options, name) for name in ("orders", "budget", "memory", "engine_memory", "rounds")}
     results: dict[str, Any] = {}
     usual = run.results_path(facts)
     out = Path(options.out) if options.out else usual.with_name(f"{usual.stem}-mining.json")
-    if options.scratch:
-        options.scratch.mkdir(parents=True, exist_ok=True)
+    for place in filter(None, (options.scratch, options.temporary)):
+        place.mkdir(parents=True, exist_ok=True)
+
+    def keep() -> None:
+        # After every answer, so that a run that is stopped leaves what it has measured.
+        out.write_text(json.dumps({"machine": facts, "results": results}, indent=1))
+
     with tempfile.TemporaryDirectory(prefix="memgraft-bench-", dir=options.scratch) as scratch:
         folder = Path(scratch)
-        for name, size, work in (
-            ("engines", options.engines, engines),
-            ("parts", options.parts, in_parts),
-        ):
-            if tokens := (0 if size == "0" else parse_count(name, size)):
-                corpus = corpus_of(ground, tokens, folder)
-                results[name] = work(corpus, options, folder)
-                # After every question, so that a run that is stopped leaves what it has measured.
-                out.write_text(json.dumps({"machine": facts, "results": results}, indent=1))
+        for name, size, work in (("engines", options.engines, engines), ("parts", options.parts, in_parts)):
+            for tokens in counts(name, size):
+                for results[name] in work(corpus_of(ground, tokens, folder), options, folder):
+                    keep()
+                clear(folder)
         results["linear"] = []
-        for size in sizes:
-            results["linear"] += linear([corpus_of(ground, size, folder)], options, scratch)
-            out.write_text(json.dumps({"machine": facts, "results": results}, indent=1))
-            for path in folder.iterdir():
-                path.unlink()
+        for tokens in counts("sizes", options.sizes):
+            results["linear"] += linear([corpus_of(ground, tokens, folder)], options, scratch)
+            keep()
+            clear(folder)
     print(json.dumps(results, indent=1))
     print(f"raw results: {out}", file=sys.stderr)
 
