@@ -1,11 +1,13 @@
 """`mine --partial` and `keys merge` give what `mine` gives."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import memgraft
 from memgraft.cli.app import build_app
 from memgraft.corpus import CorpusWriter
 
@@ -179,6 +181,24 @@ def test_coverage_tells_folders_and_columns_apart(tmp_path):
         refused = run("coverage", keys, *arguments)
         assert refused.exit_code in (1, 2)
         assert message in refused.stderr
+
+
+def test_coverage_warns_above_30_percent_and_names_the_budget(tmp_path):
+    chances = 1 / np.arange(1, 4001)
+    tokens = np.random.default_rng(0).choice(4000, 60_000, p=chances / chances.sum())
+    with CorpusWriter(tmp_path / "text", vocab_size=4000) as writer:
+        writer.add(tokens.astype(np.uint32))
+        text = writer.finish()
+    needed = int(np.searchsorted(np.cumsum(chances) / chances.sum(), 0.7))
+    said = {}
+    for number in (100, 2 * needed):
+        keys = memgraft.KeySet.from_keys([(token,) for token in range(number)], range(number, 0, -1), vocab_size=4000)
+        keys.save(tmp_path / f"{number}.mgk")
+        done = run("coverage", tmp_path / f"{number}.mgk", text)
+        assert done.exit_code == 0, done.output
+        said[number] = re.search(r"about ([\d,]+)\s+keys\s+like\s+these\s+would\s+reach\s+it", done.stderr)
+    assert said[2 * needed] is None
+    assert needed / 1.5 < int(said[100][1].replace(",", "")) < needed * 1.5
 
 
 def test_plan_weighs_policies(corpus):

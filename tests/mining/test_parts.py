@@ -92,17 +92,24 @@ def test_kill_and_rerun_give_the_same_bytes(tmp_path):
     code = (
         "import sys, memgraft.mining\n"
         "memgraft.mining.mine_part(memgraft.Corpus.open(sys.argv[1]), sys.argv[2], memory='1200KB', threads=1,\n"
-        "    progress=lambda stage, done, total: print(stage, done > 0, flush=True))\n"
+        "    progress=lambda stage, done, total: print(stage, done > 0, total, flush=True))\n"
     )
+    finished = 0
     for stop in ("sort True", "merge False"):
-        command = [sys.executable, "-c", code, corpus.paths[0], out]
+        command, sorts = [sys.executable, "-c", code, corpus.paths[0], out], set()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            while (line := process.stdout.readline().strip()) != stop and line:
-                pass
+            while line := process.stdout.readline().split():
+                sorts |= {int(line[2])} if line[0] == "sort" else set()
+                if line[:2] == stop.split():
+                    break
             process.send_signal(signal.SIGKILL)
         assert not out.exists() or process.returncode == 0
+        # What lies in blocks that a killed process had finished is not sorted once more.
+        assert sorts == {corpus.num_tokens - finished}
         if not out.exists():
-            assert any(name.endswith(".block") for name in os.listdir(tmp_path / "part.mgr.partial"))
+            blocks = [name for name in os.listdir(tmp_path / "part.mgr.partial") if name.endswith(".block")]
+            finished = sum(int(end) - int(start) for start, end, *_ in (block[:-6].split("-") for block in blocks))
+            assert finished > 0
     assert mine_part(corpus, out).path.read_bytes() == want
     assert not (tmp_path / "part.mgr.partial").exists()
     before = out.stat().st_mtime_ns
