@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::hint::select_unpredictable;
+
 use super::window::{Key, MAX_WORDS, Packing};
 use crate::Result;
 use crate::ids::{low_u8, low_u32, u64_of, usize_of};
@@ -94,7 +96,16 @@ fn wide<const W: usize>(key: &Key<W>) -> u128 {
     (u128::from(key[0]) << 64) | u128::from(key.get(1).copied().unwrap_or(0))
 }
 
-/// Whether `a` comes before `b`, by key and tag; without a branch, since nothing foretells it.
+/// Whether key `a` comes before key `b`; without a branch, since nothing foretells it.
+#[inline]
+pub(super) fn less<const W: usize>(a: &Key<W>, b: &Key<W>) -> bool {
+    if W <= 2 {
+        return wide(a) < wide(b);
+    }
+    a.iter().zip(b).rev().fold(false, |less, (a, b)| (a < b) | ((a == b) & less))
+}
+
+/// Whether `a` comes before `b`, by key and tag; without a branch.
 #[inline]
 pub(super) fn before<const W: usize>(a: &Item<W>, b: &Item<W>) -> bool {
     let tag = a.1 < b.1;
@@ -103,12 +114,6 @@ pub(super) fn before<const W: usize>(a: &Item<W>, b: &Item<W>) -> bool {
         return (a < b) | ((a == b) & tag);
     }
     a.0.iter().zip(&b.0).rev().fold(tag, |less, (a, b)| (a < b) | ((a == b) & less))
-}
-
-/// Whether `a` and `b` have one key and tag.
-#[inline]
-pub(super) fn equal<const W: usize>(a: &Item<W>, b: &Item<W>) -> bool {
-    a.0.iter().zip(&b.0).fold(a.1 ^ b.1, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
 /// Writes records one after another; keys never fall.
@@ -141,12 +146,16 @@ impl<const W: usize> Encoder<W> {
         let room = room.first_chunk_mut::<ROOM>().expect("expected room for a record");
         let one = u8::from(*count == 1);
         let shared = if W <= 2 {
-            let (wide, last) = (wide(key), wide(last));
-            let differ = wide ^ last;
-            // The lowest bit ends the count of equal ones without a look whether there is any.
-            let equal = (differ | 1).leading_zeros() / 8 + u32::from(differ == 0);
-            let shared = usize_of(equal).min(num);
-            room[1..17].copy_from_slice(&wide.wrapping_shl(8 * low_u32(u64_of(shared))).to_be_bytes());
+            let second = |key: &Key<W>| key.get(1).copied().unwrap_or(0);
+            let (high, low) = (key[0] ^ last[0], second(key) ^ second(last));
+            let (differ, word) = select_unpredictable(high == 0, (low, second(key)), (high, key[0]));
+            // Counted from below: code for any x86-64 processor has no quick way to count zeros from above.
+            let equal = differ.swap_bytes().trailing_zeros() & !7;
+            let before = select_unpredictable(high == 0, 8, 0);
+            let shared = (before + usize_of(equal / 8)).min(num);
+            // The fresh bytes of the word that differs, and behind them the second, which is written once more if it is that.
+            put(room, 1, word.wrapping_shl(equal));
+            put(room, 9 - usize_of(equal / 8), second(key));
             shared
         } else {
             let mut shared = num;
@@ -228,7 +237,8 @@ impl<const W: usize> Decoder<W> {
     /// Reads the records that start at `at` and before `stop` into `items`, as many as it has room for. Returns their
     /// number and where the next starts; `None` where something is no record.
     ///
-    /// `bytes` has at least [`FRONT`] bytes before `at`, and [`BACK`] behind `stop` or as many of the records.
+    /// `bytes` has at least [`FRONT`] bytes before `at`, and [`BACK`] behind `stop` or as many of the records. `see` gets
+    /// every record while it is at hand.
     #[inline]
     pub(super) fn read(
         &mut self,
@@ -236,8 +246,9 @@ impl<const W: usize> Decoder<W> {
         mut at: usize,
         stop: usize,
         items: &mut [Item<W>],
+        mut see: impl FnMut(&Item<W>),
     ) -> Option<(usize, usize)> {
-        let mut found = 0;
+        let (mut found, mut last) = (0, self.last);
         for item in items {
             if at >= stop {
                 break;
@@ -248,7 +259,7 @@ impl<const W: usize> Decoder<W> {
             // Read from so far before that every key byte lies at its place; those before the fresh ones are masked.
             let from = at + 1 - shared;
             let words = bytes.get(from..from + 8 * W)?.as_chunks::<8>().0;
-            for ((word, fresh), bytes) in self.last.iter_mut().zip(fresh).zip(words) {
+            for ((word, fresh), bytes) in last.iter_mut().zip(fresh).zip(words) {
                 *word ^= (*word ^ u64::from_be_bytes(*bytes)) & fresh;
             }
             let mut next = at + 1 + self.num_key_bytes - shared;
@@ -256,15 +267,17 @@ impl<const W: usize> Decoder<W> {
             let one = head >> 7;
             let count = count & one.wrapping_sub(1);
             if (tag | count) < 0x80 {
-                *item = (self.last, u64::from(tag), u64::from(count | one));
+                *item = (last, u64::from(tag), u64::from(count | one));
                 at = next + 2 - usize::from(one);
             } else {
                 let tag = read_leb128(bytes, &mut next)?;
-                *item = (self.last, tag, if one == 0 { read_leb128(bytes, &mut next)? } else { 1 });
+                *item = (last, tag, if one == 0 { read_leb128(bytes, &mut next)? } else { 1 });
                 at = next;
             }
+            see(item);
             found += 1;
         }
+        self.last = last;
         Some((found, at))
     }
 }
@@ -335,7 +348,9 @@ mod tests {
         let (mut decoder, mut at, mut found) = (Decoder::<W>::new(bytes), FRONT, Vec::new());
         while at < stop {
             let mut items = vec![([0; W], 0, 0); most];
-            let (number, next) = decoder.read(&padded, at, stop, &mut items)?;
+            let mut seen = Vec::new();
+            let (number, next) = decoder.read(&padded, at, stop, &mut items, |item| seen.push(*item))?;
+            assert_eq!(seen, items[..number]);
             found.extend_from_slice(&items[..number]);
             at = next;
         }
@@ -359,7 +374,8 @@ mod tests {
         for pair in records.windows(2) {
             assert_eq!(before(&pair[0], &pair[1]), (pair[0].0, pair[0].1) < (pair[1].0, pair[1].1));
             assert_eq!(before(&pair[1], &pair[0]), (pair[1].0, pair[1].1) < (pair[0].0, pair[0].1));
-            assert_eq!(equal(&pair[0], &pair[1]), (pair[0].0, pair[0].1) == (pair[1].0, pair[1].1));
+            assert_eq!(less(&pair[0].0, &pair[1].0), pair[0].0 < pair[1].0);
+            assert!(!less(&pair[1].0, &pair[0].0));
         }
     }
 

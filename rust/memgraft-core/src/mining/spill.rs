@@ -201,7 +201,7 @@ impl<const W: usize> FileReader<'_, W> {
             let read = self.stretch.refill(&self.spill.file);
             read.map_err(|e| Error::io(&self.spill.folder, "reading temporary data of mining back", e))?;
         }
-        self.stretch.records(&mut self.decoder, items).ok_or_else(|| {
+        self.stretch.records(&mut self.decoder, items, |_| ()).ok_or_else(|| {
             let source = std::io::Error::from(std::io::ErrorKind::InvalidData);
             let action = "reading temporary data of mining back: it is not what was written; check the disk";
             Error::io(&self.spill.folder, action, source)

@@ -47,11 +47,17 @@ impl Stretch {
         self.filled - self.used < MAX_RECORD && self.at < self.end
     }
 
-    /// Reads records of a stretch that is not short into `items`; returns their number, `None` where something is no record.
+    /// Reads records of a stretch that is not short into `items`, and shows each to `see`; returns their number, `None` where
+    /// something is no record.
     #[inline]
-    pub(super) fn records<const W: usize>(&mut self, decoder: &mut Decoder<W>, items: &mut [Item<W>]) -> Option<usize> {
+    pub(super) fn records<const W: usize>(
+        &mut self,
+        decoder: &mut Decoder<W>,
+        items: &mut [Item<W>],
+        see: impl FnMut(&Item<W>),
+    ) -> Option<usize> {
         let stop = if self.at < self.end { (self.filled + 1).saturating_sub(MAX_RECORD) } else { self.filled };
-        let (found, used) = decoder.read(&self.buffer, self.used, stop, items)?;
+        let (found, used) = decoder.read(&self.buffer, self.used, stop, items, see)?;
         self.used = used;
         (used <= self.filled).then_some(found)
     }

@@ -14,6 +14,20 @@ pub(super) const MAX_WORDS: usize = 6;
 /// A packed n-gram: token `i` plus one in slot `i`, from the most significant bits down; zero where it has ended.
 pub(super) type Key<const W: usize> = [u64; W];
 
+/// What the keys of a batch have in common: their bits, and the slots that none of them leaves empty.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Common<const W: usize> {
+    any: Key<W>,
+    full: Key<W>,
+}
+
+impl<const W: usize> Common<W> {
+    /// Of no keys.
+    pub(super) fn new() -> Self {
+        Self { any: [0; W], full: [u64::MAX; W] }
+    }
+}
+
 /// How tokens lie in a [`Key`]: `per_word` slots of `bits`, none across two words.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packing {
@@ -162,6 +176,27 @@ impl Packing {
         outside == 0
     }
 
+    /// Adds `key` to what is known of a batch.
+    #[inline]
+    pub(super) fn add<const W: usize>(&self, common: &mut Common<W>, key: &Key<W>) {
+        let low = !self.tops & !self.spare;
+        for ((word, any), full) in key.iter().zip(&mut common.any).zip(&mut common.full) {
+            *any |= word;
+            // The highest bit of a slot stays set while no slot of any key was empty, as in `is_whole`.
+            *full &= (word & low).wrapping_add(low) | word;
+        }
+    }
+
+    /// Whether every key of the batch has `max_order` tokens and nothing else: then all are whole.
+    pub(super) fn all_longest<const W: usize>(&self, common: &Common<W>) -> bool {
+        let last = W - 1;
+        (0..W).all(|word| {
+            let slots = if word == last { self.tops & self.last_mask } else { self.tops };
+            let outside = if word == last { self.spare | !self.last_mask } else { self.spare };
+            common.any[word] & outside == 0 && common.full[word] & slots == slots
+        })
+    }
+
     /// The smallest key whose first token is `token`.
     pub(super) fn first<const W: usize>(&self, token: u32) -> Key<W> {
         let mut out = [0; W];
@@ -186,10 +221,12 @@ mod tests {
         *key == pack::<W>(packing, &tokens)
     }
 
-    fn check<const W: usize>(packing: &Packing, a: &[u32], b: &[u32]) {
+    fn check<const W: usize>(packing: &Packing, a: &[u32], b: &[u32], flip: usize) {
         let max_order = packing.max_order();
         let cut = |tokens: &[u32]| tokens[..tokens.len().min(max_order)].to_vec();
         let (ka, kb) = (pack::<W>(packing, a), pack::<W>(packing, b));
+        let mut flipped = ka;
+        flipped[flip / 64 % W] ^= 1 << (flip % 64);
         let (a, b) = (cut(a), cut(b));
         assert_eq!(packing.len(&ka), a.len());
         assert_eq!((0..packing.len(&ka)).map(|i| packing.token(&ka, i).unwrap()).collect::<Vec<_>>(), a);
@@ -208,6 +245,13 @@ mod tests {
             }
         }
         assert!(packing.is_whole(&ka) && packing.is_whole(&kb) && packing.is_whole::<W>(&[0; W]));
+        for keys in [&[ka][..], &[kb, ka], &[ka, flipped, kb]] {
+            let mut common = Common::new();
+            keys.iter().for_each(|key| packing.add(&mut common, key));
+            let longest =
+                keys.iter().all(|key| slowly_whole(packing, key) && packing.token(key, max_order - 1).is_some());
+            assert_eq!(packing.all_longest(&common), longest, "{keys:x?}");
+        }
         if let Some(&first) = a.first() {
             assert!(packing.first::<W>(first) <= ka);
         }
@@ -221,6 +265,7 @@ mod tests {
             a in prop::collection::vec(any::<u32>(), 0..20),
             b in prop::collection::vec(any::<u32>(), 0..20),
             share in 0usize..20,
+            flip in 0usize..384,
         ) {
             let packing = Packing::new(vocab_size, max_order);
             let a: Vec<u32> = a.iter().map(|token| token % vocab_size).collect();
@@ -228,12 +273,12 @@ mod tests {
             let share = share.min(a.len()).min(b.len());
             b[..share].copy_from_slice(&a[..share]);
             match packing.words() {
-                1 => check::<1>(&packing, &a, &b),
-                2 => check::<2>(&packing, &a, &b),
-                3 => check::<3>(&packing, &a, &b),
-                4 => check::<4>(&packing, &a, &b),
-                5 => check::<5>(&packing, &a, &b),
-                6 => check::<6>(&packing, &a, &b),
+                1 => check::<1>(&packing, &a, &b, flip),
+                2 => check::<2>(&packing, &a, &b, flip),
+                3 => check::<3>(&packing, &a, &b, flip),
+                4 => check::<4>(&packing, &a, &b, flip),
+                5 => check::<5>(&packing, &a, &b, flip),
+                6 => check::<6>(&packing, &a, &b, flip),
                 other => panic!("{other} words"),
             }
         }

@@ -9,11 +9,41 @@ use crate::fingerprint::Fingerprint;
 use crate::ids::{u64_of, usize_of};
 use crate::mining::codec::{BATCH, Decoder, Item, before};
 use crate::mining::stretch::Stretch;
-use crate::mining::window::{Key, Packing};
+use crate::mining::window::{Common, Key, Packing};
 use crate::{Error, Result};
 
 /// No count is larger, so that sums do not overflow.
 const MAX_COUNT: u64 = 1 << 62;
+/// Counts below this can be summed over a batch and looked at afterwards.
+const SMALL_COUNT: u64 = 1 << 55;
+const _: () = assert!(SMALL_COUNT <= MAX_COUNT >> BATCH.ilog2() && BATCH.is_power_of_two());
+
+/// What is noted of a batch of records while they are read.
+struct Seen<const W: usize> {
+    last: Item<W>,
+    rise: bool,
+    keys: Common<W>,
+    /// Bits of counts less one: all of them where a count is zero.
+    counts: u64,
+    sum: u64,
+    max_tag: u64,
+}
+
+impl<const W: usize> Seen<W> {
+    fn after(last: Item<W>) -> Self {
+        Self { last, rise: true, keys: Common::new(), counts: 0, sum: 0, max_tag: 0 }
+    }
+
+    #[inline]
+    fn take(&mut self, packing: &Packing, item: &Item<W>) {
+        self.rise &= before(&self.last, item);
+        packing.add(&mut self.keys, &item.0);
+        self.counts |= item.2.wrapping_sub(1);
+        self.sum = self.sum.wrapping_add(item.2);
+        self.max_tag = self.max_tag.max(item.1);
+        self.last = *item;
+    }
+}
 
 /// Reads the records between two keys, which are bounds of first tokens.
 pub(in crate::mining) struct SetReader<'a, const W: usize> {
@@ -86,17 +116,24 @@ impl<'a, const W: usize> SetReader<'a, W> {
                 }
                 continue;
             }
-            let found = self.stretch.records(&mut self.decoder, items).ok_or_else(|| self.damaged())?;
-            self.check(&items[..found])?;
-            let start = self.from.map_or(0, |from| items[..found].partition_point(|item| item.0 < from));
-            let end = self.to.map_or(found, |to| items[..found].partition_point(|item| item.0 < to));
+            let (mut seen, packing) = (Seen::after(self.last), self.packing);
+            let found = self.stretch.records(&mut self.decoder, items, |item| seen.take(&packing, item));
+            let found = found.ok_or_else(|| self.damaged())?;
+            self.check(&seen, &items[..found])?;
+            let below = |bound: Option<Key<W>>, none: usize| {
+                bound.map_or(none, |bound| items[..found].partition_point(|item| item.0 < bound))
+            };
+            let starts = items.first().is_some_and(|item| self.from.is_none_or(|from| from <= item.0));
+            let (start, end) = (if starts { 0 } else { below(self.from, 0) }, below(self.to, found));
             if end < found {
                 // The rest of the segment is another reader's; its checksum covers it all.
                 self.drain()?;
                 self.segment = self.end;
             }
             if start < end {
-                items.copy_within(start..end, 0);
+                if start > 0 {
+                    items.copy_within(start..end, 0);
+                }
                 if self.longs > 0 {
                     self.number(&mut items[..end - start]);
                 }
@@ -105,25 +142,26 @@ impl<'a, const W: usize> SetReader<'a, W> {
         }
     }
 
-    /// Checks records that follow one another.
+    /// Checks records that follow one another, of which `seen` was noted.
     #[inline]
-    fn check(&mut self, items: &[Item<W>]) -> Result<()> {
+    fn check(&mut self, seen: &Seen<W>, items: &[Item<W>]) -> Result<()> {
         // No record lies at the start that `last` has: its key would be empty, and belong to no first token.
-        let (mut last, mut sum, mut good) = (&self.last, self.sum, true);
-        for item in items {
-            let &(key, tag, count) = item;
-            good &= before(last, item) & self.packing.is_whole(&key) & (tag <= self.max_tag) & (count > 0);
-            sum = sum.saturating_add(count);
-            last = item;
-        }
+        let mut good = seen.rise && seen.max_tag <= self.max_tag;
+        good &= self.packing.all_longest(&seen.keys) || items.iter().all(|item| self.packing.is_whole(&item.0));
+        let sum = if seen.counts < SMALL_COUNT {
+            self.sum + seen.sum
+        } else {
+            good &= items.iter().all(|item| item.2 > 0);
+            items.iter().fold(self.sum, |sum, item| sum.saturating_add(item.2))
+        };
         let (from, to) = self.tokens;
         let belongs =
             |item: &Item<W>| self.packing.first_token(&item.0).is_some_and(|token| token >= from && token < to);
         // Keys rise: what lies between the first and the last has first tokens between theirs.
-        if !good || sum >= MAX_COUNT || !items.first().is_none_or(belongs) || !belongs(last) {
+        if !good || sum >= MAX_COUNT || !items.first().is_none_or(belongs) || !belongs(&seen.last) {
             return Err(self.damaged());
         }
-        (self.last, self.sum) = (*last, sum);
+        (self.last, self.sum) = (seen.last, sum);
         Ok(())
     }
 
