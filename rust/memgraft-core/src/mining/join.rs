@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::control::{REPORT, Report, single};
+use super::left::{lock, partial, remove, remove_leftover};
 use super::merge::{self, Ranges};
 use super::options::{self, Means, MineOptions, Mined};
-use super::part::{lock, partial, remove, remove_leftover};
 use super::parts::{MergedFacts, Parts, check_kin};
 use super::runs::{Facts, RunSet, RunWriter};
 use super::select::Wanted;

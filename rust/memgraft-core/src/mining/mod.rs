@@ -25,6 +25,7 @@ mod count;
 mod group;
 mod join;
 mod kin;
+mod left;
 mod merge;
 mod options;
 mod part;
@@ -60,6 +61,8 @@ pub fn parse_settings(text: &str) -> crate::Result<serde_json::Value> {
 
 #[cfg(test)]
 mod part_tests;
+#[cfg(test)]
+mod run_tests;
 #[cfg(test)]
 mod sketch_tests;
 #[cfg(test)]

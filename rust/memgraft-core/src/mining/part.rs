@@ -16,6 +16,7 @@ use super::block::{self, bytes_per_position};
 use super::codec::batches;
 use super::control::{REPORT, Report, single, stage};
 use super::kin;
+use super::left::{self, lock, partial, remove, remove_leftover};
 use super::merge::{self, Ranges};
 use super::options::{self, Means};
 use super::plan::{self, CorpusBlock};
@@ -179,45 +180,13 @@ impl<'a, const W: usize> Part<'a, W> {
         })
     }
 
-    /// Blocks that an earlier process has left; what later ones have merged is removed.
+    /// Blocks that an earlier process has left.
     fn known_blocks(&self) -> Result<Vec<RunSet>> {
-        let fail = |e| Error::io(&self.folder, "cannot be read", e);
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(fail)? {
-            let path = entry.map_err(fail)?.path();
-            if path.extension().is_some_and(|extension| extension == "block") {
-                let set = RunSet::open(&path)?;
-                let facts = set.facts();
-                let mine = self.block_facts(facts.pieces.clone(), facts.longs.clone());
-                let theirs = Facts { num_records: 0, settings: mine.settings.clone(), ..facts.clone() };
-                if theirs != mine || kin::differing(&facts.settings, &mine.settings).is_some() {
-                    return Err(Error::Fingerprint {
-                        message: format!(
-                            "{}: expected blocks of the part that is to be mined, found one of another corpus, rank or \
-                             settings; remove the folder, or choose another out",
-                            path.display()
-                        ),
-                    });
-                }
-                found.push(set);
-            } else if path.to_string_lossy().contains(".block.tmp-") {
-                fs::remove_file(&path).map_err(|e| Error::io(&path, "cannot be removed", e))?;
-            }
-        }
-        // The widest first: what lies inside another has been merged into it.
-        found.sort_by_key(|set| (set.facts().pieces[0].0, std::cmp::Reverse(last(&set.facts().pieces))));
-        let mut kept: Vec<RunSet> = Vec::new();
-        for set in found {
-            let pieces = &set.facts().pieces;
-            let inside =
-                |other: &RunSet| pieces.iter().all(|p| other.facts().pieces.iter().any(|o| o.0 <= p.0 && p.1 <= o.1));
-            if kept.iter().any(inside) {
-                fs::remove_file(set.path()).map_err(|e| Error::io(set.path(), "cannot be removed", e))?;
-            } else {
-                kept.push(set);
-            }
-        }
-        Ok(kept)
+        left::blocks(&self.folder, |facts| {
+            let mine = self.block_facts(facts.pieces.clone(), facts.longs.clone());
+            let theirs = Facts { num_records: 0, settings: mine.settings.clone(), ..facts.clone() };
+            theirs == mine && kin::differing(&facts.settings, &mine.settings).is_none()
+        })
     }
 
     fn block_facts(&self, pieces: Vec<(u64, u64)>, longs: Vec<u64>) -> Facts {
@@ -269,7 +238,7 @@ impl<'a, const W: usize> Part<'a, W> {
                     set.facts().pieces.iter().for_each(|&piece| add_piece(&mut pieces, piece));
                     longs.extend(&set.facts().longs);
                 }
-                let (from, to) = (pieces[0].0, last(&pieces));
+                let (from, to) = (pieces[0].0, left::end(&pieces));
                 let path = self.folder.join(format!("{from}-{to}-{}.block", group.len()));
                 let mut writer = RunWriter::create(&path, &self.packing)?;
                 let mut at = 0;
@@ -355,49 +324,5 @@ impl<'a, const W: usize> Part<'a, W> {
         })?;
         self.facts.shards[0].lengths = lengths;
         writer.finish(&self.facts)
-    }
-}
-
-fn last(pieces: &[(u64, u64)]) -> u64 {
-    pieces.last().map_or(0, |piece| piece.1)
-}
-
-/// Keeps a second process out of the folder.
-pub(super) fn lock(folder: &Path) -> Result<fs::File> {
-    let path = folder.join("lock");
-    let file = fs::File::create(&path).map_err(|e| Error::io(&path, "cannot be made; choose another place", e))?;
-    file.try_lock().map_err(|e| {
-        let source = match e {
-            fs::TryLockError::Error(source) => source,
-            fs::TryLockError::WouldBlock => std::io::Error::from(std::io::ErrorKind::WouldBlock),
-        };
-        Error::io(&path, "another process is at work on this file; wait for it, or choose another out", source)
-    })?;
-    Ok(file)
-}
-
-/// The folder of what is not finished, beside the file that it becomes.
-pub(super) fn partial(out: &Path) -> PathBuf {
-    let mut name = out.file_name().map(std::ffi::OsStr::to_os_string).unwrap_or_default();
-    name.push(".partial");
-    out.with_file_name(name)
-}
-
-/// Removes the folder of a finished file; a second process of the same command may remove it at the same moment.
-pub(super) fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(folder, "cannot be removed", e)),
-        _ => Ok(()),
-    }
-}
-
-/// Removes what a process left that was killed after its file was finished. A folder at which one is at work stays.
-pub(super) fn remove_leftover(folder: &Path) -> Result<()> {
-    match folder.is_dir().then(|| lock(folder)) {
-        Some(Ok(locked)) => {
-            drop(locked);
-            remove(folder)
-        }
-        _ => Ok(()),
     }
 }
