@@ -4,6 +4,7 @@
 
 use std::cmp::Reverse;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::runs::{Facts, RunSet};
@@ -20,12 +21,12 @@ pub(super) fn partial(out: &Path) -> PathBuf {
 pub(super) fn lock(folder: &Path) -> Result<fs::File> {
     let path = folder.join("lock");
     let file = fs::File::create(&path).map_err(|e| Error::io(&path, "cannot be made; choose another place", e))?;
-    file.try_lock().map_err(|e| {
-        let source = match e {
-            fs::TryLockError::Error(source) => source,
-            fs::TryLockError::WouldBlock => std::io::Error::from(std::io::ErrorKind::WouldBlock),
-        };
-        Error::io(&path, "another process is at work on this file; wait for it, or choose another out", source)
+    file.try_lock().map_err(|e| match e {
+        fs::TryLockError::Error(source) => Error::io(&path, "cannot be locked; choose another place", source),
+        fs::TryLockError::WouldBlock => {
+            let source = std::io::Error::from(ErrorKind::WouldBlock);
+            Error::io(&path, "another process is at work on this file; wait for it, or choose another out", source)
+        }
     })?;
     Ok(file)
 }
@@ -33,19 +34,24 @@ pub(super) fn lock(folder: &Path) -> Result<fs::File> {
 /// Removes the folder of a finished file; a second process of the same command may remove it at the same moment.
 pub(super) fn remove(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(folder, "cannot be removed", e)),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(folder, "cannot be removed", e)),
         _ => Ok(()),
     }
 }
 
 /// Removes what a process left that was killed after its file was finished. A folder at which one is at work stays.
 pub(super) fn remove_leftover(folder: &Path) -> Result<()> {
-    match folder.is_dir().then(|| lock(folder)) {
-        Some(Ok(locked)) => {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    match lock(folder) {
+        Ok(locked) => {
             drop(locked);
             remove(folder)
         }
-        _ => Ok(()),
+        // Another process holds the lock, or has just removed the folder.
+        Err(Error::Io { source, .. }) if matches!(source.kind(), ErrorKind::WouldBlock | ErrorKind::NotFound) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

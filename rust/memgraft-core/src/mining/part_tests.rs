@@ -208,6 +208,12 @@ fn what_a_kill_left_beside_a_finished_file_goes_with_the_next_call() {
     merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap();
     assert!(left.exists());
     drop(locked);
+    // Any other failure to lock is one of the file system, and is told.
+    std::fs::remove_file(left.join("lock")).unwrap();
+    std::fs::create_dir(left.join("lock")).unwrap();
+    let refused = merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap_err();
+    assert!(matches!(&refused, Error::Io { path, .. } if *path == left.join("lock")), "{refused}");
+    std::fs::remove_dir(left.join("lock")).unwrap();
     let left = leave(&parts[0]);
     mine_all(&corpus, folder.path(), 2, |_, _| ());
     assert!(!left.exists());
