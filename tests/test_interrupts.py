@@ -1,6 +1,7 @@
 """Ctrl-C inside one long native call: it is answered while the call goes on, not after it.
 
-How far the work has come is told by the pages that it has touched, so that a slow machine changes nothing.
+How far the work has come is told by the pages that it has touched, or what else it counts, so that a slow machine
+changes nothing.
 """
 
 import subprocess
@@ -15,14 +16,15 @@ PRELUDE = """
 import resource, signal, sys
 import memgraft
 from memgraft.corpus import tokenize_folder
-def measured(work):
-    faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    before, answer = faults(), "finished"
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def measured(work, count=faults):
+    before, answer = count(), "finished"
     signal.signal(signal.SIGPROF, signal.default_int_handler)
     if sys.argv[1] == "stop": signal.setitimer(signal.ITIMER_PROF, 0.01)
     try: work()
     except KeyboardInterrupt: answer = "stopped"
-    print(answer, faults() - before)
+    print(answer, count() - before)
 """
 
 
@@ -84,6 +86,60 @@ def test_inside_one_lookup():
         "index = memgraft.NgramIndex.build(keys)\n"
         "tokens = np.random.default_rng(0).integers(0, 5, 1 << 25, np.uint8)\n"
         "measured(lambda: index.lookup(tokens, threads=1))"
+    )
+
+
+def values_of(folder, num_rows, value_dim):
+    keys = memgraft.KeySet.from_arrays(
+        np.arange(num_rows, dtype=np.uint32),
+        np.arange(num_rows + 1, dtype=np.uint64),
+        np.ones(num_rows, np.uint64),
+        vocab_size=num_rows,
+    )
+    facts = {"fingerprint": "0" * 64}
+    values = np.zeros((num_rows, 1, value_dim), np.float32)
+    return memgraft.Bank.create(
+        folder / "bank", keys=keys, values=values, taps=(0,), dtype="fp32", donor=facts, tokenizer=facts
+    )
+
+
+@pytest.mark.slow
+def test_inside_one_gather(tmp_path):
+    values_of(tmp_path, 1000, 16)
+    check(
+        "import numpy as np\n"
+        "memgraft.system.limit_threads(1)\n"
+        "bank = memgraft.Bank.open(sys.argv[2] + '/bank')\n"
+        "rows = np.random.default_rng(0).integers(0, 1000, 1 << 24, np.int32)\n"
+        "measured(lambda: bank.values(rows), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)",
+        tmp_path,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system counts no bytes that a process has read")
+def test_inside_one_file_that_is_verified(tmp_path):
+    values_of(tmp_path, 1 << 13, 1 << 14)
+    check(
+        "bank = memgraft.Bank.open(sys.argv[2] + '/bank')\n"
+        "def read(): return int(open('/proc/self/io').readline().split()[1])\n"
+        "measured(lambda: bank.verify(threads=1), read)",
+        tmp_path,
+    )
+
+
+def test_while_coverage_is_counted():
+    check(
+        "import numpy as np, tempfile\n"
+        "from memgraft.corpus import CorpusWriter\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    with CorpusWriter(folder + '/corpus', vocab_size=5) as writer:\n"
+        "        writer.add(np.random.default_rng(0).integers(0, 5, 1 << 23, np.uint32))\n"
+        "        corpus = memgraft.Corpus.open(writer.finish())\n"
+        "    index = memgraft.NgramIndex.build(memgraft.KeySet.from_keys([(1, 2), (2, 3, 1), (3,)], vocab_size=5))\n"
+        "    done = [0]\n"
+        "    told = lambda stage, at, total: done.append(at)\n"
+        "    measured(lambda: memgraft.coverage(index, corpus, threads=1, progress=told), lambda: done[-1])"
     )
 
 

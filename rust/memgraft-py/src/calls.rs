@@ -7,9 +7,9 @@ use pyo3::prelude::*;
 
 use crate::arrays::{input, output, slice, threads as thread_count, with_tokens};
 use crate::errors::{ArgumentError, to_py};
-use crate::signals::borrowing;
+use crate::signals::lending;
 
-/// Tokens of a lookup that takes long enough to listen for Ctrl-C, which costs a thread: some 20 ms.
+/// Tokens of a lookup or a step that takes long enough to listen for Ctrl-C: some 20 ms.
 const LONG: usize = 1 << 20;
 
 /// The arguments of a lookup.
@@ -48,8 +48,7 @@ impl Lookup<'_, '_> {
         let options = Options { threads: thread_count(self.threads).map_err(to_py)?, ..Options::default() };
         with_tokens(self.tokens, vocab_size, &bounds, self.miss, |tokens| {
             let long = rows.len() >= LONG;
-            let work = || lookup(&tokens, &bounds, rows, orders, options);
-            if long { borrowing(py, work) } else { py.detach(work).map_err(to_py) }
+            lending(py, long, || lookup(&tokens, &bounds, rows, orders, options))
         })
     }
 }
@@ -79,7 +78,7 @@ impl Advance<'_, '_> {
         let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
         let mut ids: Vec<StateId> = states.iter().map(|&state| StateId(state)).collect();
         with_tokens(self.tokens, vocab_size, &Bounds::default(), self.miss, |tokens| {
-            py.detach(|| advance(&mut ids, &tokens, rows, orders)).map_err(to_py)
+            lending(py, rows.len() >= LONG, || advance(&mut ids, &tokens, rows, orders))
         })?;
         for (state, id) in states.iter_mut().zip(&ids) {
             *state = id.0;

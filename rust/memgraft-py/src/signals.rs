@@ -66,6 +66,11 @@ pub(crate) fn borrowing<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T
     })
 }
 
+/// The same where the work is `long`; short work runs here, because a thread costs some 50 us.
+pub(crate) fn lending<T: Send>(py: Python<'_>, long: bool, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    if long { borrowing(py, work) } else { py.detach(work).map_err(to_py) }
+}
+
 fn listened<T: Send + 'static>(
     py: Python<'_>,
     progress: Option<Py<PyAny>>,

@@ -11,7 +11,11 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::to_py;
-use crate::signals::interruptible;
+use crate::signals::{interruptible, lending};
+
+/// Rows of a call, and bytes of its output, that take long enough to listen for Ctrl-C: some 20 ms.
+const LONG_ROWS: usize = 1 << 20;
+const LONG_BYTES: usize = 64 << 20;
 
 /// Value shards as one table of rows.
 #[pyclass(name = "ValueTable", module = "memgraft._core", frozen)]
@@ -24,6 +28,10 @@ fn facts_dict<'py>(py: Python<'py>, facts: GatherFacts) -> PyResult<Bound<'py, P
     dict.set_item("num_bytes", facts.num_bytes)?;
     dict.set_item("num_cold_rows", facts.num_cold_rows)?;
     Ok(dict)
+}
+
+fn long(rows: &[i32], out: &[u8]) -> bool {
+    rows.len() >= LONG_ROWS || out.len() >= LONG_BYTES
 }
 
 /// Unique rows, inverse, number of hits, gather facts.
@@ -123,7 +131,7 @@ impl PyValueTable {
     ) -> PyResult<Bound<'py, PyDict>> {
         let rows = rows.as_slice()?.to_vec();
         let out = out.as_slice_mut()?;
-        let facts = py.detach(|| self.inner.gather(&rows, out, threads)).map_err(to_py)?;
+        let facts = lending(py, long(&rows, out), || self.inner.gather(&rows, out, threads))?;
         facts_dict(py, facts)
     }
 
@@ -136,7 +144,7 @@ impl PyValueTable {
     ) -> PyResult<StagedTuple<'py>> {
         let rows = rows.as_slice()?.to_vec();
         let out = out.as_slice_mut()?;
-        let staged = py.detach(|| self.inner.stage(&rows, out, threads)).map_err(to_py)?;
+        let staged = lending(py, long(&rows, out), || self.inner.stage(&rows, out, threads))?;
         let facts = staged.gathered.map(|facts| facts_dict(py, facts)).transpose()?;
         let dedup = staged.dedup;
         Ok((dedup.unique.into_vec().into_pyarray(py), dedup.inverse.into_pyarray(py), dedup.num_hits, facts))
@@ -150,7 +158,7 @@ impl PyValueTable {
     ) -> PyResult<()> {
         let rows = rows.as_slice()?.to_vec();
         let out = out.as_slice_mut()?;
-        py.detach(|| self.inner.gather_scales(&rows, out)).map_err(to_py)
+        lending(py, long(&rows, out), || self.inner.gather_scales(&rows, out))
     }
 
     fn channel_scales<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<u8>>> {

@@ -5,10 +5,12 @@
 use super::Index;
 use crate::batch::{self, Bounds, Layer, Limits, Options, Tokens, Unknown};
 use crate::ids::{StateId, row_as_i32, saturating_u32};
-use crate::{Error, Result};
+use crate::{Error, Result, stop};
 
 /// Sequences whose lines are asked for before the first is read.
 const ADVANCE_AHEAD: usize = 24;
+/// Turns of so many sequences between two looks whether the caller still waits.
+const ADVANCE_TURNS: usize = 1 << 12;
 
 impl Index {
     /// Fills `rows` (-1 at a miss) and `orders` (0 at a miss) for every position of `tokens`.
@@ -74,7 +76,8 @@ impl Index {
     /// [`Index::advance`] by checked ids of any integer type.
     ///
     /// # Errors
-    /// As [`Index::advance`], and [`Error::Argument`] where the ids were checked against another vocabulary.
+    /// As [`Index::advance`], [`Error::Argument`] where the ids were checked against another vocabulary, and
+    /// [`Error::Interrupted`] where the caller has asked the work to end.
     pub fn advance_tokens(
         &self,
         states: &mut [StateId],
@@ -96,7 +99,10 @@ impl Index {
         let limits = self.limits();
         let mut found = Vec::with_capacity(checked.len());
         let mut ahead = [0; ADVANCE_AHEAD];
-        for states in states.chunks(ADVANCE_AHEAD) {
+        for (turn, states) in (1..).zip(states.chunks(ADVANCE_AHEAD)) {
+            if usize::is_multiple_of(turn, ADVANCE_TURNS) {
+                stop::check()?;
+            }
             checked.read(found.len()..found.len() + states.len(), &mut ahead[..states.len()]);
             let tokens = &ahead[..states.len()];
             states.iter().zip(tokens).for_each(|(&state, &token)| view.expect(view.locate(state.0, token)));

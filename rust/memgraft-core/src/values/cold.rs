@@ -14,7 +14,7 @@ use super::reads::{Read, sort};
 use super::sys::will_need;
 #[cfg(target_os = "linux")]
 use super::uring;
-use crate::{Error, Result, threads};
+use crate::{Error, Result, stop, threads};
 
 /// Reads that one worker announces at a time.
 const BATCH: usize = 64;
@@ -103,7 +103,7 @@ impl ColdReads {
     /// Makes all reads.
     ///
     /// # Errors
-    /// The first error met, naming file and offset; other outputs may then be unread.
+    /// The first error met, naming file and offset, or [`Error::Interrupted`]; other outputs may then be unread.
     pub fn read(&self, mut reads: Vec<Read<'_>>) -> Result<()> {
         sort(&mut reads);
         if self.reader() == ColdReader::IoUring && !reads.is_empty() {
@@ -128,6 +128,7 @@ fn pread(mut reads: Vec<Read<'_>>) -> Result<()> {
             // A worker that panicked was not inside the iterator: the lock holds no broken state.
             let next = batches.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(batch) = next else { return Ok(()) };
+            stop::check()?;
             for read in batch.iter() {
                 will_need(read.file.file(), read.offset, read.out.len());
             }

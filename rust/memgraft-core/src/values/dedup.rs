@@ -7,8 +7,8 @@
 use std::cell::RefCell;
 
 use super::bounded::{Distinct, check_rows};
-use crate::Result;
 use crate::ids::{low_u32, row_as_i32, u64_of, usize_of, usize_of_u64};
+use crate::{Result, stop};
 
 /// Distinct rows, ascending, and for each position its place among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,8 @@ const WORD_ROWS: u32 = 32;
 const MAX_WORDS_PER_ID: usize = 4;
 /// Up to here a comparison sort beats setting anything up.
 const MAX_SORTED: usize = 256;
+/// Rows between two looks whether the caller still waits.
+const STEP: usize = 1 << 20;
 /// Bits of a row that one radix pass sorts by.
 const RADIX_BITS: u32 = 11;
 
@@ -38,20 +40,21 @@ thread_local! {
 /// Distinct rows of `rows`, where -1 is a miss.
 ///
 /// # Errors
-/// [`Error::Argument`] naming the first position whose row is below -1 or not below `num_rows`.
+/// [`crate::Error::Argument`] naming the first position whose row is below -1 or not below `num_rows`;
+/// [`crate::Error::Interrupted`] where the caller has asked the work to end.
 pub fn dedup(rows: &[i32], num_rows: usize) -> Result<Dedup> {
     check_rows(rows, num_rows, -1)?;
     let words = num_rows.div_ceil(usize_of(WORD_ROWS));
-    Ok(if rows.len() <= MAX_SORTED {
+    if rows.len() <= MAX_SORTED {
         by_sort(rows)
     } else if words <= rows.len() * MAX_WORDS_PER_ID {
         BITMAP.with_borrow_mut(|bitmap| by_bitmap(rows, words, bitmap))
     } else {
         by_radix(rows, num_rows)
-    })
+    }
 }
 
-fn by_sort(rows: &[i32]) -> Dedup {
+fn by_sort(rows: &[i32]) -> Result<Dedup> {
     let mut pairs: Vec<u64> = pairs(rows).collect();
     pairs.sort_unstable();
     from_sorted(&pairs, rows.len())
@@ -63,33 +66,45 @@ fn pairs(rows: &[i32]) -> impl Iterator<Item = u64> {
     hits.map(|(position, &row)| u64::from(row.cast_unsigned()) << 32 | u64_of(position))
 }
 
-fn from_sorted(pairs: &[u64], positions: usize) -> Dedup {
+fn from_sorted(pairs: &[u64], positions: usize) -> Result<Dedup> {
     let mut inverse = vec![-1_i32; positions];
     let mut unique: Vec<i32> = Vec::new();
     let mut last = -1_i32;
-    for &pair in pairs {
-        let row = row_as_i32(low_u32(pair >> 32));
-        if row != last {
-            unique.push(row);
-            last = row;
+    for pairs in pairs.chunks(STEP) {
+        stop::check()?;
+        for &pair in pairs {
+            let row = row_as_i32(low_u32(pair >> 32));
+            if row != last {
+                unique.push(row);
+                last = row;
+            }
+            inverse[usize_of(low_u32(pair))] = row_as_i32(low_u32(u64_of(unique.len() - 1)));
         }
-        inverse[usize_of(low_u32(pair))] = row_as_i32(low_u32(u64_of(unique.len() - 1)));
     }
-    Dedup { unique: Distinct::of(unique), inverse, num_hits: u64_of(pairs.len()) }
+    Ok(Dedup { unique: Distinct::of(unique), inverse, num_hits: u64_of(pairs.len()) })
 }
 
-/// Words hold 32 rows' bits below and the rank of their first row above.
-fn by_bitmap(rows: &[i32], words: usize, bitmap: &mut Vec<u64>) -> Dedup {
-    // One word past the end takes the misses, so that no branch depends on them.
-    let place = |row: i32| if row < 0 { words } else { usize_of(row.cast_unsigned() / WORD_ROWS) };
+/// By a bitmap of all zeros, which is so again afterwards, after an error too.
+fn by_bitmap(rows: &[i32], words: usize, bitmap: &mut Vec<u64>) -> Result<Dedup> {
     if bitmap.len() < words + 1 {
         bitmap.resize(words + 1, 0);
     }
-    let bitmap = &mut bitmap[..=words];
+    let made = by_ranks(rows, words, &mut bitmap[..=words]);
+    bitmap[..=words].fill(0);
+    made
+}
+
+/// Words hold 32 rows' bits below and the rank of their first row above.
+fn by_ranks(rows: &[i32], words: usize, bitmap: &mut [u64]) -> Result<Dedup> {
+    // One word past the end takes the misses, so that no branch depends on them.
+    let place = |row: i32| if row < 0 { words } else { usize_of(row.cast_unsigned() / WORD_ROWS) };
     let mut misses = 0_u64;
-    for &row in rows {
-        misses += u64::from(row < 0);
-        bitmap[place(row)] |= 1 << (row.cast_unsigned() % WORD_ROWS);
+    for rows in rows.chunks(STEP) {
+        stop::check()?;
+        for &row in rows {
+            misses += u64::from(row < 0);
+            bitmap[place(row)] |= 1 << (row.cast_unsigned() % WORD_ROWS);
+        }
     }
     bitmap[words] = 0;
     let mut unique: Vec<i32> = Vec::with_capacity(rows.len().min(words * usize_of(WORD_ROWS)));
@@ -107,13 +122,16 @@ fn by_bitmap(rows: &[i32], words: usize, bitmap: &mut Vec<u64>) -> Dedup {
         let found = low_u32(word >> 32) + (low_u32(word) & below).count_ones();
         if row < 0 { -1 } else { row_as_i32(found) }
     };
-    let inverse = rows.iter().map(|&row| rank(row)).collect();
-    bitmap.fill(0);
-    Dedup { unique: Distinct::of(unique), inverse, num_hits: u64_of(rows.len()) - misses }
+    let mut inverse = Vec::with_capacity(rows.len());
+    for rows in rows.chunks(STEP) {
+        stop::check()?;
+        inverse.extend(rows.iter().map(|&row| rank(row)));
+    }
+    Ok(Dedup { unique: Distinct::of(unique), inverse, num_hits: u64_of(rows.len()) - misses })
 }
 
 /// Least significant digit first; positions stay ascending within a row.
-fn by_radix(rows: &[i32], num_rows: usize) -> Dedup {
+fn by_radix(rows: &[i32], num_rows: usize) -> Result<Dedup> {
     const BUCKETS: usize = 1 << RADIX_BITS;
     let bits = usize::BITS - num_rows.saturating_sub(1).leading_zeros();
     let mut from: Vec<u64> = pairs(rows).collect();
@@ -129,10 +147,13 @@ fn by_radix(rows: &[i32], num_rows: usize) -> Dedup {
         for start in &mut starts {
             sum += std::mem::replace(start, sum);
         }
-        for &pair in &from {
-            let start = &mut starts[digit(pair)];
-            to[usize_of(*start)] = pair;
-            *start += 1;
+        for pairs in from.chunks(STEP) {
+            stop::check()?;
+            for &pair in pairs {
+                let start = &mut starts[digit(pair)];
+                to[usize_of(*start)] = pair;
+                *start += 1;
+            }
         }
         std::mem::swap(&mut from, &mut to);
     }
@@ -170,17 +191,30 @@ mod tests {
             let row = |&(seed, miss): &(u32, bool)| if miss { -1 } else { (i64::from(seed) % i64::from(num_rows)) as i32 };
             let rows: Vec<i32> = seeds.iter().map(row).collect();
             let expected = naive(&rows);
-            prop_assert_eq!(&by_sort(&rows), &expected);
-            prop_assert_eq!(&by_radix(&rows, num_rows as usize), &expected);
+            prop_assert_eq!(&by_sort(&rows).unwrap(), &expected);
+            prop_assert_eq!(&by_radix(&rows, num_rows as usize).unwrap(), &expected);
             prop_assert_eq!(&dedup(&rows, num_rows as usize).unwrap(), &expected);
             if num_rows < 10_000 {
                 let words = (num_rows as usize).div_ceil(WORD_ROWS as usize);
                 let mut bitmap = vec![0; 3];
                 for _ in 0..2 {
-                    prop_assert_eq!(&by_bitmap(&rows, words, &mut bitmap), &expected);
+                    prop_assert_eq!(&by_bitmap(&rows, words, &mut bitmap).unwrap(), &expected);
                     prop_assert!(bitmap.iter().all(|&word| word == 0));
                 }
             }
         }
+    }
+
+    #[test]
+    fn each_way_ends_when_asked_and_leaves_a_clean_bitmap() {
+        let (rows, mut bitmap) = ([3, -1, 0, 3], Vec::new());
+        let flag = stop::Stop::default();
+        flag.request();
+        flag.during(|| {
+            for made in [by_sort(&rows), by_radix(&rows, 4), by_bitmap(&rows, 1, &mut bitmap)] {
+                assert!(matches!(made, Err(crate::Error::Interrupted)));
+            }
+        });
+        assert_eq!(by_bitmap(&rows, 1, &mut bitmap).unwrap(), naive(&rows));
     }
 }

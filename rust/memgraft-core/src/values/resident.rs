@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::shard::Shard;
 use crate::ids::{u64_of, usize_of_u64};
 use crate::memory::HugeBuffer;
-use crate::{Error, Result, threads};
+use crate::{Error, Result, stop, threads};
 
 /// Bytes of one sequential read.
 const READ_BYTES: usize = 4 << 20;
@@ -69,6 +69,7 @@ pub(crate) fn warm(shards: &[Shard], len: usize, threads: usize) -> Result<u64> 
             loop {
                 let start = next.fetch_add(READ_BYTES, Ordering::Relaxed);
                 let Some(left) = bytes.checked_sub(start).filter(|&left| left > 0) else { return Ok(()) };
+                stop::check()?;
                 read(shard, start, &mut buffer[..READ_BYTES.min(left)])?;
             }
         }))?;
@@ -95,6 +96,7 @@ fn read_parallel(shard: &Shard, out: &mut [u8], threads: usize) -> Result<()> {
         loop {
             let next = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some((place, part)) = next else { return Ok(()) };
+            stop::check()?;
             read(shard, place * READ_BYTES, part)?;
         }
     }))

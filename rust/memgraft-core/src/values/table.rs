@@ -21,7 +21,7 @@ use super::gather::{GatherFacts, gather};
 use super::rows::Rows;
 use super::shard::Shard;
 use crate::ids::{u64_of, usize_of_row, usize_of_u64};
-use crate::{Error, Result};
+use crate::{Error, Result, stop};
 
 /// A table `[rows, taps, value_dim]` over one or more shards.
 #[derive(Debug)]
@@ -124,7 +124,8 @@ impl ValueTable {
     /// # Errors
     /// [`Error::Argument`] for a row out of range or an output of the wrong
     /// length, before anything is written; [`Error::Format`] and [`Error::Io`]
-    /// where a shard changed or cannot be read.
+    /// where a shard changed or cannot be read; [`Error::Interrupted`] where the
+    /// caller has asked the work to end.
     pub fn gather(&self, rows: &[i32], out: &mut [u8], threads: usize) -> Result<GatherFacts> {
         self.gather_bounded(Bounded::check(rows, self.rows.len())?, out, threads)
     }
@@ -172,7 +173,8 @@ impl ValueTable {
             return Err(Error::argument(format!("out has {} bytes, expected {} x {bytes}", out.len(), rows.len())));
         }
         self.rows.check_touched(wanted)?;
-        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(bytes)) {
+        for (turn, (&row, out)) in (0_u32..).zip(rows.iter().zip(out.chunks_exact_mut(bytes))) {
+            stop::check_at(turn)?;
             let (shard, local) = self.rows.locate(usize_of_row(row));
             out.copy_from_slice(shard.scales(local * u64_of(bytes), bytes));
         }

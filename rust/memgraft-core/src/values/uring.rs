@@ -14,8 +14,8 @@ use std::time::Duration;
 use io_uring::{IoUring, Probe, opcode, types};
 
 use super::reads::Read;
-use crate::Error;
 use crate::ids::{saturating_u32, u64_of, usize_of, usize_of_u64};
+use crate::{Error, stop};
 
 /// Reads in flight.
 const DEPTH: u32 = 128;
@@ -44,7 +44,8 @@ pub(crate) fn probe() -> io::Result<()> {
 pub(crate) enum Outcome {
     /// All were made.
     Read,
-    /// One failed; other outputs may be unread. The error names file and offset.
+    /// One failed, or the caller has asked the work to end; other outputs may be unread. An error of a read names file and
+    /// offset.
     Failed(Error),
     /// The system takes no requests: all reads are to be made otherwise.
     Refused(io::Error),
@@ -54,7 +55,7 @@ pub(crate) enum Outcome {
 pub(crate) fn read(reads: &mut [Read<'_>]) -> Outcome {
     let mut done = vec![0_usize; reads.len()];
     match read_all(reads, &mut done) {
-        Ok(None) => Outcome::Read,
+        Ok(None) => stop::check().map_or_else(Outcome::Failed, |()| Outcome::Read),
         Ok(Some((place, error))) => {
             let Read { file, offset, out } = &reads[place];
             let error = file.read_failed(offset + u64_of(done[place]), out.len() - done[place], error);
@@ -64,7 +65,8 @@ pub(crate) fn read(reads: &mut [Read<'_>]) -> Outcome {
     }
 }
 
-/// Makes all reads, of each of which `done` bytes are read; returns the first that failed.
+/// Makes all reads, of each of which `done` bytes are read, until the caller asks the work to end; returns the first that
+/// failed.
 ///
 /// # Errors
 /// The system takes no requests.
@@ -74,7 +76,7 @@ fn read_all(reads: &mut [Read<'_>], done: &mut [usize]) -> io::Result<Option<(us
     let mut again: Vec<usize> = Vec::new();
     let mut failed: Option<(usize, io::Error)> = None;
     loop {
-        while queue.in_flight < DEPTH && failed.is_none() {
+        while queue.in_flight < DEPTH && failed.is_none() && stop::check().is_ok() {
             let Some(place) = again.pop().or_else(|| (next < reads.len()).then_some(next)) else { break };
             if place == next {
                 next += 1;
