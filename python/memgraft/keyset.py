@@ -15,10 +15,13 @@ from numpy.typing import ArrayLike, NDArray
 from memgraft import _core
 from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenError
 from memgraft.keyed import Closed, Keyed
+from memgraft.system import written_beside
 
 __all__ = ["KeyArrays", "KeySet"]
 
 _CHUNK = 1 << 16
+#: What follows the name of a key set's file: the sample of the documents that it was mined from.
+SAMPLE_SUFFIX = ".sample"
 
 
 class KeyArrays(NamedTuple):
@@ -38,13 +41,18 @@ class KeySet(Keyed):
     """Distinct keys of 1 to 16 tokens; row 0 is the most frequent key, ties go by the key as a tuple.
 
     Immutable. Make one with :meth:`from_keys`, :meth:`from_arrays`, :meth:`open` or ``memgraft.mine``.
+
+    Attributes:
+        sample: the file of the mined documents' sample that :meth:`save` writes beside the keys; None where none was
+            made with them, or where it lies beside the opened file already.
     """
 
-    __slots__ = ("_core",)
+    __slots__ = ("_core", "sample")
 
-    def __init__(self, core: _core.KeySet) -> None:
+    def __init__(self, core: _core.KeySet, sample: bytes | None = None) -> None:
         """Wraps the compiled set; use the class methods instead."""
         self._core: _core.KeySet = core
+        self.sample = sample
 
     @classmethod
     def from_keys(
@@ -152,12 +160,16 @@ class KeySet(Keyed):
         return cls(_core.KeySet.open(Path(path)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes beside ``path``, fsyncs and renames.
+        """Writes beside ``path``, fsyncs and renames; then the `sample`, if there is one.
 
         Raises:
             StorageError: the system refused; an old file at ``path`` stays.
         """
-        self._core.save(Path(path))
+        path = Path(path)
+        self._core.save(path)
+        if self.sample is not None:
+            with written_beside(path.with_name(path.name + SAMPLE_SUFFIX)) as temporary:
+                temporary.write_bytes(self.sample)
 
     def verify(self, *, threads: int | None = None) -> None:
         """Checks every byte of the file the set was opened from, and that keys are distinct and in row order.
@@ -230,7 +242,11 @@ class KeySet(Keyed):
 
     def with_metadata(self, metadata: Mapping[str, Any]) -> KeySet:
         """The same keys with other metadata."""
-        return KeySet(self._core.with_metadata(_encode(metadata)))
+        return KeySet(self._core.with_metadata(_encode(metadata)), self.sample)
+
+    def with_sample(self, sample: bytes | None) -> KeySet:
+        """The same keys with another `sample`."""
+        return KeySet(self._core, sample)
 
     @property
     def path(self) -> Path | None:
@@ -264,7 +280,7 @@ class KeySet(Keyed):
             raise ArgumentError(f"rows: expected less than {len(self)} (the number of keys), got {rows[-1]}")
         if (rows[1:] == rows[:-1]).any():
             raise ArgumentError(f"rows: expected distinct rows, got {rows[:-1][rows[1:] == rows[:-1]][0]} twice")
-        return KeySet(self._core.select(rows))
+        return KeySet(self._core.select(rows), self.sample)
 
     def select_by_gain(self, budget: int, require: Iterable[Sequence[int]] = ()) -> KeySet:
         """The ``budget`` keys that are the longest match most often.
@@ -282,7 +298,7 @@ class KeySet(Keyed):
         """
         wanted = {tuple(key) for key in require}
         pinned = [row for row, key in enumerate(self) if key in wanted] if wanted else []
-        return KeySet(self._core.select_by_gain(budget, pinned))
+        return KeySet(self._core.select_by_gain(budget, pinned), self.sample)
 
 
 def unsigned(values: ArrayLike, dtype: type[np.unsignedinteger[Any]], name: str) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memgraft.corpus import corpora_of
+from memgraft.corpus.sample import CorpusSample, corpora_of_all, joint_sample, sample_of
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
@@ -69,7 +69,7 @@ def union(sets: Sequence[KeySet]) -> KeySet:
     joint = sets[0]
     for keys in sets[1:]:
         joint = _union(joint, keys)
-    return joint.with_metadata(_metadata("union", sets))
+    return joint.with_metadata(_metadata("union", sets)).with_sample(_bytes(joint_sample(sets)))
 
 
 def _union(a: KeySet, b: KeySet) -> KeySet:
@@ -107,7 +107,12 @@ def joined(sets: Sequence[KeySet], name: str, keeps: Callable[[NDArray[np.bool_]
     mask = np.ones(len(sets[0]), np.bool_)
     for keys in sets[1:]:
         mask &= keeps(rows_in(sets[0], NgramIndex.build(keys)) >= 0)
-    return sets[0].select(mask).with_metadata(_metadata(name, sets))
+    # What the others only restrict is mined from the first.
+    return sets[0].select(mask).with_metadata(_metadata(name, sets)).with_sample(_bytes(sample_of(sets[0])))
+
+
+def _bytes(sample: CorpusSample | None) -> bytes | None:
+    return None if sample is None else sample.to_bytes()
 
 
 def _metadata(name: str, sets: Sequence[KeySet]) -> dict[str, Any]:
@@ -115,7 +120,5 @@ def _metadata(name: str, sets: Sequence[KeySet]) -> dict[str, Any]:
     of = [{"fingerprint": keys.fingerprint, "corpus": keys.metadata.get("corpus")} for keys in sets]
     metadata = {**sets[0].metadata, "made_by": {"operation": name, "of": of}}
     if name == "union":
-        mined = [corpora_of(keys.metadata) for keys in sets]
-        # What was mined from is known of all sets, or is not known.
-        metadata["corpora"] = sorted({each for corpora in mined for each in corpora}) if all(mined) else []
+        metadata["corpora"] = corpora_of_all([keys.metadata for keys in sets])
     return metadata

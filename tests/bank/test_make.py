@@ -6,8 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_overlay import KEYS, VOCAB, longest, one_dictionary, write
 
-from memgraft import Bank, KeySet, NgramIndex, keysets
+from memgraft import Bank, Corpus, KeySet, NgramIndex, coverage, keysets, mine
 from memgraft.bank import make
+from memgraft.corpus import CorpusSample, CorpusWriter, sample_of
+from memgraft.corpus.sample import joint_sample
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 
 
@@ -80,6 +82,42 @@ def test_int8_banks_of_one_scale_stack_and_merge(tmp_path):
     stack, merged = Bank.open(paths), make.merge(paths, tmp_path / "m")
     rows = [stack.index.find(merged.keys.key(row)) for row in range(3)]
     np.testing.assert_array_equal(merged.floats(np.arange(3)), stack.floats(rows))
+
+
+def mined_bank(folder, name, sampled=True):
+    """A bank with the keys of a corpus of its own, and that corpus."""
+    with CorpusWriter(folder / f"corpus-{name}", vocab_size=VOCAB) as writer:
+        writer.add(np.random.default_rng(ord(name)).integers(0, VOCAB, 400, np.uint32))
+        corpus = Corpus.open(writer.finish())
+    keys = mine(corpus, (1, 2), 20)
+    if sampled:
+        keys = keys.with_sample(CorpusSample.of(corpus).to_bytes())
+    facts = {"fingerprint": "d" * 64}
+    values = np.zeros((len(keys), 1, 2), np.float32)
+    made = Bank.create(folder / name, keys=keys, values=values, taps=(0,), dtype="fp32", donor=facts, tokenizer=facts)
+    return made, corpus
+
+
+def test_the_sample_of_the_mined_documents_goes_along(tmp_path):
+    (a, of_a), (b, of_b), (c, of_c) = (mined_bank(tmp_path, name, sampled=name != "c") for name in "abc")
+    both = joint_sample([a.keys, b.keys]).to_bytes()
+    stack = Bank.open([a.path, b.path])
+    merged = make.merge([a.path, b.path], tmp_path / "merged")
+    short = make.truncate(stack.paths, 5, tmp_path / "short")
+    for bank in (stack, merged, short):
+        assert sample_of(bank.keys).to_bytes() == both
+        for corpus, known in ((of_a, True), (of_b, True), (of_c, False)):
+            found = coverage(bank, corpus)
+            assert (found["mined_from_it"], found["shared_with_mined"]) == (known, float(known))
+    merged.verify()
+    # Merged again, each corpus counts once.
+    assert sample_of(make.merge([merged.path, a.path], tmp_path / "again").keys).corpus == sample_of(merged.keys).corpus
+    # What one bank does not say is not known of the whole.
+    whole = make.merge([a.path, c.path], tmp_path / "whole")
+    assert sample_of(whole.keys) is None
+    assert not (whole.path / "keys.mgk.sample").exists()
+    alone = make.subtract(a.path, write(tmp_path / "other", {(0, 0): 1}, donor="d" * 64).path, tmp_path / "alone")
+    assert sample_of(alone.keys).to_bytes() == sample_of(a.keys).to_bytes()
 
 
 def test_subtract_and_truncate(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import memgraft
-from memgraft.corpus import CorpusWriter
+from memgraft.corpus import CorpusWriter, write_sample
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -60,5 +60,7 @@ def test_two_workers_one_killed(tmp_path):
     assert "killed" in done.stdout
     memgraft.mine(memgraft.Corpus.open(path), (2, 3, 4), 3000).save(tmp_path / "one.mgk")
     assert out.read_bytes() == (tmp_path / "one.mgk").read_bytes()
+    sample = write_sample(memgraft.Corpus.open(path), tmp_path / "one.mgk")
+    assert (tmp_path / "keys.mgk.sample").read_bytes() == sample.read_bytes()
     parts = ["part-00000-of-00002.mgr", "part-00001-of-00002.mgr"]
     assert sorted(os.listdir(folder)) == sorted([*parts, *(f"{part}.sample" for part in parts)])

@@ -9,6 +9,7 @@ from memgraft._core import fingerprint_file
 from memgraft.bank.manifest import Manifest
 from memgraft.corpus.sample import CorpusSample, sample_path
 from memgraft.errors import FormatError
+from memgraft.keyset import KeySet
 from memgraft.tokenizer import differs_from, open_tokenizer
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -27,11 +28,12 @@ def tokenizer_files(folders: Sequence[Path]) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 
-def sample_file(keys: Sequence[Path | None]) -> dict[str, bytes]:
-    """The sample of the mined corpus, by name, beside the first of ``keys``, files of key sets; empty where none is."""
-    for path in keys:
-        if path is not None and (beside := sample_path(path)).is_file():
-            return {SAMPLE_NAME: beside.read_bytes()}
+def sample_file(keys: KeySet) -> dict[str, bytes]:
+    """The mined corpus's sample, by name: the one made with ``keys``, or beside their file; empty where none is."""
+    if keys.sample is not None:
+        return {SAMPLE_NAME: keys.sample}
+    if keys.path is not None and (beside := sample_path(keys.path)).is_file():
+        return {SAMPLE_NAME: beside.read_bytes()}
     return {}
 
 

@@ -13,6 +13,7 @@ from memgraft.bank.extras import tokenizer_files
 from memgraft.bank.overlay import Where
 from memgraft.bank.provenance import Origins, sources_of
 from memgraft.bank.writer import BankWriter
+from memgraft.corpus.sample import corpora_of, sample_of
 from memgraft.errors import ArgumentError
 from memgraft.keyset import KeySet
 from memgraft.keysets import rows_in
@@ -22,6 +23,8 @@ __all__ = ["merge", "subtract", "truncate"]
 
 Path_ = str | os.PathLike[str]
 _WRITE_BYTES = 64 << 20
+#: What the metadata of all keys say.
+_KEPT = ("tokenizer", "tokenizer_mapping", "split")
 
 
 def merge(banks: Where, out: Path_, *, progress: Progress | bool | None = None) -> Bank:
@@ -84,10 +87,10 @@ def _select(
     counts: npt.NDArray[np.uint64] | None,
     documents: npt.NDArray[np.uint64] | None,
 ) -> KeySet:
-    """The keys of the kept rows as one set, sorted by count."""
+    """The keys of the kept rows as one set, sorted by count, with the sample of all that the stack was mined from."""
     arrays = stack.keys.arrays()
     lengths = np.diff(arrays.offsets).astype(np.int64)
-    return KeySet.from_arrays(
+    keys = KeySet.from_arrays(
         arrays.tokens[np.repeat(keep, lengths)],
         np.concatenate(([0], np.cumsum(lengths[keep]))).astype(np.uint64),
         (arrays.counts if counts is None else counts)[keep],
@@ -95,11 +98,12 @@ def _select(
         vocab_size=stack.keys.vocab_size,
         reserved=stack.keys.reserved,
         metadata={
-            name: fact
-            for name, fact in stack.keys.metadata.items()
-            if name in ("tokenizer", "tokenizer_mapping", "split")
+            **{name: stack.keys.metadata[name] for name in _KEPT if name in stack.keys.metadata},
+            "corpora": corpora_of(stack.keys.metadata),
         },
     )
+    sample = sample_of(stack.keys)
+    return keys if sample is None else keys.with_sample(sample.to_bytes())
 
 
 def _write(

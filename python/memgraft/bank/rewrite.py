@@ -54,7 +54,7 @@ def requantise(bank: Bank, out: str | os.PathLike[str], dtype: str, *, progress:
             corpus=bank.manifest.corpus,
             donor={"storage": storage},
             index=bank.index,
-            files={**tokenizer_files(bank.paths), **dropped_file(bank.dropped_keys()), **sample_file([bank.keys.path])},
+            files={**tokenizer_files(bank.paths), **dropped_file(bank.dropped_keys()), **sample_file(bank.keys)},
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from memgraft import _core
+from memgraft.corpus.sample import corpora_of_all
 from memgraft.errors import ArgumentError
 from memgraft.index import NgramIndex
 from memgraft.keyed import checked_row
@@ -117,7 +118,7 @@ class StackedKeys(KeySet):
 
     def __init__(self, layers: Sequence[KeySet], index: StackedIndex) -> None:
         """Keys that go with ``index``; reads nothing."""
-        self.layers, self._index = tuple(layers), index
+        self.layers, self._index, self.sample = tuple(layers), index, None
 
     @property
     def _core(self) -> NoReturn:  # type: ignore[override]
@@ -206,8 +207,9 @@ class StackedKeys(KeySet):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The lowest layer's; `layers` have their own."""
-        return self.layers[0].metadata
+        """The lowest layer's, with the corpora of all, if all name theirs; `layers` have their own."""
+        each = [layer.metadata for layer in self.layers]
+        return {**each[0], "corpora": corpora_of_all(each)}
 
     @property
     def path(self) -> Path | None:

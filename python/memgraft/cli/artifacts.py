@@ -217,18 +217,20 @@ def combine_keys(
     check_output(out, overwrite=overwrite)
     made = combine([KeySet.open(path) for path in keys])
     made.save(out)
-    # What the others only restrict is mined from the first.
-    keep_sample(keys if made.metadata["made_by"]["operation"] == "union" else keys[:1], out, made)
+    say_sample(out, made)
     facts = {"keys": out, "num_keys": len(made), "num_keys_by_order": made.num_keys_by_order}
     common.emit({**facts, "fingerprint": made.fingerprint}, json=json, title=f"Made {out}")
 
 
-def keep_sample(sources: list[Path], out: Path, keys: "KeySet") -> None:
-    """Leaves beside ``out`` the sample of what the ``sources`` of ``keys`` were mined from, or says that none is."""
-    from memgraft.corpus import corpora_of, join_samples, joint_name
+def say_sample(out: Path, keys: "KeySet") -> None:
+    """Says where ``keys``, saved at ``out``, have no sample of the mined text; one of other keys is removed."""
+    from memgraft.corpus.sample import sample_path
+    from memgraft.corpus.writer import storage_errors
 
-    mined = corpora_of(keys.metadata)
-    if not mined or join_samples(sources, out, joint_name(mined)) is None:
+    if keys.sample is None:
+        path = sample_path(out)
+        with storage_errors(path, "cannot remove the sample of other keys; remove it"):
+            path.unlink(missing_ok=True)
         common.log(
             f"{out}: no sample of the mined text, since not all of the sources have one; coverage needs --mined-from"
         )

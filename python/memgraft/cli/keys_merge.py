@@ -67,7 +67,7 @@ def run(
         )
     keys.save(out)
     corpus = keys.metadata["corpus"]
-    artifacts.keep_sample(parts, out, keys)
+    artifacts.say_sample(out, keys)
     tell(
         keys,
         out,

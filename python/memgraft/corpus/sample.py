@@ -20,12 +20,12 @@ from memgraft._core import fingerprint_bytes
 from memgraft.corpus.overlapping import MOST_SHARED, Documents, Hashes, read_hashes
 from memgraft.corpus.writer import storage_errors
 from memgraft.errors import CorpusError, FormatError
+from memgraft.keyset import SAMPLE_SUFFIX, KeySet
 from memgraft.progress import Progress, callback
 from memgraft.system import written_beside
 
 if TYPE_CHECKING:
     from memgraft.corpus.reader import Corpus
-    from memgraft.keyset import KeySet
 
 #: Documents, and runs, of a sample at most: 175 kB of JSON.
 MOST = 8192
@@ -35,8 +35,6 @@ MOST_READ = 1 << 28
 FEWEST = 16
 #: Tokens of a run.
 LENGTH = 32
-#: What follows the name of the key set's file.
-SUFFIX = ".sample"
 _FORMAT = "memgraft.sample"
 _WAY_OUT = "remove it, or mine again; the keys are whole without it"
 
@@ -177,6 +175,11 @@ class CorpusSample:
         """
         with storage_errors(path, "cannot read the sample; check its permissions, or remove it"):
             data = path.read_bytes()
+        return cls.of_bytes(data, path)
+
+    @classmethod
+    def of_bytes(cls, data: bytes, path: Path) -> "CorpusSample":
+        """What `to_bytes` gave; ``path`` is named in errors; raises as `open`."""
         try:
             facts: dict[str, Any] = json.loads(data)
             if (facts["format"], facts["format_version"], facts["length"]) != (_FORMAT, 1, LENGTH):
@@ -258,10 +261,16 @@ def corpora_of(metadata: Mapping[str, Any]) -> list[str]:
     return [str(fingerprint) for fingerprint in corpora if fingerprint]
 
 
+def corpora_of_all(metadata: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The fingerprints of the corpora of all key sets with these ``metadata``; empty where one does not say."""
+    mined = [corpora_of(each) for each in metadata]
+    return sorted({fingerprint for each in mined for fingerprint in each}) if all(mined) else []
+
+
 def sample_path(keys: str | os.PathLike[str]) -> Path:
     """Where the sample of a key set's file lies."""
     path = Path(keys)
-    return path.with_name(path.name + SUFFIX)
+    return path.with_name(path.name + SAMPLE_SUFFIX)
 
 
 def write_sample(
@@ -298,29 +307,55 @@ def join_samples(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLi
         FormatError: a sample is damaged.
         StorageError: the disk refused.
     """
-    path, beside = sample_path(out), [sample_path(source) for source in sources]
-    if not beside or not all(each.is_file() for each in beside):
+    path, each = sample_path(out), samples_beside(sources)
+    if not each:
         with storage_errors(path, "cannot remove the sample of other keys; remove it"):
             path.unlink(missing_ok=True)
         return None
-    joint = CorpusSample.joint(map(CorpusSample.open, beside), corpus)
+    joint = CorpusSample.joint(each, corpus)
     with written_beside(path) as temporary:
         temporary.write_bytes(joint.to_bytes())
     return path
 
 
-def sample_of(keys: "KeySet") -> CorpusSample | None:
-    """The sample beside a key set's file; None where there is none, or one of another corpus.
+def samples_beside(sources: Iterable[str | os.PathLike[str]]) -> list[CorpusSample]:
+    """The samples beside run files or key sets; none at all where one of them has none.
+
+    Raises:
+        FormatError: a sample is damaged.
+    """
+    beside = [sample_path(source) for source in sources]
+    return [CorpusSample.open(each) for each in beside] if all(each.is_file() for each in beside) else []
+
+
+def sample_of(keys: KeySet) -> CorpusSample | None:
+    """The sample of what keys were mined from, made with them or beside their file; of a stack, that of all layers.
+
+    Returns:
+        None where there is none, or one of another corpus.
 
     Raises:
         FormatError: it is damaged.
     """
-    path = getattr(keys, "path", None)
-    if path is None or not (beside := sample_path(path)).is_file():
+    if (layers := getattr(keys, "layers", None)) is not None:
+        return joint_sample(layers)
+    path = sample_path(keys.path or "keys")
+    if keys.sample is not None:
+        found = CorpusSample.of_bytes(keys.sample, path)
+    elif keys.path is not None and path.is_file():
+        found = CorpusSample.open(path)
+    else:
         return None
-    found = CorpusSample.open(beside)
     mined = corpora_of(keys.metadata)
     return found if mined and found.corpus == joint_name(mined) else None
+
+
+def joint_sample(sets: Sequence[KeySet]) -> CorpusSample | None:
+    """The sample of all that ``sets`` were mined from; None where one has none; raises as `sample_of`."""
+    samples = [found for keys in sets if (found := sample_of(keys)) is not None]
+    if not samples or len(samples) < len(sets):
+        return None
+    return CorpusSample.joint(samples, joint_name(corpora_of_all(keys.metadata for keys in sets)))
 
 
 def _smallest(known: Hashes, found: Hashes) -> Hashes:

@@ -29,7 +29,7 @@ def beside_bank(
         tokenizer: the recipient's tokenizer as it was given.
         keep_tokenizer: False leaves it out.
     """
-    files = dropped_file(itertools.islice(_dropped(keys, index, setup), MOST_DROPPED)) | sample_file([keys.path])
+    files = dropped_file(itertools.islice(_dropped(keys, index, setup), MOST_DROPPED)) | sample_file(keys)
     if keep_tokenizer:
         files |= _tokenizer_files(tokenizer, setup)
     return files

@@ -9,7 +9,7 @@ from typing import Any
 from memgraft import _core
 from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus, CorpusSample, Shard, join_samples, joint_name, write_sample
-from memgraft.corpus.sample import sample_path
+from memgraft.corpus.sample import sample_path, samples_beside
 from memgraft.errors import ArgumentError
 from memgraft.keyset import KeySet
 from memgraft.mining import options
@@ -209,7 +209,7 @@ def select_parts(
 ) -> KeySet:
     """The keys of a corpus from its parts: the bytes that :func:`mine` gives for the whole.
 
-    Once they are saved, :func:`memgraft.corpus.join_samples` writes the sample of the whole beside them.
+    They carry the sample of the whole, where every part has one beside it, and `KeySet.save` writes it beside theirs.
 
     Args:
         parts: run files that hold every shard and every first token once.
@@ -250,6 +250,7 @@ def select_parts(
         keep=keep,
     )
     used = options.means(memory, temporary, threads)
+    samples = samples_beside(paths)
     mined, merged = _core.select_parts(paths, chosen.core, used, progress)
     settings = json.loads(merged.settings)
     corpus = {
@@ -259,4 +260,5 @@ def select_parts(
         "eos_id": settings["eos_id"],
     }
     mapping = settings.get("tokenizer_mapping")
-    return finished(mined, chosen, corpus, settings["tokenizer"], mapping, settings["split"], require)
+    keys = finished(mined, chosen, corpus, settings["tokenizer"], mapping, settings["split"], require)
+    return keys.with_sample(CorpusSample.joint(samples, merged.fingerprint).to_bytes()) if samples else keys
