@@ -204,6 +204,8 @@ def test_train_then_report(place, bank, tmp_path):
     result = invoke(*command, "--out", tmp_path / "report")
     assert result.exit_code == 0, result.stderr
     assert "Graft minus shuffled" in (tmp_path / "report" / "report.html").read_text()
+    for verb in ("inspect", "verify"):
+        assert "report: holds a report, which is for reading" in invoke(verb, tmp_path / "report").stderr
     facts = json.loads((tmp_path / "report" / "report.json").read_text())
     (coverage,) = facts["coverage"].values()
     assert coverage["mined_from_it"] is False

@@ -158,6 +158,11 @@ def kind_of(path: Path) -> str:
         return "annotation"
     if (path / "plan.json").is_file() and not (path / "stages.json").exists():
         return "experiment"
+    if (path / "report.json").is_file():
+        raise StorageError(
+            f"{path}: holds a report, which is for reading: open report.html or report.md in it; a bank, a corpus or "
+            "an experiment inside is named by its own path"
+        )
     if path.with_name(path.name + ".partial").is_dir():
         return "bank"
     if not path.exists() and not path.with_name(path.name + ".idx").exists():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @artifacts.reads_corpora
 def run(
     reading: artifacts.Reading,
-    path: Annotated[Path, typer.Argument(help="Anything that memgraft writes, or a token corpus.")],
+    path: Annotated[Path, typer.Argument(help="A bank, keys, index, part, graft, annotation, experiment or corpus.")],
     text: Annotated[
         str | None, typer.Option("--text", help="Show, token by token, the longest match in this text.")
     ] = None,

@@ -14,7 +14,9 @@ from memgraft.errors import ArgumentError, MemgraftError
 @artifacts.reads_corpora
 def run(
     reading: artifacts.Reading,
-    paths: Annotated[list[Path], typer.Argument(help="Anything that memgraft writes, and token corpora.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Banks, keys, indices, parts, grafts, annotations, experiments, corpora.")
+    ],
     sample: Annotated[
         int | None,
         typer.Option("--sample", min=1, help="Recompute so many random rows of a bank with --donor."),
