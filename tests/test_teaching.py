@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 import memgraft
+from memgraft.bank.make import merge
 from memgraft.cli.app import build_app
 from memgraft.config import GraftConfig
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, GraftError, StorageError
@@ -153,6 +154,17 @@ def test_rows_say_where_they_come_from(place, done):
     overlay.verify()
     with pytest.raises(ArgumentError, match="were taught"):
         verify_rows(overlay, donor=place.donor)
+
+
+@pytest.mark.parametrize("taught_first", [False, True])
+def test_a_merged_bank_is_verified_by_its_donor_but_for_the_rows_that_were_taught(place, done, tmp_path, taught_first):
+    paths = [place.bank.path, done[1].overlay.path]
+    merged = merge(paths[::-1] if taught_first else paths, tmp_path / "both")
+    check = verify_rows(merged, donor=place.donor, sample=merged.num_rows)
+    assert check.ok
+    assert {merged.index.key(int(row)) for row in check.taught} == set(done[1].overlay.keys)
+    assert sorted([*check.rows, *check.taught]) == list(range(merged.num_rows))
+    assert f"{len(check.taught)} of {merged.num_rows} rows were taught (from facts.jsonl)" in check.notes[-1]
 
 
 def test_an_interrupted_teaching_goes_on_to_the_same_bytes(place, done, tmp_path):

@@ -6,6 +6,7 @@
     python docs/study/growing/run.py train QS OUT --seeds 0,1,2 # recipients on QS's text and bank
     python docs/study/growing/run.py measure QS OUT             # every recipient there is; writes OUT/results.json
     python docs/study/growing/run.py teach QS OUT               # invented facts; OUT/teaching.json: needs the donor
+    python docs/study/growing/run.py ceiling QS OUT             # what any rows could teach at best; OUT/ceiling.json
     python docs/study/growing/run.py tables OUT                 # both as Markdown, with paired intervals
 
 What is done is kept in OUT; the same commands go on from there. ``train`` and ``measure`` need no donor and no network;
@@ -230,12 +231,14 @@ def measure(quickstart: Path, out: Path, device: str, domains: list[str]) -> Non
 
 
 def finished(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs that ``path`` holds, if they are of these facts."""
+    """The runs that ``path`` holds, if they are of these facts; entries that the config got since then may be any."""
     if not path.exists():
         return []
     found = json.loads(path.read_text())
-    if any(found.get(name) != fact for name, fact in facts.items()):
-        raise SystemExit(f"{path}: holds runs of other settings; move it away")
+    known = {**facts, "config": {name: value for name, value in facts["config"].items() if name in found["config"]}}
+    differing = [name for name, fact in known.items() if found.get(name) != fact]
+    if differing:
+        raise SystemExit(f"{path}: holds runs of other settings ({', '.join(differing)}); move it away")
     runs: list[dict[str, Any]] = found["runs"]
     return runs
 
@@ -256,11 +259,10 @@ def main() -> None:
     """Run one step."""
     # Facts and tables have files of their own beside this one.
     from tables import tables
-    from taught import teach_facts
+    from taught import ceilings, teach_facts
 
-    """Run one step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("prepare", "train", "measure", "teach", "tables"))
+    parser.add_argument("step", choices=("prepare", "train", "measure", "teach", "ceiling", "tables"))
     parser.add_argument("quickstart", type=Path, nargs="?")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", default="0,1,2")
@@ -281,6 +283,8 @@ def main() -> None:
         train(options.quickstart, options.out, [int(seed) for seed in options.seeds.split(",")])
     elif options.step == "teach":
         teach_facts(options.quickstart, options.out, options.device)
+    elif options.step == "ceiling":
+        ceilings(options.quickstart, options.out)
     else:
         measure(options.quickstart, options.out, options.device, domains)
 

@@ -32,7 +32,20 @@ def tables(out: Path) -> str:
         parts += [growing(text, [run for run in runs if run["text"] == text]) for text in dict.fromkeys(_texts(runs))]
     if (out / "teaching.json").exists():
         parts.append(taught(json.loads((out / "teaching.json").read_text())["runs"]))
+    if (out / "ceiling.json").exists():
+        parts.append(ceiling(json.loads((out / "ceiling.json").read_text())["runs"]))
     return "\n".join(parts)
+
+
+def ceiling(runs: list[dict[str, Any]]) -> str:
+    """Log-probabilities of completions by their first places, in all, and of the likeliest token."""
+    lines = ["| seed | | first | second | third | fourth | all | best token |", "|---|---|---|---|---|---|---|---|"]
+    for run in runs:
+        for arm, places in run["log_prob_by_place"].items():
+            mean = np.average([at["mean"] for at in places], weights=[at["tokens"] for at in places])
+            cells = [at["mean"] for at in places[:4]] + [mean, max(at["best"] for at in places)]
+            lines.append(f"| {run['seed']} | {arm} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
+    return "\n".join([*lines, ""])
 
 
 def _texts(runs: list[dict[str, Any]]) -> list[str]:

@@ -19,7 +19,7 @@ from memgraft.integrations.transformers.runtime import the_runtime
 from memgraft.teaching import Fact, TeachSettings, teach
 from memgraft.teaching.facts import spoken
 from memgraft.teaching.measure import damage, recall
-from memgraft.teaching.reading import Grafted, neutral_windows
+from memgraft.teaching.reading import Grafted, Padded, log_probs, neutral_windows
 from memgraft.tokenizer import open_tokenizer
 from run import CONFIG, finished, recipients, say, write
 
@@ -139,3 +139,67 @@ def measured(
         }
         say(f"{name}: {found[name]}")
     return found
+
+
+def ceilings(quickstart: Path, out: Path) -> None:
+    """By place in the completions: what base and taught rows say, and the most that any last state could; ceiling.json.
+
+    A recipient says a token by its last state alone: norm, then head. So the state that suits a token best, found by
+    gradient, bounds what rows can teach, whatever they hold and wherever they are read.
+    """
+    base = memgraft.Bank.open(quickstart / "bank")
+    codec, facts = open_tokenizer(quickstart / "tokenizer.json"), invented(CONFIG["facts"], CONFIG["facts_seed"])
+    statements = spoken([(number, fact.prompt, fact.completion) for number, fact in enumerate(facts)], codec, None, "")
+    runs = []
+    for seed, folder in sorted(recipients(out).items()):
+        model = AutoModelForCausalLM.from_pretrained(folder / "recipient")
+        load_graft(model, folder / "graft", bank=base)
+        model.eval()
+        overlay = out / "taught" / f"seed{seed}" / "all"
+        memories = {"base": base}
+        if (overlay / "bank.json").exists():
+            memories["taught"] = memgraft.Bank.open([base.path, overlay])
+        said = {arm: by_place(model, memory, statements) for arm, memory in memories.items()}
+        best = best_of_any_state(model, sorted({token for one in statements for token in one.completion}))
+        said["any last state"] = [
+            [best[one.completion[place]] for one in statements if place < len(one.completion)]
+            for place in range(len(said["base"]))
+        ]
+        told = {
+            arm: [{"mean": float(np.mean(at)), "best": max(at), "tokens": len(at)} for at in places]
+            for arm, places in said.items()
+        }
+        runs.append({"seed": seed, "log_prob_by_place": told})
+        say(f"seed {seed}: " + ", ".join(f"{arm} {places[0]['mean']:.2f}" for arm, places in told.items()))
+        write(out / "ceiling.json", {"config": CONFIG, "bank": base.fingerprint, "runs": runs})
+
+
+@torch.no_grad()
+def by_place(model: Any, memory: memgraft.Bank, statements: list[Any]) -> list[list[float]]:
+    """Log-probabilities of the completions' first tokens, their second, and so on, in nats."""
+    runtime = the_runtime(find_decoder(model)[0], None)
+    grafted = Grafted(model, runtime.name, tuple(runtime.eos_ids), torch.device("cpu"))
+    places: list[list[float]] = [[] for _ in range(max(len(one.completion) for one in statements))]
+    for start in range(0, len(statements), CONFIG["teach"]["batch_size"]):
+        some = statements[start : start + CONFIG["teach"]["batch_size"]]
+        padded = Padded.of([one.ids for one in some], grafted.eos_ids)
+        found, _ = log_probs(grafted.logits(padded, memory), some)
+        for row, one in zip(found.tolist(), some, strict=True):
+            for place in range(len(one.completion)):
+                places[place].append(row[place])
+    return places
+
+
+def best_of_any_state(model: Any, tokens: list[int], steps: int = 400) -> dict[int, float]:
+    """The largest log-probability of each token over all last hidden states, by Adam from random ones."""
+    chosen, norm, head = torch.tensor(tokens), find_decoder(model)[0].norm, model.get_output_embeddings()
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(len(tokens), model.config.hidden_size, generator=generator).requires_grad_()
+    adam = torch.optim.Adam([states], lr=0.05)
+    said = torch.zeros(len(tokens))
+    for _ in range(steps):
+        said = head(norm(states)).log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+        adam.zero_grad()
+        (-said.mean()).backward()
+        adam.step()
+    return dict(zip(tokens, said.detach().tolist(), strict=True))

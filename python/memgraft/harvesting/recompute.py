@@ -9,6 +9,7 @@ import numpy as np
 from memgraft.arguments import refuse_paths
 from memgraft.bank import Bank
 from memgraft.bank.dtypes import FloatArray
+from memgraft.bank.provenance import Origins, sources_of
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError
 from memgraft.harvesting.diagnosis import Finding, explain
@@ -21,6 +22,9 @@ from memgraft.harvesting.text import TextCodec
 from memgraft.harvesting.windows import Windows
 from memgraft.progress import Progress, callback
 from memgraft.tokenizer import differs_from, open_tokenizer, recorded_facts
+
+_MOST_SHOWN = 10
+"""Rows that a note lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,9 @@ class RowCheck:
     findings: tuple[Finding, ...]
     """What differs and why; empty where all rows are right."""
     notes: tuple[str, ...]
-    """Where donor or tokenizers are not the recorded ones and the values do not show it."""
+    """Where donor or tokenizers are not the recorded ones and the values do not show it; rows that were taught."""
+    taught: IntArray
+    """Rows of a merged bank that `teach` trained, ascending: no donor makes them again, none is in the sample."""
     compute_dtype: str
     """The type that the donor ran in."""
 
@@ -88,9 +94,10 @@ def verify_rows(
     progress = callback(progress)
     recipient = _recipient(bank, sample, recipient_tokenizer)
     facts = bank.manifest.donor
-    if "taught" in facts:
+    taught, sources = _taught(bank)
+    if len(taught) == bank.num_rows and sources:
         raise ArgumentError(
-            f"{bank.path}: its rows were taught (from {facts['taught'].get('source')}), so that no donor makes them "
+            f"{bank.path}: its rows were taught (from {', '.join(sources)}), so that no donor makes them "
             "again; `verify` without a donor checks its bytes, teaching.json says what they do"
         )
     recorded = str(facts.get("compute_dtype", "auto"))
@@ -102,8 +109,10 @@ def verify_rows(
         device=device if isinstance(donor, Donor) else best_device(device),
         progress=progress,
     )
-    rows = np.sort(np.random.default_rng(seed).choice(bank.num_rows, min(sample, bank.num_rows), replace=False))
-    found: dict[str, Any] = {"path": bank.path, "rows": rows, "compute_dtype": opened.compute_dtype}
+    harvested = np.setdiff1d(np.arange(bank.num_rows), taught, assume_unique=True)
+    rows = np.sort(np.random.default_rng(seed).choice(harvested, min(sample, len(harvested)), replace=False))
+    found: dict[str, Any] = {"path": bank.path, "rows": rows, "compute_dtype": opened.compute_dtype, "taught": taught}
+    notes = _notes_of_taught(bank, taught, sources)
     differences = _not_as_recorded(bank, recipient, opened)
     # Banks from before there were prefixes say whether the BOS stood before each key.
     head = tuple(int(token) for token in facts.get("prefix", [opened.bos] if facts.get("prepend_bos") else []))
@@ -122,7 +131,7 @@ def verify_rows(
             limits=np.zeros_like(errors),
             num_differing=len(rows),
             findings=(finding,),
-            notes=(),
+            notes=notes,
         )
     windows = None
     if contexts is not None and mined is not None:
@@ -145,7 +154,30 @@ def verify_rows(
         limits=limits,
         num_differing=int(differing.sum()),
         findings=tuple(findings),
-        notes=tuple(finding.text for finding in differences if finding.text not in {each.text for each in findings}),
+        notes=(
+            *(finding.text for finding in differences if finding.text not in {each.text for each in findings}),
+            *notes,
+        ),
+    )
+
+
+def _taught(bank: Bank) -> tuple[IntArray, list[str]]:
+    """Rows that were taught, ascending, and what from; of a bank made of banks by the origin of each row."""
+    sources = sources_of(bank.layers)
+    taught = [number for number, source in enumerate(sources) if "taught" in source["donor"]]
+    rows = np.flatnonzero(
+        np.isin(Origins.of_rows(bank.layers, np.arange(bank.num_rows, dtype=np.int32)).sources, taught)
+    )
+    return rows, [str(sources[number]["donor"]["taught"].get("source")) for number in taught]
+
+
+def _notes_of_taught(bank: Bank, taught: IntArray, sources: list[str]) -> tuple[str, ...]:
+    if not len(taught):
+        return ()
+    shown = ", ".join(str(row) for row in taught[:_MOST_SHOWN]) + (", …" if len(taught) > _MOST_SHOWN else "")
+    return (
+        f"{len(taught):,} of {bank.num_rows:,} rows were taught (from {', '.join(sources)}), which no donor makes; "
+        f"left out: {shown}",
     )
 
 
