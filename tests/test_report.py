@@ -137,6 +137,8 @@ def test_graft_minus_shuffled_comes_first():
 
 def test_what_is_not_measured_follows_from_what_is_there():
     one = build_facts(experiment=experiment(-0.4, -0.2, seeds=(0,)))["not_measured"]
+    assert "bands" not in render(build_facts(experiment=experiment(-0.4, -0.2, seeds=(0,))))
+    assert "bands go from the lowest seed" in render(build_facts(experiment=experiment(-0.4, -0.2)))
     three = build_facts(experiment=experiment(-0.4, -0.2, arms_not_run=["random"]))["not_measured"]
     assert "this run has one" in one[0]
     assert not any("this run has one" in entry for entry in three)

@@ -78,9 +78,10 @@ def _arms(experiment: Mapping[str, Any]) -> str:
     per_arm = experiment["tokens_per_arm"]
     lead = (
         f"{per_arm:,} training tokens per arm, the same tokens in the same order and the same recipient weights at "
-        f"the start{'' if same else ' — NOT in this run: the recorded fingerprints differ'}. Lower is better. "
-        "Curves are means over seeds, their bands go from the lowest seed to the highest."
+        f"the start{'' if same else ' — NOT in this run: the recorded fingerprints differ'}. Lower is better."
     )
+    if len({result["seed"] for result in arms}) > 1:
+        lead += " Curves are means over seeds, their bands go from the lowest seed to the highest."
     rows = [
         (
             result["label"] + (f", seed {result['seed']}" if len({r["seed"] for r in arms}) > 1 else ""),
