@@ -4,13 +4,17 @@
 
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use crate::batch::{self, Bounds, Options, Tokens, merge};
+use crate::batch::{self, Bounds, Layer, MAX_SIEVED_KEYS, Options, Sieve, Tokens, merge};
 use crate::fingerprint::Fingerprint;
 use crate::ids::{MAX_KEYS, MAX_ORDER, RowId, StateId, row_as_i32, saturating_u32, u64_of, usize_of};
 use crate::index::Index;
 use crate::{Error, Result};
+
+/// Reading a key for a sieve takes as long as walking some tens of positions.
+const POSITIONS_PER_KEY: u64 = 32;
 
 /// Indexes over one vocabulary, from the lowest to the one that wins.
 #[derive(Debug, Clone)]
@@ -18,6 +22,18 @@ pub struct Stack {
     layers: Vec<Arc<Index>>,
     /// The first row of each layer, and the number of rows at the end.
     first_rows: Vec<u32>,
+    sieves: Arc<Sieves>,
+}
+
+/// What spares overlays most positions of a lookup, made when lookups are long enough to pay for it.
+#[derive(Debug)]
+struct Sieves {
+    /// One a layer: none where it is too large, or its keys cannot be read.
+    made: Vec<OnceLock<Option<Sieve>>>,
+    /// Whether someone has begun to make it.
+    begun: Vec<AtomicBool>,
+    /// Positions looked up so far.
+    positions: AtomicU64,
 }
 
 impl Stack {
@@ -47,7 +63,9 @@ impl Stack {
             }
             first_rows.push(saturating_u32(num_rows));
         }
-        Ok(Self { layers, first_rows })
+        let made = layers.iter().map(|_| OnceLock::new()).collect();
+        let begun = layers.iter().map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { layers, first_rows, sieves: Arc::new(Sieves { made, begun, positions: AtomicU64::new(0) }) })
     }
 
     /// The indexes, from the lowest to the one that wins.
@@ -134,12 +152,34 @@ impl Stack {
         orders: &mut [u8],
         options: Options,
     ) -> Result<()> {
-        let layers = self.layers.iter().zip(&self.first_rows);
-        let layers: Vec<_> = layers.map(|(layer, &first)| layer.layer(row_as_i32(first))).collect();
+        let positions = u64_of(tokens.len());
+        let positions = self.sieves.positions.fetch_add(positions, Ordering::Relaxed).saturating_add(positions);
+        let layers = self.layers.iter().zip(&self.first_rows).enumerate();
+        let layers: Vec<_> = layers
+            .map(|(number, (layer, &first))| Layer {
+                sieve: self.sieve(number, positions),
+                ..layer.layer(row_as_i32(first))
+            })
+            .collect();
         match batch::lookup(&layers, tokens, bounds, rows, orders, options)? {
             None => Ok(()),
             Some(damaged) => Err(self.layers[damaged].damaged()),
         }
+    }
+
+    /// The sieve of an overlay, once `positions` looked up so far are so many times its keys that reading these will pay.
+    fn sieve(&self, number: usize, positions: u64) -> Option<&Sieve> {
+        let (layer, made) = (&self.layers[number], &self.sieves.made[number]);
+        if number == 0 || layer.num_keys() > MAX_SIEVED_KEYS || positions < POSITIONS_PER_KEY * u64_of(layer.num_keys())
+        {
+            return None;
+        }
+        // One call makes it, and none waits: another thread walks until it is there, as does a child that was forked meanwhile.
+        if !self.sieves.begun[number].swap(true, Ordering::Relaxed) {
+            // A damaged file is walked without one, so that the walk says what is wrong.
+            made.set(layer.key_set().ok().map(|keys| Sieve::new(keys.iter(), keys.len()))).ok();
+        }
+        made.get()?.as_ref()
     }
 
     /// Reads one token for each sequence; `states` holds one state a layer for each sequence, sequence by sequence.
@@ -167,7 +207,8 @@ impl Stack {
         for (number, (layer, &first)) in self.layers.iter().zip(&self.first_rows).enumerate() {
             let mut column: Vec<StateId> = states.iter().skip(number).step_by(width).copied().collect();
             layer.advance_tokens(&mut column, tokens, &mut layer_rows, &mut layer_orders)?;
-            merge(&mut all_rows, &mut all_orders, &layer_rows, &layer_orders, row_as_i32(first));
+            let over = layer_rows.iter().copied().zip(layer_orders.iter().copied());
+            merge(&mut all_rows, &mut all_orders, over, row_as_i32(first));
             after.iter_mut().skip(number).step_by(width).zip(column).for_each(|(state, new)| *state = new);
         }
         states.copy_from_slice(&after);

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use common::key_set;
-use memgraft_core::batch::{Bounds, Options, Tokens, Unknown};
+use memgraft_core::batch::{Bounds, Instructions, Options, Tokens, Unknown};
 use memgraft_core::ids::{RowId, StateId};
 use memgraft_core::index::Index;
 use memgraft_core::stack::Stack;
@@ -143,6 +143,41 @@ fn steps_and_threads_meet_without_a_seam() {
         let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
         let options = Options { threads, ..Options::default() };
         stack.lookup_tokens(&checked, &Bounds::default(), &mut found, &mut orders, options).unwrap();
+        assert!(found.into_iter().zip(orders).eq(want.iter().copied()), "{threads} threads");
+    }
+}
+
+/// A long text that meets an overlay's keys here and there, then all the time, then hardly again: positions are sifted,
+/// walked and sifted again; in segments that cut keys, with padding, and with what the overlay says equally long.
+#[test]
+fn an_overlay_answers_in_sparse_and_in_dense_text() {
+    let number = |i: u32, salt: u32| (i.wrapping_add(salt).wrapping_mul(2_654_435_761) >> 12) % 500;
+    let keys = |num: u32, salt: u32, longest: u32| -> Keys {
+        let key = |i| (0..=i % longest).map(|n| number(17 * i + n, salt)).collect::<Vec<_>>();
+        (0..num).map(|i| (key(i), u64::from(i % 3) + 1)).collect::<HashMap<_, _>>().into_iter().collect()
+    };
+    let (mut base, over, without_singles) = (keys(3000, 1, 4), keys(64, 7, 16), keys(50, 9, 5));
+    base.extend(over[..8].iter().filter(|(key, _)| key.len() > 4).cloned());
+    let without_singles = without_singles.into_iter().filter(|(key, _)| key.len() > 1).collect();
+    let layers = [base, over, without_singles];
+    let mut tokens: Vec<u32> = Vec::new();
+    for i in 0..24_000u32 {
+        let planted = layers.iter().skip(1).flatten().nth(number(i, 3) as usize % 80).unwrap();
+        let fill = if (12_000..18_000).contains(&i) { 0 } else { 11 };
+        tokens.extend((0..fill).map(|n| number(i * 31 + n, 5)));
+        if fill == 0 || i % 5 == 0 {
+            tokens.extend_from_slice(&planted.0);
+        }
+    }
+    let ids: Vec<i64> = (0..tokens.len()).map(|at| [0, 1, -1, 2][at / 37 % 4]).collect();
+    let (stack, rows) = (stack_over(&layers, 500), dictionary(&layers));
+    let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
+    let checked = Tokens::check(&tokens[..], 500, &bounds, Unknown::Error).unwrap();
+    let want: Vec<_> = (0..tokens.len()).map(|at| longest(&rows, &tokens, &ids, at)).collect();
+    for (threads, instructions) in [(1, Instructions::Best), (3, Instructions::Best), (2, Instructions::Portable)] {
+        let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
+        let options = Options { threads, instructions, ..Options::default() };
+        stack.lookup_tokens(&checked, &bounds, &mut found, &mut orders, options).unwrap();
         assert!(found.into_iter().zip(orders).eq(want.iter().copied()), "{threads} threads");
     }
 }

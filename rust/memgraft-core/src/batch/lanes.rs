@@ -3,6 +3,7 @@
 
 use std::hint::select_unpredictable;
 
+use super::layer::merge;
 use super::limits::Limits;
 use super::segments::Feeder;
 use super::tokens::Tokens;
@@ -37,6 +38,8 @@ pub(super) struct Walk<'a, 'o> {
     pub first: usize,
     pub rows: &'o mut [i32],
     pub orders: &'o mut [u8],
+    /// The first row of a layer above others, whose answers go over those that are there.
+    pub over: Option<i32>,
     pub feeder: Feeder<'a>,
 }
 
@@ -64,7 +67,7 @@ impl Walk<'_, '_> {
         // One place more: the loop reads the token after a run's last too, and does not use it.
         let mut buffers =
             Buffers { words: vec![0; LANES * room + 1], entries: vec![TokenWord::default(); LANES * room + 1] };
-        let mut entrance = Entrance { view, walk: self, sound: true };
+        let mut entrance = Entrance { view, walk: self, sound: true, above: Vec::new() };
         let mut lanes = [Lane::default(); LANES];
         let mut active = 0;
         while active < LANES
@@ -140,6 +143,8 @@ struct Entrance<'w, 'a, 'o> {
     walk: &'w mut Walk<'a, 'o>,
     /// Whether every answer so far is a possible one.
     sound: bool,
+    /// Room for the orders of a run that goes over what is there.
+    above: Vec<u8>,
 }
 
 impl Entrance<'_, '_, '_> {
@@ -151,9 +156,17 @@ impl Entrance<'_, '_, '_> {
         let answers = first..first + places.len();
         let (words, entries) = (&buffers.words[places.clone()], &buffers.entries[places]);
         let (rows, orders) = (&mut self.walk.rows[answers.clone()], &mut self.walk.orders[answers]);
-        rows.iter_mut().zip(words).for_each(|(row, &word)| *row = row_as_i32(word));
-        orders.iter_mut().zip(entries).for_each(|(found, &entry)| *found = entry.order());
-        self.sound &= self.walk.limits.hold(words, orders);
+        if let Some(first_row) = self.walk.over {
+            self.above.clear();
+            self.above.extend(entries.iter().map(|entry| entry.order()));
+            self.sound &= self.walk.limits.hold(words, &self.above);
+            let above = words.iter().zip(&self.above);
+            merge(rows, orders, above.map(|(&word, &order)| (row_as_i32(word), order)), first_row);
+        } else {
+            rows.iter_mut().zip(words).for_each(|(row, &word)| *row = row_as_i32(word));
+            orders.iter_mut().zip(entries).for_each(|(found, &entry)| *found = entry.order());
+            self.sound &= self.walk.limits.hold(words, orders);
+        }
         self.next(done.part, buffers)
     }
 
@@ -165,6 +178,9 @@ impl Entrance<'_, '_, '_> {
             let run = self.walk.feeder.next()?;
             if !run.padding {
                 break run;
+            }
+            if self.walk.over.is_some() {
+                continue;
             }
             let answers = run.start - self.walk.first..run.end - self.walk.first;
             self.walk.rows[answers.clone()].fill(row_as_i32(NO_ROW));
@@ -202,7 +218,7 @@ mod tests {
         let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
         for lanes in [1, 32] {
             let options = Options { lanes, threads: 2, ..Options::default() };
-            let layers = [Layer { table: &table, limits, first_row: 0 }];
+            let layers = [Layer { table: &table, limits, first_row: 0, sieve: None }];
             let damaged = lookup(&layers, &checked, &Bounds::default(), &mut rows, &mut orders, options).unwrap();
             assert_eq!(damaged, Some(0));
         }

@@ -4,13 +4,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bounds::Bounds;
 use super::lanes::Walk;
-use super::limits::Limits;
+use super::layer::Layer;
 use super::options::{Instructions, Options};
 use super::segments::Feeder;
+use super::sieve::{Room, Sieve};
+use super::sifting::Sifted;
 use super::tokens::Tokens;
 #[cfg(target_arch = "x86_64")]
 use crate::automaton::Avx2;
-use crate::automaton::{Portable, Prober, Table};
+use crate::automaton::{Portable, Prober};
 use crate::{Result, stop, threads};
 
 /// Below this many tokens a thread costs more than it saves.
@@ -19,17 +21,10 @@ const TOKENS_PER_THREAD: usize = 1 << 14;
 const CHUNK: usize = 512;
 /// Positions of one step of the first layer, between two looks whether the caller still waits.
 const STEP: usize = 1 << 18;
-/// Positions of one step of a layer above it: its answers stay in the cache until they are merged.
-const OVER_STEP: usize = 1 << 14;
-
-/// One index of a lookup.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Layer<'a> {
-    pub table: &'a Table,
-    pub limits: Limits,
-    /// What is added to the rows of this index.
-    pub first_row: i32,
-}
+/// Positions of one step of a layer above it: the answers below stay in the cache until those above are put over them.
+const OVER_STEP: usize = 1 << 16;
+/// Steps that a layer walks in full, after one where its sieve let too much pass, before it sifts again.
+const WALKED_STEPS: usize = 3;
 
 /// Fills `rows` and `orders` (-1 and 0 at a miss) for every position of `tokens` with the longest match of any layer; at
 /// equal length the later layer's.
@@ -55,21 +50,22 @@ pub(crate) fn lookup(
     let damaged = AtomicUsize::new(usize::MAX);
     let pieces = rows.chunks_mut(part).zip(orders.chunks_mut(part)).enumerate();
     let results = threads::over(pieces, |(piece, (rows, orders)): (usize, (&mut [i32], &mut [u8]))| -> Result<()> {
-        let (mut over_rows, mut over_orders) = (Vec::new(), Vec::new());
+        let mut room = layers.iter().any(|layer| layer.sieve.is_some()).then(Box::<Room>::default);
         for (number, layer) in layers.iter().enumerate() {
             let length = if number == 0 { STEP } else { OVER_STEP };
-            let mut start = piece * part;
+            let (mut start, mut walked) = (piece * part, 0);
             for (rows, orders) in rows.chunks_mut(length).zip(orders.chunks_mut(length)) {
                 stop::check()?;
-                let sound = if number == 0 {
-                    layer.answer(tokens, bounds, start, rows, orders, options)
-                } else {
-                    over_rows.resize(OVER_STEP, 0);
-                    over_orders.resize(OVER_STEP, 0);
-                    let over = (&mut over_rows[..rows.len()], &mut over_orders[..rows.len()]);
-                    let sound = layer.answer(tokens, bounds, start, over.0, over.1, options);
-                    merge(rows, orders, over.0, over.1, layer.first_row);
-                    sound
+                let sifted = match layer.sieve.zip(room.as_deref_mut()).filter(|_| number > 0 && walked == 0) {
+                    Some(sieve) => layer.sift(sieve, (tokens, bounds), start, rows, orders, options),
+                    None => Sifted::Dense,
+                };
+                let sound = match sifted {
+                    Sifted::Dense => {
+                        walked = if walked == 0 { WALKED_STEPS } else { walked - 1 };
+                        layer.answer((tokens, bounds), start, rows, orders, number > 0, options)
+                    }
+                    done => done == Sifted::Done,
                 };
                 if !sound {
                     damaged.store(number, Ordering::Relaxed);
@@ -84,33 +80,57 @@ pub(crate) fn lookup(
 }
 
 impl Layer<'_> {
-    /// Fills `rows` and `orders` for the positions from `start` on; false where the table is damaged.
+    /// Fills `rows` and `orders` for the positions from `start` on, or puts answers over those there; false where the table is
+    /// damaged.
     fn answer(
         &self,
-        tokens: &Tokens<'_>,
-        bounds: &Bounds<'_>,
+        (tokens, bounds): (&Tokens<'_>, &Bounds<'_>),
         start: usize,
         rows: &mut [i32],
         orders: &mut [u8],
+        over: bool,
         options: Options,
     ) -> bool {
         let Self { table, limits, .. } = *self;
         // Every lane gets work, and no lane more than a chunk at a time.
         let chunk = rows.len().div_ceil(options.lanes.max(1)).clamp(64, CHUNK);
         let feeder = Feeder::new(tokens, bounds, start, start + rows.len(), chunk, limits.max_order);
-        walk_all(&mut Walk { table, limits, tokens, first: start, rows, orders, feeder }, options)
+        let over = over.then_some(self.first_row);
+        walk_all(&mut Walk { table, limits, tokens, first: start, rows, orders, over, feeder }, options)
+    }
+
+    /// [`Layer::sifted`] the best way this processor and `options` allow.
+    fn sift(
+        &self,
+        sieve: (&Sieve, &mut Room),
+        text: (&Tokens<'_>, &Bounds<'_>),
+        start: usize,
+        rows: &mut [i32],
+        orders: &mut [u8],
+        options: Options,
+    ) -> Sifted {
+        #[cfg(target_arch = "x86_64")]
+        if Avx2::detect().filter(|_| options.instructions == Instructions::Best).is_some() {
+            // SAFETY: `detect` found the features the function is compiled for.
+            let test =
+                |sieve: &Sieve, room: &mut Room, num, orders: &[u8]| unsafe { sift_avx2(sieve, room, num, orders) };
+            return self.sifted(sieve, &test, text, start, rows, orders);
+        }
+        self.sifted(sieve, &sift_with, text, start, rows, orders)
     }
 }
 
-/// Takes the answers of `over`, rows counted from `first_row`, where they are hits and at least as long.
-pub(crate) fn merge(rows: &mut [i32], orders: &mut [u8], over_rows: &[i32], over_orders: &[u8], first_row: i32) {
-    let below = rows.iter_mut().zip(orders);
-    for ((row, order), (&over_row, &over_order)) in below.zip(over_rows.iter().zip(over_orders)) {
-        let takes = over_order >= (*order).max(1);
-        // Wraps at a miss alone, whose sum is not taken.
-        *row = if takes { over_row.wrapping_add(first_row) } else { *row };
-        *order = if takes { over_order } else { *order };
-    }
+/// [`sift_with`] compiled for AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+fn sift_avx2(sieve: &Sieve, room: &mut Room, num: usize, orders: &[u8]) -> usize {
+    sift_with(sieve, room, num, orders)
+}
+
+#[inline(always)]
+fn sift_with(sieve: &Sieve, room: &mut Room, num: usize, orders: &[u8]) -> usize {
+    let found = sieve.sift(room, num);
+    sieve.weigh(room, found, orders)
 }
 
 /// Runs the lanes the best way this processor and `options` allow.

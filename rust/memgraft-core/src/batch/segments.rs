@@ -7,7 +7,7 @@ use super::tokens::{Tokens, first};
 use crate::ids::{u64_of, usize_of, usize_of_u64};
 
 /// Whether a segment starts at `at > 0`.
-fn starts(bounds: &Bounds<'_>, tokens: &Tokens<'_>, at: usize) -> bool {
+pub(super) fn starts(bounds: &Bounds<'_>, tokens: &Tokens<'_>, at: usize) -> bool {
     bounds.width.is_some_and(|width| at.is_multiple_of(width))
         || bounds.ids.is_some_and(|ids| ids[at] != ids[at - 1])
         || bounds.eos.is_some_and(|eos| tokens.find(eos, at - 1..at).is_some())

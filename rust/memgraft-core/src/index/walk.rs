@@ -121,7 +121,7 @@ impl Index {
 
     /// What a lookup walks, with rows counted from `first_row`.
     pub(crate) fn layer(&self, first_row: i32) -> Layer<'_> {
-        Layer { table: &self.table, limits: self.limits(), first_row }
+        Layer { table: &self.table, limits: self.limits(), first_row, sieve: None }
     }
 
     pub(super) fn limits(&self) -> Limits {
