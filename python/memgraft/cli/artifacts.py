@@ -247,13 +247,14 @@ def split_of_keys(keys: "KeySet", corpus: "Corpus", option: str) -> "tuple[Corpu
     Raises:
         ArgumentError: the keys were not mined from a split of this corpus; ``option`` is the way out.
     """
-    split = keys.metadata.get("split")
-    if not split or split["of"] != corpus.fingerprint:
+    from memgraft.mining import facts
+
+    if (parts := facts.split_of_keys(keys, corpus)) is None:
         raise ArgumentError(
             f"{option}: expected keys that were mined with --held-out from {corpus.paths[0]}, found others; "
             f"give {option}"
         )
-    return corpus.split(held_out=split["held_out"], seed=split["seed"])
+    return parts
 
 
 def check_output(path: Path, *, overwrite: bool = False) -> Path:

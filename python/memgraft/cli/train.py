@@ -1,4 +1,4 @@
-"""``memgraft train``: arms over one recipient and one token order."""
+"""``memgraft train``: a comparison from options, of a recipient from scratch."""
 
 import shlex
 import sys
@@ -78,7 +78,7 @@ def run(
     check_folder(out)
     opened = Bank.open(bank)
     # Torch is imported once nothing is left to refuse without it.
-    from memgraft.experiments import Recipe, run_experiment
+    from memgraft.experiments import Comparison, Recipe
 
     recipe = Recipe(
         width=width,
@@ -98,24 +98,28 @@ def run(
         raise ArgumentError(
             f"--tokenizer: expected the recipient's tokenizer.json, which the fallback reads, got none; {bank} has none"
         )
+    comparison = Comparison(
+        bank=bank,
+        train=training,
+        held_out=held_out,
+        tokenizer=tokenizer,
+        out=out,
+        arms=tuple(arms.split(",")),
+        seeds=numbers,
+        steps=steps,
+        minutes=minutes,
+        recipe=recipe,
+    )
     train_corpus = reading.open(training, made=opened)
     if held_out is None:
         train_corpus, held_out_corpus = artifacts.split_of_keys(opened.keys, train_corpus, "--held-out")
     else:
         held_out_corpus = reading.open(held_out, made=opened)
     with progress() as report:
-        results = run_experiment(
+        results = comparison.run_on(
             opened,
             train_corpus,
             held_out_corpus,
-            out,
-            tokenizer=tokenizer,
-            eos_id=train_corpus.eos_id,
-            recipe=recipe,
-            arms=arms.split(","),
-            seeds=numbers,
-            minutes=minutes,
-            steps=steps,
             overwrite=overwrite,
             command=shlex.join(["memgraft", *sys.argv[1:]]),
             progress=report,

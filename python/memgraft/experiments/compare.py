@@ -15,6 +15,7 @@ from memgraft.experiments.experiment import run_experiment
 from memgraft.experiments.recipe import Recipe
 from memgraft.experiments.spread import spread
 from memgraft.experiments.train import Progress
+from memgraft.mining.facts import split_of_keys
 from memgraft.progress import callback
 from memgraft.sizes import parse_count, parse_range
 
@@ -116,10 +117,27 @@ class Comparison:
         if self.held_out is not None:
             held_out = Corpus.open(self.held_out, temporary=beside)
         else:
-            split = bank.keys.metadata.get("split")
-            if not split or split["of"] != train.fingerprint:
+            parts = split_of_keys(bank.keys, train)
+            if parts is None:
                 raise ConfigError(f"held_out: expected a corpus, since the keys are of no split of {self.train}")
-            train, held_out = train.split(held_out=split["held_out"], seed=split["seed"])
+            train, held_out = parts
+        domains = {name: Corpus.open(path, temporary=beside) for name, path in self.domains.items()}
+        options: dict[str, Any] = {"keep": "graft" if keep else "", "write": write, "overwrite": overwrite}
+        return self.run_on(bank, train, held_out, domains=domains, seconds=seconds, progress=progress, **options)
+
+    def run_on(self, bank: Bank, train: Corpus, held_out: Corpus, **options: Any) -> dict[str, Any]:
+        """Trains and compares on what is open already, whatever the paths say; in this process.
+
+        Args:
+            bank: the bank of the memory arms.
+            train: training tokens.
+            held_out: tokens of other documents.
+            options: what :func:`run_experiment` takes besides: domains, seconds, keep, write, overwrite, command and
+                progress.
+
+        Returns:
+            The content of ``results.json``.
+        """
         return run_experiment(
             bank,
             train,
@@ -132,13 +150,8 @@ class Comparison:
             seeds=self.seeds,
             minutes=self.minutes,
             steps=self.steps,
-            seconds=seconds,
-            domains={name: Corpus.open(path, temporary=beside) for name, path in self.domains.items()},
             tasks=self.tasks,
-            keep="graft" if keep else "",
-            write=write,
-            overwrite=overwrite,
-            progress=progress,
+            **options,
         )
 
 

@@ -211,6 +211,17 @@ def _domain(counts: NDArray[np.int64], orders: Sequence[int]) -> DomainCoverage:
     )
 
 
+def split_of_keys(keys: KeySet, corpus: Corpus) -> tuple[Corpus, Corpus] | None:
+    """Training and held-out part of ``corpus`` as they were when ``keys`` were mined from the former.
+
+    None where the keys were not mined from a split of this corpus.
+    """
+    split = keys.metadata.get("split")
+    if not split or split["of"] != corpus.fingerprint:
+        return None
+    return corpus.split(held_out=split["held_out"], seed=split["seed"])
+
+
 def mined_from(metadata: Mapping[str, Any], corpus: Corpus) -> bool | None:
     """Whether keys with this ``metadata`` were mined from documents of ``corpus``; None where they do not say.
 

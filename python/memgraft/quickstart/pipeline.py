@@ -250,23 +250,22 @@ def _train(
     out = options.out
 
     def train() -> dict[str, Any]:
-        from memgraft.experiments import Recipe, run_experiment
+        from memgraft.experiments import Comparison, Recipe
 
-        return run_experiment(
-            memgraft.Bank.open(out / "bank"),
-            memgraft.Corpus.open(out / tokens["training"]["path"]),
-            memgraft.Corpus.open(out / tokens["held-out"]["path"]),
-            out / "experiment",
+        comparison = Comparison(
+            bank=out / "bank",
+            train=out / tokens["training"]["path"],
+            held_out=out / tokens["held-out"]["path"],
+            out=out / "experiment",
             tokenizer=out / "tokenizer.json",
-            eos_id=0,
             recipe=Recipe(**(options.recipe or {})),
             arms=options.arms,
             seeds=options.seeds,
             minutes=options.minutes,
             steps=options.steps,
-            overwrite=True,  # the phase is run anew only for other inputs
-            progress=progress,
         )
+        # The phase is run anew only for other inputs.
+        return comparison.run(overwrite=True, progress=progress)
 
     inputs = {
         "bank": bank["fingerprint"],
