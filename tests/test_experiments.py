@@ -204,7 +204,6 @@ def test_a_finished_experiment_is_read_and_a_changed_one_is_not(place, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_what_is_finished_is_on_record_before_the_last_arm(place, tmp_path):
     out = tmp_path / "experiment"
 
@@ -224,6 +223,7 @@ def test_what_is_finished_is_on_record_before_the_last_arm(place, tmp_path):
     assert not whole["unfinished"]
 
 
+@pytest.mark.slow
 def test_two_seeds_give_an_interval_over_seeds(place, tmp_path):
     results = experiment(place, tmp_path / "out", arms=("graft", "shuffled"), seeds=(0, 1), steps=2)
     (comparison,) = results["comparisons"]

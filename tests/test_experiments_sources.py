@@ -362,7 +362,14 @@ def test_processes_find_what_one_process_finds(place, tmp_path):
     assert apart.run(processes=2, seconds=0)["unfinished"] == [
         {"arm": arm, "seed": seed} for seed in (0, 1) for arm in ("none", "graft")
     ]
-    found = apart.run(processes=2)
+    seen = []
+
+    def look(phase, done, total):
+        if phase == "train arms":
+            seen.append(len(json.loads((apart.out / "results.json").read_text())["arms"]) >= done)
+
+    found = apart.run(processes=2, progress=look)
+    assert seen == [True] * 4
     assert found["unfinished"] == []
     assert losses(found) == pytest.approx(losses(expected), rel=1e-6)
     assert (tmp_path / "apart" / "model" / "graft").is_dir()
@@ -435,6 +442,7 @@ def test_an_arm_that_comes_too_late_is_left_and_taken_up(place, tmp_path):
     first = comparison.run()
     both = dataclasses.replace(comparison, arms=("none", "graft"))
     late = both.run(seconds=0)
+    assert build_facts(experiment=late)["not_measured"][0] == "Not run yet: graft (seed 0); the same call trains them."
     assert losses(late) == losses(first)
     assert late["unfinished"] == [{"arm": "graft", "seed": 0}]
     assert len(losses(both.run())) == 2

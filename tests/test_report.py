@@ -113,6 +113,15 @@ def test_the_verdict_follows_the_intervals(facts, kind, words):
     assert ("helps." in " ".join(found.sentences)) == (kind == "helps")
 
 
+def test_arms_that_are_not_finished_are_listed():
+    waiting = [{"arm": "own_embeddings", "seed": 1}, {"arm": "own_embeddings", "seed": 2}, {"arm": "mlp", "seed": 0}]
+    found = build_facts(experiment=experiment(-0.4, -0.2, unfinished=waiting))
+    said = "Not run yet: own embeddings (seeds 1, 2), mlp (seed 0); the same call trains them."
+    assert found["not_measured"][0] == said
+    assert said in render(found)
+    assert not any("Not run yet" in line for line in build_facts(experiment=experiment(-0.4, -0.2))["not_measured"])
+
+
 def test_arms_near_the_unigram_loss_are_named():
     sentences = " ".join(verdict(experiment(-0.4, -0.2, unigram_loss=6.0)).sentences)
     # Losses are 5, 6, 7 and 8 nats.

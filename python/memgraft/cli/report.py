@@ -54,7 +54,7 @@ def run(
             trained_on = results["settings"]["bank"]
         except FileNotFoundError:
             raise StorageError(
-                f"{path}: not found: expected what 'memgraft train' leaves when all arms are done; run it again"
+                f"{path}: not found: expected what 'memgraft train' leaves when its first arm is done; run it again"
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{path}: expected the results of 'memgraft train', found: {error}") from None

@@ -134,7 +134,7 @@ def run(
 
 def print_results(results: dict[str, Any]) -> None:
     """The comparisons and losses of an experiment as a table, and the verdict that the report gives, too."""
-    from memgraft.report.verdict import verdict
+    from memgraft.report.verdict import not_run_yet, verdict
 
     facts: dict[str, Any] = {"steps per arm": results["plan"]["steps"], "tokens per arm": results["tokens_per_arm"]}
     for comparison in results["comparisons"]:
@@ -146,5 +146,7 @@ def print_results(results: dict[str, Any]) -> None:
     for result in results["arms"]:
         held = result["held_out"]
         facts[f"{result['label']}, seed {result['seed']}"] = f"{held['overall']:.4f}"
+    if waiting := not_run_yet(results):
+        facts["not run yet"] = waiting
     facts["verdict"] = " ".join(verdict(results).sentences)
     emit(facts, json=False, title="held-out loss, nats per token")

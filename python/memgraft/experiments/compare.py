@@ -96,7 +96,9 @@ class Comparison:
                 for seed in self.seeds
                 for arm in self.arms
             ]
-            spread(jobs, processes, seconds=seconds, progress=progress)
+            # What is finished stands in results.json while other arms still train.
+            look = functools.partial(self.run_here, seconds=0)
+            spread(jobs, processes, seconds=seconds, after=look, progress=progress)
             if seconds is not None:
                 seconds = max(0.0, seconds - (time.monotonic() - started))
         return self.run_here(overwrite=overwrite and processes == 1, seconds=seconds, progress=progress)

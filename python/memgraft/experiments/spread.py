@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, Protocol
 
@@ -18,7 +18,12 @@ class Job(Protocol):
 
 
 def spread(
-    jobs: Sequence[Job], processes: int, *, seconds: float | None = None, progress: Progress | None = None
+    jobs: Sequence[Job],
+    processes: int,
+    *,
+    seconds: float | None = None,
+    after: Callable[[], object] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Does ``jobs``, ``processes`` at a time; what they return is dropped.
 
@@ -26,6 +31,7 @@ def spread(
         jobs: each leaves its results in files.
         processes: jobs that run at the same moment.
         seconds: no job is started later than this.
+        after: called in this process after each job.
         progress: called as ``progress("train arms", done, total)``.
     """
     context = multiprocessing.get_context("spawn")
@@ -38,6 +44,8 @@ def spread(
         try:
             for done, job in enumerate(as_completed(running)):
                 job.result()
+                if after is not None:
+                    after()
                 if progress is not None:
                     progress("train arms", done + 1, len(jobs))
         except BaseException:

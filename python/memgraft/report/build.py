@@ -18,6 +18,7 @@ from memgraft.bank.health import bank_health, whole_health
 from memgraft.report.commands import commands_of
 from memgraft.report.markdown import markdown
 from memgraft.report.page import render
+from memgraft.report.verdict import not_run_yet
 from memgraft.system import num_threads
 
 REPORT_JSON, REPORT_HTML, REPORT_MARKDOWN = "report.json", "report.html", "report.md"
@@ -37,6 +38,8 @@ def not_measured(experiment: Mapping[str, Any] | None, coverage: Mapping[str, An
             missing.insert(0, "The spread over seeds: this run has one, so its intervals are over held-out windows.")
         if absent := experiment.get("arms_not_run"):
             missing.append(f"These arms: {', '.join(absent)}.")
+        if waiting := not_run_yet(experiment):
+            missing.insert(0, f"Not run yet: {waiting}; the same call trains them.")
         missing.append("Benchmarks other than held-out loss.")
     if not coverage:
         missing.append("Coverage: no corpus was given.")

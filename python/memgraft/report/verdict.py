@@ -110,3 +110,11 @@ def shared_text(experiment: Mapping[str, Any]) -> list[str]:
         return []
     warning = Overlap.of(experiment["overlap"]).warning("the training text", "The held-out text")
     return [f"{warning}."] if warning else []
+
+
+def not_run_yet(experiment: Mapping[str, Any]) -> str:
+    """Arms and seeds that were asked for and are not finished, in words; empty where all are."""
+    seeds: dict[str, list[str]] = {}
+    for job in experiment.get("unfinished", ()):
+        seeds.setdefault(job["arm"].replace("_", " "), []).append(str(job["seed"]))
+    return ", ".join(f"{arm} (seed{'s' * (len(found) > 1)} {', '.join(found)})" for arm, found in seeds.items())
