@@ -65,28 +65,28 @@ def test_other_readers_of_safetensors_agree(make_bank):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shard_bytes", SHARDS)
-@pytest.mark.parametrize("resident", [False, True, 17])
-def test_staged_is_naive_indexing(make_bank, dtype, shard_bytes, resident):
+def test_staged_is_naive_indexing(make_bank, dtype, shard_bytes):
     created = make_bank(120, dtype=dtype, shard_bytes=shard_bytes)
-    bank = Bank.open(created.path, resident=resident)
-    assert bank.resident_rows == {False: 0, True: 120, 17: 17}[resident]
-    every = created.values(np.arange(120))
+    banks = {resident: Bank.open(created.path, resident=resident) for resident in (False, True, 17)}
+    assert {resident: bank.resident_rows for resident, bank in banks.items()} == {False: 0, True: 120, 17: 17}
+    every, floats = created.values(np.arange(120)), created.floats(np.arange(120))
 
     @settings(max_examples=30, deadline=None)
     @given(rows=st.lists(st.integers(-1, 119), max_size=60), threads=st.integers(1, 3), given_out=st.booleans())
     def check(rows, threads, given_out):
         rows = np.array(rows, np.int32).reshape(1, -1)
-        out = np.full(60 * bank.bytes_per_row + 7, 0xA5, np.uint8) if given_out else None
-        staged = bank.stage(rows=rows, out=out, threads=threads)
-        np.testing.assert_array_equal(staged.rows, np.unique(rows[rows >= 0]))
-        np.testing.assert_array_equal(np.append(staged.rows, -1)[staged.inverse], rows)
-        np.testing.assert_array_equal(staged.values, every[staged.rows])
-        if out is not None:
-            assert np.shares_memory(staged.values, out) or staged.values.size == 0
-            assert (out[staged.facts.num_bytes :] == 0xA5).all()
-        np.testing.assert_array_equal(staged.floats(), created.floats(staged.rows))
-        assert staged.facts.num_hits == (rows >= 0).sum()
-        assert staged.facts.num_unique == len(staged.rows)
+        for bank in banks.values():
+            out = np.full(60 * bank.bytes_per_row + 7, 0xA5, np.uint8) if given_out else None
+            staged = bank.stage(rows=rows, out=out, threads=threads)
+            np.testing.assert_array_equal(staged.rows, np.unique(rows[rows >= 0]))
+            np.testing.assert_array_equal(np.append(staged.rows, -1)[staged.inverse], rows)
+            np.testing.assert_array_equal(staged.values, every[staged.rows])
+            if out is not None:
+                assert np.shares_memory(staged.values, out) or staged.values.size == 0
+                assert (out[staged.facts.num_bytes :] == 0xA5).all()
+            np.testing.assert_array_equal(staged.floats(), floats[staged.rows])
+            assert staged.facts.num_hits == (rows >= 0).sum()
+            assert staged.facts.num_unique == len(staged.rows)
 
     check()
 

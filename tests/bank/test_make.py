@@ -14,7 +14,7 @@ from memgraft.errors import ArgumentError, FingerprintError, FormatError, Storag
 
 
 @given(st.lists(KEYS, min_size=2, max_size=4), st.sampled_from(["fp32", "fp8_e4m3", "bf16"]), st.integers(0, 2**31))
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_merged_answers_as_stacked(tmp_path_factory, sets, dtype, seed):
     folder = tmp_path_factory.mktemp("merge")
     banks = [write(folder / f"b{i}", keys, dtype=dtype) for i, keys in enumerate(sets)]

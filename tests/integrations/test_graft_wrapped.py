@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import sys
 import types
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,11 @@ WRAPPERS = {
 }
 
 
+def compiled_is_slow(kinds: Iterable[str]) -> list[Any]:
+    """The kinds as parameters; compiling takes many seconds."""
+    return [pytest.param(kind, marks=pytest.mark.slow) if kind == "compile" else kind for kind in kinds]
+
+
 def wrap_blocks(model: nn.Module, kind: str) -> None:
     apply_activation_checkpointing(
         model,
@@ -67,7 +73,7 @@ def wrap_blocks(model: nn.Module, kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-@pytest.mark.parametrize("kind", list(WRAPPERS))
+@pytest.mark.parametrize("kind", compiled_is_slow(WRAPPERS))
 def test_blocks_are_found_through_wrappers(bank: Any, tmp_path: Path, kind: str) -> None:
     plain = grafted(bank)
     model, ids = grafted(bank), prompts()
@@ -225,7 +231,7 @@ KINDS = ["compile", "DDP", "PEFT twice", "DDP of PEFT", "merged", "accelerate", 
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", compiled_is_slow(KINDS))
 def test_everything_is_done_through_wrappers_of_the_whole_model(
     kind: str, bank: Any, tmp_path: Path, one_rank: Any
 ) -> None:
