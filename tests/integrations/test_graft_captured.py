@@ -37,9 +37,16 @@ def decoded(model: Any, step: CapturedStep, logits: torch.Tensor, count: int = N
     return torch.stack(found, dim=1)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "olmo2"])
-def test_steps_are_those_of_generate(family: str, bank: Any) -> None:
-    model, ids = grafted(bank, family), prompts(3, 9)
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("llama", {}), ("gpt2", {}), ("qwen3", {}), ("olmo2", {}), ("llama", {"into": "values"}),
+        ("gpt2", {"into": "values"}), ("llama", {"into": "values", "gate": "none"}), ("llama", {"gate": "none"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value.values()) or "residual",
+)  # fmt: skip
+def test_steps_are_those_of_generate(family: str, options: dict[str, str], bank: Any) -> None:
+    model, ids = grafted(bank, family, **options), prompts(3, 9)
     cache, logits = filled(model, ids)
     step = CapturedStep(model, cache)
     expected = model.generate(ids, max_new_tokens=NEW, do_sample=False)[:, 9:]
@@ -47,8 +54,9 @@ def test_steps_are_those_of_generate(family: str, bank: Any) -> None:
     assert not step.recorded
 
 
-def test_logits_are_those_of_one_forward_with_padding(bank: Any) -> None:
-    model, ids = grafted(bank), prompts(2, 10)
+@pytest.mark.parametrize("into", ["residual", "values"])
+def test_logits_are_those_of_one_forward_with_padding(into: str, bank: Any) -> None:
+    model, ids = grafted(bank, into=into), prompts(2, 10)
     mask = torch.ones_like(ids)
     mask[1, :4] = 0
     cache, _ = filled(model, ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0))
@@ -106,9 +114,10 @@ class Seen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_nothing_in_the_step_waits_for_the_device(bank: Any, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("into", ["residual", "values"])
+def test_nothing_in_the_step_waits_for_the_device(into: str, bank: Any, monkeypatch: Any) -> None:
     """The model's call on tensors of a card that is not there: a wait, or a tensor of the host, would raise."""
-    model, ids = grafted(bank), prompts(2, 9)
+    model, ids = grafted(bank, into=into), prompts(2, 9)
     cache, logits = filled(model, ids)
     step, given = CapturedStep(model, cache), {}
     forward = type(model).forward
