@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from experiment_cases import RECIPE, make_material, make_place
+from grafted_models import CACHE
 from memgraft.cli.app import build_app
 from memgraft.errors import ConfigError, CorpusError
 from memgraft.experiments import ARMS, Recipe, build_recipient, held_out_loss, read_comparison, sources
@@ -19,8 +20,6 @@ from memgraft.experiments.mixture import num_experts_for
 from memgraft.experiments.train import added_parameters, arm_collator, build_arm, costs
 from memgraft.report import build_facts, render
 from memgraft.torch import graft_layers
-
-NEW_ARMS = [name for name, arm in ARMS.items() if arm.source is not None]
 
 
 @pytest.fixture(scope="module")
@@ -108,17 +107,28 @@ def test_rows_follow_the_recipient_and_take_no_gradient(material, name):
     assert layer.memory_value.weight.shape == (48, 48)
 
 
-@pytest.mark.parametrize("name", NEW_ARMS)
-def test_no_position_sees_a_later_token(material, name):
-    model = build_arm(ARMS[name], RECIPE, material, seed=1).eval()
+PLACED = [(name, into) for name, arm in ARMS.items() for into in ("residual", "values")[: 1 + arm.grafted]]
+
+
+@pytest.mark.parametrize(("name", "into"), PLACED)
+def test_no_position_sees_a_later_token_and_a_cache_changes_nothing(material, name, into):
+    recipe = dataclasses.replace(RECIPE, into=into)
+    model = build_arm(ARMS[name], recipe, material, seed=1).eval()
     collate = arm_collator(ARMS[name], material)
     changed = {key: value.clone() for key, value in material.train[2].items()}
     place = 15
     changed["input_ids"][place:] = (changed["input_ids"][place:] + 7) % 320
     with torch.no_grad():
         one, other = (model(**collate([example])).logits[0] for example in (material.train[2], changed))
-    torch.testing.assert_close(one[:place], other[:place], rtol=0, atol=1e-5)
-    assert not torch.allclose(one[place:], other[place:], atol=1e-3)
+        torch.testing.assert_close(one[:place], other[:place], rtol=0, atol=1e-5)
+        assert not torch.allclose(one[place:], other[place:], atol=1e-3)
+        ids = material.held_out[1]["input_ids"][None]
+        whole, parts, cache = model(ids, use_cache=False).logits, [], None
+        for start, stop in ((0, 9), (9, 10), (10, RECIPE.seq_len)):
+            out = model(ids[:, start:stop], **{CACHE: cache}, use_cache=True)
+            parts.append(out.logits)
+            cache = getattr(out, CACHE)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=1e-5)
 
 
 def test_the_mlp_has_the_dense_parameters_of_the_graft(material):
