@@ -69,6 +69,9 @@ def run(
         "vocab_size": vocab_size,
         "threads": threads,
     }
+    if means["reserved"]:
+        # "100,007" is two ids.
+        common.log(f"no key holds these tokens: {' '.join(map(str, means['reserved']))}")
     wanted = artifacts.parse_ids("orders", orders)
     if partial:
         _part(opened, out, wanted, rank, world, json=json, **means)

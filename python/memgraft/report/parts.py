@@ -42,7 +42,9 @@ blockquote b { color: var(--blue); font-weight: 600; }
 ul { margin: 8px 0 0; padding-left: 20px; } li { margin: 4px 0; }
 code { font: 13.5px ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow-wrap: anywhere; }
 footer { color: var(--muted); font-size: 14px; margin-top: 24px; }
-@media (max-width: 560px) { main { padding: 20px 10px 40px; } section { padding: 18px 16px; } }
+@media (max-width: 560px) { main { padding: 20px 10px 40px; } section { padding: 18px 16px; overflow-x: auto; }
+  table { font-size: 12.5px; } td.n, th.n { padding-left: 7px; } td:first-child { min-width: 5.5em; }
+  svg { width: 520px; } }
 @media print { body { background: #fff; } section { break-inside: avoid; } }
 """
 

@@ -154,8 +154,10 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int, against
         axes.set_ylim(low, high)
     ends.sort()
     places = _apart([loss for loss, _, _, _ in ends], (high - low) * 0.055)
-    for place, (_, token, label, colour) in zip(places, ends, strict=True):
-        axes.annotate(label, (token, place), xytext=(7, 0), textcoords="offset points", color=colour, va="center")
+    # All beside the axes: arms that took less time end in the middle of the others' curves.
+    last = max((token for _, token, _, _ in ends), default=0.0)
+    for place, (_, _, label, colour) in zip(places, ends, strict=True):
+        axes.annotate(label, (last, place), xytext=(7, 0), textcoords="offset points", color=colour, va="center")
     axes.set_xlabel(_AGAINST[against])
     axes.set_ylabel("held-out loss, nats per token")
     axes.margins(x=0.01)
