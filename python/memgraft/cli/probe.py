@@ -41,7 +41,9 @@ def run(
     recipient: Annotated[
         Path | None, typer.Option(help="The recipient: what its own embeddings know is shown too.")
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.01, help="Time for all of it; fewer keys are drawn to fit.")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, help="Time for all of it; fewer keys are drawn to fit, down to 400.")
+    ] = 10.0,
     num_keys: Annotated[
         int | None, typer.Option("--sample", min=8, help="Sampled keys, whatever --minutes; the same each time.")
     ] = None,

@@ -79,7 +79,8 @@ def probe(
         normalisations: ``"rms"`` (the graft's default), ``"none"``.
         recipient: a transformers folder, whose input embeddings, the mean over a key's tokens, are a baseline; without
             it the first donor's own are.
-        minutes: bound of the whole: fewer keys are drawn, then fewer seeds taken, where it would take longer.
+        minutes: bound of the whole: fewer keys are drawn, down to 400, then fewer seeds taken, where it would take
+            longer.
         num_keys: sampled keys, whatever the minutes; with it the losses follow from the arguments alone.
         seeds: fits of each candidate, each on other training hits.
         seed: of the sample and the fits.
