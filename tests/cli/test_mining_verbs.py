@@ -196,7 +196,7 @@ def test_coverage_warns_above_30_percent_and_names_the_budget(tmp_path):
         keys.save(tmp_path / f"{number}.mgk")
         done = run("coverage", tmp_path / f"{number}.mgk", text)
         assert done.exit_code == 0, done.output
-        said[number] = re.search(r"about ([\d,]+)\s+keys\s+like\s+these\s+would\s+reach\s+it", done.stderr)
+        said[number] = re.search(r"about ([\d,]+)\s+keys\s+like\s+these\s+would\s+leave\s+no\s+more", done.stderr)
     assert said[2 * needed] is None
     assert needed / 1.5 < int(said[100][1].replace(",", "")) < needed * 1.5
 
