@@ -11,7 +11,8 @@ import memgraft
 from memgraft.corpus import CorpusWriter, write_sample
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+# Ray gives a node 30 seconds to start, whatever else runs.
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 CODE = """
 import os, pathlib, signal, sys, threading, time
