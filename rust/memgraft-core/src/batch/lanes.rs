@@ -55,10 +55,36 @@ struct Buffers {
     entries: Vec<TokenWord>,
 }
 
+/// Probes for a lane's token, writes the answer, and on a hit moves the lane on to its next token; gives the probe.
+///
+/// A macro, because the same lines as an inlined function cost 25 instructions a token more.
+macro_rules! read {
+    ($lane:ident, $view:ident, $prober:ident, $words:ident, $entries:ident) => {{
+        let (at, token) = ($lane.at, $lane.token);
+        debug_assert!($lane.part <= at && at < $lane.end);
+        let probe = $prober.probe($view.part($lane.place), token);
+        // The lane writes on a miss too, and writes again at the next probe: a branch that cannot be predicted would cost
+        // more. Only a hit moves `at`, so that the hit's answer is the last one written.
+        // SAFETY: `at < end`, and `Entrance::next` checked that `end` lies in the buffers.
+        let following = unsafe {
+            let following = *$words.add(usize_of(at) + 1);
+            *$words.add(usize_of(at)) = probe.row;
+            *$entries.add(usize_of(at)) = probe.entry;
+            following
+        };
+        $lane.token = select_unpredictable(probe.hit, following, token);
+        $lane.at = at + u32::from(probe.hit);
+        probe
+    }};
+}
+
 impl Walk<'_, '_> {
     /// Answers everything the feeder gives; false if links run in circles or answers are impossible, as only damage does.
     #[inline(always)]
     pub fn run<P: Prober, const LANES: usize, const PREFETCH: bool>(&mut self, prober: P) -> bool {
+        if LANES == 1 {
+            return self.run_alone::<P, PREFETCH>(prober);
+        }
         let view = self.table.view();
         let room = self.feeder.longest();
         // A lane probes once a round, and no token takes more probes than this. So after as many rounds a lane that stands
@@ -77,7 +103,6 @@ impl Walk<'_, '_> {
             active += 1;
         }
         let (mut rounds, mut seen) = (patience, [(usize::MAX, 0); LANES]);
-        let (mut words, mut entries) = (buffers.words.as_mut_ptr(), buffers.entries.as_mut_ptr());
         while active > 0 {
             if rounds == 0 {
                 if lanes[..active].iter().zip(&seen).any(|(lane, &seen)| seen == (lane.position, lane.at)) {
@@ -88,25 +113,10 @@ impl Walk<'_, '_> {
             }
             rounds -= 1;
             let mut ended = false;
-            if LANES > 1 {
-                // Read again once a round, the pointers take no registers between rounds. A lane alone keeps them instead.
-                (words, entries) = (buffers.words.as_mut_ptr(), buffers.entries.as_mut_ptr());
-            }
+            // Read again once a round, the pointers take no registers between rounds.
+            let (mut words, mut entries) = (buffers.words.as_mut_ptr(), buffers.entries.as_mut_ptr());
             for lane in &mut lanes[..active] {
-                let (at, token) = (lane.at, lane.token);
-                debug_assert!(lane.part <= at && at < lane.end);
-                let probe = prober.probe(view.part(lane.place), token);
-                // The lane writes on a miss too, and writes again at the next probe: a branch that cannot be predicted would
-                // cost more. Only a hit moves `at`, so that the hit's answer is the last one written.
-                // SAFETY: `at < end`, and `Entrance::next` checked that `end` lies in the buffers.
-                let following = unsafe {
-                    let following = *words.add(usize_of(at) + 1);
-                    *words.add(usize_of(at)) = probe.row;
-                    *entries.add(usize_of(at)) = probe.entry;
-                    following
-                };
-                lane.token = select_unpredictable(probe.hit, following, token);
-                lane.at = at + u32::from(probe.hit);
+                let probe = read!(lane, view, prober, words, entries);
                 if lane.at == lane.end {
                     match entrance.swap(*lane, &mut buffers) {
                         Some(fresh) => *lane = fresh,
@@ -135,6 +145,39 @@ impl Walk<'_, '_> {
         }
         entrance.sound
     }
+
+    /// [`Walk::run`] with one lane, which has no one to take turns with and so stays in registers.
+    #[inline(always)]
+    fn run_alone<P: Prober, const PREFETCH: bool>(&mut self, prober: P) -> bool {
+        let view = self.table.view();
+        let room = self.feeder.longest();
+        let patience = self.table.probe_limit();
+        let mut buffers = Buffers { words: vec![0; room + 1], entries: vec![TokenWord::default(); room + 1] };
+        let mut entrance = Entrance { view, walk: self, sound: true, above: Vec::new() };
+        while let Some(mut lane) = entrance.next(0, &mut buffers) {
+            let (words, entries) = (buffers.words.as_mut_ptr(), buffers.entries.as_mut_ptr());
+            let (mut probes, mut seen) = (patience, u32::MAX);
+            loop {
+                let probe = read!(lane, view, prober, words, entries);
+                if lane.at == lane.end {
+                    break;
+                }
+                lane.place = view.go_on(probe.go_on, lane.place, view.locate(probe.state, lane.token));
+                if PREFETCH {
+                    view.expect(lane.place);
+                }
+                probes -= 1;
+                if probes == 0 {
+                    if lane.at == seen {
+                        return false;
+                    }
+                    (probes, seen) = (patience, lane.at);
+                }
+            }
+            entrance.leave(lane, &buffers);
+        }
+        entrance.sound
+    }
 }
 
 /// Where lanes get new work and leave what is done.
@@ -152,6 +195,12 @@ impl Entrance<'_, '_, '_> {
     #[cold]
     #[inline(never)]
     fn swap(&mut self, done: Lane, buffers: &mut Buffers) -> Option<Lane> {
+        self.leave(done, buffers);
+        self.next(done.part, buffers)
+    }
+
+    /// Hands over the answers of `done`.
+    fn leave(&mut self, done: Lane, buffers: &Buffers) {
         let (places, first) = (usize_of(done.start)..usize_of(done.end), done.position - self.walk.first);
         let answers = first..first + places.len();
         let (words, entries) = (&buffers.words[places.clone()], &buffers.entries[places]);
@@ -167,7 +216,6 @@ impl Entrance<'_, '_, '_> {
             orders.iter_mut().zip(entries).for_each(|(found, &entry)| *found = entry.order());
             self.sound &= self.walk.limits.hold(words, orders);
         }
-        self.next(done.part, buffers)
     }
 
     /// A lane at the start of the next run, its tokens in the buffers from `part` on and its first line asked for.
