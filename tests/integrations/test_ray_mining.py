@@ -12,7 +12,7 @@ from memgraft.corpus import CorpusWriter, write_sample
 
 pytest.importorskip("ray")
 # Ray gives a node 30 seconds to start, whatever else runs.
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = pytest.mark.cluster
 
 CODE = """
 import os, pathlib, signal, sys, threading, time

@@ -51,6 +51,16 @@ def test_what_a_caller_asks_for():
     assert len(seen) == 1
 
 
+def test_a_gate_without_a_formula_in_the_kernel_is_not_run_as_another(monkeypatch):
+    # As a gate is that only its torch operations were written for.
+    monkeypatch.setattr(path, "FUSED_GATES", ("plain",))
+    layer = make_layer(gate="signed_sqrt")
+    assert "torch operations: the kernel has no formula" in repr(layer)
+    layer.kernel = True
+    with pytest.raises(ArgumentError, match="kernel=True: the kernel has no formula for gate='signed_sqrt'"):
+        call(layer)
+
+
 def test_a_kernel_that_fails_is_left_alone(card, caplog):
     layer = make_layer(conv_kernel=5)
     with caplog.at_level(logging.WARNING, "memgraft"):

@@ -225,7 +225,9 @@ class GraftLayer(nn.Module):
         """Why no kernel is made for such a layer, or ``None``."""
         if self.target_dim is not None:
             return "it writes into a target beside the hidden state, the kernel into the hidden state"
-        return "it has no gate" if self.gate_kind == "none" else None
+        if self.gate_kind == "none":
+            return "it has no gate"
+        return None if self.gate_kind in path.FUSED_GATES else f"the kernel has no formula for gate={self.gate_kind!r}"
 
     @property
     def _shape(self) -> path.SiteShape:

@@ -19,6 +19,8 @@ from memgraft.nn.conv import shifted_sums
 from memgraft.nn.gate import rms_scale
 from memgraft.nn.mix import gate_and_mix
 
+FUSED_GATES = ("plain", "signed_sqrt")
+"""Gates that the kernel has a formula for; every other runs as torch operations."""
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 # A program of the kernel holds the whole width at all taps in registers: padded taps x padded width numbers a tensor.
 MAX_TILE = 32_768
