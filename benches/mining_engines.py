@@ -13,8 +13,8 @@ import numpy as np
 
 import memgraft
 
-#: Rows of the table written at a time.
 ROWS = 1 << 20
+"""Rows of the table written at a time."""
 
 
 def write_table(path: str, out: Path, max_order: int) -> Path:

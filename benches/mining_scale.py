@@ -35,8 +35,8 @@ from memgraft.cli.sizes import parse_count, parse_range
 from memgraft.corpus import CorpusWriter
 from memgraft.mining import RunSet, merge_parts, mine_part, parse_bytes, select_parts
 
-#: Tokens copied at a time.
 PIECE = 1 << 24
+"""Tokens copied at a time."""
 
 
 def corpus_of(ground: prepare.Ground, size: int, folder: Path) -> dict[str, Any]:

@@ -50,3 +50,11 @@ def test_the_modules_of_the_binding_call_downwards_alone():
     assert set(rank) == set(files)
     for name, code in files.items():
         assert all(rank[name] < rank[other] for other in re.findall(r"\bcrate::(\w+)", code)), name
+
+
+def test_constants_and_fields_are_described_by_a_string_below_them():
+    # CONTRIBUTING's one dialect; the other, comments that begin with a colon, stands nowhere.
+    other = re.compile(r"^\s*#" + ":", re.MULTILINE)
+    paths = [path for folder in ("python", "tests", "benches", "docs") for path in (ROOT / folder).rglob("*.py")]
+    assert len(paths) > 300
+    assert not [str(path) for path in paths if other.search(path.read_text(encoding="utf-8"))]

@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "rust" / "memgraft-core" / "src"
-#: Folders with an order of their own; "" is the crate.
 FOLDERS = ["", "automaton", "batch", "canon", "corpus", "format", "index", "keyset", "mining", "mining/runs", "values"]
+"""Folders with an order of their own; "" is the crate."""
 
 
 def stated_order(folder: str) -> list[set[str]]:
@@ -50,7 +50,6 @@ def module(path: Path) -> tuple[str, ...]:
 
 
 MODULES = {module(path): path for path in SOURCE.rglob("*.rs") if not path.stem.endswith("tests")}
-#: Names that a folder's mod.rs exports from its files.
 EXPORTS = {
     own: {
         names[-1]: names
@@ -60,6 +59,7 @@ EXPORTS = {
     for own, path in MODULES.items()
     if path.stem in {"mod", "lib"}
 }
+"""Names that a folder's mod.rs exports from its files."""
 
 
 def resolve(own: tuple[str, ...], names: list[str]) -> tuple[str, ...] | None:

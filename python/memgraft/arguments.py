@@ -4,7 +4,6 @@ import os
 
 from memgraft.errors import ArgumentError
 
-#: What opens an argument of this name.
 _OPENERS = {
     "bank": "memgraft.Bank.open",
     "corpus": "memgraft.Corpus.open",
@@ -14,6 +13,7 @@ _OPENERS = {
     "keys": "memgraft.KeySet.open",
     "mined": "memgraft.Corpus.open",
 }
+"""What opens an argument of this name."""
 
 
 def refuse_paths(**arguments: object) -> None:

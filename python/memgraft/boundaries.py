@@ -34,7 +34,6 @@ from memgraft.errors import ArgumentError
 
 Kind = Literal["mask", "positions", "edges", "lengths", "numbers", "starts"]
 
-#: Every name that is understood, and how.
 MARKS: Mapping[str, Kind] = {
     "attention_mask": "mask",
     "position_ids": "positions",
@@ -60,10 +59,11 @@ MARKS: Mapping[str, Kind] = {
     "doc_id": "numbers",
     "seq_start_id": "starts",
 }
-#: Kinds of which a row has as many numbers as documents: no collator can stack them.
+"""Every name that is understood, and how."""
 RAGGED: frozenset[Kind] = frozenset({"edges", "lengths", "starts"})
-#: Lengths of the longest document; edges with a longer one contradict them.
+"""Kinds of which a row has as many numbers as documents: no collator can stack them."""
 LONGEST = ("max_length_q", "max_length_k", "max_seqlen", "max_seqlen_q", "max_seqlen_k")
+"""Lengths of the longest document; edges with a longer one contradict them."""
 
 _LOOKS_LIKE_ONE = re.compile(
     r"cu_?seq|seq_?(len|id|start|bound)|sequence_?(len|id|start|bound)|(^|_)(segment|packed)|doc(ument)?_?(id|mask|start|end|bound|len)"

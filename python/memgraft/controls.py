@@ -93,11 +93,11 @@ TABLE = (
     ),
 )  # fmt: skip
 
-#: Every arm, in the order in which tables list them.
 ARMS: dict[str, Arm] = {arm.name: arm for arm in TABLE if arm.compared}
+"""Every arm, in the order in which tables list them."""
 DEFAULT_ARMS = ("none", "engram", "graft", "shuffled")
-#: Every control of :data:`Control`, and None for the real memory.
 CONTROLS: dict[str | None, Arm] = {arm.control: arm for arm in TABLE if arm.grafted and arm.source is None}
+"""Every control of :data:`Control`, and None for the real memory."""
 
 
 def arms_named(names: Sequence[str]) -> tuple[Arm, ...]:

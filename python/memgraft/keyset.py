@@ -20,8 +20,8 @@ from memgraft.system import written_beside
 __all__ = ["KeyArrays", "KeySet"]
 
 _CHUNK = 1 << 16
-#: What follows the name of a key set's file: the sample of the documents that it was mined from.
 SAMPLE_SUFFIX = ".sample"
+"""What follows the name of a key set's file: the sample of the documents that it was mined from."""
 
 
 class KeyArrays(NamedTuple):

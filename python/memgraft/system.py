@@ -9,7 +9,6 @@ from pathlib import Path
 
 from memgraft.errors import StorageError
 
-#: What file systems say that cannot make a folder durable, or let nobody open one; the names in it are written anyway.
 _NO_FOLDER_SYNC = {
     errno.EINVAL,
     errno.ENOSYS,
@@ -20,6 +19,8 @@ _NO_FOLDER_SYNC = {
     errno.EOPNOTSUPP,
     errno.ENOTSUP,
 }
+"""What file systems say that cannot make a folder durable, or let nobody open one; the names in it are written anyway.
+"""
 _CGROUPS = Path("/sys/fs/cgroup")
 
 

@@ -160,8 +160,8 @@ def archive(kind):
     return buffer.getvalue()
 
 
-#: A TFRecord of the record b"abc", as TensorFlow writes it.
 TFRECORD = bytes.fromhex("030000000000000064eb0c3061626300000000") + bytes(64)
+"""A TFRecord of the record b"abc", as TensorFlow writes it."""
 HEADER = json.dumps({"t": {"dtype": "U16", "shape": [256], "data_offsets": [0, 512]}}).encode()
 OTHERS = {
     "litdata": (litdata, "litdata's chunks"),

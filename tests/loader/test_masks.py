@@ -10,8 +10,8 @@ from memgraft.data.masks import UnreadableMask, read_mask  # noqa: E402
 from memgraft.data.segments import from_batch  # noqa: E402
 from memgraft.errors import ArgumentError  # noqa: E402
 
-#: Documents of three rows of six tokens, -1 is padding: packed, padded on the left, packed and padded on the right.
 DOCUMENTS = torch.tensor([[0, 0, 1, 1, 1, 2], [-1, -1, 3, 3, 3, 3], [4, 4, 5, 5, -1, -1]])
+"""Documents of three rows of six tokens, -1 is padding: packed, padded on the left, packed and padded on the right."""
 
 
 def sees(window=None, columns=6, start=0):

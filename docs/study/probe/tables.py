@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: 97.5 % points of Student's t by degrees of freedom.
 T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+"""97.5 % points of Student's t by degrees of freedom."""
 REFERENCE = "alone-8"
 
 

@@ -216,8 +216,8 @@ class Annotation:
         return {"input_ids": tokens.astype(np.int64), ROWS_COLUMN: rows, ORDERS_COLUMN: orders, "segments": segments}
 
 
-#: Open banks that datasets were annotated with.
 _annotated: "weakref.WeakSet[Bank]" = weakref.WeakSet()
+"""Open banks that datasets were annotated with."""
 
 
 def has_annotated(bank: object) -> bool:

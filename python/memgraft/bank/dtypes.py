@@ -215,8 +215,8 @@ DTYPES: Mapping[str, ValueDtype] = {
     )
 }
 
-#: Types that a harvest can write.
 HARVESTED = tuple(dtype.name for dtype in DTYPES.values() if dtype.harvested)
+"""Types that a harvest can write."""
 
 
 def value_dtype(name: str) -> ValueDtype:

@@ -23,8 +23,8 @@ __all__ = ["merge", "subtract", "truncate"]
 
 Path_ = str | os.PathLike[str]
 _WRITE_BYTES = 64 << 20
-#: What the metadata of all keys say.
 _KEPT = ("tokenizer", "tokenizer_mapping", "split")
+"""What the metadata of all keys say."""
 
 
 def merge(banks: Where, out: Path_, *, progress: Progress | bool | None = None) -> Bank:

@@ -14,9 +14,9 @@ FORMAT_VERSION = "1.0"
 MANIFEST_NAME = "bank.json"
 KEYS_NAME = "keys.mgk"
 INDEX_NAME = "index.mgi"
-#: Donor facts that say what the donor read before and around a key; others (``mined``, counts, how it ran) do not
-#: change what a value means. ``context``, and what begins with it, is kept for harvests in contexts.
 _READS = ("prefix", "prepend_bos")
+"""Donor facts that say what the donor read before and around a key; others (``mined``, counts, how it ran) do not
+change what a value means. ``context``, and what begins with it, is kept for harvests in contexts."""
 
 
 @dataclass(frozen=True, kw_only=True)

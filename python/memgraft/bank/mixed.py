@@ -12,8 +12,8 @@ from memgraft.errors import ArgumentError
 
 __all__ = ["AnyTable", "MixedTable"]
 
-#: Rows that are decoded at a time: little memory beside the output, and Ctrl-C is answered between two steps.
 _STEP = 1 << 16
+"""Rows that are decoded at a time: little memory beside the output, and Ctrl-C is answered between two steps."""
 
 
 class MixedTable:

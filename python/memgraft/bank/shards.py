@@ -10,8 +10,8 @@ import numpy.typing as npt
 from memgraft.bank.dtypes import ValueDtype
 from memgraft.bank.values import shard_header, shard_name
 
-#: Content fingerprint in the header of a shard that is being written.
 UNSEALED = "0" * 64
+"""Content fingerprint in the header of a shard that is being written."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,6 @@ from typer.models import OptionInfo
 from memgraft.cli.examples import EXAMPLES
 from memgraft.cli.sizes import Count, Share
 
-#: Verb (a space puts it into a group) and the module whose ``run`` function it is. One file a verb; order is that of
-#: ``--help``. A module imports only the standard library, typer and :mod:`memgraft.cli.common` at its top.
 VERBS: tuple[tuple[str, str], ...] = (
     ("quickstart", "memgraft.cli.quickstart"),
     ("tokenize", "memgraft.cli.tokenize"),
@@ -44,8 +42,9 @@ VERBS: tuple[tuple[str, str], ...] = (
     ("keys subtract", "memgraft.cli.keys_subtract"),
     ("bench datapath", "memgraft.cli.bench_datapath"),
 )
+"""Verb (a space puts it into a group) and the module whose ``run`` function it is. One file a verb; order is that of
+``--help``. A module imports only the standard library, typer and :mod:`memgraft.cli.common` at its top."""
 
-#: What ``memgraft --help`` says: the order of work, one example each.
 HELP = """Memory Grafting: frozen donor values for frequent n-grams, looked up by exact longest match.
 
 In the order of work:\n
@@ -62,13 +61,14 @@ In the order of work:\n
 
 'memgraft quickstart' does all of it once, on default text or on yours.
 """
+"""What ``memgraft --help`` says: the order of work, one example each."""
 
-#: One line for each group of verbs.
 GROUPS = {
     "keys": "Merge parts; combine key sets; take them to Parquet and back.",
     "bank": "Make a bank of others.",
     "bench": "Measure this machine.",
 }
+"""One line for each group of verbs."""
 
 
 def build_app() -> typer.Typer:

@@ -20,10 +20,10 @@ import typer
 from memgraft.cli import INTERRUPTED
 from memgraft.errors import ArgumentError, ConfigError, MemgraftError
 
-#: Seconds between two lines of progress where stderr is not a terminal.
 LOG_SECONDS = 15.0
-#: Lists longer than this are folded in tables.
+"""Seconds between two lines of progress where stderr is not a terminal."""
 FOLDED = 16
+"""Lists longer than this are folded in tables."""
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, INTERRUPTED
 
@@ -36,14 +36,14 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Write over what is there under the name of --out; default: refuse.")
 ]
 
-#: Beginnings of phases that count something else than their verb: a donor is opened tensor by tensor.
 _OTHER_UNITS = ("open ", "budgets", "fits", "measure ", "teach", "train arms")
+"""Beginnings of phases that count something else than their verb: a donor is opened tensor by tensor."""
 
 Counted = Callable[[int, int], None]
 """``progress(done, total)`` of one phase."""
 
-#: Names of facts that are shares.
 _SHARE = re.compile(r"(^|[ _])(coverage|share|shared_with_mined|held_out)$")
+"""Names of facts that are shares."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -98,11 +98,11 @@ def fail(message: str, code: int = EXIT_FAILED) -> None:
     raise typer.Exit(code)
 
 
-#: Arguments of the library that errors name, and the option of the command line that gives them.
 _OPTIONS = {
     name: f"--{name.replace('_', '-')}"
     for name in ("column", "dtype", "eos_id", "format", "seed", "temporary", "tokenizer", "vocab_size")
 }
+"""Arguments of the library that errors name, and the option of the command line that gives them."""
 _ARGUMENT = re.compile(r"\b(documents=\"file\"|(\w+)=(?:\"(\w+)\"|<([\w.]+)>)?)")
 
 

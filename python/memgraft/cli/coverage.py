@@ -8,8 +8,8 @@ import typer
 from memgraft.cli import artifacts, common
 from memgraft.errors import ArgumentError
 
-#: Share of positions without a match above which the verb warns.
 MOST_FALLBACK = 0.3
+"""Share of positions without a match above which the verb warns."""
 
 
 @common.verb

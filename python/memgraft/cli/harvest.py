@@ -24,8 +24,8 @@ from memgraft.cli.health import print_health
 from memgraft.cli.sizes import parse_range
 from memgraft.errors import ArgumentError
 
-#: Contexts and prefixes that --auto tries where none are given; what a donor does not have is left out.
 AUTO_CONTEXTS = (2, 12)
+"""Contexts and prefixes that --auto tries where none are given; what a donor does not have is left out."""
 AUTO_PREFIXES = ("auto", "none", "bos", "\n")
 
 

@@ -10,8 +10,8 @@ from memgraft.cli import artifacts, common, inspect_model, records
 from memgraft.cli.health import print_health
 from memgraft.errors import ArgumentError, FingerprintError
 
-#: What stands where bytes are no whole character.
 REPLACEMENT = "\ufffd"
+"""What stands where bytes are no whole character."""
 
 if TYPE_CHECKING:
     from memgraft import Bank, KeySet, NgramIndex

@@ -13,8 +13,8 @@ from memgraft.system import written_beside
 if TYPE_CHECKING:
     from memgraft import KeySet
 
-#: Rows of a row group.
 ROWS = 1 << 20
+"""Rows of a row group."""
 
 
 @common.verb

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["parse_budget", "run"]
 
-#: Bytes of temporary data that are announced; mining refuses without a word of its own where they do not fit.
 WORTH_SAYING = 10**9
+"""Bytes of temporary data that are announced; mining refuses without a word of its own where they do not fit."""
 
 
 @common.verb

@@ -6,8 +6,8 @@ from typing import Any
 
 from memgraft.errors import FormatError
 
-#: Kinds that are neither a corpus nor something with keys.
 RECORDS = ("graft", "experiment", "annotation", "part")
+"""Kinds that are neither a corpus nor something with keys."""
 
 
 def record_facts(path: Path, kind: str) -> dict[str, Any]:

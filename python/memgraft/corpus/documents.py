@@ -17,13 +17,13 @@ from memgraft.errors import ArgumentError, ConfigError, CorpusError, MemgraftErr
 _WHOLE = (".txt", ".md")
 _LINES = (".jsonl", ".ndjson")
 _PACKED = (".gz", ".zst")
-#: One document per file, but for lines of JSON: one per line. Each of them also compressed; ``.json`` only so, because
-#: that is how collections of lines are published, while a plain one is anything.
 TEXT_SUFFIXES = (
     *_WHOLE,
     *_LINES,
     *(f"{name}{packed}" for name in (*_WHOLE, *_LINES, ".json") for packed in _PACKED),
 )
+"""One document per file, but for lines of JSON: one per line. Each of them also compressed; ``.json`` only so, because
+that is how collections of lines are published, while a plain one is anything."""
 BYTE_ORDER_MARK = "\ufeff"
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from memgraft.errors import TokenError
 from memgraft.tokenizer import other_mapping, recorded_facts
 
-#: Marks the facts file that :class:`memgraft.CorpusWriter` leaves beside the tokens.
 FACTS_FORMAT = "memgraft.corpus"
+"""Marks the facts file that :class:`memgraft.CorpusWriter` leaves beside the tokens."""
 
 
 def read_facts(paths: Iterable[str | os.PathLike[str]]) -> Mapping[str, Any]:

@@ -77,7 +77,6 @@ def _is_text(head: bytes) -> bool:
     return len(head) >= 64 and all(32 <= byte < 127 or byte in (9, 10, 13) for byte in head)
 
 
-#: Every format that is known and not read.
 FOREIGN: Sequence[Foreign] = (
     Foreign("gzip", _UNPACK, (".gz", ".tgz"), lambda head: head.startswith(b"\x1f\x8b\x08") and head[3] < 32),
     Foreign("Zstandard", _UNPACK, (".zst", ".zstd"), _starts(b"\x28\xb5\x2f\xfd")),
@@ -119,15 +118,16 @@ FOREIGN: Sequence[Foreign] = (
     Foreign("Avro", _CONVERT, (".avro",), _starts(b"Obj\x01")),
     Foreign("text", "tokenise it: memgraft tokenize", (), _is_text),
 )
+"""Every format that is known and not read."""
 
-#: Names that mark a folder as another tool's.
 _FOLDERS: Mapping[str, str] = {
     **dict.fromkeys((".zarray", ".zgroup", "zarr.json"), "a Zarr store"),
     **dict.fromkeys(("shard_ledger.json", "cache_ledger.json"), "Levanter's token cache"),
     "data.mdb": "an LMDB database",
 }
-#: Keys of an ``index.json``, and whose it is.
+"""Names that mark a folder as another tool's."""
 _INDEXES: Mapping[str, str] = {"chunks": "litdata's chunks", "shards": "MosaicML's MDS shards"}
+"""Keys of an ``index.json``, and whose it is."""
 
 _SPLITS: Mapping[str, str] = {
     **dict.fromkeys(("train", "training", "trn", "trains"), "train"),
@@ -136,12 +136,12 @@ _SPLITS: Mapping[str, str] = {
     **dict.fromkeys(("heldout", "holdout"), "validation"),
     **dict.fromkeys(("test", "testing", "tst", "tests"), "test"),
 }
-#: ``train-00000-of-00008``: the hub's way of naming the shards of a split, whatever the split is called.
 _HUB_NAME = re.compile(r"(.+?)-\d+-of-\d+(?:-[0-9a-f]+)?")
-#: Ends of the names of lines of JSON, packed or not.
+"""``train-00000-of-00008``: the hub's way of naming the shards of a split, whatever the split is called."""
 _PACKING = re.compile(r"\.jsonl?(\.(gz|zst|xz|bz2))?$", re.IGNORECASE)
-#: The same for a text of any kind: the base before ``-00000-of-00002``.
+"""Ends of the names of lines of JSON, packed or not."""
 _SHARD = re.compile(r"(.+?)[-._]?\d+-of-\d+.*")
+"""The same for a text of any kind: the base before ``-00000-of-00002``."""
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _GLUED = re.compile(
     r"(train|training|val|valid|validation|dev|test|testing|eval|evaluation)(data|dataset|set|split|tokens|ds|corpus|text)"

@@ -9,16 +9,16 @@ import numpy.typing as npt
 
 from memgraft.errors import ArgumentError, CorpusError
 
-#: Tokens read at a time.
 _BLOCK = 1 << 20
-#: Share of the tokens to measure by that may lie in documents of the training corpus; what has more is refused.
+"""Tokens read at a time."""
 MOST_SHARED = 0.1
-#: Share from which it is worth a word.
+"""Share of the tokens to measure by that may lie in documents of the training corpus; what has more is refused."""
 WORTH_SAYING = 0.01
-#: Runs remembered of the first corpus at most, by and large.
+"""Share from which it is worth a word."""
 _MOST = 1 << 22
-#: An odd factor: its powers can be undone modulo 2**64.
+"""Runs remembered of the first corpus at most, by and large."""
 _FACTOR = 0x9E3779B97F4A7C15
+"""An odd factor: its powers can be undone modulo 2**64."""
 _MASK = (1 << 64) - 1
 
 Hashes = npt.NDArray[np.uint64]

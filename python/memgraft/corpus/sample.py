@@ -27,14 +27,14 @@ from memgraft.system import written_beside
 if TYPE_CHECKING:
     from memgraft.corpus.reader import Corpus
 
-#: Documents, and runs, of a sample at most: 175 kB of JSON.
 MOST = 8192
-#: Tokens of a corpus that are read for it at most.
+"""Documents, and runs, of a sample at most: 175 kB of JSON."""
 MOST_READ = 1 << 28
-#: Documents, or runs, of other text with hashes as small as the sample's that tell a share.
+"""Tokens of a corpus that are read for it at most."""
 FEWEST = 16
-#: Tokens of a run.
+"""Documents, or runs, of other text with hashes as small as the sample's that tell a share."""
 LENGTH = 32
+"""Tokens of a run."""
 _FORMAT = "memgraft.sample"
 _WAY_OUT = "remove it, or mine again; the keys are whole without it"
 

@@ -8,8 +8,8 @@ from memgraft.corpus.text import Progress
 from memgraft.corpus.writer import MAX_VOCAB_SIZE, CorpusWriter
 from memgraft.progress import callback
 
-#: Tokens copied at a time.
 _BLOCK = 1 << 22
+"""Tokens copied at a time."""
 
 
 def write_split(

@@ -20,10 +20,10 @@ from memgraft.errors import ArgumentError, ConfigError, CorpusError
 TABLE_SUFFIXES = (".parquet", ".arrow")
 COLUMN = "input_ids"
 
-#: Rows of a Parquet file decoded at a time.
 _ROWS = 4096
-#: What the ``datasets`` library calls the result of a map.
+"""Rows of a Parquet file decoded at a time."""
 _CACHE_NAME = re.compile(r"(cache|tmp)-?[0-9a-z_]{8,}(_\d+_of_\d+)?")
+"""What the ``datasets`` library calls the result of a map."""
 
 
 def is_table(path: Path) -> bool:

@@ -51,17 +51,17 @@ __all__ = [
 
 TOKEN_SUFFIXES = (".bin", ".ds", ".npy")
 
-#: Characters handed to the tokenizer at a time: enough for its threads, little memory.
 BATCH_CHARACTERS = 4_000_000
+"""Characters handed to the tokenizer at a time: enough for its threads, little memory."""
 
-#: Ids turned into an array at a time. One call that turns them all would answer Ctrl-C only at its end.
 SLICE = 1 << 19
+"""Ids turned into an array at a time. One call that turns them all would answer Ctrl-C only at its end."""
 
-#: Special tokens that a message names.
 _NAMED = 16
+"""Special tokens that a message names."""
 
-#: A document of fewer characters is not looked at for marks of document ends inside it.
 GIANT_CHARACTERS = 1_000_000
+"""A document of fewer characters is not looked at for marks of document ends inside it."""
 
 T = TypeVar("T")
 

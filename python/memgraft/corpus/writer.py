@@ -16,11 +16,11 @@ from memgraft.corpus.facts import FACTS_FORMAT
 from memgraft.errors import ArgumentError, CorpusError, StorageError, TokenError
 from memgraft.system import sync_folder
 
-#: Ids are below this, whatever the vocabulary.
 MAX_VOCAB_SIZE = 1 << 20
+"""Ids are below this, whatever the vocabulary."""
 
-#: Longest sequence one entry of the index can hold; longer documents take several.
 MAX_SEQUENCE = 2**31 - 1
+"""Longest sequence one entry of the index can hold; longer documents take several."""
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from memgraft.errors import ArgumentError, FingerprintError, GraftError, TokenEr
 if TYPE_CHECKING:
     from memgraft.data.ring import StagingRing
 
-#: What a memory is called: a key of batches, a keyword of models, a child of blocks.
 KEY = "memgraft"
+"""What a memory is called: a key of batches, a keyword of models, a child of blocks."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,8 +9,8 @@ from torch import Tensor
 from memgraft.errors import ArgumentError
 
 PADDING = -1
-#: At or below this an additive mask hides a position; -1e4 is the smallest such number in use.
 _HIDDEN = -9999.0
+"""At or below this an additive mask hides a position; -1e4 is the smallest such number in use."""
 
 
 class UnreadableMask(ArgumentError):

@@ -21,8 +21,8 @@ from memgraft.errors import ConfigError
 
 BatchT = TypeVar("BatchT")
 
-#: What accelerate's ``prepare`` asks a loader before it makes one of its own out of the loader's parts.
 _ASKED_BY_PREPARE = "_is_accelerate_prepared"
+"""What accelerate's ``prepare`` asks a loader before it makes one of its own out of the loader's parts."""
 
 
 @dataclass(kw_only=True)

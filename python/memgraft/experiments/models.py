@@ -136,7 +136,6 @@ def _of_graft(recipe: Recipe, material: Material, seed: int) -> dict[str, int]:
     return added_parameters(build_arm(ARMS["graft"], recipe, material, seed))
 
 
-#: Puts what an arm reads in the place of donor rows, or beside the recipient: by :attr:`Arm.source`.
 SOURCES: dict[Source, Callable[[nn.Module, Recipe, Material, int], None]] = {
     "counts": _counts,
     "own_embeddings": _own_embeddings,
@@ -145,6 +144,7 @@ SOURCES: dict[Source, Callable[[nn.Module, Recipe, Material, int], None]] = {
     "mlp": _mlp,
     "moe": _moe,
 }
+"""Puts what an arm reads in the place of donor rows, or beside the recipient: by :attr:`Arm.source`."""
 
 
 def added_parameters(model: nn.Module) -> dict[str, int]:

@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 _HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model", "*.txt")
-#: The weights once more, in the form of those who trained them.
 _HUB_COPIES = ("original/*", "consolidated*", "*/consolidated*", "onnx/*", "gguf/*")
+"""The weights once more, in the form of those who trained them."""
 _WEIGHTS = "*.safetensors"
 
 

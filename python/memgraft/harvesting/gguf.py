@@ -46,8 +46,8 @@ def _note(folder: Path) -> dict[str, Any]:
     return noted
 
 
-#: Bytes of the scalar types of a GGUF's facts, by the number that names them; 8 is a text, 9 a list.
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of the scalar types of a GGUF's facts, by the number that names them; 8 is a text, 9 a list."""
 
 
 _FEW = 1000

@@ -14,10 +14,10 @@ from memgraft.mining.options import positive
 from memgraft.progress import Progress, callback
 from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
 
-#: Positions looked up at a time.
 BLOCK = 1 << 20
-#: Tokens of the batches whose different rows are counted.
+"""Positions looked up at a time."""
 BATCHES = (8192, 65536, 524288)
+"""Tokens of the batches whose different rows are counted."""
 
 
 class _Index(Protocol):

@@ -18,16 +18,16 @@ from memgraft.keyset import KeyArrays, KeySet
 from memgraft.progress import Progress as Progress
 from memgraft.system import made_folder, num_threads
 
-#: Which keys come first: in equal shares per order by count, or of all orders together by one measure.
 Policy: TypeAlias = Literal["shares", "count", "documents", "gain"]
+"""Which keys come first: in equal shares per order by count, or of all orders together by one measure."""
 POLICIES: tuple[Policy, ...] = ("shares", "count", "documents", "gain")
-#: Says for each candidate of a batch whether it may be kept.
 Keep: TypeAlias = Callable[[KeyArrays], NDArray[np.bool_]]
+"""Says for each candidate of a batch whether it may be kept."""
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
-#: Candidates for each key of the budget that the policy "gain" chooses among.
 GAIN_CANDIDATES = 4
+"""Candidates for each key of the budget that the policy "gain" chooses among."""
 
 
 class Choice(NamedTuple):

@@ -24,17 +24,17 @@ from memgraft.system import temporary_folder
 
 PathLike = str | os.PathLike[str]
 
-#: Rows decoded at a time: at most, at least.
 _ROWS, _FEWEST_ROWS = 1 << 16, 1 << 10
-#: Files that rows are scattered into at a time.
+"""Rows decoded at a time: at most, at least."""
 _FILES = 512
-#: Words of a row: 8 of two tokens each, the count, the documents.
+"""Files that rows are scattered into at a time."""
 _WORDS = 10
-#: Bytes that a row takes while it is decoded, and while it is sorted and summed.
+"""Words of a row: 8 of two tokens each, the count, the documents."""
 _BYTES_DECODED = _WORDS * 8 * 8
+"""Bytes that a row takes while it is decoded, and while it is sorted and summed."""
 _BYTES_PER_ROW = _WORDS * 8 * 5
-#: No count is larger, summed over equal keys.
 _MAX_COUNT = 1 << 62
+"""No count is larger, summed over equal keys."""
 _OUTSIDE = 1 << 40
 _Rows = npt.NDArray[np.uint64]
 

@@ -13,8 +13,8 @@ from memgraft.errors import CorpusError
 from memgraft.progress import Progress
 
 EOS = "<|endoftext|>"
-#: Files that a line names.
 _NAMED = 8
+"""Files that a line names."""
 
 
 def document_groups(folder: Path) -> Iterator[list[str]]:

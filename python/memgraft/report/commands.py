@@ -6,8 +6,8 @@ from typing import Any
 
 from memgraft.bank import Bank
 
-#: Settings of a mining that no option of ``memgraft mine`` gives.
 _PYTHON_ALONE = ("keep",)
+"""Settings of a mining that no option of ``memgraft mine`` gives."""
 
 
 def commands_of(bank: Bank) -> list[str]:

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from memgraft.integrations.ray.harvesting import harvest
     from memgraft.integrations.ray.mining import mine
 
-#: Public name and the module that has it; a module is imported when its name is first used.
 _HOMES = {"harvest": "memgraft.integrations.ray.harvesting", "mine": "memgraft.integrations.ray.mining"}
+"""Public name and the module that has it; a module is imported when its name is first used."""
 
 __all__ = ["harvest", "mine"]
 

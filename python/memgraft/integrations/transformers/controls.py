@@ -73,12 +73,12 @@ def _constant(controlled: ControlledRows, rows: npt.NDArray[np.int32]) -> _Float
     return np.broadcast_to(mean, (len(rows), *mean.shape)).copy()
 
 
-#: What stands in for rows: for each control whose rows are "replaced" in :data:`memgraft.controls.CONTROLS`.
 REPLACEMENTS: dict[str, Callable[[ControlledRows, npt.NDArray[np.int32]], _FloatArray]] = {
     "shuffled": _shuffled,
     "random": _random,
     "constant": _constant,
 }
+"""What stands in for rows: for each control whose rows are "replaced" in :data:`memgraft.controls.CONTROLS`."""
 
 
 def controlled_rows(bank: Memory, config: GraftConfig) -> ControlledRows | None:

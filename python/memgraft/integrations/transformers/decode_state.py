@@ -159,7 +159,7 @@ class GraftedCache:
         self.memgraft_states.clear()
 
     def reorder_cache(self, beam_idx: Tensor) -> Any:
-        """Follow the beams."""
+        """Follows the beams."""
         result = super().reorder_cache(beam_idx)  # type: ignore[misc]
         self._each(lambda window: window.index_select(0, beam_idx.to(window.device)))
         return result
@@ -174,7 +174,7 @@ class GraftedCache:
                 state.crop(removed)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each sequence."""
+        """Repeats each sequence."""
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
         self._each(lambda window: window.repeat_interleave(repeats, dim=0))
 

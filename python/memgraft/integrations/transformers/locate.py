@@ -9,8 +9,8 @@ from pathlib import Path
 from memgraft.data.batch import KEY
 from memgraft.errors import GraftError, StorageError
 
-#: Under a checkpoint, one folder for each graft by name.
 CHECKPOINT_FOLDER = KEY
+"""Under a checkpoint, one folder for each graft by name."""
 _MANIFEST = "graft.json"
 _FILES = (_MANIFEST, "graft.safetensors", "README.md")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
