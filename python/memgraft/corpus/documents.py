@@ -25,6 +25,8 @@ TEXT_SUFFIXES = (
 """One document per file, but for lines of JSON: one per line. Each of them also compressed; ``.json`` only so, because
 that is how collections of lines are published, while a plain one is anything."""
 BYTE_ORDER_MARK = "\ufeff"
+_NAMED = 8
+"""Files that a line names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,14 @@ def text_files(path: Path, suffixes: tuple[str, ...] = TEXT_SUFFIXES) -> Iterato
 def left_out(path: Path, suffixes: tuple[str, ...] = TEXT_SUFFIXES) -> list[Path]:
     """The files below a folder that are not read because of their names, hidden ones not counted."""
     return [file for file in _files(path) if path.is_dir() and not file.name.lower().endswith(suffixes)]
+
+
+def unread(folder: Path) -> str | None:
+    """A line that names the files of a folder which are no text by their names; None where all are."""
+    files = left_out(folder)
+    named = ", ".join(str(path.relative_to(folder)) for path in files[:_NAMED])
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    return f"left out, since their names are not those of text: {named}{more}" if files else None
 
 
 def _files(path: Path) -> Iterator[Path]:

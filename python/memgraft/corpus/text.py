@@ -21,6 +21,7 @@ from memgraft.corpus.documents import (
     left_out,
     num_bytes,
     text_files,
+    unread,
 )
 from memgraft.corpus.foreign import refuse_text_splits
 from memgraft.corpus.writer import CorpusWriter, storage_errors
@@ -47,6 +48,7 @@ __all__ = [
     "tokenizer_file_fingerprint",
     "tokenizer_path",
     "tokenizer_size",
+    "unread",
 ]
 
 TOKEN_SUFFIXES = (".bin", ".ds", ".npy")

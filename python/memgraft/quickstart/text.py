@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from memgraft.assets.cache import sha256_file, write_beside
-from memgraft.corpus.text import left_out, read_documents, text_files
+from memgraft.corpus.text import read_documents, text_files
+from memgraft.corpus.text import unread as unread
 from memgraft.errors import CorpusError
 from memgraft.progress import Progress
 
 EOS = "<|endoftext|>"
-_NAMED = 8
-"""Files that a line names."""
 
 
 def document_groups(folder: Path) -> Iterator[list[str]]:
@@ -35,14 +34,6 @@ def document_groups(folder: Path) -> Iterator[list[str]]:
         raise CorpusError(f"{folder}: expected text files (.txt, .md, .jsonl), found none; name a folder of text")
     for parent in sorted(plain):
         yield [document for path in plain[parent] for document in read_documents(path)]
-
-
-def unread(folder: Path) -> str | None:
-    """A line that names the files of a folder which are no text by their names; None where all are."""
-    files = left_out(folder)
-    named = ", ".join(str(path.relative_to(folder)) for path in files[:_NAMED])
-    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
-    return f"left out, since their names are not those of text: {named}{more}" if files else None
 
 
 def source_fingerprint(folder: Path) -> str:
