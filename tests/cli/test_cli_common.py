@@ -47,6 +47,28 @@ def test_errors_become_one_line_and_an_exit_code(error, code, text):
     assert (result.exit_code, result.stderr, result.stdout) == (code, text, "")
 
 
+def test_an_interrupted_verb_says_of_the_disk_what_is_so(tmp_path):
+    out, partial = tmp_path / "bank", tmp_path / "bank.partial"
+    app = typer.Typer()
+
+    @app.command()
+    @common.verb
+    def stopped() -> None:
+        common.keeps("rows are in bank.partial", partial, out)
+        raise KeyboardInterrupt
+
+    def said():
+        return CliRunner().invoke(app, []).stderr.removeprefix("memgraft: interrupted; ")
+
+    assert said() == "nothing was written\n"
+    partial.mkdir()
+    assert said() == "nothing was written\n"
+    (partial / "0.values").write_bytes(b"0")
+    assert said() == "rows are in bank.partial\n"
+    partial.rename(out)
+    assert said() == f"{out} is there\n"
+
+
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
@@ -55,7 +77,10 @@ def test_errors_become_one_line_and_an_exit_code(error, code, text):
         ('or documents="file" to', "or --file-is-document to"),
         ("give tokenizer=<tokenizer.json>, or", "give --tokenizer TOKENIZER.JSON, or"),
         ("expected int32 as dtype= says", "expected int32 as --dtype says"),
-        ("harvest with resume=True", "harvest with resume=True"),
+        ("harvest with resume=True", "harvest with --resume"),
+        ("give the whole, or held_out=", "give the whole, or --held-out"),
+        ("parts; give separator='<|end|>'", "parts; give --separator '<|end|>'"),
+        ("pass fallback=FallbackConfig(...)", "pass fallback=FallbackConfig(...)"),
     ],
 )
 def test_arguments_of_the_library_are_named_as_options(message, shown):

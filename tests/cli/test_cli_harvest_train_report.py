@@ -266,6 +266,9 @@ def test_the_report_names_commands_that_make_the_same_bank(place, tmp_path, mini
 def test_coverage_of_folders_of_text_goes_into_the_report(place, bank, tmp_path):
     for name, part in (("one", "training"), ("two", "held-out")):
         shutil.copytree(place / part, tmp_path / "text" / name)
+    for name in ("empty", "tables"):
+        (tmp_path / "text" / name).mkdir()
+    (tmp_path / "text" / "tables" / "x.parquet").write_bytes(b"PAR1")
     command = [
         "coverage",
         place / "bank",
@@ -279,7 +282,10 @@ def test_coverage_of_folders_of_text_goes_into_the_report(place, bank, tmp_path)
     ]
     result = invoke(*command)
     assert result.exit_code == 0, result.stderr
+    assert "left out, since nothing in them is read: the folders empty, tables" in result.stderr
+    assert result.stderr.count("left out, since their names are not those of text: tables/x.parquet") == 1
     facts = json.loads(result.stdout)
+    assert len(facts["domains"]) == 2
     for name, part in (("one", "training"), ("two", "held-out")):
         alone = json.loads(invoke("coverage", place / "bank", place / f"{part}-tokens.bin", "--json").stdout)
         found = facts["domains"][str(tmp_path / "text" / name)]

@@ -283,6 +283,10 @@ def test_keys_are_exported_with_their_text(made, tmp_path):
     refused = memgraft_cli("keys", "export", made / "keys.mgk", "-o", tmp_path / "x.parquet", "--tokenizer", other)
     assert refused.exit_code == 1
     assert "expected the tokenizer" in refused.stderr
+    refused = memgraft_cli("keys", "export", made / "keys.mgk", "-o", tmp_path / "k.csv")
+    assert refused.exit_code == 2
+    assert "k.csv: expected a name that ends with .parquet or .pq" in refused.stderr
+    assert not (tmp_path / "k.csv").exists()
 
 
 def test_lookup(made, tmp_path):

@@ -196,6 +196,7 @@ def test_coverage_warns_above_30_percent_and_names_the_budget(tmp_path):
         keys.save(tmp_path / f"{number}.mgk")
         done = run("coverage", tmp_path / f"{number}.mgk", text)
         assert done.exit_code == 0, done.output
+        assert ("65536:" in done.stdout, "8192:" in done.stdout) == (False, True)  # of 60,000 tokens
         said[number] = re.search(r"about ([\d,]+)\s+keys\s+like\s+these\s+would\s+leave\s+no\s+more", done.stderr)
     assert said[2 * needed] is None
     assert needed / 1.5 < int(said[100][1].replace(",", "")) < needed * 1.5
@@ -215,3 +216,14 @@ def test_plan_weighs_policies(corpus):
     refused = run("plan", corpus, "--budgets", "9", "--policies", "best")
     assert refused.exit_code == 2
     assert "policies: expected some of" in refused.stderr
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(3_000_000, "524,288 tokens"), (3000, "the 600 tokens held out")])
+def test_plan_says_of_how_many_tokens_the_rows_are(tmp_path, tokens, said):
+    documents = np.random.default_rng(0).integers(1, 50, (10, tokens // 10), dtype=np.uint32)
+    with CorpusWriter(tmp_path / "text", vocab_size=50) as writer:
+        writer.add_many(documents.ravel(), np.full(10, tokens // 10))
+        text = writer.finish()
+    done = run("plan", text, "--budgets", "9", "--orders", "2", "--held-out", "0.2")
+    assert done.exit_code == 0, done.output
+    assert f"rows a token: different rows of {said};" in done.stderr

@@ -40,7 +40,7 @@ def run(
     from memgraft.bank.annotation import annotate
 
     tokens = reading.open(corpus or [], made=opened)
-    common.keeps(f"{out}.partial is kept: run the same command again to go on")
+    common.keeps(f"{out}.partial is kept: run the same command again to go on", Path(f"{out}.partial"), out)
     with common.progress("tokens") as report:
         found = annotate(opened, tokens, out, threads=threads, progress=report)
     facts = dict(found.facts)

@@ -55,22 +55,30 @@ class Reading:
         ),
     ] = None
 
-    def open(self, paths: "Path | list[Path]", *, made: "Bank | KeySet | None" = None) -> "Corpus":
+    def open(self, paths: "Path | list[Path]", *, made: "Bank | KeySet | None" = None, again: bool = False) -> "Corpus":
         """Opens a corpus; a bar shows text being tokenised and tables being read, token files open at once.
+
+        A line names the files of a folder of text that are left out because of their names.
 
         Args:
             paths: one corpus.
             made: whose tokens those of a text are to be: a bank's own tokenizer stands in for ``--tokenizer``.
+            again: of a folder that was opened before, whose files need no line.
 
         Raises:
             FingerprintError: ``--tokenizer`` is not the one that made the keys; said before a text is tokenised.
         """
         from memgraft import Corpus
         from memgraft.corpus import is_text
+        from memgraft.corpus.text import unread
 
         tokenizer = self.tokenizer
-        if made is not None and any(is_text(path) for path in (paths if isinstance(paths, list) else [paths])):
+        texts = [path for path in (paths if isinstance(paths, list) else [paths]) if is_text(path)]
+        if made is not None and texts:
             tokenizer = _tokenizer_of(made, tokenizer)
+        for path in texts:
+            if not again and path.is_dir() and (told := unread(path)):
+                common.log(told)
         with common.progress("bytes") as report:
             return Corpus.open(
                 paths[0] if isinstance(paths, list) and len(paths) == 1 else paths,
@@ -257,13 +265,20 @@ def split_of_keys(keys: "KeySet", corpus: "Corpus", option: str) -> "tuple[Corpu
     return parts
 
 
-def check_output(path: Path, *, overwrite: bool = False) -> Path:
+def check_output(path: Path, *, overwrite: bool = False, endings: tuple[str, ...] = ()) -> Path:
     """Returns ``path`` if a file can be written there, so that long work does not end in a refusal.
 
+    Args:
+        path: the file to be.
+        overwrite: whether one that is there may go.
+        endings: what a name of its format ends with, where another one would mislead its readers; none is fine.
+
     Raises:
-        ArgumentError: a file is there and ``overwrite`` is not set.
+        ArgumentError: a file is there and ``overwrite`` is not set, or the name is one of another format.
         StorageError: the folder is missing or cannot be written, or ``path`` is a folder.
     """
+    if endings and path.suffix and path.suffix.lower() not in endings:
+        raise ArgumentError(f"{path}: expected a name that ends with {' or '.join(endings)}, since that is written")
     if path.is_dir():
         raise StorageError(f"{path}: expected a file name to write to, found a folder; add a name")
     if not path.parent.is_dir():

@@ -20,7 +20,9 @@ def run(
     from memgraft.bank import make
 
     artifacts.check_folder(out)
-    common.keeps(f"finished rows are in {out}.partial; the same command goes on from there")
+    common.keeps(
+        f"finished rows are in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
+    )
     with common.progress("rows") as report:
         made = make.subtract(bank, others, out, progress=report)
     common.emit(artifacts.made_bank(out, made), json=json, title=f"Made {out}")

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -48,13 +49,28 @@ _SHARE = re.compile(r"(^|[ _])(coverage|share|shared_with_mined|held_out)$")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_kept = "nothing was written"
+_NOTHING = "nothing was written"
+_kept: tuple[str, tuple[Path, ...]] = (_NOTHING, ())
 
 
-def keeps(what: str) -> None:
-    """Sets what is left on the disk if the run is interrupted from here on, as in "nothing was written"."""
+def keeps(what: str, *places: Path) -> None:
+    """Sets what is left on the disk if the run is interrupted from here on, as in "nothing was written".
+
+    Args:
+        what: says what lies in the first of ``places``; true once that is there.
+        places: the unfinished result, then the finished one that takes its place.
+    """
     global _kept
-    _kept = what
+    _kept = (what, places)
+
+
+def what_is_kept() -> str:
+    """What an interrupted run may say of the disk as it is now."""
+    what, places = _kept
+    there = [place for place in places if place.is_file() or (place.is_dir() and any(place.iterdir()))]
+    if not places or places[0] in there:
+        return what
+    return f"{there[0]} is there" if there else _NOTHING
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
@@ -66,7 +82,7 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        keeps("nothing was written")
+        keeps(_NOTHING)
         threads = kwargs.get("threads")
         try:
             with at_most(threads if isinstance(threads, int) else None):
@@ -83,7 +99,7 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             name = f"{error.filename}: " if error.filename else ""
             fail(f"{name}{error.strerror or error}")
         except KeyboardInterrupt:
-            fail(f"interrupted; {_kept}", EXIT_INTERRUPTED)
+            fail(f"interrupted; {what_is_kept()}", EXIT_INTERRUPTED)
 
     return wrapper
 
@@ -100,20 +116,23 @@ def fail(message: str, code: int = EXIT_FAILED) -> None:
 
 _OPTIONS = {
     name: f"--{name.replace('_', '-')}"
-    for name in ("column", "dtype", "eos_id", "format", "seed", "temporary", "tokenizer", "vocab_size")
+    for name in (
+        *("column", "dtype", "eos_id", "format", "held_out", "prefix", "resume", "seed", "separator", "sketch"),
+        *("temporary", "tokenizer", "vocab_size"),
+    )
 }
 """Arguments of the library that errors name, and the option of the command line that gives them."""
-_ARGUMENT = re.compile(r"\b(documents=\"file\"|(\w+)=(?:\"(\w+)\"|<([\w.]+)>)?)")
+_ARGUMENT = re.compile(r"\b(documents=\"file\"|(\w+)=(?:\"(\w+)\"|'(\S+?)'|<([\w.]+)>|True\b)?)")
 
 
 def as_options(message: str) -> str:
     """``message`` with the library's arguments as options: ``dtype="uint32"`` becomes ``--dtype uint32``."""
 
     def option(match: re.Match[str]) -> str:
-        whole, name, value, example = match.groups()
+        whole, name, value, quoted, example = match.groups()
         if whole == 'documents="file"':
             return "--file-is-document"
-        given = value or (example and example.upper())
+        given = value or (quoted and f"'{quoted}'") or (example and example.upper())
         return whole if name not in _OPTIONS else f"{_OPTIONS[name]} {given}" if given else _OPTIONS[name]
 
     return _ARGUMENT.sub(option, message)

@@ -38,7 +38,10 @@ def run(
     from memgraft.experiments import read_comparison
 
     comparison = read_comparison(file)
-    keeps(f"finished arms and the last checkpoint are in {comparison.out}; the same command goes on from there")
+    keeps(
+        f"what is done is in {comparison.out}; the same command goes on from there",
+        comparison.out,
+    )
     with progress() as report:
         results = comparison.run(processes=processes, seconds=seconds, overwrite=overwrite, progress=report)
     if json:

@@ -69,7 +69,8 @@ def run(
     domains: dict[str, Any] = dict(facts["domains"])
     if part == "all" and len(apart) > 1:
         for path in apart:
-            found = coverage(opened, reading.open([path], made=bank or keys), keys=keys, threads=threads)
+            alone = reading.open([path], made=bank or keys, again=True)
+            found = coverage(opened, alone, keys=keys, threads=threads)
             domains[str(path)] = {name: found[name] for name in ("positions", "coverage", "fallback_share", "hits")}
     if facts["mined_from_it"]:
         common.log("warning: the keys were mined from these documents, so this is no coverage of new text")
@@ -92,18 +93,33 @@ def run(
     for name, found in domains.items():
         if found["fallback_share"] > MOST_FALLBACK:
             common.log(f"warning: {name}: {found['fallback_share']:.0%} of positions are left to the fallback")
+    if not json:
+        # A batch that is larger than the text says the same as the largest that is not.
+        rows = facts["unique_rows_per_token"]
+        facts["unique_rows_per_token"] = {
+            size: share for size, share in rows.items() if size <= max(facts["positions"], min(rows))
+        }
     shown = {"part": part, **{name: value for name, value in facts.items() if name != "domains"}}
     common.emit(shown | ({"domains": domains} if domains else {}), json=json, title=f"Coverage of {index}")
 
 
 def _folders(corpus: list[Path]) -> list[Path]:
-    """The folders in the one folder given."""
+    """The folders in the one folder given, but for those that hold nothing of what it is made of."""
+    from memgraft.corpus import is_text
+
     if len(corpus) != 1 or not corpus[0].is_dir():
         raise ArgumentError(f"--by-folder: expected one folder of folders, got {', '.join(map(str, corpus))}")
     found = sorted(path for path in corpus[0].iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not found:
+    holds = is_text if is_text(corpus[0]) else _holds_files
+    if empty := [path.name for path in found if not holds(path)]:
+        common.log(f"left out, since nothing in them is read: the folders {', '.join(empty)}")
+    if not (held := [path for path in found if path.name not in empty]):
         raise ArgumentError(f"--by-folder: expected folders in {corpus[0]}, found none; name the paths one by one")
-    return found
+    return held
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))
 
 
 def _labels(corpus: list[Path], column: str, num_documents: int) -> list[str]:

@@ -56,7 +56,9 @@ def run(
             threads=threads,
             progress=report,
         )
-        common.keeps(f"finished rows are in {out}.partial; the same command goes on from there")
+        common.keeps(
+            f"finished rows are in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
+        )
         overlay = harvest_like(
             base,
             lacking.keys,

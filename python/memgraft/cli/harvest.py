@@ -150,7 +150,11 @@ def run(
     if auto:
         from memgraft.probing import choose_settings
 
-        keeps(f"what a probe has chosen is in {out}.partial; the same command goes on from there")
+        keeps(
+            f"what a probe has chosen is in {out}.partial; the same command goes on from there",
+            Path(f"{out}.partial"),
+            out,
+        )
         shared = ("recipient_tokenizer", "corpus", "compute_dtype", "device", "batch_tokens")
         with progress("keys") as report:
             chosen = choose_settings(
@@ -171,7 +175,7 @@ def run(
         options |= {"taps": chosen.taps, "prefix": chosen.prefix, "contexts": chosen.contexts, "probe": chosen.probe}
         options["corpus"] = options["corpus"] if chosen.contexts else None
     options |= {"keep_tokenizer": keep_tokenizer, "rank": rank, "world_size": world, "note": log}
-    keeps(f"finished rows are in {out}.partial; the same command goes on from there")
+    keeps(f"finished rows are in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out)
     finished = out.exists()
     with warnings_told(), progress("keys", noted=("donor",)) as report:
         bank = harvest(

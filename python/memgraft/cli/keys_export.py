@@ -33,7 +33,7 @@ def run(
 
     from memgraft import KeySet
 
-    artifacts.check_output(out, overwrite=overwrite)
+    artifacts.check_output(out, overwrite=overwrite, endings=(".parquet", ".pq"))
     pa = common.need("pyarrow", "parquet")
     parquet = common.need("pyarrow.parquet", "parquet")
     opened = KeySet.open(keys)

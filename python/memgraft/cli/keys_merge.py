@@ -39,7 +39,9 @@ def run(
         choosing.refuse(why, way_out)
         refuse_given("orders", orders is not None, why, way_out)
         refuse_given("overwrite", overwrite, "a merge of the same parts stays", f"remove {out}")
-        common.keeps(f"what is merged stays in {out}.partial; the same command goes on from there")
+        common.keeps(
+            f"what is merged stays in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
+        )
         with common.progress("records") as report:
             merged = merge_parts(
                 parts, out, part=parse_range(part), memory=memory, temporary=folder, threads=threads, progress=report

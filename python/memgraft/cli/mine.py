@@ -104,7 +104,9 @@ def run(
 def _part(corpus: "Corpus", out: Path, orders: list[int], rank: int, world: int, *, json: bool, **means: Any) -> None:
     from memgraft.mining import mine_part
 
-    common.keeps(f"finished blocks stay in {out}.partial; the same command goes on from there")
+    common.keeps(
+        f"finished blocks stay in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
+    )
     with common.progress("tokens") as report:
         part = mine_part(corpus, out, orders, rank=rank, world=world, progress=report, **means)
     shard = part.facts["shards"][0]

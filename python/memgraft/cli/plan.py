@@ -113,12 +113,12 @@ def run(
             json=True,
         )
         return
-    _print(facts)
+    _print(facts, points[0].positions)
     if hot:
         _print_hot(hot)
 
 
-def _print(facts: list[dict[str, Any]]) -> None:
+def _print(facts: list[dict[str, Any]], positions: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -150,7 +150,8 @@ def _print(facts: list[dict[str, Any]]) -> None:
                 "-" if seconds is None else f"{seconds:,.0f} s" if seconds < 7200 else f"{seconds / 3600:,.0f} h",
             )
         console.print(table)
-    common.log(f"rows a token: different rows of {batch:,} tokens; rarest: count of the rarest key of each order")
+    counted = f"{batch:,} tokens" if positions >= batch else f"the {positions:,} tokens held out"
+    common.log(f"rows a token: different rows of {counted}; rarest: count of the rarest key of each order")
     if facts[0]["value_bytes"] is None:
         common.log("values: give --value-dim, the donor's width, or --donor; harvest: --donor and --tokenizer")
     elif facts[0]["harvest_seconds"] is None:

@@ -10,7 +10,6 @@ import typer
 from memgraft.cli import common
 from memgraft.cli.artifacts import Reading, check_output, reads_corpora
 from memgraft.cli.harvest import donor_device, parse_contexts, parse_taps
-from memgraft.errors import ArgumentError
 
 if TYPE_CHECKING:
     from memgraft.probing import ProbeResult
@@ -72,9 +71,7 @@ def run(
     from memgraft.probing import probe
 
     if plot is not None:
-        if plot.suffix.lower() != ".svg":
-            raise ArgumentError(f"--plot {plot}: expected a name that ends with .svg")
-        check_output(plot, overwrite=overwrite)
+        check_output(plot, overwrite=overwrite, endings=(".svg",))
         common.need("matplotlib", "report")
     keyset = KeySet.open(keys)
     opening = replace(reading, tokenizer=tokenizer)

@@ -38,7 +38,7 @@ def run(
     from memgraft.report.verdict import verdict
 
     numbers = tuple(parse_range("--seeds", seeds))
-    keeps(f"finished phases are in {out}; the same command goes on from there")
+    keeps(f"finished phases are in {out}; the same command goes on from there", out)
     options = Options(
         corpus=corpus,
         donor=donor,

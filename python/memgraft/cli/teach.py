@@ -74,7 +74,9 @@ def run(
     load_graft(recipient, place, bank=bank, rows="same" if bank is None else "any")
     recipient.to(best_device(device))
     own = folder / "tokenizer.json"
-    common.keeps(f"what is done is in {out}.teaching; the same command goes on from there")
+    common.keeps(
+        f"what is done is in {out}.teaching; the same command goes on from there", Path(f"{out}.teaching"), out
+    )
     with common.progress("keys") as report:
         taught = teach(
             recipient,

@@ -92,7 +92,7 @@ def run(
         held_out_windows=held_out_windows,
         curve_points=curve_points,
     )
-    keeps(f"finished arms and the last checkpoint are in {out}; the same command goes on from there")
+    keeps(f"what is done is in {out}; the same command goes on from there", out)
     tokenizer = reading.tokenizer or opened.tokenizer_path
     if tokenizer is None:
         raise ArgumentError(

@@ -124,9 +124,10 @@ def held_out_part(keys: KeySet, corpus: Corpus, training: Corpus, held_out: Corp
     if held_out is None:
         split = keys.metadata.get("split") or {}
         if split.get("of") != corpus.fingerprint:
+            found = "the mined part alone" if split else "keys that were mined from all of it"
             raise ArgumentError(
-                f"{corpus.paths[0]}: expected keys that were mined from a split of it, which says what is held out, "
-                "found others; give held_out"
+                f"{corpus.paths[0]}: expected the whole corpus whose split the keys were mined from, which tells what "
+                f"was held out, found {found}; give the whole, or held_out="
             )
         return corpus.split(held_out=split["held_out"], seed=split["seed"])[1]
     if held_out.fingerprint == training.fingerprint or mined_from(keys.metadata, held_out):
