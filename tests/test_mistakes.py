@@ -149,15 +149,15 @@ def test_02_the_key_is_the_current_token_and_those_before_it(tmp_path: Path) -> 
 @pytest.mark.parametrize("where", ["rows", "hashes"])
 def test_02_is_noticed(where: str, shift: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if where == "rows":
-        lookup = side_input._look_up
+        lookup = side_input.look_up
 
-        def off_by_one(runtime: Any, tokens: Any, segments: Any, num_new: int, *rest: Any) -> MemoryBatch:
-            memory = lookup(runtime, tokens, segments, num_new, *rest)
+        def off_by_one(bank: Any, tokens: Any, segments: Any, num_new: int, *rest: Any) -> MemoryBatch:
+            memory = lookup(bank, tokens, segments, num_new, *rest)
             return MemoryBatch(
                 rows=memory.rows.roll(shift, 1), orders=memory.orders.roll(shift, 1), segments=memory.segments
             )
 
-        monkeypatch.setattr(side_input, "_look_up", off_by_one)
+        monkeypatch.setattr(side_input, "look_up", off_by_one)
     else:
         slots = HashFallback.slots
         monkeypatch.setattr(HashFallback, "slots", lambda self, x, s, n: slots(self, x.roll(shift, 1), s, n))
@@ -254,13 +254,13 @@ def test_05_memory_off_is_not_the_fallback(bank: Bank) -> None:
 
 
 def test_05_is_noticed(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-    lookup = side_input._look_up
+    lookup = side_input.look_up
 
-    def all_misses(runtime: Any, tokens: Any, segments: Any, num_new: int, *rest: Any) -> MemoryBatch:
-        memory = lookup(runtime, tokens, segments, num_new, *rest)
+    def all_misses(bank: Any, tokens: Any, segments: Any, num_new: int, *rest: Any) -> MemoryBatch:
+        memory = lookup(bank, tokens, segments, num_new, *rest)
         return MemoryBatch(rows=torch.full_like(memory.rows, -1), orders=memory.orders * 0, segments=memory.segments)
 
-    monkeypatch.setattr(side_input, "_look_up", all_misses)
+    monkeypatch.setattr(side_input, "look_up", all_misses)
     monkeypatch.setattr(hooks, "is_off", lambda decoder, given: False)
     prepare = hooks.prepare
     monkeypatch.setattr(
@@ -341,10 +341,10 @@ def test_07_full_equals_chunked_equals_stepwise_equals_beams(bank: Bank) -> None
 @pytest.mark.parametrize("mistake", ["no_history", "no_conv_state", "new_prompt", "beams", "padding"])
 def test_07_is_noticed(mistake: str, bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     if mistake == "no_history":
-        real = side_input._look_up
+        real = side_input.look_up
         monkeypatch.setattr(
             side_input,
-            "_look_up",
+            "look_up",
             lambda r, tokens, segments, n, *rest: real(r, tokens[:, -n:], segments[:, -n:], n, *rest),
         )
     elif mistake == "no_conv_state":

@@ -176,27 +176,46 @@ class MemoryBatch:
 
     @classmethod
     def look_up(
-        cls, bank: Memory, input_ids: torch.Tensor, segments: torch.Tensor, *, threads: int | None = None
+        cls,
+        bank: Memory,
+        input_ids: torch.Tensor,
+        segments: torch.Tensor,
+        *,
+        num_new: int | None = None,
+        vocab_size: int | None = None,
+        threads: int | None = None,
     ) -> "MemoryBatch":
         """Rows of ``input_ids (B, T)`` within ``segments (B, T)``; not staged.
 
-        Tokens past the bank's vocabulary (added ones, rows that only pad an embedding) are in no key and miss, as in
-        the grafted model, whose embedding refuses those that it does not have either.
+        Tokens past the bank's vocabulary (added ones, rows that only pad an embedding) are in no key and miss.
+        Padding may hold any id, also one that no vocabulary has (-100).
+
+        Args:
+            bank: where.
+            input_ids: tokens, those of history in front.
+            segments: one id per contiguous run, -1 at padding.
+            num_new: the last positions that are wanted; those before are history. ``None``: all.
+            vocab_size: tokens that the recipient has an embedding for, if it is to be checked.
+            threads: of the lookup.
 
         Raises:
-            TokenError: a negative id at a position that is not padding.
+            TokenError: a token that is negative or not below ``vocab_size``, at a wanted position that is not padding.
         """
-        segments_host = segments.cpu().numpy()
-        # Padding may hold any id, even one that no vocabulary has (-100).
-        tokens = np.where(segments_host < 0, 0, input_ids.cpu().numpy())
-        if tokens.size and tokens.min() < 0:
-            raise TokenError(f"input_ids: expected tokens from 0 where nothing is padded, found {tokens.min()}")
+        tokens, segments_host = input_ids.cpu().numpy(), segments.cpu().numpy()
+        new = np.s_[..., 0 if num_new is None else tokens.shape[-1] - num_new :]
+        read = segments_host[new] >= 0
+        lowest, highest = (int(end(tokens[new], initial=0, where=read)) for end in (np.min, np.max))
+        if lowest < 0 or (vocab_size is not None and highest >= vocab_size):
+            wanted = "from 0 where nothing is padded" if vocab_size is None else f"in 0..{vocab_size - 1}"
+            raise TokenError(f"input_ids: expected tokens {wanted}, found {lowest if lowest < 0 else highest}")
         rows, orders = bank.lookup(tokens, segments=segments_host, threads=threads, unknown="miss")
+        if num_new is not None:
+            rows, orders = rows[new].copy(), orders[new].copy()
         device = input_ids.device
         return cls(
             rows=torch.from_numpy(rows).to(device),
             orders=torch.from_numpy(orders).to(device),
-            segments=segments.to(device=device, dtype=torch.int32),
+            segments=segments[new].to(device=device, dtype=torch.int32),
             source=(bank.fingerprint, bank.space),
         )
 

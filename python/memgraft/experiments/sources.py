@@ -123,7 +123,7 @@ def count_mixture(bank: Bank, corpus: "Corpus", *, at_most: int = NEXT_TOKENS) -
         tokens = corpus.tokens(first, stop)
         documents = np.searchsorted(starts, np.arange(first, stop), side="right") - 1
         bounds = np.concatenate(([0], np.flatnonzero(np.diff(documents)) + 1, [stop - first])).astype(np.int64)
-        rows, _ = bank.index.lookup(tokens, cu_seqlens=bounds)
+        rows, _ = bank.lookup(tokens, cu_seqlens=bounds)
         here = slice(start - first, stop - first - 1)
         after = slice(start - first + 1, stop - first)
         known = (rows[here] >= 0) & (documents[here] == documents[after])

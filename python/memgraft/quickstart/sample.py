@@ -47,7 +47,7 @@ def sample(model: Any, bank: Bank, tokenizer: Path, prompt: str, *, new_tokens: 
             use_cache=True,
         )[0]
         seconds = time.perf_counter() - started
-    rows, _ = bank.index.lookup(output.numpy().astype("uint32"))
+    rows, _ = bank.lookup(output.numpy())
     return {
         "prompt": prompt,
         "text": codec.decode(output[len(ids) :].tolist()),

@@ -19,8 +19,6 @@ from memgraft.index import NgramIndex
 from memgraft.teaching.facts import Spoken
 from memgraft.teaching.keys import blocks
 
-_PADDING = 0
-
 
 @dataclass(frozen=True)
 class Padded:
@@ -40,7 +38,7 @@ class Padded:
     def of(cls, sequences: Sequence[Sequence[int]], eos_ids: Sequence[int]) -> Padded:
         """``sequences`` side by side."""
         width = max(map(len, sequences))
-        ids = torch.full((len(sequences), width), _PADDING)
+        ids = torch.zeros(len(sequences), width, dtype=torch.int64)  # any token does where the mask is 0
         mask = torch.zeros_like(ids)
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = torch.tensor(sequence)
@@ -95,8 +93,7 @@ class SlotReader:
 
     def matches(self, padded: Padded) -> tuple[Tensor, Tensor]:
         """Rows int32 and orders uint8, (B, T) each; rows from ``base.num_rows`` on are new."""
-        ids = torch.where(padded.segments < 0, 0, padded.ids)
-        rows, orders = self._index.lookup(ids.numpy(), segments=padded.segments.numpy(), unknown="miss")
+        rows, orders = self._index.lookup(padded.ids.numpy(), segments=padded.segments.numpy(), unknown="miss")
         return torch.from_numpy(rows), torch.from_numpy(orders)
 
     def batch(self, padded: Padded, values_STV: Tensor) -> MemoryBatch:

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from memgraft.bank import Memory
 from memgraft.bank.manifest import differing_space
 from memgraft.data.batch import MemoryBatch
-from memgraft.errors import FingerprintError, GraftError, TokenError
+from memgraft.errors import FingerprintError, GraftError
 from memgraft.integrations.transformers.runtime import GraftRuntime
 from memgraft.tokenizer import other_mapping
 
@@ -131,32 +130,8 @@ def _owner(memory: Memory) -> int:
 # Lookup and gather are native calls on host memory: a compiler must step over them, not trace them.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def look_up(memory: Memory, tokens_BH: Tensor, segments_BH: Tensor, num_new: int, vocab_size: int) -> MemoryBatch:
-    """Rows of the last ``num_new`` positions, on the CPU.
-
-    Args:
-        memory: where.
-        tokens_BH: tokens with history in front, (B, H).
-        segments_BH: their segments, (B, H); -1 is padding.
-        num_new: positions wanted.
-        vocab_size: tokens that the recipient has an embedding for.
-
-    Raises:
-        TokenError: a token without an embedding, at a position that is not padding.
-    """
-    segments = segments_BH.cpu().numpy()
-    # Padding may hold any id, even one that no vocabulary has.
-    tokens = np.where(segments < 0, 0, tokens_BH.cpu().numpy())
-    new = tokens[:, -num_new:]
-    if new.size and not 0 <= new.min() <= new.max() < vocab_size:
-        wrong = new.min() if new.min() < 0 else new.max()
-        raise TokenError(f"input_ids: expected tokens in 0..{vocab_size - 1}, found {wrong}")
-    # Tokens that the recipient has and the memory's keys do not know (added ones) are in no key: misses.
-    rows, orders = memory.lookup(tokens, segments=segments, unknown="miss")
-    return MemoryBatch(
-        rows=torch.from_numpy(rows[:, -num_new:].copy()),
-        orders=torch.from_numpy(orders[:, -num_new:].copy()),
-        segments=segments_BH[:, -num_new:].int().cpu(),
-    )
+    """`MemoryBatch.look_up` of the last ``num_new`` positions, left on the CPU, where the rows are staged."""
+    return MemoryBatch.look_up(memory, tokens_BH.cpu(), segments_BH.cpu(), num_new=num_new, vocab_size=vocab_size)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,7 +174,7 @@ def _side_input(
         inverse = inverse.to(device)
     else:
         if batch is None:
-            batch = _look_up(runtime, tokens, running, num_new, vocab_size, memories.each[0])
+            batch = look_up(memories.each[0], tokens, running, num_new, vocab_size)
         values, inverse, misses = read_values(runtime, batch, device, memories.each[0])
         orders = batch.orders
     if num_new == 1:
@@ -200,17 +200,6 @@ def _side_input(
         next_state=next_state,
         recorder=runtime.recorder,
     )
-
-
-def _look_up(
-    runtime: GraftRuntime,
-    tokens_BH: Tensor,
-    segments_BH: Tensor,
-    num_new: int,
-    vocab_size: int,
-    memory: Memory | None = None,
-) -> MemoryBatch:
-    return cast(MemoryBatch, look_up(memory or runtime.bank, tokens_BH, segments_BH, num_new, vocab_size))
 
 
 def read_values(
