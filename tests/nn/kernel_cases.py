@@ -28,6 +28,11 @@ def make_inputs(**options):
     return tuple(tensor.to(DEVICE) for tensor in test_graft_layer.make_inputs(**options))
 
 
+def trained_rows():
+    """Numbers of five rows of a trained table."""
+    return test_graft_layer.TRAINED_ROWS.to(DEVICE)
+
+
 def both(layer, arguments, ways=(False, True), **more):
     """Outputs and gradients of the torch path and of the kernel."""
     results = []
@@ -66,13 +71,12 @@ def shapes(names):
         options = CASES[name]
         layer = make_layer(**options)
         hidden, values, inverse, segments, tokens = make_inputs(streams=options.get("streams", 1), length=17)
-        if layer.rows is not None:
-            values = torch.tensor([8, 3, 0, 5, 1], device=DEVICE)
         if layer.value_dim is None:
             inverse = torch.full_like(inverse, -1)
         given = values if layer.value_dim is not None else None
         misses = (inverse.flatten() < 0).nonzero().squeeze(1)
-        close(both(layer, (hidden, given, inverse, segments, tokens), misses_M=misses))
+        given, rows = (None, trained_rows()) if layer.rows is not None else (given, None)
+        close(both(layer, (hidden, given, inverse, segments, tokens), misses_M=misses, rows_U=rows))
         print(name, flush=True)
 
 
@@ -95,9 +99,8 @@ def narrow():
     ):
         layer = make_layer(**options).to(weights)
         hidden, values, inverse, segments, tokens = make_inputs(streams=layer.streams, length=12)
-        if layer.rows is not None:
-            values = torch.tensor([8, 3, 0, 5, 1], device=DEVICE)
-        close(both(layer, (hidden.to(dtype), values, inverse, segments, tokens)), tolerance=2e-2)
+        values, rows = (None, trained_rows()) if layer.rows is not None else (values, None)
+        close(both(layer, (hidden.to(dtype), values, inverse, segments, tokens), rows_U=rows), tolerance=2e-2)
         print(dtype, flush=True)
 
 
@@ -147,7 +150,7 @@ def traced():
     layer = make_layer()
     arguments = make_inputs(length=4)
     hidden = arguments[0].detach()
-    rows = layer._read(*arguments[1:4], arguments[4], None)
+    rows = layer.projected_rows(arguments[1], None, *arguments[2:5], None)
     given = (hidden.unsqueeze(2), rows.keys_NSD.detach(), rows.scales_NS.detach(), rows.values_ND.detach())
     given = tuple(x.requires_grad_() for x in given)
     rest = (rows.picked_BT, arguments[2] >= 0, arguments[3], layer.conv.taps().detach(), None, None, 3, False)

@@ -72,6 +72,9 @@ CASES = {
 }
 
 
+TRAINED_ROWS = torch.tensor([8, 3, 0, 5, 1])
+
+
 def test_every_gate_has_a_case():
     assert {case.get("gate", "plain") for case in CASES.values()} == set(get_args(Gate))
 
@@ -86,7 +89,7 @@ def listed(inverse: torch.Tensor) -> torch.Tensor:
 def test_layer_equals_naive_twin_with_gradients(case: str, where: str) -> None:
     layer = make_layer(**CASES[case])
     hidden, values, inverse, segments, tokens = make_inputs(streams=layer.streams)
-    values = torch.tensor([8, 3, 0, 5, 1]) if layer.rows is not None else values
+    values, rows = (values, None) if layer.rows is None else (None, TRAINED_ROWS)
     hidden.requires_grad_()
     generator = torch.Generator().manual_seed(1)
     target = None
@@ -96,8 +99,8 @@ def test_layer_equals_naive_twin_with_gradients(case: str, where: str) -> None:
     names = [name for name, _ in layer.named_parameters()]
 
     misses = listed(inverse) if where == "at_misses" and layer.value_dim is not None else None
-    fast, _ = layer(hidden, values, inverse, segments, tokens, misses_M=misses, target_BTE=target)
-    slow = naive_graft(layer, hidden, values, inverse, segments, tokens, target)
+    fast, _ = layer(hidden, values, inverse, segments, tokens, misses_M=misses, target_BTE=target, rows_U=rows)
+    slow = naive_graft(layer, hidden, values, inverse, segments, tokens, target, rows)
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
 
     leaves = [hidden, *layer.parameters()]
@@ -201,3 +204,7 @@ def test_wrong_width_is_refused() -> None:
         layer(hidden, values, inverse, segments)
     with pytest.raises(ArgumentError, match="values_UV is missing"):
         layer(hidden, None, inverse, segments, tokens)
+    with pytest.raises(ArgumentError, match="no trained table"):
+        layer(hidden, values, inverse, segments, tokens, rows_U=TRAINED_ROWS)
+    with pytest.raises(ArgumentError, match="takes rows_U in place of values_UV"):
+        make_layer(num_trainable_rows=9)(hidden, values, inverse, segments, tokens)

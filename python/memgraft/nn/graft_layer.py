@@ -21,7 +21,7 @@ Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
-class _Rows:
+class ProjectedRows:
     """Projected rows: keys with both norms' weights in them, the keys' RMS scales, values; and each position's row.
 
     Without a gate there are no keys.
@@ -127,6 +127,7 @@ class GraftLayer(nn.Module):
         observer: Observer | None = None,
         keep_gated: bool = True,
         target_BTE: Tensor | None = None,
+        rows_U: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Injects the memory.
 
@@ -135,7 +136,7 @@ class GraftLayer(nn.Module):
 
         Args:
             hidden_BTD: hidden state, (B, T, D), or (B, T, S, D) with streams.
-            values_UV: unique bank rows (with ``num_trainable_rows``: their row numbers, (U,)); may be empty.
+            values_UV: values of the unique bank rows; may be empty. ``None`` with ``num_trainable_rows``.
             inverse_BT: index into the unique rows, -1 at a miss.
             segments_BH: one id per contiguous run, -1 at padding; nothing crosses a change.
             tokens_BH: raw token ids, needed by the fallback.
@@ -147,6 +148,7 @@ class GraftLayer(nn.Module):
             keep_gated: whether a later call goes on from this one.
             target_BTE: what the memory is added to in place of the hidden state, with ``target_dim``; the gate
                 reads the hidden state.
+            rows_U: with ``num_trainable_rows``: the unique rows' numbers in the trained table; may be empty.
 
         Returns:
             The hidden state, or the target, in its dtype and shape, and the gated values of the new positions,
@@ -166,7 +168,7 @@ class GraftLayer(nn.Module):
         if self.kernel and self._unfused is not None:
             raise ArgumentError(f"kernel=True: {self._unfused}")
         num_new = hidden_BTSD.shape[1]
-        rows = self._read(values_UV, inverse_BT, segments_BH, tokens_BH, misses_M)
+        rows = self.projected_rows(values_UV, rows_U, inverse_BT, segments_BH, tokens_BH, misses_M)
         sourced_BT = segments_BH[:, -num_new:] >= 0
         if self.fallback is None:
             sourced_BT = sourced_BT & (inverse_BT >= 0)
@@ -255,7 +257,7 @@ class GraftLayer(nn.Module):
     def _fuse(
         self,
         hidden_BTSD: Tensor,
-        rows: _Rows,
+        rows: ProjectedRows,
         sourced_BT: Tensor,
         segments_BH: Tensor,
         state_BCSD: Tensor | None,
@@ -281,14 +283,15 @@ class GraftLayer(nn.Module):
         )
         return written, gated
 
-    def _read(
+    def projected_rows(
         self,
         values_UV: Tensor | None,
+        rows_U: Tensor | None,
         inverse_BT: Tensor,
         segments_BH: Tensor,
         tokens_BH: Tensor | None,
         misses_M: Tensor | None,
-    ) -> _Rows:
+    ) -> ProjectedRows:
         """The projected rows of both sources, and which of them every position reads."""
         # One list of rows for both sources, the bank's and then those of the misses: what is projected is as short as
         # it can be, and every position picks one entry.
@@ -299,13 +302,11 @@ class GraftLayer(nn.Module):
         values: list[Tensor] = []
         num_rows = 0
         if self.memory_value is not None:
-            if values_UV is None:
-                raise ArgumentError("this graft layer has a memory: values_UV is missing")
-            rows_UV = self._rows(values_UV)
+            entered_UV = self._entered(values_UV, rows_U)
             if self.memory_key is not None:
-                keys.append(self.memory_key(rows_UV))
-            values.append(self.memory_value(rows_UV))
-            num_rows = rows_UV.shape[0]
+                keys.append(self.memory_key(entered_UV))
+            values.append(self.memory_value(entered_UV))
+            num_rows = entered_UV.shape[0]
         if self.fallback is not None and self.fallback_value is not None:
             if tokens_BH is None:
                 raise ArgumentError("this graft layer has a fallback: tokens_BH is missing")
@@ -319,20 +320,27 @@ class GraftLayer(nn.Module):
             picked = torch.where(is_miss, place + num_rows, picked)
         values_ND, picked_BT = torch.cat(values), picked.clamp_min(0).view(shape)
         if self.key_norm is None or self.query_norm is None:
-            return _Rows(None, None, values_ND, picked_BT)
+            return ProjectedRows(None, None, values_ND, picked_BT)
         keys_NSD = torch.cat(keys).view(-1, self.streams, self.hidden_dim)
         # Weights and norms are taken per row, before the rows are spread over positions.
-        return _Rows(
+        return ProjectedRows(
             keys_NSD=keys_NSD * (self.query_norm() * self.key_norm()),
             scales_NS=rms_scale(keys_NSD, self.key_norm.eps).squeeze(-1),
             values_ND=values_ND,
             picked_BT=picked_BT,
         )
 
-    def _rows(self, values_UV: Tensor) -> Tensor:
+    def _entered(self, values_UV: Tensor | None, rows_U: Tensor | None) -> Tensor:
+        """What the memory's projections read: the bank's values or those of the trained table, normalised."""
         assert self.memory_value is not None
         if self.rows is not None:
-            values_UV = self.rows(values_UV.long())
+            if rows_U is None or values_UV is not None:
+                raise ArgumentError("this graft layer has a trained table: it takes rows_U in place of values_UV")
+            values_UV = self.rows(rows_U.long())
+        elif rows_U is not None:
+            raise ArgumentError("rows_U: this graft layer has no trained table (num_trainable_rows)")
+        if values_UV is None:
+            raise ArgumentError("this graft layer has a memory: values_UV is missing")
         if values_UV.shape[0] == 0:
             # A batch of misses: one zero row keeps the graph whole; no position reads it.
             values_UV = values_UV.new_zeros(1, values_UV.shape[1])

@@ -54,6 +54,7 @@ def naive_graft(
     segments_BT: Tensor,
     tokens_BT: Tensor | None = None,
     target_BTE: Tensor | None = None,
+    rows_U: Tensor | None = None,
 ) -> Tensor:
     """:class:`GraftLayer` without history, one position at a time and one projection per position; the same shapes."""
     target_BTSE = None if target_BTE is None else target_BTE.unsqueeze(2)
@@ -64,7 +65,7 @@ def naive_graft(
         segments = segments_BT[b].tolist()
         gated: list[Tensor] = []
         for t in range(length):
-            source = _source(layer, b, t, values_UV, inverse_BT, segments, tokens_BT)
+            source = _source(layer, b, t, values_UV, rows_U, inverse_BT, segments, tokens_BT)
             if source is None:
                 gated.append(torch.zeros(streams, width if target_BTE is None else target_BTE.shape[-1]))
                 continue
@@ -100,6 +101,7 @@ def _source(
     b: int,
     t: int,
     values_UV: Tensor | None,
+    rows_U: Tensor | None,
     inverse_BT: Tensor,
     segments: list[int],
     tokens_BT: Tensor | None,
@@ -108,8 +110,12 @@ def _source(
         return None
     row = int(inverse_BT[b, t])
     if row >= 0 and layer.memory_value is not None:
-        assert values_UV is not None
-        vector = (values_UV[row] if layer.rows is None else layer.rows.weight[int(values_UV[row])]).float()
+        if layer.rows is not None:
+            assert rows_U is not None
+            vector = layer.rows.weight[int(rows_U[row])].float()
+        else:
+            assert values_UV is not None
+            vector = values_UV[row].float()
         if layer.normalize_values:
             vector = _norm(vector, torch.ones(()))
         return layer.memory_key, layer.memory_value, vector

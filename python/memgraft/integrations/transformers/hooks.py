@@ -239,13 +239,15 @@ def _inject(
     if side.history and reach:
         assert side.state is not None
         conv_state = side.state.conv[site][:, -reach:]
-    values = side.values
-    if values is not None:
-        values = (values if values.dim() == 1 else values[:, side.tap_of_site[site]]).to(device)
+    more: dict[str, Tensor] = {}
+    if target is not None:
+        more["target_BTE"] = target
+    if side.rows is not None:
+        more["rows_U"] = side.rows.to(device)
     keep = cache is not None and side.state is not None and side.next_state is not None
     out, gated = wrapped(
         hidden,
-        values,
+        None if side.values is None else side.values[:, side.tap_of_site[site]].to(device),
         side.inverse.to(device),
         side.segments.to(device),
         side.tokens.to(device),
@@ -253,7 +255,7 @@ def _inject(
         misses_M=None if side.misses is None else side.misses.to(device),
         observer=None if side.recorder is None else side.recorder.observer(name, site, side),
         keep_gated=keep,
-        **({} if target is None else {"target_BTE": target}),
+        **more,
     )
     if keep:
         _keep(layer, name, site, side, gated, cache)

@@ -46,9 +46,10 @@ class SideInput:
     """The memory of one call for one graft.
 
     Attributes:
-        values: (U, taps, V) unique bank rows in a float dtype; row numbers (U,) under ``control="trainable"``; ``None``
-            under ``"fallback_only"``.
-        inverse: (B, T) index into ``values``, -1 at a miss.
+        values: (U, taps, V) values of the unique bank rows, in a float dtype; ``None`` under ``control="trainable"``
+            and ``"fallback_only"``.
+        rows: (U,) numbers of the unique bank rows under ``control="trainable"``, else ``None``.
+        inverse: (B, T) index into ``values`` or ``rows``, -1 at a miss.
         misses: (M,) flat indices of the misses; ``None`` evaluates the fallback at every position.
         orders: (B, T) uint8, 0 at a miss.
         tokens: (B, H) the last ``reach`` positions of history, if any, then the T new ones.
@@ -62,6 +63,7 @@ class SideInput:
     """
 
     values: Tensor | None
+    rows: Tensor | None
     inverse: Tensor
     misses: Tensor | None
     orders: Tensor
@@ -171,15 +173,16 @@ def _side_input(
         found, inverse, orders = read_by_row(memories, tokens, running, num_new, vocab_size)
         values: Tensor | None = found.to(device)
         misses: Tensor | None = (inverse.flatten() < 0).nonzero().squeeze(1).to(device)
-        inverse = inverse.to(device)
+        inverse, rows = inverse.to(device), None
     else:
         if batch is None:
             batch = look_up(memories.each[0], tokens, running, num_new, vocab_size)
-        values, inverse, misses = read_values(runtime, batch, device, memories.each[0])
+        values, rows, inverse, misses = read_values(runtime, batch, device, memories.each[0])
         orders = batch.orders
     if num_new == 1:
         # Steps of decoding have one shape whatever they hit, so that a compiled step is compiled once.
-        values, misses = None if values is None else _padded(values, len(input_ids)), None
+        values, rows = (None if held is None else _padded(held, len(input_ids)) for held in (values, rows))
+        misses = None
     next_state = None
     if state is not None:
         next_state = (
@@ -189,6 +192,7 @@ def _side_input(
         )
     return SideInput(
         values=values,
+        rows=rows,
         inverse=inverse,
         misses=misses,
         orders=orders.to(device, non_blocking=True),
@@ -204,31 +208,38 @@ def _side_input(
 
 def read_values(
     runtime: GraftRuntime, memory: MemoryBatch, device: torch.device, bank: Memory | None = None
-) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """Unique values (or what the control puts in their place), inverse and list of misses, on ``device``."""
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
+    """What one memory, or the control in its place, has for a call.
+
+    Returns:
+        On ``device``: values of the unique rows, or the rows' numbers where a trained table has the values, or
+        neither; the inverse; the list of misses.
+    """
     source = runtime.config.row_source
     if source == "none":
-        return None, torch.full_like(memory.rows, -1).to(device), None
+        return None, None, torch.full_like(memory.rows, -1).to(device), None
     if runtime.controlled is not None or source == "trained":
-        replaced: tuple[Tensor, Tensor, Tensor] = _read_controlled(runtime, memory, device)
+        replaced: tuple[Tensor | None, Tensor | None, Tensor, Tensor] = _read_controlled(runtime, memory, device)
         return replaced
     memory = (memory if memory.staged else stage(memory, bank or runtime.bank)).to(device, non_blocking=True)
     assert memory.values is not None
     assert memory.inverse is not None
     # bf16 rows stay so until they are normalised; 8-bit rows are scaled here, once per unique row.
     dtype = torch.float32 if memory.scales is not None else memory.values.dtype
-    return memory.floats(dtype), memory.inverse, memory.misses
+    return memory.floats(dtype), None, memory.inverse, memory.misses
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def _read_controlled(runtime: GraftRuntime, memory: MemoryBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _read_controlled(
+    runtime: GraftRuntime, memory: MemoryBatch, device: torch.device
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
     rows_host = memory.rows.cpu()
     unique, inverse = torch.unique(rows_host.clamp_min(0), return_inverse=True)
     inverse = torch.where(rows_host >= 0, inverse, -1).to(device)
     misses = (rows_host.flatten() < 0).nonzero().squeeze(1).to(device)
     if runtime.controlled is None:
-        return unique.to(device), inverse, misses
-    return torch.from_numpy(runtime.controlled.floats(unique.numpy())).to(device), inverse, misses
+        return None, unique.to(device), inverse, misses
+    return torch.from_numpy(runtime.controlled.floats(unique.numpy())).to(device), None, inverse, misses
 
 
 def _padded(values: Tensor, num_rows: int) -> Tensor:
