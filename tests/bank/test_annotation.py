@@ -4,7 +4,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from memgraft.bank import annotation
 from memgraft.bank.annotation import Annotation, annotate, annotate_dataset
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 
@@ -47,11 +46,10 @@ def naive(bank, corpus, start, stop):
 
 
 @pytest.mark.parametrize("chunk", [1 << 24, 7])
-def test_rows_of_the_whole_and_of_any_window(make_bank, tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(annotation, "_CHUNK", chunk)
+def test_rows_of_the_whole_and_of_any_window(make_bank, tmp_path, chunk):
     bank, corpus = make_bank(2000), make_corpus()
     seen = []
-    found = annotate(bank, corpus, tmp_path / "rows", progress=lambda *call: seen.append(call))
+    found = annotate(bank, corpus, tmp_path / "rows", progress=lambda *call: seen.append(call), block_tokens=chunk)
     assert seen[-1] == ("look up", 500, 500)
     rows, orders = naive(bank, corpus, 0, 500)
     np.testing.assert_array_equal(found.rows, rows)
@@ -70,24 +68,25 @@ def test_rows_of_the_whole_and_of_any_window(make_bank, tmp_path, monkeypatch, c
         found.example(490, 501)
 
 
-def test_a_killed_run_goes_on_where_it_synced(make_bank, tmp_path, monkeypatch):
-    monkeypatch.setattr(annotation, "_CHUNK", 100)
+def test_a_killed_run_goes_on_where_it_synced(make_bank, tmp_path):
     bank, corpus = make_bank(2000), make_corpus()
 
     class Killed(Exception):
         pass
 
-    def kill(stage, done, total):
+    def kill(phase, done, total):
         if done == 300:
             raise Killed
 
     with pytest.raises(Killed):
-        annotate(bank, corpus, tmp_path / "rows", progress=kill)
+        annotate(bank, corpus, tmp_path / "rows", progress=kill, block_tokens=100)
     assert not (tmp_path / "rows").exists()
     with pytest.raises(FingerprintError, match="another corpus"):
         annotate(bank, make_corpus(seed=1).__class__(corpus.ids, corpus.starts, "d" * 64), tmp_path / "rows")
     seen = []
-    found = annotate(bank, corpus, tmp_path / "rows", progress=lambda stage, done, total: seen.append(done))
+    found = annotate(
+        bank, corpus, tmp_path / "rows", progress=lambda phase, done, total: seen.append(done), block_tokens=100
+    )
     assert seen == [400, 500]
     np.testing.assert_array_equal(found.rows, naive(bank, corpus, 0, 500)[0])
     assert found.facts["num_hits"] == (found.rows >= 0).sum()

@@ -58,13 +58,12 @@ def test_documents_that_were_cut_otherwise_are_found_by_their_runs():
         overlap(Stream(documents), Stream(documents), length=1)
 
 
-def test_sampled_runs_are_the_same_in_both(monkeypatch):
-    import memgraft.corpus.overlapping as module
-
-    monkeypatch.setattr(module, "_MOST", 64)
+def test_sampled_runs_are_the_same_in_both():
     generator = np.random.default_rng(1)
     documents = [generator.integers(1, 50000, 400).tolist() for _ in range(10)]
-    found = overlap(Stream(documents), Stream([*documents[5:], generator.integers(1, 50000, 400).tolist()]))
+    found = overlap(
+        Stream(documents), Stream([*documents[5:], generator.integers(1, 50000, 400).tolist()]), most_runs=64
+    )
     assert 0 < found.num_runs < 6 * 369 / 16
     assert 0.5 < found.share < 1
 

@@ -62,9 +62,8 @@ def test_a_small_one_tells_about_how_much_also_of_what_recurs(tmp_path, monkeypa
 
 def test_of_a_large_corpus_some_blocks_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "MOST_READ", 3000)
-    monkeypatch.setattr("memgraft.corpus.overlapping._BLOCK", 600)
     mined = corpus(tmp_path / "mined", documents(0, 100))
-    found = CorpusSample.of(mined)
+    found = CorpusSample.of(mined, block_tokens=600)
     assert (found.num_tokens, found.num_tokens_read, len(found.documents)) == (6000, 3000, 50)
     assert found.share(mined) == pytest.approx(0.5, abs=0.05)
 

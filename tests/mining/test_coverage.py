@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 import memgraft
 from memgraft.corpus import CorpusWriter
 from memgraft.errors import ArgumentError, FingerprintError, TokenError
-from memgraft.mining import facts
 
 
 def make_corpus(folder, documents, **options):
@@ -33,9 +32,7 @@ def longest(document, end, keys):
 def test_coverage_is_what_a_walk_finds(tmp_path_factory, documents, keys, block):
     corpus = make_corpus(tmp_path_factory.mktemp("c"), documents)
     index = memgraft.NgramIndex.build(memgraft.KeySet.from_keys(keys, vocab_size=9))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(facts, "BLOCK", block)
-        found = memgraft.coverage(index, corpus)
+    found = memgraft.coverage(index, corpus, block_tokens=block)
     matches = [longest(document, end, keys) for document in documents for end in range(len(document))]
     hits = [match for match in matches if match]
     assert found["positions"] == len(matches)
@@ -50,13 +47,12 @@ def test_coverage_is_what_a_walk_finds(tmp_path_factory, documents, keys, block)
 
 
 @pytest.mark.parametrize("block", [3, 1 << 20])
-def test_domains_are_what_their_documents_alone_give(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(facts, "BLOCK", block)
+def test_domains_are_what_their_documents_alone_give(tmp_path, block):
     rng = np.random.default_rng(1)
     documents = [rng.integers(0, 4, size).tolist() for size in (5, 0, 7, 1, 0, 0, 9, 3, 0)]
     names = ["code", "code", "books", "code", "none", "books", "books", "code", "web"]
     index = memgraft.NgramIndex.build(memgraft.KeySet.from_keys([(1,), (2, 1), (3, 3)], vocab_size=9))
-    found = memgraft.coverage(index, make_corpus(tmp_path, documents), domains=names)
+    found = memgraft.coverage(index, make_corpus(tmp_path, documents), domains=names, block_tokens=block)
     assert list(found["domains"]) == ["books", "code", "none", "web"]
     for name in ("books", "code"):
         (tmp_path / name).mkdir()
@@ -98,11 +94,10 @@ def test_tokens_outside_the_vocabulary_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("block", [3, 1 << 20])
-def test_different_rows_of_batches(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(facts, "BLOCK", block)
+def test_different_rows_of_batches(tmp_path, block):
     corpus = make_corpus(tmp_path, [[1, 1, 2, 1, 5, 2, 2]])
     index = memgraft.NgramIndex.build(memgraft.KeySet.from_keys([(1,), (2,), (3,)], vocab_size=9))
-    found = memgraft.coverage(index, corpus, batches=(2, 4, 99))["unique_rows_per_token"]
+    found = memgraft.coverage(index, corpus, batches=(2, 4, 99), block_tokens=block)["unique_rows_per_token"]
     assert found == pytest.approx({2: (1 + 2 + 1 + 1) / 7, 4: (2 + 1) / 7, 99: 2 / 7})
 
 

@@ -18,6 +18,7 @@ from memgraft.arguments import refuse_paths
 from memgraft.bank.bank import Bank
 from memgraft.bank.files import fsync_directory, reserve, write_text
 from memgraft.boundaries import MARKS, read_rows, refuse_unread
+from memgraft.corpus.blocks import Documents, windows_with_lead
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 from memgraft.progress import Progress, callback
 from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
@@ -27,29 +28,17 @@ ORDERS_COLUMN = "memgraft_orders"
 _FORMAT_VERSION = "1.0"
 _FACTS_NAME, _STATE_NAME = "annotation.json", "state.json"
 _NAMES: Mapping[str, np.dtype[Any]] = {"rows.npy": np.dtype("<i4"), "orders.npy": np.dtype("u1")}
-_CHUNK = 1 << 24
 
 Rows = npt.NDArray[np.int32]
 Orders = npt.NDArray[np.uint8]
 
 
-class TokenCorpus(Protocol):
+class TokenCorpus(Documents, Protocol):
     """What is asked of a corpus; `memgraft.Corpus` has it."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens in all."""
 
     @property
     def fingerprint(self) -> str:
         """Hash of the tokens and document starts."""
-
-    @property
-    def document_starts(self) -> npt.NDArray[np.uint64]:
-        """Where documents start, and the number of tokens."""
-
-    def tokens(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.uint32]:
-        """The tokens ``start .. stop``."""
 
 
 def annotate(
@@ -59,6 +48,7 @@ def annotate(
     *,
     threads: int | None = None,
     progress: Progress | bool | None = None,
+    block_tokens: int = 1 << 24,
 ) -> "Annotation":
     """Looks up every position of ``corpus``, inside its documents, and writes rows and orders to ``out``.
 
@@ -70,6 +60,7 @@ def annotate(
         out: the directory to be; must not exist.
         threads: lookup threads.
         progress: True for bars, or called with ("look up", tokens done, tokens in all).
+        block_tokens: tokens looked up between two syncs.
 
     Raises:
         ArgumentError: ``out`` exists.
@@ -93,14 +84,14 @@ def annotate(
     }
     arrays, done = _open_partial(folder, facts)
     num_hits = done["num_hits"]
-    for start in range(done["num_tokens"], corpus.num_tokens, _CHUNK):
-        stop = min(start + _CHUNK, corpus.num_tokens)
-        # What a match may reach back to; exact because no key is longer.
-        first = max(0, start - bank.index.max_order + 1)
-        rows, orders = bank.lookup(corpus.tokens(first, stop), segments=_segments(corpus, first, stop), threads=threads)
-        arrays["rows.npy"][start:stop] = rows[start - first :]
-        arrays["orders.npy"][start:stop] = orders[start - first :]
-        num_hits += int((rows[start - first :] >= 0).sum())
+    lead = bank.index.max_order - 1
+    for window in windows_with_lead(corpus, lead, block_tokens, begin=done["num_tokens"]):
+        start, stop, tokens = window.start, window.stop, corpus.tokens(window.first, window.stop)
+        found = bank.lookup(tokens, cu_seqlens=window.edges, threads=threads)
+        rows, orders = (part[window.lead :] for part in found)
+        arrays["rows.npy"][start:stop] = rows
+        arrays["orders.npy"][start:stop] = orders
+        num_hits += int((rows >= 0).sum())
         for array in arrays.values():
             array.flush()
         write_text(folder / _STATE_NAME, json.dumps({**facts, "done": {"num_tokens": stop, "num_hits": num_hits}}))

@@ -1,5 +1,6 @@
 """What two corpora share: whole documents, and runs of tokens inside documents that were cut or joined otherwise."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
@@ -7,15 +8,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from memgraft.corpus.blocks import BLOCK, Documents, documents_in_blocks
 from memgraft.errors import ArgumentError, CorpusError
 
-_BLOCK = 1 << 20
-"""Tokens read at a time."""
 MOST_SHARED = 0.1
 """Share of the tokens to measure by that may lie in documents of the training corpus; what has more is refused."""
 WORTH_SAYING = 0.01
 """Share from which it is worth a word."""
-_MOST = 1 << 22
+MOST_RUNS = 1 << 22
 """Runs remembered of the first corpus at most, by and large."""
 _FACTOR = 0x9E3779B97F4A7C15
 """An odd factor: its powers can be undone modulo 2**64."""
@@ -24,23 +24,12 @@ _MASK = (1 << 64) - 1
 Hashes = npt.NDArray[np.uint64]
 
 
-class Documents(Protocol):
-    """What is asked of a corpus; `memgraft.Corpus` has it."""
+class Delimited(Documents, Protocol):
+    """A corpus whose documents may end with a delimiter; `memgraft.Corpus` is one."""
 
     @property
     def eos_id(self) -> int | None:
         """The delimiter of documents, if they have one."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens in all."""
-
-    @property
-    def document_starts(self) -> npt.NDArray[np.uint64]:
-        """Where documents start, and the number of tokens."""
-
-    def tokens(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """The tokens ``start .. stop``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +86,7 @@ class Overlap:
         )
 
 
-def refuse_overlap(corpus: Documents, other: Documents, first: str, second: str) -> Overlap:
+def refuse_overlap(corpus: Delimited, other: Delimited, first: str, second: str) -> Overlap:
     """What of ``other`` is in ``corpus``; refuses to measure by documents that were learnt from.
 
     Parts of one split are not refused, since documents that occur twice in a text fall into either: `Overlap.warning`
@@ -125,7 +114,7 @@ def refuse_overlap(corpus: Documents, other: Documents, first: str, second: str)
     return found
 
 
-def overlap(corpus: Documents, other: Documents, *, length: int = 32) -> Overlap:
+def overlap(corpus: Delimited, other: Delimited, *, length: int = 32, most_runs: int = MOST_RUNS) -> Overlap:
     """What of ``other`` is in ``corpus``, such as documents to measure by in those that keys were mined from.
 
     Documents are compared by a hash of their tokens. Runs of ``length`` tokens inside documents are sampled by their
@@ -136,13 +125,14 @@ def overlap(corpus: Documents, other: Documents, *, length: int = 32) -> Overlap
         corpus: the one that is searched.
         other: what is looked for.
         length: tokens of a run.
+        most_runs: runs remembered of ``corpus`` at most, by and large; of a larger one, as many fewer are sampled.
 
     Raises:
         ArgumentError: ``length`` below 2.
     """
     if length < 2:
         raise ArgumentError(f"length: expected runs of at least 2 tokens, got {length}")
-    bits = max(0, (corpus.num_tokens // _MOST).bit_length())
+    bits = max(0, (corpus.num_tokens // most_runs).bit_length())
     there = list(read_hashes(corpus, length, bits))
     known_documents = np.unique(np.concatenate([np.empty(0, np.uint64), *(documents for documents, _, _ in there)]))
     known_runs = np.unique(np.concatenate([np.empty(0, np.uint64), *(runs for _, _, runs in there)]))
@@ -166,7 +156,7 @@ def overlap(corpus: Documents, other: Documents, *, length: int = 32) -> Overlap
 
 
 def read_hashes(
-    corpus: Documents, length: int, bits: int, *, every: int = 1
+    corpus: Delimited, length: int, bits: int, *, every: int = 1, block_tokens: int = BLOCK
 ) -> Iterator[tuple[Hashes, npt.NDArray[np.int64], Hashes]]:
     """Hashes and sizes of documents that are not empty, and hashes of sampled runs, some documents at a time.
 
@@ -175,16 +165,11 @@ def read_hashes(
         length: tokens of a run.
         bits: of the runs, those whose hash ends in so many zeros are kept.
         every: one of so many blocks of documents is read.
+        block_tokens: tokens of a block; a longer document is one.
     """
-    starts = corpus.document_starts.astype(np.int64)
-    first = block = 0
-    while first < len(starts) - 1:
-        last = max(first + 1, int(np.searchsorted(starts, starts[first] + _BLOCK, side="right")) - 1)
-        edges = starts[first : last + 1] - starts[first]
-        if block % every == 0:
-            tokens = corpus.tokens(int(starts[first]), int(starts[last])).astype(np.uint64)
-            yield _hash(tokens, edges, corpus.eos_id, length, bits)
-        first, block = last, block + 1
+    for edges in itertools.islice(documents_in_blocks(corpus, block_tokens), 0, None, every):
+        tokens = corpus.tokens(int(edges[0]), int(edges[-1])).astype(np.uint64)
+        yield _hash(tokens, edges - edges[0], corpus.eos_id, length, bits)
 
 
 def _hash(

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft._core import fingerprint_bytes
-from memgraft.corpus.overlapping import MOST_SHARED, Documents, Hashes, read_hashes
+from memgraft.corpus.blocks import BLOCK
+from memgraft.corpus.overlapping import MOST_SHARED, Delimited, Hashes, read_hashes
 from memgraft.corpus.writer import storage_errors
 from memgraft.errors import CorpusError, FormatError
 from memgraft.keyset import SAMPLE_SUFFIX, KeySet
@@ -61,18 +62,21 @@ class CorpusSample:
     runs: Hashes
 
     @classmethod
-    def of(cls, corpus: "Corpus | Shard", *, progress: Progress | bool | None = None) -> "CorpusSample":
+    def of(
+        cls, corpus: "Corpus | Shard", *, progress: Progress | bool | None = None, block_tokens: int = BLOCK
+    ) -> "CorpusSample":
         """Reads ``corpus``; of one larger than `MOST_READ`, blocks of documents spread evenly.
 
         Args:
             corpus: the documents, or those of one rank.
             progress: True for bars, or called with ("sample", tokens done, tokens in all).
+            block_tokens: tokens of a block.
         """
         progress = callback(progress)
         every = max(1, -(-corpus.num_tokens // MOST_READ))
         documents = runs = np.empty(0, np.uint64)
         read = 0
-        for found, sizes, some in read_hashes(corpus, LENGTH, 0, every=every):
+        for found, sizes, some in read_hashes(corpus, LENGTH, 0, every=every, block_tokens=block_tokens):
             documents, runs = _smallest(documents, found), _smallest(runs, some)
             read += int(sizes.sum())
             if progress is not None:
@@ -108,7 +112,7 @@ class CorpusSample:
             runs=runs,
         )
 
-    def share(self, other: Documents) -> float | None:
+    def share(self, other: Delimited) -> float | None:
         """What share of ``other`` is in the corpus, 0 to 1, by tokens of documents or by runs, the larger.
 
         Of a corpus that was not read whole it is the least share. None where too little of ``other`` has hashes as
@@ -116,7 +120,7 @@ class CorpusSample:
         """
         return max((share for share in self._shares(other) if share is not None), default=None)
 
-    def _shares(self, other: Documents) -> tuple[float | None, float | None]:
+    def _shares(self, other: Delimited) -> tuple[float | None, float | None]:
         """The share by tokens of documents, and by runs."""
         counts = np.zeros((2, 3), np.int64)
         for documents, sizes, runs in read_hashes(other, LENGTH, 0):
@@ -132,7 +136,7 @@ class CorpusSample:
         )
         return documents_share, runs_share
 
-    def refuse(self, other: Documents, what: str) -> None:
+    def refuse(self, other: Delimited, what: str) -> None:
         """Refuses to measure by documents that keys were mined from.
 
         Runs alone refuse nothing, as in `refuse_overlap`: licences and the like are in unrelated text.

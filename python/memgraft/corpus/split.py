@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 
+from memgraft.corpus.blocks import documents_in_blocks
 from memgraft.corpus.reader import Corpus
 from memgraft.corpus.text import Progress
 from memgraft.corpus.writer import MAX_VOCAB_SIZE, CorpusWriter
 from memgraft.progress import callback
 
-_BLOCK = 1 << 22
+_COPIED_TOKENS = 1 << 22
 """Tokens copied at a time."""
 
 
@@ -54,14 +55,9 @@ def write_split(
             split=part.split_facts,
             declared=part.vocab_size is not None,
         ) as writer:
-            starts = part.document_starts.astype("int64")
-            first = 0
-            while first < part.num_documents:
-                last = max(first + 1, int(starts.searchsorted(starts[first] + _BLOCK, side="right")) - 1)
-                lengths = starts[first + 1 : last + 1] - starts[first:last]
-                writer.add_many(part.tokens(int(starts[first]), int(starts[last])), lengths)
-                done += int(lengths.sum())
-                first = last
+            for edges in documents_in_blocks(part, _COPIED_TOKENS):
+                writer.add_many(part.tokens(int(edges[0]), int(edges[-1])), edges[1:] - edges[:-1])
+                done += int(edges[-1] - edges[0])
                 if progress is not None:
                     progress("split", done, corpus.num_tokens)
             written.append(writer.finish())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from memgraft.bank import Bank
+from memgraft.corpus.blocks import windows_with_lead
 from memgraft.data.batch import KEY
 from memgraft.integrations.transformers import graft_layers
 from memgraft.integrations.transformers.families import find_decoder
@@ -114,18 +115,12 @@ def count_mixture(bank: Bank, corpus: "Corpus", *, at_most: int = NEXT_TOKENS) -
     """
     pairs: list[npt.NDArray[np.int64]] = []
     counts: list[npt.NDArray[np.int64]] = []
-    starts = np.asarray(corpus.document_starts, dtype=np.int64)
-    reach = bank.index.max_order - 1
     vocab = bank.index.vocab_size
-    for start in range(0, corpus.num_tokens, _BLOCK):
-        stop = min(start + _BLOCK + 1, corpus.num_tokens)
-        first = max(0, start - reach)
-        tokens = corpus.tokens(first, stop)
-        documents = np.searchsorted(starts, np.arange(first, stop), side="right") - 1
-        bounds = np.concatenate(([0], np.flatnonzero(np.diff(documents)) + 1, [stop - first])).astype(np.int64)
-        rows, _ = bank.lookup(tokens, cu_seqlens=bounds)
-        here = slice(start - first, stop - first - 1)
-        after = slice(start - first + 1, stop - first)
+    # One token ahead, which is the next one of the last.
+    for window in windows_with_lead(corpus, bank.index.max_order - 1, ahead=1):
+        tokens, documents = corpus.tokens(window.first, window.stop), window.documents()
+        rows, _ = bank.lookup(tokens, cu_seqlens=window.edges)
+        here, after = np.s_[window.lead : -1], np.s_[window.lead + 1 :]
         known = (rows[here] >= 0) & (documents[here] == documents[after])
         owner = rows[here][known].astype(np.int64) * 2 + halves_of(documents[here][known])
         found, number = np.unique(owner * vocab + tokens[after][known], return_counts=True)

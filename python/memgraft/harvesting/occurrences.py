@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.corpus import Corpus
+from memgraft.corpus.blocks import BLOCK, windows_with_lead
 from memgraft.errors import ArgumentError, KeySetError
 from memgraft.harvesting.packing import IntArray
 from memgraft.index import NgramIndex
@@ -23,7 +24,6 @@ from memgraft.progress import Progress
 
 HashArray = npt.NDArray[np.uint64]
 
-_BLOCK = 1 << 20
 _MOST = 1 << 16
 _NONE = np.uint64(2**64 - 1)
 _INDEX_BYTES, _FEWEST_KEYS = 130, 1024
@@ -102,7 +102,7 @@ def find_occurrences(
     progress: Progress | None = None,
     *,
     memory: int = 1 << 30,
-    block_tokens: int = _BLOCK,
+    block_tokens: int = BLOCK,
     out: IntArray | None = None,
 ) -> IntArray:
     """Where each key is read: (R, k) int64 positions of last tokens, by their numbers; -1 where it occurs less often.
@@ -152,22 +152,15 @@ def _find(
         rows = np.flatnonzero(lengths == order)
         indexes.append((rows, NgramIndex.build(keys.select(rows))))
     best = _Smallest(len(keys), contexts.occurrences)
-    starts = corpus.document_starts.astype(np.int64)
-    reach, total = max(keys.orders) - 1, corpus.num_tokens
-    for start in range(0, total, block_tokens):
-        stop = min(start + block_tokens, total)
-        # A block begins far enough back that every key that ends inside lies in it.
-        first = max(start - reach, 0)
-        inner = starts[np.searchsorted(starts, first, side="right") : np.searchsorted(starts, stop, side="left")]
-        bounds = np.concatenate(([0], np.unique(inner) - first, [stop - first])).astype(np.int64)
-        tokens = corpus.tokens(first, stop)
-        numbers = numbers_of(np.arange(start, stop), contexts.seed)
+    for window in windows_with_lead(corpus, max(keys.orders) - 1, block_tokens):
+        tokens = corpus.tokens(window.first, window.stop)
+        numbers = numbers_of(np.arange(window.start, window.stop), contexts.seed)
         for rows, index in indexes:
             # One order an index: the longest match is the key of that order.
-            found, _ = index.lookup(tokens, cu_seqlens=bounds, unknown="miss")
-            hits = np.flatnonzero(found[start - first :] >= 0)
-            best.add(rows[found[start - first :][hits]], numbers[hits], hits + start)
-        report(stop, total)
+            found = index.lookup(tokens, cu_seqlens=window.edges, unknown="miss")[0][window.lead :]
+            hits = np.flatnonzero(found >= 0)
+            best.add(rows[found[hits]], numbers[hits], hits + window.start)
+        report(window.stop, corpus.num_tokens)
     return best.ends
 
 

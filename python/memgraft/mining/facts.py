@@ -8,14 +8,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus, corpora_of, overlap, sample_of
+from memgraft.corpus.blocks import BLOCK, windows_with_lead
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyset import KeySet
 from memgraft.mining.options import positive
 from memgraft.progress import Progress, callback
 from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
 
-BLOCK = 1 << 20
-"""Positions looked up at a time."""
 BATCHES = (8192, 65536, 524288)
 """Tokens of the batches whose different rows are counted."""
 
@@ -101,6 +100,7 @@ def coverage(
     domains: Sequence[str] | None = None,
     threads: int | None = None,
     progress: Progress | bool | None = None,
+    block_tokens: int = BLOCK,
 ) -> Coverage:
     """Looks up every position of ``corpus``, documents apart, and counts.
 
@@ -114,6 +114,7 @@ def coverage(
         domains: the name of each document's domain; each is counted apart, too.
         threads: for the lookup; default: every core.
         progress: True for bars, or called with (phase, positions done, positions in all).
+        block_tokens: positions looked up at a time; no figure depends on it.
 
     Raises:
         ArgumentError: not one name of a domain for each document.
@@ -140,27 +141,19 @@ def coverage(
     by_domain = np.zeros((len(names), 256), np.int64)
     seen = np.zeros(len(index), np.bool_)
     counters = [_Batches(size) for size in sorted(set(batches))]
-    starts = corpus.document_starts
     total = corpus.num_tokens
-    for start in range(0, total, BLOCK):
-        stop = min(start + BLOCK, total)
-        # A window begins far enough back that every match ending inside lies in it.
-        first = max(start - (index.max_order - 1), 0)
-        inner = starts[np.searchsorted(starts, first, side="right") : np.searchsorted(starts, stop, side="left")]
-        bounds = np.concatenate(([0], np.unique(inner) - first, [stop - first])).astype(np.int64)
-        rows, orders = index.lookup(corpus.tokens(first, stop), cu_seqlens=bounds, threads=threads)
-        rows, orders = rows[start - first :], orders[start - first :]
+    for window in windows_with_lead(corpus, index.max_order - 1, block_tokens):
+        tokens = corpus.tokens(window.first, window.stop)
+        rows, orders = (part[window.lead :] for part in index.lookup(tokens, cu_seqlens=window.edges, threads=threads))
         by_order += np.bincount(orders, minlength=256)
         if names:
-            # Of documents that begin at one place, the last has tokens.
-            documents = np.searchsorted(starts, np.arange(start, stop), side="right") - 1
-            places = domain_of[documents] * 256 + orders
+            places = domain_of[window.documents()[window.lead :]] * 256 + orders
             by_domain += np.bincount(places, minlength=by_domain.size).reshape(by_domain.shape)
         seen[rows[rows >= 0]] = True
         for counter in counters:
             counter.add(rows)
         if progress is not None:
-            progress("coverage", stop, total)
+            progress("coverage", window.stop, total)
     misses = int(by_order[0])
     return Coverage(
         positions=total,

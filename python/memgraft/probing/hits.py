@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.corpus import Corpus
+from memgraft.corpus.blocks import BLOCK, windows_with_lead
 from memgraft.errors import CorpusError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
@@ -14,7 +15,6 @@ IntArray = npt.NDArray[np.int64]
 
 MOST_TOKENS = 1 << 23
 """Tokens of a corpus that are looked up; of a larger one, blocks spread evenly."""
-_BLOCK = 1 << 20
 _EXAM_SHARE = 2 / 3
 """At most so much of the sampled keys are there for the exam's sake."""
 
@@ -46,26 +46,23 @@ class Hits:
         return replace(kept, rows=new_rows[kept.rows])
 
 
-def hits_of(index: NgramIndex, corpus: Corpus, *, most_tokens: int = MOST_TOKENS, block_tokens: int = _BLOCK) -> Hits:
+def hits_of(index: NgramIndex, corpus: Corpus, *, most_tokens: int = MOST_TOKENS, block_tokens: int = BLOCK) -> Hits:
     """The hits of ``index`` on ``corpus``.
 
     Raises:
         CorpusError: there is none.
     """
-    starts = corpus.document_starts.astype(np.int64)
-    reach, total = index.max_order - 1, corpus.num_tokens
-    number = -(-total // block_tokens)
-    blocks = np.unique(np.linspace(0, number - 1, min(number, max(1, most_tokens // block_tokens))).astype(np.int64))
+    number = -(-corpus.num_tokens // block_tokens)
+    chosen = np.unique(np.linspace(0, number - 1, min(number, max(1, most_tokens // block_tokens))).astype(np.int64))
     found: list[Hits] = []
-    for start in (blocks * block_tokens).tolist():
-        # One token more, which is the next one of the last; enough before for every match.
-        stop, first = min(start + block_tokens + 1, total), max(start - reach, 0)
-        inner = starts[np.searchsorted(starts, first, side="right") : np.searchsorted(starts, stop, side="left")]
-        bounds = np.concatenate(([0], np.unique(inner) - first, [stop - first])).astype(np.int64)
-        tokens = corpus.tokens(first, stop)
-        rows, _ = index.lookup(tokens, cu_seqlens=bounds, unknown="miss")
-        documents = np.searchsorted(starts, np.arange(first, stop), side="right") - 1
-        here, after = slice(start - first, stop - first - 1), slice(start - first + 1, stop - first)
+    # One token ahead, which is the next one of the last.
+    for place, window in enumerate(windows_with_lead(corpus, index.max_order - 1, block_tokens, ahead=1)):
+        if place not in chosen:
+            continue
+        tokens = corpus.tokens(window.first, window.stop)
+        rows, _ = index.lookup(tokens, cu_seqlens=window.edges, unknown="miss")
+        documents = window.documents()
+        here, after = np.s_[window.lead : -1], np.s_[window.lead + 1 :]
         kept = np.flatnonzero((rows[here] >= 0) & (documents[here] == documents[after]))
         found.append(
             Hits(

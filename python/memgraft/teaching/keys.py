@@ -9,13 +9,13 @@ import numpy as np
 
 from memgraft.config import MAX_ORDER
 from memgraft.corpus import Corpus
+from memgraft.corpus.blocks import documents_in_blocks
 from memgraft.errors import ArgumentError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
 from memgraft.teaching.facts import Spoken
 
 Key = tuple[int, ...]
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -163,15 +163,9 @@ def _count(candidates: list[Key], corpus: Corpus, most: int, vocab_size: int) ->
 
 def blocks(corpus: Corpus, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Whole documents of ``corpus`` in blocks: tokens and the edges between documents; the last document may be cut."""
-    held: list[np.ndarray] = []
-    size = total = 0
-    for number in range(corpus.num_documents):
-        document = corpus.document(number)[: most - total]
-        held.append(document)
-        size, total = size + len(document), total + len(document)
-        if size >= _BLOCK or total >= most or number == corpus.num_documents - 1:
-            lengths = np.array([0, *map(len, held)], np.int64)
-            yield np.concatenate(held), np.cumsum(lengths).astype(np.uint64)
-            held, size = [], 0
-        if total >= most:
+    for edges in documents_in_blocks(corpus):
+        edges = np.minimum(edges, most)
+        if edges[-1] > edges[0]:
+            yield corpus.tokens(int(edges[0]), int(edges[-1])), (edges - edges[0]).astype(np.uint64)
+        if edges[-1] >= most:
             return
