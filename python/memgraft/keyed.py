@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from memgraft.errors import ArgumentError, ConfigError, RowError
+from memgraft.tokenizer_file import load_tokenizer_file
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.10 has none at run time
@@ -169,17 +169,10 @@ def decoder(tokenizer: Any) -> Callable[[Sequence[Sequence[int]]], list[str]]:
     Raises:
         ConfigError: a path is given and tokenizers is not installed.
         ArgumentError: no such file, or no tokenizer.
+        FormatError: the file is not a tokenizer.
     """
     if isinstance(tokenizer, (str, os.PathLike)):
-        path = Path(tokenizer)
-        path = path / "tokenizer.json" if path.is_dir() else path
-        if not path.is_file():
-            raise ArgumentError(f"tokenizer {path}: expected a tokenizer.json or its folder, found no such file")
-        try:
-            from tokenizers import Tokenizer
-        except ModuleNotFoundError:
-            raise ConfigError("text needs tokenizers, which is not installed: pip install tokenizers") from None
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = load_tokenizer_file(tokenizer)
     if not hasattr(tokenizer, "decode"):
         raise ArgumentError(f"tokenizer: expected a path or a tokenizer, got {type(tokenizer).__name__}")
     return lambda keys: [str(tokenizer.decode(list(key), skip_special_tokens=False)) for key in keys]

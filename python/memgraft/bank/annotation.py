@@ -87,8 +87,8 @@ def annotate(
     lead = bank.index.max_order - 1
     for window in windows_with_lead(corpus, lead, block_tokens, begin=done["num_tokens"]):
         start, stop, tokens = window.start, window.stop, corpus.tokens(window.first, window.stop)
-        found = bank.lookup(tokens, cu_seqlens=window.edges, threads=threads)
-        rows, orders = (part[window.lead :] for part in found)
+        rows, orders = bank.lookup(tokens, cu_seqlens=window.edges, threads=threads)
+        rows, orders = rows[window.lead :], orders[window.lead :]
         arrays["rows.npy"][start:stop] = rows
         arrays["orders.npy"][start:stop] = orders
         num_hits += int((rows >= 0).sum())

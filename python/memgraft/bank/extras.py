@@ -11,8 +11,8 @@ from memgraft.corpus.sample import CorpusSample, sample_path
 from memgraft.errors import FormatError
 from memgraft.keyset import KeySet
 from memgraft.tokenizer import differs_from, open_tokenizer
+from memgraft.tokenizer_file import TOKENIZER_NAME
 
-TOKENIZER_NAME = "tokenizer.json"
 TOKENIZER_FILES = (TOKENIZER_NAME, "tokenizer_config.json", "special_tokens_map.json")
 DROPPED_NAME = "dropped.jsonl"
 SAMPLE_NAME = "keys.mgk.sample"

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memgraft.bank.extras import TOKENIZER_NAME, read_dropped
+from memgraft.bank.extras import read_dropped
 from memgraft.bank.manifest import Manifest
 from memgraft.bank.overlay import Layer
 from memgraft.bank.provenance import Origins, sources_of
 from memgraft.bank.provenance import read as read_origins
 from memgraft.errors import ArgumentError
 from memgraft.index import NgramIndex
+from memgraft.tokenizer_file import TOKENIZER_NAME
 
 
 class BankFacts:

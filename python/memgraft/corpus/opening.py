@@ -23,13 +23,12 @@ from memgraft.corpus.text import (
     load_tokenizer,
     text_files,
     tokenize_folder,
-    tokenizer_file_fingerprint,
     tokenizer_size,
 )
 from memgraft.corpus.writer import MAX_VOCAB_SIZE
 from memgraft.errors import ArgumentError, CorpusError
 from memgraft.system import temporary_folder
-from memgraft.tokenizer import differs_from, mapping_facts, open_tokenizer, recorded_facts
+from memgraft.tokenizer import differs_from, mapping_facts, open_tokenizer, recorded_facts, tokenizer_file_fingerprint
 
 PathLike = str | os.PathLike[str]
 Opened = tuple[_core.Corpus, dict[str, Any]]

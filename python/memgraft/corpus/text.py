@@ -11,7 +11,6 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from memgraft import _core
 from memgraft.corpus.documents import (
     BYTE_ORDER_MARK,
     TEXT_SUFFIXES,
@@ -25,10 +24,11 @@ from memgraft.corpus.documents import (
 )
 from memgraft.corpus.foreign import refuse_text_splits
 from memgraft.corpus.writer import CorpusWriter, storage_errors
-from memgraft.errors import ArgumentError, ConfigError, CorpusError, TokenError
+from memgraft.errors import ArgumentError, CorpusError, FormatError, TokenError
 from memgraft.progress import Progress as Progress
 from memgraft.progress import callback
-from memgraft.tokenizer import mapping_facts
+from memgraft.tokenizer import mapping_facts, tokenizer_file_fingerprint
+from memgraft.tokenizer_file import load_tokenizer_file, tokenizer_path
 
 __all__ = [
     "BYTE_ORDER_MARK",
@@ -96,11 +96,6 @@ def read_documents(path: str | os.PathLike[str], *, cutting: Cutting | None = No
             yield document.text
 
 
-def tokenizer_path(path: str | os.PathLike[str]) -> Path:
-    """The ``tokenizer.json`` that ``path`` names: itself, or the one in a folder."""
-    return Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-
-
 def load_tokenizer(path: str | os.PathLike[str]) -> Any:
     """Loads a ``tokenizer.json``, or a folder's, with the ``tokenizers`` library, truncation and padding off.
 
@@ -108,27 +103,13 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Any:
         ConfigError: the library is missing.
         CorpusError: the file is not a tokenizer.
     """
-    path = tokenizer_path(path)
     try:
-        from tokenizers import Tokenizer
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "reading a tokenizer.json needs the tokenizers library: pip install 'memgraft[cli]'"
-        ) from None
-    if not path.is_file():
-        raise CorpusError(f"{path}: expected a tokenizer.json, found no such file")
-    try:
-        tokenizer = Tokenizer.from_file(os.fspath(path))
-    except Exception as error:  # the library raises bare Exception
-        raise CorpusError(f"{path}: expected a tokenizer.json of the tokenizers library, found: {error}") from None
+        tokenizer = load_tokenizer_file(path)
+    except (ArgumentError, FormatError) as error:
+        raise CorpusError(str(error)) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def tokenizer_file_fingerprint(path: str | os.PathLike[str]) -> str:
-    """Fingerprint of the bytes of a ``tokenizer.json``, or a folder's, as token corpora and key sets record it."""
-    return _core.fingerprint_file(os.fspath(tokenizer_path(path)))
 
 
 def tokenizer_size(tokenizer: Any) -> int:

@@ -18,7 +18,6 @@ from memgraft import __version__
 from memgraft.assets.cache import directory_beside, write_beside
 from memgraft.bank import Bank
 from memgraft.corpus import refuse_overlap, sample_of
-from memgraft.corpus.text import tokenizer_path
 from memgraft.errors import ConfigError, CorpusError
 from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
 from memgraft.experiments.measures import bytes_per_token
@@ -33,6 +32,7 @@ from memgraft.harvesting.donor import native_compute_dtype, quiet_transformers
 from memgraft.mining.facts import mined_from
 from memgraft.progress import callback
 from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
+from memgraft.tokenizer_file import tokenizer_path
 
 if TYPE_CHECKING:
     from memgraft.corpus import Corpus

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from memgraft.bank.extras import MOST_DROPPED, TOKENIZER_NAME, dropped_file, sample_file, tokenizer_files
+from memgraft.bank.extras import MOST_DROPPED, dropped_file, sample_file, tokenizer_files
 from memgraft.harvesting.setup import Setup
 from memgraft.harvesting.text import key_texts
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
 from memgraft.keysets import rows_in
+from memgraft.tokenizer_file import TOKENIZER_NAME
 
 _CHUNK = 16384
 

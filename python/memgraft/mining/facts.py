@@ -144,7 +144,8 @@ def coverage(
     total = corpus.num_tokens
     for window in windows_with_lead(corpus, index.max_order - 1, block_tokens):
         tokens = corpus.tokens(window.first, window.stop)
-        rows, orders = (part[window.lead :] for part in index.lookup(tokens, cu_seqlens=window.edges, threads=threads))
+        rows, orders = index.lookup(tokens, cu_seqlens=window.edges, threads=threads)
+        rows, orders = rows[window.lead :], orders[window.lead :]
         by_order += np.bincount(orders, minlength=256)
         if names:
             places = domain_of[window.documents()[window.lead :]] * 256 + orders

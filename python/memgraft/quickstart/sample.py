@@ -10,6 +10,7 @@ import torch
 from memgraft.bank import Bank
 from memgraft.corpus import Corpus
 from memgraft.experiments import TokenWindows, spread_windows
+from memgraft.tokenizer_file import load_tokenizer_file
 
 _BINS = 40
 
@@ -29,9 +30,7 @@ def load_recipient(folder: Path, bank: Bank) -> Any:
 
 def sample(model: Any, bank: Bank, tokenizer: Path, prompt: str, *, new_tokens: int, seed: int = 0) -> dict[str, Any]:
     """Generates with the KV cache; facts for the report."""
-    from tokenizers import Tokenizer
-
-    codec = Tokenizer.from_file(str(tokenizer))
+    codec = load_tokenizer_file(tokenizer)
     ids = codec.encode(prompt, add_special_tokens=False).ids
     prompt_ids = torch.tensor([ids])
     with torch.random.fork_rng(devices=[]):

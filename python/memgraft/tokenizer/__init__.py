@@ -1,6 +1,6 @@
 """Tokenizers: opened in one place, told apart by one rule (docs/FORMAT.md, "Fingerprints of tokenizers")."""
 
-from memgraft.tokenizer.codec import FastCodec, SlowCodec, TextCodec, open_tokenizer
+from memgraft.tokenizer.codec import FastCodec, SlowCodec, TextCodec, open_tokenizer, tokenizer_file_fingerprint
 from memgraft.tokenizer.identity import (
     differs_from,
     facts_of_keys,
@@ -23,4 +23,5 @@ __all__ = [
     "recorded_facts",
     "refuse_other_tokens",
     "tokenizer_facts",
+    "tokenizer_file_fingerprint",
 ]

@@ -5,14 +5,13 @@ import json
 import os
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from memgraft import _core
-from memgraft.errors import ArgumentError, FormatError
+from memgraft.errors import ArgumentError
 from memgraft.tokenizer.inside import ANCHORS, closest, lost_bytes, without_edges
 from memgraft.tokenizer.mapping import (
     added_fingerprint,
@@ -22,6 +21,7 @@ from memgraft.tokenizer.mapping import (
     serialized_key,
 )
 from memgraft.tokenizer.probe import PROBE_TEXTS
+from memgraft.tokenizer_file import load_tokenizer_file, tokenizer_path
 
 _WRAPPING = ("version", "truncation", "padding", "post_processor")
 
@@ -332,29 +332,23 @@ def _known(ids: Collection[int]) -> npt.NDArray[np.bool_]:
     return known
 
 
+def tokenizer_file_fingerprint(path: str | os.PathLike[str]) -> str:
+    """Fingerprint of the bytes of a ``tokenizer.json``, or a folder's, as token corpora and key sets record it."""
+    return _core.fingerprint_file(os.fspath(tokenizer_path(path)))
+
+
 def open_tokenizer(source: Any) -> TextCodec:
     """A codec from a ``tokenizer.json``, a folder that holds one, or a tokenizer of ``tokenizers`` or transformers.
 
     Raises:
         ArgumentError: ``source`` is none of these, or the path does not exist.
         FormatError: the file is not a tokenizer.
+        ConfigError: the ``tokenizers`` library is missing.
     """
     if isinstance(source, _Codec):
         return source  # type: ignore[return-value]
     if isinstance(source, str) or hasattr(source, "__fspath__"):
-        path = Path(source)
-        path = path / "tokenizer.json" if path.is_dir() else path
-        if not path.is_file():
-            raise ArgumentError(
-                f"tokenizer {path}: expected a tokenizer.json or a folder that holds one, found no such file"
-            )
-        from tokenizers import Tokenizer
-
-        try:
-            loaded = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise FormatError(f"tokenizer {path}: expected a file written by 'tokenizers', found: {error}") from error
-        return FastCodec(loaded, _core.fingerprint_file(os.fspath(path)))
+        return FastCodec(load_tokenizer_file(source), tokenizer_file_fingerprint(source))
     if hasattr(source, "to_str") and hasattr(source, "encode_batch"):
         return FastCodec(source)
     if (backend := getattr(source, "backend_tokenizer", None)) is not None and hasattr(backend, "to_str"):
