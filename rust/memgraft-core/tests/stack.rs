@@ -8,10 +8,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use common::key_set;
+use memgraft_core::Error;
 use memgraft_core::batch::{Bounds, Instructions, Options, Tokens, Unknown};
+use memgraft_core::format::{HEADER_LEN, Load};
 use memgraft_core::ids::{RowId, StateId};
-use memgraft_core::index::Index;
+use memgraft_core::index::{Form, Index};
 use memgraft_core::stack::Stack;
+use memgraft_core::stop::Stop;
 use proptest::prelude::*;
 
 type Keys = Vec<(Vec<u32>, u64)>;
@@ -39,6 +42,14 @@ fn stack_over(layers: &[Keys], vocab: u32) -> Stack {
     Stack::new(layers.iter().map(index).collect()).unwrap()
 }
 
+/// Looks so much up that overlays are read into what spares walking over them.
+fn warm(stack: &Stack) {
+    let tokens = vec![0u32; 32 * stack.num_keys().max(1)];
+    let checked = Tokens::check(&tokens[..], stack.vocab_size(), &Bounds::default(), Unknown::Error).unwrap();
+    let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
+    stack.lookup_tokens(&checked, &Bounds::default(), &mut rows, &mut orders, Options::default()).unwrap();
+}
+
 /// Key to row through all layers, a later one's in place of an earlier one's; written without the stack.
 fn dictionary(layers: &[Keys]) -> HashMap<Vec<u32>, i32> {
     let mut rows = HashMap::new();
@@ -63,7 +74,7 @@ proptest! {
     /// Overlays small enough to be sifted for, in texts that hold their keys here and there, across all edges.
     #[test]
     fn a_small_overlay_answers_wherever_its_keys_end(
-        base in wide_keys(60..90),
+        base in wide_keys(150..250),
         overlays in prop::collection::vec(wide_keys(0..8), 1..4),
         fill in prop::collection::vec(prop::collection::vec(0..WIDE, 0..40), 1..60),
         which in prop::collection::vec(0usize..1000, 60),
@@ -82,6 +93,7 @@ proptest! {
         let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
         let checked = Tokens::check(&tokens[..], WIDE, &bounds, Unknown::Error).unwrap();
         for lanes in [1, 32] {
+            warm(&stack);
             let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
             stack.lookup_tokens(&checked, &bounds, &mut found, &mut orders, Options { lanes, ..Options::default() }).unwrap();
             prop_assert_eq!(&found.into_iter().zip(orders).collect::<Vec<_>>(), &want);
@@ -90,7 +102,7 @@ proptest! {
 
     #[test]
     fn a_stack_is_one_dictionary(
-        layers in prop::collection::vec(keys(), 1..6),
+        layers in prop::collection::vec(keys(), 1..9),
         tokens in prop::collection::vec(0..VOCAB, 0..300),
         lengths in prop::collection::vec(1usize..60, 1..20),
     ) {
@@ -102,6 +114,9 @@ proptest! {
         let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
         let checked = Tokens::check(&tokens[..], VOCAB, &bounds, Unknown::Error).unwrap();
         for (threads, lanes) in [(1, 1), (1, 32), (3, 32)] {
+            if threads > 1 || lanes > 1 {
+                warm(&stack);
+            }
             let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
             let options = Options { threads, lanes, ..Options::default() };
             stack.lookup_tokens(&checked, &bounds, &mut found, &mut orders, options).unwrap();
@@ -179,6 +194,102 @@ fn an_overlay_answers_in_sparse_and_in_dense_text() {
         let options = Options { threads, instructions, ..Options::default() };
         stack.lookup_tokens(&checked, &bounds, &mut found, &mut orders, options).unwrap();
         assert!(found.into_iter().zip(orders).eq(want.iter().copied()), "{threads} threads");
+    }
+}
+
+/// Lookups that grow until one overlay after another has been read: answers are the same at every stage, whatever of the
+/// stack is still walked, for a stack whose overlays differ in size and one whose are alike.
+#[test]
+fn answers_stay_while_overlays_are_read_one_after_another() {
+    let number = |i: u32| (i.wrapping_mul(2_654_435_761) >> 11) % 40;
+    for sizes in [[40u32, 2, 90, 0, 7, 1], [12; 6]] {
+        let keys = |(layer, &size): (usize, &u32)| -> Keys {
+            let key = |i: u32| (0..=i % 5).map(|n| number(31 * i + n + 1000 * (layer as u32 % 4))).collect::<Vec<_>>();
+            (0..size).map(|i| (key(i), u64::from(i % 4))).collect::<HashMap<_, _>>().into_iter().collect()
+        };
+        let layers: Vec<Keys> = std::iter::once((9, &300)).chain(sizes.iter().enumerate()).map(keys).collect();
+        let tokens: Vec<u32> = layers.iter().flatten().flat_map(|(key, _)| key.iter().copied()).collect();
+        let ids: Vec<i64> = (0..tokens.len()).map(|at| [0, 1, 1, -1][at / 23 % 4]).collect();
+        let (stack, rows) = (stack_over(&layers, 40), dictionary(&layers));
+        let want: Vec<_> = (0..tokens.len()).map(|at| longest(&rows, &tokens, &ids, at)).collect();
+        let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
+        let checked = Tokens::check(&tokens[..], 40, &bounds, Unknown::Error).unwrap();
+        for time in 0..8 {
+            let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
+            stack.lookup_tokens(&checked, &bounds, &mut found, &mut orders, Options::default()).unwrap();
+            assert!(found.into_iter().zip(orders).eq(want.iter().copied()), "lookup {time}");
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_lookup_leaves_a_stack_that_answers() {
+    let base = (0..50u32).map(|i| ([&[i % 5, i / 5 % 5][..], &[0][..(i / 25) as usize]].concat(), 1)).collect();
+    let layers = [base, vec![(vec![3, 1, 2], 2), (vec![1, 2], 1)]];
+    let (stack, rows) = (stack(&layers), dictionary(&layers));
+    let tokens: Vec<u32> = (0..500).map(|i| [3, 1, 2, 4][i % 4]).collect();
+    let checked = Tokens::check(&tokens[..], VOCAB, &Bounds::default(), Unknown::Error).unwrap();
+    let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
+    let stop = Stop::default();
+    stop.request();
+    let options = Options::default();
+    let stopped = stop.during(|| stack.lookup_tokens(&checked, &Bounds::default(), &mut found, &mut orders, options));
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    for _ in 0..3 {
+        stack.lookup_tokens(&checked, &Bounds::default(), &mut found, &mut orders, options).unwrap();
+        let want = (0..tokens.len()).map(|at| longest(&rows, &tokens, &vec![0; tokens.len()], at));
+        assert!(found.iter().copied().zip(orders.iter().copied()).eq(want));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Bytes of an overlay's file changed anywhere but in its header: a typed error that names the file, or possible rows.
+    #[test]
+    fn a_damaged_overlay_gives_an_error_or_possible_rows(
+        base in wide_keys(150..200),
+        overlays in prop::collection::vec(wide_keys(1..5), 1..3),
+        tokens in prop::collection::vec(0..WIDE, 300..400),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..12),
+        damaged in 0usize..2,
+        form in prop_oneof![Just(Form::Fast), Just(Form::Archive)],
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let layers: Vec<_> = std::iter::once(base).chain(overlays).collect();
+        let mut indexes: Vec<_> =
+            layers.iter().map(|keys| Arc::new(Index::build(&key_set(keys, WIDE).unwrap()).unwrap())).collect();
+        let path = folder.path().join("damaged.mgi");
+        indexes[damaged].save(&path, form).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        for (place, change) in damage {
+            let at = HEADER_LEN + place.index(bytes.len() - HEADER_LEN);
+            bytes[at] ^= change;
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let is_typed = |error: &Error| matches!(error, Error::Format { .. }) && error.to_string().contains("damaged.mgi");
+        match Index::open(&path, Load::Ram) {
+            Ok(index) => indexes[damaged] = Arc::new(index),
+            Err(error) => {
+                prop_assert!(is_typed(&error), "{}", error);
+                return Ok(());
+            }
+        }
+        let stack = Stack::new(indexes).unwrap();
+        let checked = Tokens::check(&tokens[..], WIDE, &Bounds::default(), Unknown::Error).unwrap();
+        // Walked at first; later lookups answer from the keys that were read, if they could be.
+        for _ in 0..20 {
+            let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
+            match stack.lookup_tokens(&checked, &Bounds::default(), &mut rows, &mut orders, Options::default()) {
+                Err(error) => prop_assert!(is_typed(&error), "{}", error),
+                Ok(()) => {
+                    let possible = |(&row, &order): (&i32, &u8)| {
+                        row >= -1 && i64::from(row) < stack.num_keys() as i64 && order <= 16
+                    };
+                    prop_assert!(rows.iter().zip(&orders).all(possible));
+                }
+            }
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod view;
 mod words;
 
 pub(crate) use builder::build;
+pub(crate) use prefetch::prefetch;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use probe::Avx2;
 pub(crate) use probe::{Portable, Prober};

@@ -266,8 +266,8 @@ mod tests {
         let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
         for lanes in [1, 32] {
             let options = Options { lanes, threads: 2, ..Options::default() };
-            let layers = [Layer { table: &table, limits, first_row: 0, sieve: None }];
-            let damaged = lookup(&layers, &checked, &Bounds::default(), &mut rows, &mut orders, options).unwrap();
+            let layers = [Layer { table: &table, limits, first_row: 0 }];
+            let damaged = lookup(&layers, None, &checked, &Bounds::default(), &mut rows, &mut orders, options).unwrap();
             assert_eq!(damaged, Some(0));
         }
         assert!(table.step(crate::ids::StateId::START, 7).is_none());

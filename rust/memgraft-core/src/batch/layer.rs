@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use super::limits::Limits;
-use super::sieve::Sieve;
 use crate::automaton::Table;
 
 /// One index of a lookup.
@@ -13,8 +12,6 @@ pub(crate) struct Layer<'a> {
     pub limits: Limits,
     /// What is added to the rows of this index.
     pub first_row: i32,
-    /// Spares a layer above others the positions where none of its keys ends.
-    pub sieve: Option<&'a Sieve>,
 }
 
 /// Takes the answers of `over`, rows counted from `first_row`, where they are hits and at least as long.

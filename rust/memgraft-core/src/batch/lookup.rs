@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bounds::Bounds;
+use super::extending::{Room, pick};
+use super::extensions::Extensions;
 use super::lanes::Walk;
 use super::layer::Layer;
 use super::options::{Instructions, Options};
 use super::segments::Feeder;
-use super::sieve::{Room, Sieve};
-use super::sifting::Sifted;
 use super::tokens::Tokens;
 #[cfg(target_arch = "x86_64")]
 use crate::automaton::Avx2;
@@ -19,15 +19,13 @@ use crate::{Result, stop, threads};
 const TOKENS_PER_THREAD: usize = 1 << 14;
 /// Longest run that one lane walks before it takes new work; half and twice as long measure alike.
 const CHUNK: usize = 512;
-/// Positions of one step of the first layer, between two looks whether the caller still waits.
+/// Positions of one step, between two looks whether the caller still waits.
 const STEP: usize = 1 << 18;
-/// Positions of one step of a layer above it: the answers below stay in the cache until those above are put over them.
-const OVER_STEP: usize = 1 << 16;
-/// Steps that a layer walks in full, after one where its sieve let too much pass, before it sifts again.
-const WALKED_STEPS: usize = 3;
+/// Positions of one step of several layers: answers stay in the cache until those above are put over them.
+const STACK_STEP: usize = 1 << 16;
 
 /// Fills `rows` and `orders` (-1 and 0 at a miss) for every position of `tokens` with the longest match of any layer; at
-/// equal length the later layer's.
+/// equal length the later layer's. `above` holds the keys of layers above all of `layers`.
 ///
 /// Returns the number of a layer whose table turned out to be damaged: the output is then not to be used.
 ///
@@ -36,6 +34,7 @@ const WALKED_STEPS: usize = 3;
 /// has asked the work to end.
 pub(crate) fn lookup(
     layers: &[Layer<'_>],
+    above: Option<&Extensions>,
     tokens: &Tokens<'_>,
     bounds: &Bounds<'_>,
     rows: &mut [i32],
@@ -47,31 +46,23 @@ pub(crate) fn lookup(
     bounds.check(tokens.len())?;
     let num_threads = options.threads.clamp(1, tokens.len().div_ceil(TOKENS_PER_THREAD).max(1));
     let part = tokens.len().div_ceil(num_threads).max(1);
+    let step = if layers.len() > 1 || above.is_some() { STACK_STEP } else { STEP };
     let damaged = AtomicUsize::new(usize::MAX);
     let pieces = rows.chunks_mut(part).zip(orders.chunks_mut(part)).enumerate();
     let results = threads::over(pieces, |(piece, (rows, orders)): (usize, (&mut [i32], &mut [u8]))| -> Result<()> {
-        let mut room = layers.iter().any(|layer| layer.sieve.is_some()).then(Box::<Room>::default);
-        for (number, layer) in layers.iter().enumerate() {
-            let length = if number == 0 { STEP } else { OVER_STEP };
-            let (mut start, mut walked) = (piece * part, 0);
-            for (rows, orders) in rows.chunks_mut(length).zip(orders.chunks_mut(length)) {
-                stop::check()?;
-                let sifted = match layer.sieve.zip(room.as_deref_mut()).filter(|_| number > 0 && walked == 0) {
-                    Some(sieve) => layer.sift(sieve, (tokens, bounds), start, rows, orders, options),
-                    None => Sifted::Dense,
-                };
-                let sound = match sifted {
-                    Sifted::Dense => {
-                        walked = if walked == 0 { WALKED_STEPS } else { walked - 1 };
-                        layer.answer((tokens, bounds), start, rows, orders, number > 0, options)
-                    }
-                    done => done == Sifted::Done,
-                };
-                if !sound {
+        let mut above = above.map(|above| (above, Box::<Room>::default()));
+        let mut start = piece * part;
+        for (rows, orders) in rows.chunks_mut(step).zip(orders.chunks_mut(step)) {
+            stop::check()?;
+            for (number, layer) in layers.iter().enumerate() {
+                if !layer.answer((tokens, bounds), start, rows, orders, number > 0, options) {
                     damaged.store(number, Ordering::Relaxed);
                 }
-                start += rows.len();
             }
+            if let Some((above, room)) = &mut above {
+                extend(above, room, (tokens, bounds), start, rows, orders, options);
+            }
+            start += rows.len();
         }
         Ok(())
     });
@@ -98,39 +89,34 @@ impl Layer<'_> {
         let over = over.then_some(self.first_row);
         walk_all(&mut Walk { table, limits, tokens, first: start, rows, orders, over, feeder }, options)
     }
-
-    /// [`Layer::sifted`] the best way this processor and `options` allow.
-    fn sift(
-        &self,
-        sieve: (&Sieve, &mut Room),
-        text: (&Tokens<'_>, &Bounds<'_>),
-        start: usize,
-        rows: &mut [i32],
-        orders: &mut [u8],
-        options: Options,
-    ) -> Sifted {
-        #[cfg(target_arch = "x86_64")]
-        if Avx2::detect().filter(|_| options.instructions == Instructions::Best).is_some() {
-            // SAFETY: `detect` found the features the function is compiled for.
-            let test =
-                |sieve: &Sieve, room: &mut Room, num, orders: &[u8]| unsafe { sift_avx2(sieve, room, num, orders) };
-            return self.sifted(sieve, &test, text, start, rows, orders);
-        }
-        self.sifted(sieve, &sift_with, text, start, rows, orders)
-    }
 }
 
-/// [`sift_with`] compiled for AVX2.
+/// [`Extensions::extend`] the best way this processor and `options` allow.
+fn extend(
+    above: &Extensions,
+    room: &mut Room,
+    text: (&Tokens<'_>, &Bounds<'_>),
+    start: usize,
+    rows: &mut [i32],
+    orders: &mut [u8],
+    options: Options,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if Avx2::detect().filter(|_| options.instructions == Instructions::Best).is_some() {
+        // SAFETY: `detect` found the features the function is compiled for.
+        let pick = |above: &Extensions, room: &mut Room, rows: &[i32], orders: &[u8]| unsafe {
+            pick_avx2(above, room, rows, orders)
+        };
+        return above.extend(room, &pick, text, start, rows, orders);
+    }
+    above.extend(room, &pick, text, start, rows, orders);
+}
+
+/// [`pick`] compiled for AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
-fn sift_avx2(sieve: &Sieve, room: &mut Room, num: usize, orders: &[u8]) -> usize {
-    sift_with(sieve, room, num, orders)
-}
-
-#[inline(always)]
-fn sift_with(sieve: &Sieve, room: &mut Room, num: usize, orders: &[u8]) -> usize {
-    let found = sieve.sift(room, num);
-    sieve.weigh(room, found, orders)
+fn pick_avx2(above: &Extensions, room: &mut Room, rows: &[i32], orders: &[u8]) -> usize {
+    pick(above, room, rows, orders)
 }
 
 /// Runs the lanes the best way this processor and `options` allow.

@@ -2,20 +2,20 @@
 //! per call, caller-owned output.
 
 mod bounds;
+mod extending;
+mod extensions;
 mod lanes;
 mod layer;
 mod limits;
 mod lookup;
 mod options;
 mod segments;
-mod sieve;
-mod sifting;
 mod tokens;
 
 pub use bounds::Bounds;
+pub(crate) use extensions::{Extensions, MAX_EXTENSIONS};
 pub(crate) use layer::{Layer, merge};
 pub(crate) use limits::Limits;
 pub(crate) use lookup::lookup;
 pub use options::{Instructions, Options, Unknown};
-pub(crate) use sieve::{MAX_SIEVED_KEYS, Sieve};
 pub use tokens::{Ids, Tokens};

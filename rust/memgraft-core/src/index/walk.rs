@@ -44,7 +44,7 @@ impl Index {
         orders: &mut [u8],
         options: Options,
     ) -> Result<()> {
-        match batch::lookup(&[self.layer(0)], tokens, bounds, rows, orders, options)? {
+        match batch::lookup(&[self.layer(0)], None, tokens, bounds, rows, orders, options)? {
             None => Ok(()),
             Some(_) => Err(self.damaged()),
         }
@@ -121,7 +121,7 @@ impl Index {
 
     /// What a lookup walks, with rows counted from `first_row`.
     pub(crate) fn layer(&self, first_row: i32) -> Layer<'_> {
-        Layer { table: &self.table, limits: self.limits(), first_row, sieve: None }
+        Layer { table: &self.table, limits: self.limits(), first_row }
     }
 
     pub(super) fn limits(&self) -> Limits {
