@@ -1,4 +1,4 @@
-"""Instructions per token of the lookup and per row of the gather, counted by callgrind: the same on every run.
+"""Instructions per token of lookups and per row of the gather, counted by callgrind: the same on every run.
 
     python benches/instructions.py [--keys FILE --corpus STEM] [--tokens N]
 
@@ -16,7 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 import prepare
+from memgraft import KeySet, NgramIndex
 
 WAYS = {
     "16 lanes": ["--lanes", "16"],
@@ -50,6 +53,26 @@ def each(program: Path, command_words: list[str], of: str) -> float:
     return (thrice - once) / (2 * number)
 
 
+def stacks(program: Path, keys: KeySet, corpus: list[str]) -> dict[str, float]:
+    """Instructions a token of a base alone and with an overlay of 1 % of its size, by which keys the overlay has.
+
+    The overlay's keys are read in the first run already, so they cancel out too.
+    """
+    few = len(keys) // 100
+    overlays = {"the next by count": np.arange(len(keys) - few, len(keys)), "the most frequent": np.arange(few)}
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        base, overlay = f"{folder}/base.mgi", f"{folder}/overlay.mgi"
+        for name, rows in overlays.items():
+            NgramIndex.build(keys.select(np.setdiff1d(np.arange(len(keys)), rows))).save(base)
+            NgramIndex.build(keys.select(rows)).save(overlay)
+            for what, more in (("base alone", []), ("stack", ["--overlay", overlay])):
+                words = f"{what}, overlay of {name}"
+                found[words] = each(program, ["walk", "--index", base, *corpus, *more], "tokens")
+                print(f"{words:<40} {found[words]:8.2f} instructions a token", file=sys.stderr)
+    return found
+
+
 def shard(path: Path, num_rows: int, value_dim: int) -> None:
     """A value shard of bf16 rows with any bytes."""
     num_bytes = num_rows * value_dim * 2
@@ -72,18 +95,26 @@ def main() -> None:
         options.corpus = ground.held_out
     program, index = prepare.binary(), options.keys.with_suffix(".mgi")
     subprocess.run([program, "build", "--keys", options.keys, "--index", index], check=True, stdout=subprocess.DEVNULL)
-    common = ["--index", str(index), "--corpus", str(options.corpus), "--tokens", str(options.tokens)]
+    corpus = ["--corpus", str(options.corpus), "--tokens", str(options.tokens)]
+    common = ["--index", str(index), *corpus]
     report, gathers = {}, {}
     for name, way in WAYS.items():
         report[name] = each(program, ["walk", *common, *way], "tokens")
         print(f"{name:<18} {report[name]:8.2f} instructions a token", file=sys.stderr)
+    stacked = stacks(program, KeySet.open(options.keys), corpus)
     with tempfile.TemporaryDirectory() as folder:
         shard(Path(folder) / "values", num_rows=20_000, value_dim=512)
         for name, way in GATHERS.items():
             words = ["gather", "--shard", f"{folder}/values", "--asked", str(1 << 14), *way]
             gathers[name] = each(program, words, "rows")
             print(f"{name:<18} {gathers[name]:8.2f} instructions a row", file=sys.stderr)
-    found = {"unit": "instructions a token, a row", "tokens": options.tokens, "ways": report, "gathers": gathers}
+    found = {
+        "unit": "instructions a token, a row",
+        "tokens": options.tokens,
+        "ways": report,
+        "stacks": stacked,
+        "gathers": gathers,
+    }
     json.dump(found, sys.stdout, indent=1)
 
 

@@ -72,6 +72,15 @@ def goals(results: dict[str, Any]) -> list[Goal]:
         add(
             "Python: index over a dict of tuples", over(one["timings"], "dict of tuples", "index.lookup, 1 thread"), 100
         )
+    for name, one in results.get("stack", {}).items():
+        if isinstance(one, dict):
+            asked = 1.15 if name.startswith("1 %") else 2
+            add(
+                f"stack, {name}: over the base alone",
+                over(one["timings"], "stack", "base alone"),
+                asked,
+                at_least=False,
+            )
     if one := results.get("gather"):
         for row_bytes, wanted in (("4096", 0.55), ("16384", 0.75)):
             timings = one["rows"][row_bytes]["uniform"]

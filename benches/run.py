@@ -24,7 +24,7 @@ from typing import Any
 import prepare
 import report
 
-GROUPS = ("index", "lookup", "gather", "loader", "cold", "decode", "graft", "mining", "harvest")
+GROUPS = ("index", "lookup", "stack", "gather", "loader", "cold", "decode", "graft", "mining", "harvest")
 MOST_KEYS_OF_PEERS = {"daachorse": 4_000_000, "map": 4_000_000, "backward": 40_000_000}
 """Beyond this many keys a peer takes too much memory or too long to build to take part."""
 

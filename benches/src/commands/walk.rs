@@ -1,15 +1,18 @@
 //! `walk`: the lookup alone, over and over: for callgrind, perf and a debugger.
 
-use memgraft_core::batch::{Bounds, Instructions, Options, Unknown};
+use std::sync::Arc;
+
+use memgraft_core::batch::{Bounds, Instructions, Options, Tokens, Unknown};
 use memgraft_core::format::Load;
 use memgraft_core::index::Index;
+use memgraft_core::stack::Stack;
 use serde_json::{Value, json};
 
 use crate::Fallible;
 use crate::arguments::Arguments;
 use crate::stream::Stream;
 
-/// Looks `--tokens` tokens of `--corpus` up in `--index`, `--repeat` times.
+/// Looks `--tokens` tokens of `--corpus` up in `--index`, with `--overlay` on it if one is given, `--repeat` times.
 ///
 /// # Errors
 /// Those of the core.
@@ -28,12 +31,24 @@ pub fn run(arguments: &mut Arguments) -> Fallible<Value> {
         },
     };
     let load = if arguments.take("ram", false)? { Load::Ram } else { Load::Map };
-    let index = Index::open(index, load)?;
+    let mut layers = vec![Arc::new(Index::open(index, load)?)];
+    for overlay in arguments.list("overlay", "") {
+        layers.push(Arc::new(Index::open(overlay, load)?));
+    }
     let stream = Stream::tail(&corpus, num_tokens)?;
     let tokens = &stream.tokens[..num_tokens.min(stream.tokens.len())];
     let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
-    for _ in 0..repeat {
-        index.lookup(tokens, &Bounds::default(), Unknown::Error, &mut rows, &mut orders, options)?;
+    let bounds = Bounds::default();
+    if let [index] = &layers[..] {
+        for _ in 0..repeat {
+            index.lookup(tokens, &bounds, Unknown::Error, &mut rows, &mut orders, options)?;
+        }
+    } else {
+        let checked = Tokens::check(tokens, layers[0].vocab_size(), &bounds, Unknown::Error)?;
+        let stack = Stack::new(layers)?;
+        for _ in 0..repeat {
+            stack.lookup_tokens(&checked, &bounds, &mut rows, &mut orders, options)?;
+        }
     }
     let hits = orders.iter().filter(|&&order| order > 0).count();
     Ok(json!({"tokens": tokens.len() * repeat, "coverage": hits as f64 / tokens.len().max(1) as f64}))
