@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from memgraft.bank.dtypes import DTYPES, HARVESTED, channel_scales, decode, encode
+from memgraft.bank.dtypes import DTYPES, channel_scales, decode, encode
 from memgraft.data.dtypes import stored_array, stored_tensor, to_floats, torch_dtype
 from memgraft.errors import ArgumentError
 
@@ -30,7 +30,7 @@ def test_numpy_and_torch_read_the_same_numbers(dtype):
     np.testing.assert_allclose(read.numpy(), values, rtol=0.07, atol=0.02)
 
 
-@pytest.mark.parametrize("name", HARVESTED)
+@pytest.mark.parametrize("name", DTYPES)
 def test_a_harvest_hands_over_what_numpy_would_encode(name):
     values = torch.randn(4, 1, 8, generator=torch.Generator().manual_seed(0))
     given = channel_scales(values.numpy()) if DTYPES[name].scales == "channel" else None
@@ -48,8 +48,17 @@ def test_the_core_has_the_same_types(function, of):
     assert set(re.findall(r'=> "(\w+)"', body[0])) == {getattr(dtype, of) for dtype in DTYPES.values()}
 
 
-def test_a_harvest_writes_every_type():
-    assert set(HARVESTED) == set(DTYPES)
+@pytest.mark.parametrize("name", [name for name, dtype in DTYPES.items() if dtype.scales is None])
+def test_neighbours_are_no_further_apart_than_the_row_says(name):
+    dtype, values = DTYPES[name], np.random.default_rng(0).uniform(1, 4, (4096, 1, 1)).astype(np.float32)
+    read = decode(encode(values, dtype)[0], dtype)
+    furthest = float((np.abs(read - values) / values).max())
+    assert dtype.largest_step / 4 <= furthest <= dtype.largest_step
+
+
+def test_scaled_types_have_a_step_too():
+
+    assert all(0 < dtype.largest_step < 1 for dtype in DTYPES.values() if dtype.scales is not None)
 
 
 def test_bytes_of_a_row_include_its_own_scales():

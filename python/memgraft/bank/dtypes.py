@@ -131,7 +131,8 @@ class ValueDtype:
         scales: whether fp32 scales go with each row and tap, or with each tap and channel of the table.
         encoder: see `encode`, which checks what it gives the encoder.
         decoder: stored values as float32, before any scale.
-        harvested: whether a harvest writes it; channel scales then come from a sample of the keys.
+        largest_step: the largest step between neighbouring numbers, as a share of them; with channel scales, whose
+            steps depend on the channel alone, in rows of small norm.
     """
 
     name: str
@@ -141,7 +142,7 @@ class ValueDtype:
     scales: Literal["row", "channel"] | None
     encoder: Callable[[FloatArray, FloatArray | None], _Encoded]
     decoder: Callable[[AnyArray], FloatArray]
-    harvested: bool
+    largest_step: float
 
     @property
     def size(self) -> int:
@@ -170,7 +171,7 @@ DTYPES: Mapping[str, ValueDtype] = {
             scales=None,
             encoder=_encode_bf16,
             decoder=bf16_to_float,
-            harvested=True,
+            largest_step=2**-8,
         ),
         ValueDtype(
             name="fp16",
@@ -180,7 +181,7 @@ DTYPES: Mapping[str, ValueDtype] = {
             scales=None,
             encoder=_encode_fp16,
             decoder=_decode_float,
-            harvested=True,
+            largest_step=2**-11,
         ),
         ValueDtype(
             name="fp32",
@@ -190,7 +191,7 @@ DTYPES: Mapping[str, ValueDtype] = {
             scales=None,
             encoder=_encode_fp32,
             decoder=_decode_float,
-            harvested=True,
+            largest_step=0.0,
         ),
         ValueDtype(
             name="fp8_e4m3",
@@ -200,7 +201,7 @@ DTYPES: Mapping[str, ValueDtype] = {
             scales="row",
             encoder=_encode_fp8,
             decoder=_decode_fp8,
-            harvested=True,
+            largest_step=2**-4,
         ),
         ValueDtype(
             name="int8",
@@ -210,13 +211,10 @@ DTYPES: Mapping[str, ValueDtype] = {
             scales="channel",
             encoder=_encode_int8,
             decoder=_decode_float,
-            harvested=True,
+            largest_step=0.25,
         ),
     )
 }
-
-HARVESTED = tuple(dtype.name for dtype in DTYPES.values() if dtype.harvested)
-"""Types that a harvest can write."""
 
 
 def value_dtype(name: str) -> ValueDtype:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.bank.bank import Bank
+from memgraft.bank.dtypes import value_dtype
 from memgraft.bank.extras import tokenizer_files
 from memgraft.bank.overlay import Where
 from memgraft.bank.provenance import Origins, sources_of
@@ -119,7 +120,7 @@ def _write(
     keys = _select(stack, keep, counts, documents)
     rows = rows_in(keys, stack.index)
     origins = Origins.of_rows(stack.layers, rows)
-    per_row = stack.scales(rows[:1]) is not None and stack.dtype != "int8"
+    scales = value_dtype(stack.dtype).scales
     writer = BankWriter(
         out,
         keys=keys,
@@ -128,14 +129,14 @@ def _write(
         dtype=stack.dtype,
         donor=stack.manifest.donor,
         tokenizer=stack.manifest.tokenizer,
-        scales=stack.scales(rows[:1]) if stack.dtype == "int8" else None,
+        scales=stack.scales(rows[:1]) if scales == "channel" else None,
     )
     with writer:
         step = max(1, _WRITE_BYTES // writer.row_bytes)
         for first, stop in writer.missing():
             for start in range(first, stop, step):
                 part = rows[start : min(start + step, stop)]
-                writer.write_stored(start, stack.values(part), stack.scales(part) if per_row else None)
+                writer.write_stored(start, stack.values(part), stack.scales(part) if scales == "row" else None)
                 if progress is not None:
                     progress("rows", start + len(part), len(rows))
         return writer.finish(corpus=_corpus(stack, origins), origins=origins, files=tokenizer_files(stack.paths))

@@ -7,6 +7,7 @@ import typer
 
 from memgraft.cli.artifacts import check_folder
 from memgraft.cli.common import (
+    VALUE_DTYPE_HELP,
     JsonOption,
     OldDtypeOption,
     ThreadsOption,
@@ -23,9 +24,7 @@ from memgraft.errors import ArgumentError
 def run(
     bank: Annotated[Path, typer.Argument(help="The bank directory.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bank directory to be.")],
-    value_dtype: Annotated[
-        str | None, typer.Option("--value-dtype", help="Storage: bf16, fp16, fp32, fp8_e4m3 (fp8) or int8.")
-    ] = None,
+    value_dtype: Annotated[str | None, typer.Option("--value-dtype", help=VALUE_DTYPE_HELP)] = None,
     dtype: OldDtypeOption = None,
     threads: ThreadsOption = None,
     json: JsonOption = False,

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from memgraft.bank.dtypes import DTYPES
 from memgraft.cli import INTERRUPTED
 from memgraft.errors import ArgumentError, ConfigError, MemgraftError
 
@@ -266,18 +267,28 @@ def _short(value: float) -> str:
     return f"{value:.3g}G"
 
 
+_SHORT = {"fp8": "fp8_e4m3"}
+"""Short names of storage types."""
+
+
+def _help_of_types() -> str:
+    named = [name + "".join(f" ({short})" for short, long in _SHORT.items() if long == name) for name in DTYPES]
+    return f"Storage: {', '.join(named[:-1])} or {named[-1]}."
+
+
+VALUE_DTYPE_HELP = _help_of_types()
+
+
 def storage_type(value_dtype: str, old: str | None = None) -> str:
     """The storage type of ``--value-dtype``, or of ``--dtype``, which some verbs called it once.
 
     Raises:
         ArgumentError: there is no such type.
     """
-    from memgraft.bank.dtypes import DTYPES
-
     asked = old or value_dtype
-    found = {"fp8": "fp8_e4m3"}.get(asked, asked)
+    found = _SHORT.get(asked, asked)
     if found not in DTYPES:
-        raise ArgumentError(f"--value-dtype {asked}: expected one of {', '.join([*DTYPES, 'fp8'])}")
+        raise ArgumentError(f"--value-dtype {asked}: expected one of {', '.join([*DTYPES, *_SHORT])}")
     return found
 
 

@@ -9,6 +9,7 @@ import typer
 
 from memgraft.cli.artifacts import Reading, check_folder, reads_corpora
 from memgraft.cli.common import (
+    VALUE_DTYPE_HELP,
     JsonOption,
     ThreadsOption,
     emit,
@@ -49,7 +50,7 @@ def run(
         typer.Option("--held-out", help="With --auto: other documents; default: what 'mine --held-out' held out."),
     ] = None,
     minutes: Annotated[float, typer.Option(min=0.01, help="With --auto: time for the probe.")] = 10.0,
-    value_dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16, fp32, fp8_e4m3 (fp8) or int8.")] = "bf16",
+    value_dtype: Annotated[str, typer.Option(help=VALUE_DTYPE_HELP)] = "bf16",
     compute_dtype: Annotated[str, typer.Option(help="The donor's run: auto, float32, bfloat16 or float16.")] = "auto",
     prefix: Annotated[
         str,

@@ -29,7 +29,7 @@ def run(
     memory: Annotated[str, typer.Option(help="Working memory.")] = "4GiB",
     taps: Annotated[str, typer.Option(help="Donor depths, for the bytes of the values.")] = "8",
     value_dim: Annotated[int | None, typer.Option(min=1, help="The donor's width, where no --donor is given.")] = None,
-    value_dtype: Annotated[str, typer.Option(help="Storage: bf16, fp16, fp32, fp8_e4m3 (fp8) or int8.")] = "bf16",
+    value_dtype: Annotated[str, typer.Option(help=common.VALUE_DTYPE_HELP)] = "bf16",
     donor: Annotated[
         str | None, typer.Option(help="Times this donor on a sample of the keys (needs --tokenizer).")
     ] = None,

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from memgraft.bank.dtypes import FloatArray, value_dtype
+from memgraft.bank.dtypes import DTYPES, FloatArray
 from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.packing import BoolArray, IntArray
 from memgraft.harvesting.prefix import candidates
-from memgraft.harvesting.rereading import LARGEST_STEPS, ROUNDING, Pieces, Rereading, distances
+from memgraft.harvesting.rereading import ROUNDING, Pieces, Rereading, distances
 
 Kind = Literal[
     "donor",
@@ -42,8 +42,6 @@ _ROUNDED = 0.3
 """Rows further away than this are not a matter of the compute type."""
 _EXACTER = 3.0
 _FEWEST_FOR_CHANNELS, _SCALED = 8, 0.02
-_BITS = {"bf16": "fp16", "fp16": "bf16"}
-"""Storage types whose bits may have been taken for another's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,12 +286,13 @@ def _stored_otherwise(
         channels = (found * expected).sum(0) / np.square(found).sum(0)
         if len(rows) >= _FEWEST_FOR_CHANNELS and _scaled(channels):
             yield guess("scale", "each channel has a wrong scale", again, found * channels.astype(np.float32))
-        other = _BITS.get(reading.bank.dtype)
-        if other is not None:
+        for other in DTYPES.values():
+            if other is reading.dtype or other.size != reading.dtype.size or other.scales or reading.dtype.scales:
+                continue
             bits: npt.NDArray[Any] = reading.bank.values(rows)
-            floats = value_dtype(other).decoder(bits.view(value_dtype(other).storage))
-            limits = limits + np.float32(LARGEST_STEPS[other])
-            yield guess("dtype", f"{other} bits that are marked as {reading.bank.dtype}", again, floats)
+            limits = limits + np.float32(other.largest_step)
+            text = f"{other.name} bits that are marked as {reading.bank.dtype}"
+            yield guess("dtype", text, again, other.decoder(bits.view(other.storage)))
 
 
 def _scaled(factors: FloatArray) -> bool:

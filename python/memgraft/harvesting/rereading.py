@@ -20,10 +20,6 @@ ROUNDING = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 6e-3}
 """What another batch, processor or order of sums may do to a state, as a share of its norm."""
 _TIMES = 3.0
 """As many times what batching does to a sample is rounding, too."""
-LARGEST_STEPS = {"fp32": 0.0, "bf16": 2**-8, "fp16": 2**-11, "fp8_e4m3": 2**-4}
-"""The largest step between neighbouring numbers of a storage type, as a share of them."""
-_INT8_STEP = 0.25
-"""The same for int8 in rows of small norm: its steps depend on the channel alone."""
 _OTHER_TYPE = 2.0
 """A run in another type than the recorded one may be as many times further away."""
 _CLOSER = 3.0
@@ -51,7 +47,8 @@ class Rereading:
     ) -> None:
         self.bank, self.recipient, self.donor, self.head, self.windows = bank, recipient, donor, head, windows
         self._ends: dict[int, IntArray] = {}
-        self._earlier: str | None = (bank.manifest.donor.get("storage") or {}).get("from")
+        earlier = (bank.manifest.donor.get("storage") or {}).get("from")
+        self._earlier = None if earlier is None else value_dtype(earlier)
         self.dtype = value_dtype(bank.dtype)
         self.channel_scales = bank.scales(np.zeros(1, np.int32)) if self.dtype.scales == "channel" else None
 
@@ -139,10 +136,9 @@ class Rereading:
         """What the bank holds of ``values (N, taps, V)``, as float32; NaN for rows that are not finite."""
         finite = np.isfinite(values).all(axis=(1, 2), keepdims=True)
         values = np.where(finite, values, 0)
-        if self._earlier not in (None, "int8"):  # whose channel scales are gone
-            earlier = value_dtype(self._earlier)
-            codes, row_scales = encode(values, earlier)
-            values = decode(codes, earlier, row_scales)
+        if self._earlier is not None and self._earlier.scales != "channel":  # channel scales are gone
+            codes, row_scales = encode(values, self._earlier)
+            values = decode(codes, self._earlier, row_scales)
         codes, row_scales = encode(values, self.dtype, self.channel_scales)
         floats = decode(codes, self.dtype, row_scales if self.dtype.scales == "row" else self.channel_scales)
         kept: FloatArray = np.where(finite, floats, np.nan).astype(np.float32)
@@ -151,7 +147,7 @@ class Rereading:
     def steps(self, rows: IntArray) -> FloatArray:
         """(N, taps) the distance between neighbouring stored numbers, as a share of the row's norm."""
         if self.channel_scales is None:
-            return np.full((len(rows), len(self.bank.taps)), LARGEST_STEPS[self.dtype.name], np.float32)
+            return np.full((len(rows), len(self.bank.taps)), self.dtype.largest_step, np.float32)
         norms = np.linalg.norm(self.bank.floats(rows), axis=2)
         steps: FloatArray = (np.linalg.norm(self.channel_scales, axis=1) / norms.clip(1e-30)).astype(np.float32)
         return steps
@@ -166,7 +162,9 @@ class Rereading:
 
     def rounding(self, rows: IntArray, recorded: str) -> float:
         """What may lie between the recorded run and this one, both exact but for their types."""
-        most = ROUNDING[self.donor.compute_dtype] + (_INT8_STEP if self._earlier == "int8" else 0.0)
+        most = ROUNDING[self.donor.compute_dtype]
+        if self._earlier is not None and self._earlier.scales == "channel":
+            most += self._earlier.largest_step
         if recorded in ROUNDING and recorded != self.donor.compute_dtype:
             most = max(most, _OTHER_TYPE * ROUNDING[recorded])
         tokens = [piece for row in self.recorded(rows[:_BLOCK]) for piece in row]

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from memgraft.bank import Bank, BankWriter, Memory
+from memgraft.bank.dtypes import value_dtype
 from memgraft.bank.extras import tokenizer_files
 from memgraft.bank.files import write_text
 from memgraft.bank.stacked import StackedIndex
@@ -308,7 +309,7 @@ def _write(
         dtype=harvested.dtype,
         donor={**harvested.manifest.donor, "taught": {**taught, **asdict(settings)}},
         tokenizer=harvested.manifest.tokenizer,
-        scales=harvested.scales(np.zeros(0, np.int32)) if harvested.dtype == "int8" else None,
+        scales=harvested.scales(np.zeros(0, np.int32)) if value_dtype(harvested.dtype).scales == "channel" else None,
     )
     with writer:
         writer.write(0, values)
