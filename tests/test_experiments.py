@@ -35,7 +35,7 @@ from memgraft.experiments.train import (
     plain_collator,
 )
 from memgraft.harvesting import harvest
-from memgraft.mining.facts import mined_from
+from memgraft.mining.origin import mined_from
 from tiny import byte_bpe, tiny_donor, tiny_text
 
 RECIPE = Recipe(

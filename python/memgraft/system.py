@@ -1,11 +1,13 @@
-"""What depends on where a process runs: how files are put in place, how many threads it may use, where it may write."""
+"""What depends on the system: how files are put in place, how many threads a process may use, where it may write."""
 
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from memgraft.errors import StorageError
 
@@ -22,6 +24,9 @@ _NO_FOLDER_SYNC = {
 """What file systems say that cannot make a folder durable, or let nobody open one; the names in it are written anyway.
 """
 _CGROUPS = Path("/sys/fs/cgroup")
+
+
+T = TypeVar("T")
 
 
 def sync_folder(path: Path) -> None:
@@ -173,3 +178,30 @@ def _read_quota(*files: Path) -> float | None:
     except (OSError, ValueError, IndexError):
         return None  # "max", or no such controller
     return quota / period if quota > 0 < period else None
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """Runs native code in a thread, so that Ctrl-C is answered while it goes on; the thread is then left to itself.
+
+    Raises:
+        BaseException: what ``work`` raised.
+    """
+    done = threading.Event()
+    outcome: list[tuple[bool, Any]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((True, work()))
+        except BaseException as error:
+            outcome.append((False, error))
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name="memgraft-tokenize", daemon=True).start()
+    # A signal may reach another thread, and then wakes nobody here.
+    while not done.wait(0.05):
+        pass
+    succeeded, result = outcome[0]
+    if not succeeded:
+        raise result
+    return cast(T, result)

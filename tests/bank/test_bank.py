@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bank_cases import VOCAB, make_keys, make_values
 from memgraft.bank import Bank, BankWriter
-from memgraft.bank.values import DTYPES, bf16_to_float, channel_scales, float_to_bf16
+from memgraft.bank.dtypes import DTYPES, bf16_to_float, channel_scales, float_to_bf16
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, MemgraftError, StorageError
 from memgraft.index import NgramIndex
 

@@ -10,7 +10,7 @@ import pytest
 from bank_cases import make_keys
 from format_reader import BankFolder
 from memgraft.bank import Bank
-from memgraft.bank.values import DTYPES
+from memgraft.bank.dtypes import DTYPES
 from memgraft.keyset import KeySet
 
 GOLDEN = Path(__file__).parents[1] / "data" / "format" / "v1"

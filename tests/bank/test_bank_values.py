@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from memgraft.bank.values import (
+from memgraft.bank.dtypes import (
     DTYPES,
     FP8_TABLE,
     bf16_to_float,
@@ -12,9 +12,9 @@ from memgraft.bank.values import (
     decode,
     encode,
     float_to_bf16,
-    shard_header,
     value_dtype,
 )
+from memgraft.bank.values import shard_header
 from memgraft.errors import ArgumentError
 
 FLOATS = hnp.arrays(np.float32, (3, 2, 5), elements=st.floats(-1e4, 1e4, width=32))

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from memgraft.corpus import Corpus
+from memgraft.corpus.documents import read_documents
 from memgraft.corpus.foreign import split_of
-from memgraft.corpus.text import read_documents
 from memgraft.errors import CorpusError
 
 TOKENS = np.array([100, 200, 300, 0] * 64, np.uint16)

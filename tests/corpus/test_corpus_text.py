@@ -9,8 +9,10 @@ import threading
 import pytest
 
 from memgraft.corpus import Corpus, is_text, tokenize_folder
-from memgraft.corpus.text import Cutting, interruptible, left_out, read_documents, text_files, token_array
+from memgraft.corpus.documents import Cutting, left_out, read_documents, text_files
+from memgraft.corpus.text import token_array
 from memgraft.errors import ArgumentError, CorpusError
+from memgraft.system import interruptible
 
 tokenizers = pytest.importorskip("tokenizers")
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.bank.bank import Bank
+from memgraft.bank.dtypes import AnyArray, FloatArray
 from memgraft.bank.manifest import Manifest
 from memgraft.bank.overlay import Where
 from memgraft.bank.staging import Staged
-from memgraft.bank.values import AnyArray, FloatArray
 from memgraft.errors import ArgumentError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from memgraft.bank.bank import Bank
+from memgraft.bank.dtypes import FloatArray, channel_scales, decode, encode, value_dtype
 from memgraft.bank.extras import dropped_file, sample_file, tokenizer_files
-from memgraft.bank.values import FloatArray, channel_scales, decode, encode, value_dtype
 from memgraft.bank.writer import BankWriter
 from memgraft.errors import ArgumentError
 from memgraft.progress import Progress, callback

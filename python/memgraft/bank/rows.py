@@ -37,7 +37,7 @@ class RowWriter(Closing):
         dtype: ``bf16``, ``fp16``, ``fp32``, ``fp8_e4m3`` or ``int8``.
         donor: the donor and how it is run (JSON); should hold its ``fingerprint``.
         tokenizer: the recipient tokenizer (JSON); should hold its ``fingerprint``.
-        scales: fp32 ``[taps, value_dim]``, for int8 only (see `memgraft.bank.values.channel_scales`).
+        scales: fp32 ``[taps, value_dim]``, for int8 only (see `memgraft.bank.dtypes.channel_scales`).
         shard_bytes: upper bound of a shard's size, at least one row.
         order: (R,) the rows in the order in which they are written: where given, `write`, `missing` and the done-marks
             count places in it, and a chunk's rows lie scattered. It must be the same for every writer of this bank.

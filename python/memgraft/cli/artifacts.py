@@ -70,7 +70,7 @@ class Reading:
         """
         from memgraft import Corpus
         from memgraft.corpus import is_text
-        from memgraft.corpus.text import unread
+        from memgraft.corpus.documents import unread
 
         tokenizer = self.tokenizer
         texts = [path for path in (paths if isinstance(paths, list) else [paths]) if is_text(path)]
@@ -255,9 +255,9 @@ def split_of_keys(keys: "KeySet", corpus: "Corpus", option: str) -> "tuple[Corpu
     Raises:
         ArgumentError: the keys were not mined from a split of this corpus; ``option`` is the way out.
     """
-    from memgraft.mining import facts
+    from memgraft.mining import origin
 
-    if (parts := facts.split_of_keys(keys, corpus)) is None:
+    if (parts := origin.split_of_keys(keys, corpus)) is None:
         raise ArgumentError(
             f"{option}: expected keys that were mined with --held-out from {corpus.paths[0]}, found others; "
             f"give {option}"

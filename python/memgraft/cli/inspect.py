@@ -205,7 +205,7 @@ def load_recipient_tokenizer(
         ArgumentError: none is given and none is found.
         FingerprintError: it is not the one the keys were mined with.
     """
-    from memgraft.corpus.text import load_tokenizer
+    from memgraft.corpus.vocabulary import load_tokenizer
     from memgraft.tokenizer import differs_from, facts_of_keys, open_tokenizer
 
     facts = bank.manifest.tokenizer if bank is not None else {}

@@ -30,7 +30,7 @@ def run(
         raise ArgumentError(f"{path}: expected the recipient at {folder}, found none; give --recipient")
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    from memgraft.harvesting.donor import quiet_transformers
+    from memgraft.harvesting.gguf import quiet_transformers
     from memgraft.integrations.transformers import explain, load_graft
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))

@@ -57,7 +57,8 @@ def run(
         raise ArgumentError(f"{model}: expected a recipient with a config.json, found none")
     from transformers import AutoModelForCausalLM
 
-    from memgraft.harvesting.donor import best_device, quiet_transformers
+    from memgraft.harvesting.devices import best_device
+    from memgraft.harvesting.gguf import quiet_transformers
     from memgraft.integrations.transformers import load_graft
     from memgraft.teaching import TeachSettings, teach
 

@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Tokenise text into a Megatron .bin/.idx pair, documents kept apart."""
     from memgraft import Corpus, tokenize_folder
-    from memgraft.corpus.text import Cutting, left_out
+    from memgraft.corpus.documents import Cutting, left_out
 
     artifacts.check_output(out.with_name(out.name + ".bin"), overwrite=overwrite)
     delimiter = int(eos) if eos is not None and eos.isdecimal() else eos

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+from memgraft.corpus.foreign import refuse_text_splits
 from memgraft.corpus.writer import storage_errors
 from memgraft.errors import ArgumentError, ConfigError, CorpusError, MemgraftError
 
@@ -24,6 +25,7 @@ TEXT_SUFFIXES = (
 )
 """One document per file, but for lines of JSON: one per line. Each of them also compressed; ``.json`` only so, because
 that is how collections of lines are published, while a plain one is anything."""
+TOKEN_SUFFIXES = (".bin", ".ds", ".npy")
 BYTE_ORDER_MARK = "\ufeff"
 _NAMED = 8
 """Files that a line names."""
@@ -106,6 +108,34 @@ def _files(path: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(folder) / name
+
+
+def is_text(path: Path) -> bool:
+    """Whether ``path`` is a text file, or a folder with text and no token files in it."""
+    if not path.is_dir():
+        return path.name.lower().endswith(TEXT_SUFFIXES)
+    return not has_token_files(path) and next(text_files(path), None) is not None
+
+
+def has_token_files(folder: Path) -> bool:
+    """Whether token files lie in ``folder`` itself."""
+    with storage_errors(folder, "cannot list the folder; check its permissions"):
+        return any(entry.suffix in TOKEN_SUFFIXES for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def read_documents(path: str | os.PathLike[str], *, cutting: Cutting | None = None) -> Iterator[str]:
+    """Yields the documents of a text file or folder: files by folder and name, lines of ``.jsonl`` in order.
+
+    Text is taken as it is, line ends included, but for a byte order mark at a file's start.
+
+    Raises:
+        CorpusError: no text file; bytes that are not UTF-8 (with their offset); a line without a ``text`` string.
+    """
+    cutting = Cutting() if cutting is None else cutting
+    refuse_text_splits(Path(path), text_files(Path(path), cutting.suffixes))
+    for document in documents(Path(path), cutting):
+        if document.text or not document.num_bytes:
+            yield document.text
 
 
 def documents(path: Path, cutting: Cutting) -> Iterator[Document]:

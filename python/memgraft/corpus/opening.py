@@ -10,23 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft import _core
+from memgraft.corpus.documents import TEXT_SUFFIXES, TOKEN_SUFFIXES, has_token_files, is_text, text_files
 from memgraft.corpus.facts import read_facts
 from memgraft.corpus.foreign import refuse_below, refuse_foreign, refuse_index, refuse_splits, token_files
 from memgraft.corpus.tables import TABLE_SUFFIXES, is_table, write_tables
-from memgraft.corpus.text import (
-    TEXT_SUFFIXES,
-    TOKEN_SUFFIXES,
-    Progress,
-    find_special_ids,
-    has_token_files,
-    is_text,
-    load_tokenizer,
-    text_files,
-    tokenize_folder,
-    tokenizer_size,
-)
+from memgraft.corpus.text import tokenize_folder
+from memgraft.corpus.vocabulary import find_special_ids, load_tokenizer, tokenizer_size
 from memgraft.corpus.writer import MAX_VOCAB_SIZE
 from memgraft.errors import ArgumentError, CorpusError
+from memgraft.progress import Progress
 from memgraft.system import temporary_folder
 from memgraft.tokenizer import differs_from, mapping_facts, open_tokenizer, recorded_facts, tokenizer_file_fingerprint
 

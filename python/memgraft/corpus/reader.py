@@ -12,10 +12,9 @@ import numpy.typing as npt
 from memgraft import _core
 from memgraft.corpus.opening import PathLike, kind_of, open_tables, open_text, open_tokens
 from memgraft.corpus.tables import COLUMN
-from memgraft.corpus.text import Progress
 from memgraft.errors import ArgumentError
 from memgraft.keyed import Closed, Closing, decoder, pandas_for, place
-from memgraft.progress import callback
+from memgraft.progress import Progress, callback
 from memgraft.system import num_threads
 
 if TYPE_CHECKING:

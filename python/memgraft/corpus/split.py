@@ -5,9 +5,8 @@ from pathlib import Path
 
 from memgraft.corpus.blocks import documents_in_blocks
 from memgraft.corpus.reader import Corpus
-from memgraft.corpus.text import Progress
 from memgraft.corpus.writer import MAX_VOCAB_SIZE, CorpusWriter
-from memgraft.progress import callback
+from memgraft.progress import Progress, callback
 
 _COPIED_TOKENS = 1 << 22
 """Tokens copied at a time."""

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from memgraft.boundaries import MARKS, read_rows, refuse_unread
 from memgraft.corpus.foreign import listed, refuse_splits
-from memgraft.corpus.text import Progress
 from memgraft.corpus.writer import CorpusWriter, storage_errors
 from memgraft.errors import ArgumentError, ConfigError, CorpusError
+from memgraft.progress import Progress
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 COLUMN = "input_ids"

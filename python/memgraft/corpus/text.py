@@ -2,11 +2,10 @@
 
 import functools
 import os
-import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,21 +13,27 @@ import numpy.typing as npt
 from memgraft.corpus.documents import (
     BYTE_ORDER_MARK,
     TEXT_SUFFIXES,
+    TOKEN_SUFFIXES,
     Cutting,
     Document,
     documents,
+    has_token_files,
+    is_text,
     left_out,
     num_bytes,
+    read_documents,
     text_files,
     unread,
 )
 from memgraft.corpus.foreign import refuse_text_splits
-from memgraft.corpus.writer import CorpusWriter, storage_errors
-from memgraft.errors import ArgumentError, CorpusError, FormatError, TokenError
+from memgraft.corpus.vocabulary import find_special_ids, load_tokenizer, tokenizer_size
+from memgraft.corpus.writer import CorpusWriter
+from memgraft.errors import ArgumentError, TokenError
 from memgraft.progress import Progress as Progress
 from memgraft.progress import callback
+from memgraft.system import interruptible
 from memgraft.tokenizer import mapping_facts, tokenizer_file_fingerprint
-from memgraft.tokenizer_file import load_tokenizer_file, tokenizer_path
+from memgraft.tokenizer_file import tokenizer_path
 
 __all__ = [
     "BYTE_ORDER_MARK",
@@ -51,8 +56,6 @@ __all__ = [
     "unread",
 ]
 
-TOKEN_SUFFIXES = (".bin", ".ds", ".npy")
-
 BATCH_CHARACTERS = 4_000_000
 """Characters handed to the tokenizer at a time: enough for its threads, little memory."""
 
@@ -64,64 +67,6 @@ _NAMED = 16
 
 GIANT_CHARACTERS = 1_000_000
 """A document of fewer characters is not looked at for marks of document ends inside it."""
-
-T = TypeVar("T")
-
-
-def is_text(path: Path) -> bool:
-    """Whether ``path`` is a text file, or a folder with text and no token files in it."""
-    if not path.is_dir():
-        return path.name.lower().endswith(TEXT_SUFFIXES)
-    return not has_token_files(path) and next(text_files(path), None) is not None
-
-
-def has_token_files(folder: Path) -> bool:
-    """Whether token files lie in ``folder`` itself."""
-    with storage_errors(folder, "cannot list the folder; check its permissions"):
-        return any(entry.suffix in TOKEN_SUFFIXES for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def read_documents(path: str | os.PathLike[str], *, cutting: Cutting | None = None) -> Iterator[str]:
-    """Yields the documents of a text file or folder: files by folder and name, lines of ``.jsonl`` in order.
-
-    Text is taken as it is, line ends included, but for a byte order mark at a file's start.
-
-    Raises:
-        CorpusError: no text file; bytes that are not UTF-8 (with their offset); a line without a ``text`` string.
-    """
-    cutting = Cutting() if cutting is None else cutting
-    refuse_text_splits(Path(path), text_files(Path(path), cutting.suffixes))
-    for document in documents(Path(path), cutting):
-        if document.text or not document.num_bytes:
-            yield document.text
-
-
-def load_tokenizer(path: str | os.PathLike[str]) -> Any:
-    """Loads a ``tokenizer.json``, or a folder's, with the ``tokenizers`` library, truncation and padding off.
-
-    Raises:
-        ConfigError: the library is missing.
-        CorpusError: the file is not a tokenizer.
-    """
-    try:
-        tokenizer = load_tokenizer_file(path)
-    except (ArgumentError, FormatError) as error:
-        raise CorpusError(str(error)) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def tokenizer_size(tokenizer: Any) -> int:
-    """Largest id of a tokenizer (or of the one at a path) plus one; ids may have holes, so not their number."""
-    if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = load_tokenizer(tokenizer)
-    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-
-
-def find_special_ids(tokenizer: Any) -> list[int]:
-    """Ids of the special tokens of a loaded tokenizer, ascending."""
-    return sorted(token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special)
 
 
 def tokenize_folder(
@@ -212,33 +157,6 @@ def token_array(ids: list[int], eos_id: int | None) -> npt.NDArray[np.uint32]:
     if eos_id is not None:
         found[-1] = eos_id
     return found
-
-
-def interruptible(work: Callable[[], T]) -> T:
-    """Runs native code in a thread, so that Ctrl-C is answered while it goes on; the thread is then left to itself.
-
-    Raises:
-        BaseException: what ``work`` raised.
-    """
-    done = threading.Event()
-    outcome: list[tuple[bool, Any]] = []
-
-    def run() -> None:
-        try:
-            outcome.append((True, work()))
-        except BaseException as error:
-            outcome.append((False, error))
-        finally:
-            done.set()
-
-    threading.Thread(target=run, name="memgraft-tokenize", daemon=True).start()
-    # A signal may reach another thread, and then wakes nobody here.
-    while not done.wait(0.05):
-        pass
-    succeeded, result = outcome[0]
-    if not succeeded:
-        raise result
-    return cast(T, result)
 
 
 def _watched(found: Iterator[Document], tokenizer: Any, cutting: Cutting) -> Iterator[Document]:

@@ -15,7 +15,7 @@ from memgraft.experiments.experiment import run_experiment
 from memgraft.experiments.recipe import Recipe
 from memgraft.experiments.spread import spread
 from memgraft.experiments.train import Progress
-from memgraft.mining.facts import split_of_keys
+from memgraft.mining.origin import split_of_keys
 from memgraft.progress import callback
 from memgraft.sizes import parse_count, parse_range
 

@@ -28,8 +28,9 @@ from memgraft.experiments.record import RESULTS_FORMAT_VERSION, RESULTS_NAME, Re
 from memgraft.experiments.tasks import check_tasks
 from memgraft.experiments.train import Progress, disk_errors, train_arm
 from memgraft.experiments.windows import TokenWindows
-from memgraft.harvesting.donor import native_compute_dtype, quiet_transformers
-from memgraft.mining.facts import mined_from
+from memgraft.harvesting.devices import native_compute_dtype
+from memgraft.harvesting.gguf import quiet_transformers
+from memgraft.mining.origin import mined_from
 from memgraft.progress import callback
 from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
 from memgraft.tokenizer_file import tokenizer_path

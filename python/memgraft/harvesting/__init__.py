@@ -3,8 +3,10 @@
 The package is called ``harvesting`` because ``memgraft.harvest`` is the function.
 """
 
+from memgraft.harvesting.devices import native_compute_dtype
 from memgraft.harvesting.diagnosis import Finding
-from memgraft.harvesting.donor import Donor, donor_folder, folder_fingerprint, native_compute_dtype, open_donor
+from memgraft.harvesting.donor import Donor, open_donor
+from memgraft.harvesting.folder import donor_folder, folder_fingerprint
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.plan import HarvestPlan, plan_harvest
 from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix

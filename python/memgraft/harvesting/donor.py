@@ -1,22 +1,20 @@
-"""Open a donor: a transformers folder, a GGUF file (converted once into the cache), or a hub id."""
+"""A donor, loaded with its tokenizer from a transformers folder, a GGUF file or a hub id."""
 
-import hashlib
-import importlib.util
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memgraft.assets.cache import sha256_file
 from memgraft.errors import ArgumentError, DonorError, FormatError
 from memgraft.harvesting.causal import refuse_two_way
-from memgraft.harvesting.gguf import STAGE, Progress, convert_gguf, quiet_transformers, tokenizer_losses
-from memgraft.progress import callback
+from memgraft.harvesting.devices import best_device, native_compute_dtype
+from memgraft.harvesting.folder import donor_folder, folder_fingerprint, quantisation
+from memgraft.harvesting.gguf import PHASE, convert_gguf, quiet_transformers, tokenizer_losses
+from memgraft.progress import Progress, callback
 from memgraft.tokenizer import TextCodec, open_tokenizer
 
 __all__ = [
     "Donor",
+    "best_device",
     "convert_gguf",
     "donor_folder",
     "folder_fingerprint",
@@ -24,11 +22,6 @@ __all__ = [
     "open_donor",
     "quiet_transformers",
 ]
-
-_HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model", "*.txt")
-_HUB_COPIES = ("original/*", "consolidated*", "*/consolidated*", "onnx/*", "gguf/*")
-"""The weights once more, in the form of those who trained them."""
-_WEIGHTS = "*.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +95,7 @@ def open_donor(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ArgumentError(f"compute_dtype: expected auto, float32, bfloat16 or float16, found {compute_dtype!r}")
     if progress is not None:
-        progress(STAGE, 0, 1)
+        progress(PHASE, 0, 1)
     folder = donor_folder(source, progress)
     quantised = quantisation(folder)
     device_map = "auto" if device == "auto" else {"": device} if quantised and device != "cpu" else None
@@ -134,7 +127,7 @@ def open_donor(
     refuse_two_way(model, Path(source).name if Path(source).exists() else str(source))
     codec, bos = _donor_tokenizer(source, folder)
     if progress is not None:
-        progress(STAGE, 1, 1)
+        progress(PHASE, 1, 1)
     return Donor(
         name=Path(source).name if Path(source).exists() else str(source),
         model=model,
@@ -149,15 +142,6 @@ def open_donor(
         tokenizer_losses=tuple(tokenizer_losses(folder)),
         quantised=quantised,
     )
-
-
-def quantisation(folder: Path) -> str | None:
-    """How the weights in ``folder`` are quantised, as its ``config.json`` says; None where they are not."""
-    try:
-        facts = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config")
-    except (OSError, ValueError, AttributeError):
-        return None  # what loading refuses
-    return str(facts.get("quant_method", "unknown")) if isinstance(facts, dict) else None
 
 
 def _donor_tokenizer(source: Any, folder: Path) -> tuple[TextCodec, int | None]:
@@ -180,106 +164,3 @@ def _donor_tokenizer(source: Any, folder: Path) -> tuple[TextCodec, int | None]:
         raise DonorError(f"donor {source}: {error}") from error
     bos = None if built is None else built.bos_token_id
     return codec, None if bos is None else int(bos)
-
-
-def best_device(asked: str | None) -> str:
-    """``asked``, if it is there; for None the best there is: ``"cuda"``, else ``"cpu"``; ``"auto"`` is several.
-
-    Raises:
-        ArgumentError: no such device on this machine, or ``"auto"`` without accelerate.
-    """
-    import torch
-
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if asked is None:
-        return "cuda" if cards else "cpu"
-    if asked == "auto":
-        if importlib.util.find_spec("accelerate") is None:
-            raise ArgumentError("device: auto needs accelerate, which is not installed: pip install accelerate")
-        return asked
-    try:
-        wanted = torch.device(asked)
-    except RuntimeError:
-        raise ArgumentError(f"device: expected cpu, cuda or cuda:0, got {asked!r}") from None
-    if wanted.type == "cuda" and (wanted.index or 0) >= cards:
-        found = f"{cards} cards" if cards else "none that torch can use"
-        raise ArgumentError(f"device: expected a CUDA card for {asked}, found {found}; leave the device out, or cpu")
-    if wanted.type not in ("cpu", "cuda"):
-        try:
-            torch.empty(1, device=wanted)
-        except Exception as error:  # each backend refuses in its own way
-            raise ArgumentError(f"device: {asked} cannot be used here ({error}); leave it out, or cpu") from None
-    return asked
-
-
-def native_compute_dtype(device: str | None) -> str:
-    """``"bfloat16"`` where the device (None: the CPU) multiplies it natively, else ``"float32"``."""
-    import torch
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else None
-    if device is not None and torch.device(device).type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return "bfloat16" if probe is not None and probe() else "float32"
-
-
-def donor_folder(source: str | Path, progress: Progress | None = None) -> Path:
-    """The local transformers folder of a donor: itself, the converted GGUF in the cache, or the hub's snapshot.
-
-    Raises:
-        DonorError: there is none.
-    """
-    path = Path(source).expanduser()
-    if path.is_file():
-        if path.suffix.lower() != ".gguf":
-            raise DonorError(
-                f"donor {path}: expected a folder, a .gguf file or a hub id, found a {path.suffix or 'plain'} file"
-            )
-        return convert_gguf(path, progress)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            ggufs = sorted(path.glob("*.gguf"))
-            if len(ggufs) == 1:
-                return convert_gguf(ggufs[0], progress)
-            raise DonorError(
-                f"donor {path}: expected config.json and *.safetensors, or one .gguf file, "
-                f"found {len(ggufs)} .gguf files and no config.json"
-            )
-        if not any(path.glob(_WEIGHTS)):
-            raise DonorError(
-                f"donor {path}: expected *.safetensors, found none; pickled weights are never loaded: "
-                "convert them with transformers' save_pretrained"
-            )
-        return path
-    return _hub_snapshot(str(source))
-
-
-def _hub_snapshot(name: str) -> Path:
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
-        raise DonorError(f"donor {name}: no such file or folder")
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_COPIES))
-        )
-    except HFValidationError as error:
-        raise DonorError(f"donor {name}: neither a local path nor a hub id ({error})") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        state = (
-            "HF_HUB_OFFLINE is set and the hub's cache does not hold it"
-            if offline
-            else f"the model hub cannot give it ({error})"
-        )
-        raise DonorError(
-            f"donor {name}: no such file or folder, and {state}; pass the path of a transformers folder or a .gguf file"
-        ) from error
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """SHA-256 over ``<sha256>  <name>`` lines of the weights files, sorted by name."""
-    lines = [f"{sha256_file(path)}  {path.name}\n" for path in sorted(folder.glob(_WEIGHTS))]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -12,7 +12,7 @@ from memgraft.errors import DonorError
 from memgraft.harvesting.gguf_tokenizer import NOTE_NAME, RULE, restore_tokenizer
 from memgraft.progress import Progress as Progress
 
-STAGE = "open donor"
+PHASE = "open donor"
 
 
 def convert_gguf(path: Path, progress: Progress | None = None) -> Path:
@@ -117,7 +117,7 @@ def quiet_transformers(progress: Progress | None = None) -> Iterator[None]:
     def counted(tensors: Any, **_: Any) -> Iterator[Any]:
         for done, tensor in enumerate(tensors):
             if progress is not None:
-                progress(STAGE, done, len(tensors) + 1)
+                progress(PHASE, done, len(tensors) + 1)
             yield tensor
 
     was_enabled, bar = logging.is_progress_bar_enabled(), getattr(reading, "tqdm", None)

@@ -19,7 +19,7 @@ from memgraft.harvesting.setup import Setup
 from memgraft.harvesting.sharing import Sharing, find_sharing
 from memgraft.harvesting.windows import Windows
 from memgraft.keyset import KeySet
-from memgraft.mining.facts import mined_part
+from memgraft.mining.origin import mined_part
 from memgraft.tokenizer import differs_from, recorded_facts
 
 _TRIED_ROWS, _TRIED_WINDOWS = 1 << 18, 512

@@ -12,8 +12,9 @@ from memgraft.bank.dtypes import FloatArray
 from memgraft.bank.provenance import Origins, sources_of
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError
+from memgraft.harvesting.devices import best_device
 from memgraft.harvesting.diagnosis import Finding, explain
-from memgraft.harvesting.donor import Donor, best_device, open_donor
+from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.packing import IntArray
 from memgraft.harvesting.readers import mined_corpus

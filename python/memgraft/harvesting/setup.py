@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from memgraft.errors import DonorError, FingerprintError, TokenError
-from memgraft.harvesting.donor import Donor, best_device, open_donor
+from memgraft.harvesting.devices import best_device
+from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.forward import check_taps
 from memgraft.harvesting.gguf import gguf_blocks
 from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from memgraft.bank.dtypes import FloatArray, ValueDtype, bf16_to_float, channel_scales, decode, encode, float_to_bf16
 from memgraft.bank.files import write_text
 from memgraft.bank.locks import open_lock, wait_for_lock
-from memgraft.bank.values import FloatArray, ValueDtype, bf16_to_float, channel_scales, decode, encode, float_to_bf16
 from memgraft.harvesting.packing import IntArray
 
 SAMPLE_ROWS = 2048

@@ -13,7 +13,7 @@ from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.prefix import PrefixChoice, find_prefix
 from memgraft.harvesting.setup import refuse_taps
 from memgraft.keyset import KeySet
-from memgraft.mining.facts import mined_from
+from memgraft.mining.origin import mined_from
 from memgraft.probing.reading import Reading, default_taps
 from memgraft.probing.softmax import NORMALISATIONS
 from memgraft.progress import Progress

@@ -15,13 +15,14 @@ import numpy as np
 
 from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus
-from memgraft.harvesting.donor import Donor, best_device
+from memgraft.harvesting.devices import best_device
+from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.prefix import PrefixChoice
 from memgraft.harvesting.speed import Note
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
-from memgraft.mining.facts import mined_part
+from memgraft.mining.origin import mined_part
 from memgraft.probing.asked import Donors, check, each_once, held_out_part, readings
 from memgraft.probing.candidates import candidates_of, in_common
 from memgraft.probing.embeddings import recipient_embeddings

@@ -19,7 +19,7 @@ def load_recipient(folder: Path, bank: Bank) -> Any:
     """The recipient of ``<folder>/recipient`` with the graft of ``<folder>/graft`` attached, in evaluation mode."""
     from transformers import AutoModelForCausalLM
 
-    from memgraft.harvesting.donor import quiet_transformers
+    from memgraft.harvesting.gguf import quiet_transformers
     from memgraft.torch import load_graft
 
     with quiet_transformers():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memgraft.assets.cache import sha256_file, write_beside
-from memgraft.corpus.text import read_documents, text_files
+from memgraft.corpus.documents import read_documents, text_files
 from memgraft.corpus.text import unread as unread
 from memgraft.errors import CorpusError
 from memgraft.progress import Progress

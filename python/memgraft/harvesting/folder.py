@@ -1,0 +1,86 @@
+"""A donor's folder: where a path, a GGUF file or a hub id has its weights, how these are quantised, their hash."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from memgraft.assets.cache import sha256_file
+from memgraft.errors import DonorError
+from memgraft.harvesting.gguf import convert_gguf
+from memgraft.progress import Progress
+
+_HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*", "*.model", "*.txt")
+_HUB_COPIES = ("original/*", "consolidated*", "*/consolidated*", "onnx/*", "gguf/*")
+"""The weights once more, in the form of those who trained them."""
+_WEIGHTS = "*.safetensors"
+
+
+def donor_folder(source: str | Path, progress: Progress | None = None) -> Path:
+    """The local transformers folder of a donor: itself, the converted GGUF in the cache, or the hub's snapshot.
+
+    Raises:
+        DonorError: there is none.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise DonorError(
+                f"donor {path}: expected a folder, a .gguf file or a hub id, found a {path.suffix or 'plain'} file"
+            )
+        return convert_gguf(path, progress)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            ggufs = sorted(path.glob("*.gguf"))
+            if len(ggufs) == 1:
+                return convert_gguf(ggufs[0], progress)
+            raise DonorError(
+                f"donor {path}: expected config.json and *.safetensors, or one .gguf file, "
+                f"found {len(ggufs)} .gguf files and no config.json"
+            )
+        if not any(path.glob(_WEIGHTS)):
+            raise DonorError(
+                f"donor {path}: expected *.safetensors, found none; pickled weights are never loaded: "
+                "convert them with transformers' save_pretrained"
+            )
+        return path
+    return _hub_snapshot(str(source))
+
+
+def _hub_snapshot(name: str) -> Path:
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
+        raise DonorError(f"donor {name}: no such file or folder")
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_COPIES))
+        )
+    except HFValidationError as error:
+        raise DonorError(f"donor {name}: neither a local path nor a hub id ({error})") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        state = (
+            "HF_HUB_OFFLINE is set and the hub's cache does not hold it"
+            if offline
+            else f"the model hub cannot give it ({error})"
+        )
+        raise DonorError(
+            f"donor {name}: no such file or folder, and {state}; pass the path of a transformers folder or a .gguf file"
+        ) from error
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 over ``<sha256>  <name>`` lines of the weights files, sorted by name."""
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in sorted(folder.glob(_WEIGHTS))]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def quantisation(folder: Path) -> str | None:
+    """How the weights in ``folder`` are quantised, as its ``config.json`` says; None where they are not."""
+    try:
+        facts = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    except (OSError, ValueError, AttributeError):
+        return None  # what loading refuses
+    return str(facts.get("quant_method", "unknown")) if isinstance(facts, dict) else None
