@@ -15,8 +15,8 @@ from memgraft import KeySet, NgramIndex
 from memgraft.bank.stacked import StackedIndex
 
 MOST_BASE_KEYS = 400_000
-#: A stack walks over an overlay until it has looked up so many positions for each of its keys.
 POSITIONS_PER_KEY = 32
+"""A stack walks over an overlay until it has looked up so many positions for each of its keys."""
 
 
 def stacks(keys: KeySet) -> dict[str, tuple[KeySet, KeySet]]:
