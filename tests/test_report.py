@@ -212,6 +212,18 @@ def test_memory_off_and_gates_are_means_over_seeds():
     assert ["graft", "7.5000", "+1.5000", "0.500", "–", "–", "–"] in cells
 
 
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_means_over_seeds_are_spoken_of_where_there_are_several(seeds):
+    facts = experiment(-0.4, -0.2, seeds=seeds, arms=("none", "graft"))
+    for result in facts["arms"]:
+        result["held_out"]["by_order"] = [{"order": 0, "loss": 4.0, "tokens": 70}]
+        result |= {"memory_off": {"overall": 7.0, "hit": 1.0, "miss": None}, "gates": {}}
+    page = render(build_facts(experiment=facts))
+    assert "Memory at work" in page
+    assert "Which tokens" in page
+    assert page.count("means over seeds") == (3 if len(seeds) > 1 else 0)
+
+
 def test_curves_are_means_in_bands_over_seeds():
     def svg(seeds):
         facts = experiment(-0.4, -0.2, seeds=seeds, arms=("none", "graft"))

@@ -266,8 +266,9 @@ def test_the_report_names_commands_that_make_the_same_bank(place, tmp_path, mini
 def test_coverage_of_folders_of_text_goes_into_the_report(place, bank, tmp_path):
     for name, part in (("one", "training"), ("two", "held-out")):
         shutil.copytree(place / part, tmp_path / "text" / name)
-    for name in ("empty", "tables"):
+    for name in ("empty", "nothing", "tables"):
         (tmp_path / "text" / name).mkdir()
+    (tmp_path / "text" / "nothing" / "said.txt").write_text("")
     (tmp_path / "text" / "tables" / "x.parquet").write_bytes(b"PAR1")
     command = [
         "coverage",
@@ -282,7 +283,7 @@ def test_coverage_of_folders_of_text_goes_into_the_report(place, bank, tmp_path)
     ]
     result = invoke(*command)
     assert result.exit_code == 0, result.stderr
-    assert "left out, since nothing in them is read: the folders empty, tables" in result.stderr
+    assert "left out, since nothing in them is read: the folders empty, nothing, tables" in result.stderr
     assert result.stderr.count("left out, since their names are not those of text: tables/x.parquet") == 1
     facts = json.loads(result.stdout)
     assert len(facts["domains"]) == 2

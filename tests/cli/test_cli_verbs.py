@@ -368,7 +368,7 @@ def bad_jsonl_bytes(folder):
         (bad_text, r"b.txt: expected UTF-8, found byte 0xe9 at offset 3"),
         (bad_jsonl_bytes, r"a.jsonl: expected UTF-8, found byte 0xff at offset 24"),
         (bad_jsonl, r'a.jsonl: line 2: expected an object with a string "text"'),
-        (empty_text, "expected at least one token, found none"),
+        (empty_text, r"/text: expected at least one token, found none"),
         (no_text, "expected text files"),
     ],
 )

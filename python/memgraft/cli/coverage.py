@@ -110,12 +110,18 @@ def _folders(corpus: list[Path]) -> list[Path]:
     if len(corpus) != 1 or not corpus[0].is_dir():
         raise ArgumentError(f"--by-folder: expected one folder of folders, got {', '.join(map(str, corpus))}")
     found = sorted(path for path in corpus[0].iterdir() if path.is_dir() and not path.name.startswith("."))
-    holds = is_text if is_text(corpus[0]) else _holds_files
+    holds = _holds_text if is_text(corpus[0]) else _holds_files
     if empty := [path.name for path in found if not holds(path)]:
         common.log(f"left out, since nothing in them is read: the folders {', '.join(empty)}")
     if not (held := [path for path in found if path.name not in empty]):
         raise ArgumentError(f"--by-folder: expected folders in {corpus[0]}, found none; name the paths one by one")
     return held
+
+
+def _holds_text(folder: Path) -> bool:
+    from memgraft.corpus.text import is_text, read_documents
+
+    return is_text(folder) and any(read_documents(folder))
 
 
 def _holds_files(folder: Path) -> bool:

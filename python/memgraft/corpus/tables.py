@@ -133,7 +133,7 @@ def write_tables(
                 done += file.stat().st_size if mapping is None else sum(each.stat().st_size for each in files)
                 if progress is not None:
                     progress("read tables", done, total)
-        return writer.finish()
+        return writer.finish(", ".join(os.fspath(path) for path in paths))
 
 
 def read_labels(paths: Sequence[Path], column: str) -> list[str]:

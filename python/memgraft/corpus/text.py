@@ -131,7 +131,7 @@ def tokenize_folder(
                 progress("tokenize", min(done, total - 1), total)
         if progress is not None:
             progress("tokenize", total, total)
-        return writer.finish()
+        return writer.finish(source)
 
 
 def _eos_id(tokenizer: Any, eos: str | int | None, size: int, path: str | os.PathLike[str]) -> int | None:

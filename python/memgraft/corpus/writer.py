@@ -142,8 +142,11 @@ class CorpusWriter:
             self.path, "cannot write the corpus; choose a folder with enough space (TMPDIR, for text and tables)"
         )
 
-    def finish(self) -> Path:
+    def finish(self, source: str | os.PathLike[str] | None = None) -> Path:
         """Puts the corpus under its final names and returns its ``.bin``.
+
+        Args:
+            source: what the tokens are from, which an error names; default: the corpus itself.
 
         Raises:
             CorpusError: no token was added.
@@ -151,7 +154,8 @@ class CorpusWriter:
         """
         if self.num_tokens == 0:
             self.abort()
-            raise CorpusError(f"{self.path}: expected at least one token, found none; is the text empty?")
+            named = os.fspath(source or self.path)
+            raise CorpusError(f"{named}: expected at least one token, found none; is the text empty?")
         with self._writing():
             return self._finish()
 

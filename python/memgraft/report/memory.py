@@ -24,9 +24,10 @@ def memory_section(experiment: Mapping[str, Any]) -> str:
         figures = [_figure(results, kind, name) for name in ("gate_mean", "injected_norm") for kind in _KINDS]
         rows.append((label, nats(off), signed(change), *figures))
     head = ("arm", "memory off", "minus on", "gate, hits", "gate, misses", "added norm, hits", "added norm, misses")
+    over = "seeds and sites" if max(map(len, by_arm.values())) > 1 else "sites"
     lead = (
         "Each trained arm evaluated once more with its memory and fallback switched off, and how far its gate opens: "
-        "means over seeds and sites. A norm is that of what is added over that of what it is added to. "
+        f"means over {over}. A norm is that of what is added over that of what it is added to. "
         "'Memory off' does not stand for a model that never had one: that is the arm without memory."
     )
     return html_section("Memory at work", lead, html_table(head, rows))

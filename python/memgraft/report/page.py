@@ -140,8 +140,9 @@ def _groups(experiment: Mapping[str, Any]) -> str:
             rows.append((title, str(tokens), nats(loss), *(signed(difference) for difference in differences)))
         heads = [f"{arm} minus {base}".replace("_", " ") for arm in others]
         tables += html_table((f"by {name}", "tokens", base.replace("_", " "), *heads), rows)
+    means_of = "means over seeds, " if max(map(len, by_arm.values())) > 1 else ""
     lead = (
-        f"Held-out loss of '{base}' and what each arm differs from it, means over seeds, no intervals: by the order "
+        f"Held-out loss of '{base}' and what each arm differs from it, {means_of}no intervals: by the order "
         "of the longest match before the predicted token and by how often its key was seen."
     )
     return html_section("Which tokens", lead, tables)
