@@ -1,6 +1,7 @@
 """Statements that a grafted model knows while an overlay is there, and not a bit of it afterwards."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -295,7 +296,8 @@ def test_what_does_not_fit_is_refused(place, done, tmp_path):
 
 def test_the_verb(place, done, tmp_path):
     model = recipient(place.bank)
-    save_graft(model, tmp_path / "model" / "graft", bank_path=str(place.bank.path))
+    folder = tmp_path / "model" / "graft"
+    save_graft(model, folder, bank_path=os.path.relpath(place.bank.path, folder))
     detach(model).save_pretrained(tmp_path / "model" / "recipient")
     (tmp_path / "facts.jsonl").write_text("".join(json.dumps(fact.facts()) + "\n" for fact in FACTS))
     out = tmp_path / "facts"

@@ -8,6 +8,7 @@ from test_overlay import KEYS, VOCAB, longest, one_dictionary, write
 
 from memgraft import Bank, Corpus, KeySet, NgramIndex, coverage, keysets, mine
 from memgraft.bank import make
+from memgraft.bank.rewrite import requantise
 from memgraft.corpus import CorpusSample, CorpusWriter, sample_of
 from memgraft.corpus.sample import joint_sample
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
@@ -53,6 +54,9 @@ def test_merging_merged_banks_keeps_every_source(tmp_path):
     assert once.keys.arrays().counts.tolist() == [9, 8, 5, 3]
     assert once.origin_of(1)["corpus"] == {"fingerprint": "b"}
     assert Bank.open([once.path, b.path]).origin_of(4)["bank"] == "b"
+    stored = requantise(once, tmp_path / "stored", "fp16" if once.dtype != "fp16" else "bf16")
+    assert [stored.origin_of(row)["bank"] for row in range(4)] == ["c", "b", "a", "c"]
+    stored.verify()
     (once.path / "origins.npy").write_bytes(b"other")
     with pytest.raises(FormatError, match=r"origins\.npy: damaged"):
         Bank.open(once.path).verify()

@@ -397,6 +397,15 @@ def test_extend_writes_an_overlay_of_what_the_bank_lacks(place, bank, tmp_path):
     assert set(found) == {"bank", "overlay"}
     assert invoke("inspect", stacked, "--text", tiny_text(20, sentences=12)).exit_code == 0
     assert invoke("verify", f"{place / 'bank'},{overlay}").exit_code == 0
+    with memgraft.CorpusWriter(tmp_path / "strange", vocab_size=base.vocab_size) as writer:
+        writer.add([7 * step * step % base.vocab_size for step in range(1, 400)])
+        strange = writer.finish()
+    covered = invoke("coverage", stacked, strange)
+    assert covered.exit_code == 0, covered.stderr
+    assert "more than 30%; how many keys would leave no more is told of one bank alone" in covered.stderr
+    refused = invoke("coverage", place / "bank", overlay, strange)
+    assert refused.exit_code == 1
+    assert f"{overlay}: expected token files or text, found a bank; several banks" in refused.stderr
     assert invoke("bank", "truncate", tmp_path / "both", "--rows", 5, "--out", tmp_path / "five").exit_code == 0
     left = invoke("bank", "subtract", tmp_path / "both", overlay, "--out", tmp_path / "left", "--json")
     assert json.loads(left.stdout)["num_rows"] == base.num_rows

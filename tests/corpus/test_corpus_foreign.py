@@ -285,6 +285,13 @@ def test_names_that_other_tools_give(tmp_path):
         refused(store, tool)
 
 
+@pytest.mark.parametrize(("mark", "named"), [("bank.json", "a bank; several banks"), ("graft.json", "a graft;")])
+def test_folders_of_memgraft_that_hold_no_corpus(tmp_path, mark, named):
+    (tmp_path / mark).write_text("{}")
+    (tmp_path / "README.md").write_text("a card")
+    refused(tmp_path, f"expected token files or text, found {named}")
+
+
 def test_folders_below_a_folder_are_named(tmp_path):
     import pyarrow
     from pyarrow import parquet

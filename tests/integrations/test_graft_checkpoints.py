@@ -231,7 +231,7 @@ def test_the_bank_path_is_checked_and_a_moved_bank_is_named(bank: Any, two_taps:
     save_graft(model, tmp_path / "graft", bank_path="../moving")
     load_graft(recipient(), tmp_path / "graft")
     (tmp_path / "moving").unlink()
-    with pytest.raises(StorageError, match=f"{bank.fingerprint} is not at ../moving: pass load_graft"):
+    with pytest.raises(StorageError, match=f"{bank.fingerprint} is not at ../moving: give where it is now as bank="):
         load_graft(recipient(), tmp_path / "graft")
 
 

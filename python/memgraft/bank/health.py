@@ -138,7 +138,8 @@ def health_warnings(groups: Mapping[str, Mapping[str, Any]], whole: Mapping[str,
     if whole["rows_with_twin"] > MOST_TWINS:
         lines.append(
             f"{whole['rows_with_twin']:.1%} of the sampled rows have a twin (cosine above {TWIN}) of another key: "
-            "these keys are told apart by nothing; take a deeper tap, or harvest with --contexts"
+            "these keys are told apart by nothing; take a deeper tap, or harvest with --contexts, and with more places "
+            "where it was"
         )
     channels = int(whole["channels"])
     possible = min(whole["sampled"] - 1, channels)
@@ -155,7 +156,8 @@ def health_warnings(groups: Mapping[str, Mapping[str, Any]], whole: Mapping[str,
     if whole["norms"][2] > MOST_SPREAD * whole["norms"][1]:
         lines.append(
             f"norms reach from {whole['norms'][0]:.4g} over {whole['norms'][1]:.4g} (median) to "
-            f"{whole['norms'][2]:.4g} (99 %): a few rows are of another kind; harvest with prefix='auto'"
+            f"{whole['norms'][2]:.4g} (99 %): a few rows are of another kind; harvest with prefix='auto', "
+            "and where it was take another tap"
         )
     return lines
 

@@ -10,6 +10,7 @@ import numpy as np
 from memgraft.bank.bank import Bank
 from memgraft.bank.dtypes import FloatArray, channel_scales, decode, encode, value_dtype
 from memgraft.bank.extras import dropped_file, sample_file, tokenizer_files
+from memgraft.bank.provenance import read as read_origins
 from memgraft.bank.writer import BankWriter
 from memgraft.errors import ArgumentError
 from memgraft.progress import Progress, callback
@@ -49,9 +50,11 @@ def requantise(bank: Bank, out: str | os.PathLike[str], dtype: str, *, progress:
             writer.write(start, bank.floats(np.arange(start, stop, dtype=np.int32)))
         error = _error(bank, kind, scales)
         storage = {**facts["storage"], "error": error}  # type: ignore[dict-item]
+        corpus = bank.manifest.corpus
         return writer.finish(
             dropped=bank.manifest.dropped,
-            corpus=bank.manifest.corpus,
+            corpus=corpus,
+            origins=read_origins(bank.path, corpus) if "sources" in corpus else None,
             donor={"storage": storage},
             index=bank.index,
             files={**tokenizer_files(bank.paths), **dropped_file(bank.dropped_keys()), **sample_file(bank.keys)},

@@ -118,12 +118,15 @@ def fail(message: str, code: int = EXIT_FAILED) -> None:
 _OPTIONS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
-        *("column", "dtype", "eos_id", "format", "held_out", "prefix", "resume", "seed", "separator", "sketch"),
-        *("temporary", "tokenizer", "vocab_size"),
+        *("bank", "column", "dtype", "eos_id", "format", "held_out", "prefix", "resume", "seed", "separator"),
+        *("sketch", "temporary", "tokenizer", "vocab_size"),
     )
 }
 """Arguments of the library that errors name, and the option of the command line that gives them."""
-_ARGUMENT = re.compile(r"\b(documents=\"file\"|(\w+)=(?:\"(\w+)\"|'(\S+?)'|<([\w.]+)>|True\b)?)")
+_ARGUMENT = re.compile(
+    # What a path holds, as in data/seed=3/, is no argument.
+    r"(?<![\w/])(documents=\"file\"|(\w+)=(?:\"(\w+)\"|'(\S+?)'|<([\w.]+)>|True\b|(?=[\s,;:)]|\.?(?:\s|$))))"
+)
 
 
 def as_options(message: str) -> str:

@@ -80,10 +80,13 @@ def run(
             "was mined, so coverage of new text is lower"
         )
     if facts["fallback_share"] > MOST_FALLBACK:
-        wanted = None if keys is None else budget_for(keys, stream, 1 - MOST_FALLBACK)
+        stacked = bank is not None and len(bank.paths) > 1
+        wanted = None if keys is None or stacked else budget_for(keys, stream, 1 - MOST_FALLBACK)
         reach = (
             f"about {float(f'{wanted:.2g}'):,.0f} keys like these would leave no more"
             if wanted
+            else "how many keys would leave no more is told of one bank alone"
+            if stacked
             else f"no budget up to {FARTHEST} times these keys is known to leave less"
         )
         common.log(

@@ -100,7 +100,8 @@ def run(
             f"ended after {taught.report['steps']} steps (--steps) with completion tokens still below the probability "
             f"{target:g} (--target)"
         )
-    memory = ",".join(map(str, taught.paths))
+    # A graft names its bank from where it lies itself.
+    memory = ",".join(str(path.resolve() if ".." in path.parts else path) for path in taught.paths)
     common.log(f"memory with these rows: {memory}; leave {out} out to undo it; all figures: {out}/teaching.json")
 
 

@@ -126,6 +126,11 @@ _FOLDERS: Mapping[str, str] = {
     "data.mdb": "an LMDB database",
 }
 """Names that mark a folder as another tool's."""
+_OWN: Mapping[str, str] = {
+    "bank.json": "a bank; several banks that are one memory are given as one, by commas: bank/,more/",
+    "graft.json": "a graft; name the corpus that it is to read",
+}
+"""Names that mark a folder of ours which holds no corpus."""
 _INDEXES: Mapping[str, str] = {"chunks": "litdata's chunks", "shards": "MosaicML's MDS shards"}
 """Keys of an ``index.json``, and whose it is."""
 
@@ -290,6 +295,17 @@ def _refuse_head(path: Path, typed: bool) -> None:
     for kind in FOREIGN:
         if kind.magic is not None and kind.magic(head) and not (typed and kind.magic is _is_text):
             raise CorpusError(f"{path}: expected a token file, found {kind.name}; {kind.way_out}")
+
+
+def refuse_own(folder: Path) -> None:
+    """Refuses a folder of memgraft's that holds no corpus.
+
+    Raises:
+        CorpusError: it is one, with its name.
+    """
+    for mark, kind in _OWN.items():
+        if (folder / mark).is_file():
+            raise CorpusError(f"{folder}: expected token files or text, found {kind}")
 
 
 def refuse_below(folder: Path, suffixes: tuple[str, ...]) -> None:

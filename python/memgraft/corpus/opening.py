@@ -12,7 +12,14 @@ import numpy.typing as npt
 from memgraft import _core
 from memgraft.corpus.documents import TEXT_SUFFIXES, TOKEN_SUFFIXES, has_token_files, is_text, text_files
 from memgraft.corpus.facts import read_facts
-from memgraft.corpus.foreign import refuse_below, refuse_foreign, refuse_index, refuse_splits, token_files
+from memgraft.corpus.foreign import (
+    refuse_below,
+    refuse_foreign,
+    refuse_index,
+    refuse_own,
+    refuse_splits,
+    token_files,
+)
 from memgraft.corpus.tables import TABLE_SUFFIXES, is_table, write_tables
 from memgraft.corpus.text import tokenize_folder
 from memgraft.corpus.vocabulary import find_special_ids, load_tokenizer, tokenizer_size
@@ -34,6 +41,7 @@ def kind_of(paths: Sequence[Path], tokenizer: PathLike | None) -> Literal["text"
         CorpusError: text without a tokenizer, or a folder in which ``tokenizer`` could mean two things.
     """
     for item in paths:
+        refuse_own(item)
         if item.is_dir() and not is_table(item) and not _holds_tokens(item) and not _has_prose(item):
             refuse_below(item, (*TOKEN_SUFFIXES, *TABLE_SUFFIXES))
     if all(is_text(item) for item in paths):

@@ -318,16 +318,13 @@ def _opened(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where | No
     if bank is not None:
         return open_memory(bank)
     if path is None:
-        raise GraftError(
-            f"{folder}: the graft names no bank path; it was trained on bank {wanted}: pass load_graft(..., bank=)"
-        )
+        raise GraftError(f"{folder}: the graft names no bank path; it was trained on bank {wanted}: give that as bank=")
     try:
         # A relative path is meant from the graft's folder.
         return open_memory(folder / path)
     except StorageError as error:
         raise StorageError(
-            f"{folder}: the graft's bank {wanted} is not at {path}: pass load_graft(..., bank=) with where it is now. "
-            f"{error}"
+            f"{folder}: the graft's bank {wanted} is not at {path}: give where it is now as bank= ({error})"
         ) from error
 
 
