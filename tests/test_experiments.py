@@ -386,7 +386,7 @@ def test_bad_requests_are_typed_errors(place, tmp_path):
             tmp_path / "out",
             tokenizer=place / "tokenizer.json",
         )
-    with pytest.raises(ConfigError, match="site 2: expected a block from 0 to 1"):
+    with pytest.raises(ConfigError, match="site 2: expected a block from 0 to 1; give one of these, or more blocks"):
         Recipe(num_blocks=2, site=2)
     with pytest.raises(CorpusError, match="expected at least one window of 100000"):
         TokenWindows(memgraft.Corpus.open(place / "training-tokens.bin"), 100_000)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import memgraft
 from memgraft.cli.app import build_app
-from memgraft.corpus import sample_of, write_sample
+from memgraft.corpus import CorpusSample, sample_of, write_sample
 from memgraft.report.commands import commands_of
 from tiny import byte_bpe, tiny_donor, tiny_text
 
@@ -378,6 +378,7 @@ def test_extend_writes_an_overlay_of_what_the_bank_lacks(place, bank, tmp_path):
         assert [key for key in made.keys if len(key) == order] == want[: 60 // len(base.index.orders)]
         assert said["over_budget_by_order"][str(order)] == max(0, len(want) - 60 // len(base.index.orders))
     assert made.manifest.donor["prefix"] == base.manifest.donor["prefix"]
+    assert sample_of(made.keys).to_bytes() == CorpusSample.of(memgraft.Corpus.open(text)).to_bytes()
     stack = memgraft.Bank.open(f"{place / 'bank'},{overlay}")
     assert said["stack_fingerprint"] == stack.fingerprint
     tokens = memgraft.Corpus.open(text).tokens(0, 200)

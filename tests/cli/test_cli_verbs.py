@@ -444,6 +444,7 @@ def test_data_errors_exit_with_1(made, tmp_path):
         (("lookup", made / "index.mgi", "99"), "99"),
         (("build", made / "index.mgi", "-o", tmp_path / "i.mgi"), "index.mgi"),
         (("inspect", tmp_path / "bank"), "not found: expected a bank directory"),
+        (("inspect", tmp_path / "bank", "--bank", "b", "--text", "x"), "not found: expected a bank directory"),
     ]:
         result = memgraft_cli(*args)
         assert (result.exit_code, message in result.stderr) == (1, True), result.stderr

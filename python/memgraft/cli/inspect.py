@@ -50,6 +50,8 @@ def run(
         inspect_model.run(path, graft, text=text, recipient=recipient, bank=bank_path, html=page, json=json)
         return
     if recipient is not None or bank_path is not None or html is not None:
+        if not path.exists():
+            artifacts.kind_of(path)  # says so
         raise ArgumentError(f"{path}: --recipient, --bank and --html are for a graft with --text")
     kind = artifacts.kind_of(path)
     if dropped and kind != "bank":

@@ -85,7 +85,10 @@ class Recipe:
         if self.recipient is None:
             for site in self.all_sites:
                 if not 0 <= site < self.num_blocks:
-                    raise ConfigError(f"recipe: site {site}: expected a block from 0 to {self.num_blocks - 1}")
+                    raise ConfigError(
+                        f"recipe: site {site}: expected a block from 0 to {self.num_blocks - 1}; give one of these, "
+                        "or more blocks"
+                    )
             if self.trained != "all":
                 raise ConfigError(f"recipe: trained: expected all of a recipient from scratch, found {self.trained!r}")
         else:

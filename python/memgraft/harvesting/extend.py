@@ -10,7 +10,7 @@ import numpy as np
 
 from memgraft.arguments import refuse_paths
 from memgraft.bank import Bank
-from memgraft.corpus import Corpus
+from memgraft.corpus import Corpus, CorpusSample
 from memgraft.errors import FingerprintError, KeySetError
 from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.occurrences import Contexts
@@ -109,7 +109,9 @@ def mine_lacking(
         )
     known = {order: int((there & (lengths == order)).sum()) for order in budgets}
     extends = {"extends": {"bank": bank.fingerprint, "known": {str(order): n for order, n in known.items()}}}
-    return Lacking(keys=mined.select(keep).with_metadata({**mined.metadata, **extends}), known=known, over_budget=over)
+    keys = mined.select(keep).with_metadata({**mined.metadata, **extends})
+    sample = CorpusSample.of(corpus, progress=progress).to_bytes()
+    return Lacking(keys=keys.with_sample(sample), known=known, over_budget=over)
 
 
 def _within(keys: KeySet, vocab_size: int) -> KeySet:
