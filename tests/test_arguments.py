@@ -6,7 +6,8 @@ import pytest
 
 import memgraft
 from memgraft.bank.annotation import annotate
-from memgraft.errors import ArgumentError
+from memgraft.errors import ArgumentError, DonorError, StorageError
+from memgraft.harvesting.setup import refuse_taps
 from memgraft.mining import mine_part
 from memgraft.planning import plan_budgets
 
@@ -41,3 +42,28 @@ def test_coverage_names_what_makes_an_index_of_keys():
     built = memgraft.NgramIndex.build(keys)
     with pytest.raises(ArgumentError, match="corpus: expected it opened"):
         memgraft.coverage(built, "corpus.bin")
+
+
+def test_what_is_no_number_is_refused(tmp_path):
+    with memgraft.CorpusWriter(tmp_path / "corpus", vocab_size=9) as writer:
+        writer.add([1, 2, 1, 2])
+        corpus = memgraft.Corpus.open(writer.finish())
+    with pytest.raises(ArgumentError, match="budget: expected a whole number, got '3k'"):
+        memgraft.mine(corpus, budget="3k")
+    for orders in ("2-4", 3, (2, 2.5)):
+        with pytest.raises(ArgumentError, match=r"orders: expected whole numbers, as \(2, 3, 4\), got "):
+            memgraft.mine(corpus, orders=orders, budget=9)
+    for taps in (2, "a", (None,)):
+        with pytest.raises(DonorError, match=r"taps: expected numbers of blocks, as \(8,\), found "):
+            refuse_taps("donor", taps)
+
+
+def test_a_bank_and_its_parts_are_told_apart(make_bank):
+    place = make_bank(9).path
+    for opened in (memgraft.KeySet, memgraft.NgramIndex):
+        with pytest.raises(StorageError, match=r"found a folder; Bank.open reads a bank, which has .keys and .index"):
+            opened.open(place)
+        with pytest.raises(StorageError, match=r"found a folder$"):
+            opened.open(place.parent)
+    with pytest.raises(StorageError, match=r"keys.mgk: expected a bank directory, found a file; KeySet.open and Ngram"):
+        memgraft.Bank.open(place / "keys.mgk")

@@ -1,8 +1,9 @@
 """Paths where opened objects are expected: one error that says how to open them."""
 
 import os
+from pathlib import Path
 
-from memgraft.errors import ArgumentError
+from memgraft.errors import ArgumentError, StorageError
 
 _OPENERS = {
     "bank": "memgraft.Bank.open",
@@ -25,3 +26,14 @@ def refuse_paths(**arguments: object) -> None:
     for name, value in arguments.items():
         if isinstance(value, (str, bytes, os.PathLike)):
             raise ArgumentError(f"{name}: expected it opened, got the path {value!r}; open it with {_OPENERS[name]}")
+
+
+def refuse_folder(path: str | os.PathLike[str], what: str) -> None:
+    """Refuses a folder where a file is to be read, with the way to what a bank's folder holds.
+
+    Raises:
+        StorageError: it is one.
+    """
+    if Path(path).is_dir():
+        hint = "; Bank.open reads a bank, which has .keys and .index" if (Path(path) / "bank.json").is_file() else ""
+        raise StorageError(f"{os.fspath(path)}: expected the file of {what}, found a folder{hint}")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memgraft import _core
-from memgraft.arguments import refuse_paths
+from memgraft.arguments import refuse_folder, refuse_paths
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyed import Closed, Keyed
 from memgraft.keyset import KeySet
@@ -60,6 +60,7 @@ class NgramIndex(Keyed):
             StorageError: the file cannot be read.
             FormatError: it is damaged, truncated, or no index.
         """
+        refuse_folder(path, "an index")
         return cls(_core.Index.open(Path(path), load), load)
 
     @classmethod

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memgraft import _core
+from memgraft.arguments import refuse_folder
 from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenError
 from memgraft.keyed import Closed, Keyed
 from memgraft.system import written_beside
@@ -157,6 +158,7 @@ class KeySet(Keyed):
             StorageError: the file cannot be read.
             FormatError: it is damaged, truncated, or no key set.
         """
+        refuse_folder(path, "a key set")
         return cls(_core.KeySet.open(Path(path)))
 
     def save(self, path: str | os.PathLike[str]) -> None:

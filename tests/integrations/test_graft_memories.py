@@ -158,6 +158,9 @@ def test_memories_that_do_not_fit_are_refused(bank: Any, other: Bank, tmp_path: 
             call(ids, memgraft=far)
         with pytest.raises(GraftError, match="names 3 memories for a batch of 2 rows"):
             call(ids, memgraft=[other, other, None])
+        for path in ("bank/", Path("bank"), [None, "bank/"], {"default": "bank/"}):
+            with pytest.raises(ArgumentError, match=r"expected an open bank, got the path .*bank"):
+                call(ids, memgraft=path)
     with pytest.raises(GraftError, match="only without a control"):
         grafted(bank, control="shuffled")(ids, memgraft=other)
     with torch.no_grad():

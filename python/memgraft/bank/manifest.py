@@ -106,6 +106,11 @@ class Manifest:
             raise StorageError(f"{path}: not found: {hint}") from None
         except UnicodeDecodeError as error:
             raise FormatError(f"{path}: not UTF-8 text: {error}; restore the file") from None
+        except NotADirectoryError:
+            raise StorageError(
+                f"{path.parent}: expected a bank directory, found a file; KeySet.open and NgramIndex.open read keys "
+                "and index of one"
+            ) from None
         except OSError as error:
             raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
         try:

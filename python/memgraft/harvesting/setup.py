@@ -35,7 +35,10 @@ def refuse_taps(donor: str | Path | Donor, taps: Sequence[int]) -> None:
     Raises:
         DonorError: they are not ascending, or beyond the donor.
     """
-    taps = tuple(int(tap) for tap in taps)
+    try:
+        taps = tuple(int(tap) for tap in taps)
+    except (TypeError, ValueError):
+        raise DonorError(f"taps: expected numbers of blocks, as (8,), found {taps!r}") from None
     if not taps or any(tap < 0 for tap in taps) or list(taps) != sorted(set(taps)):
         raise DonorError(f"taps: expected distinct ascending numbers of blocks, found {taps}")
     if isinstance(donor, Donor):

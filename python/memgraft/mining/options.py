@@ -173,7 +173,10 @@ def budgets_by_order(orders: Sequence[int], budget: int | Mapping[int, int] | No
     Raises:
         ArgumentError: orders or budget out of range.
     """
-    wanted = sorted({operator.index(order) for order in orders})
+    try:
+        wanted = sorted({operator.index(order) for order in orders})
+    except TypeError:
+        raise ArgumentError(f"orders: expected whole numbers, as (2, 3, 4), got {orders!r}") from None
     if not wanted or not 1 <= wanted[0] <= wanted[-1] <= 16:
         raise ArgumentError(f"orders: expected some of 1 to 16, got {tuple(orders)}")
     if budget is None:
@@ -194,9 +197,13 @@ def positive(name: str, value: int) -> int:
     Raises:
         ArgumentError: it is none.
     """
-    if not 1 <= operator.index(value) < 2**63:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ArgumentError(f"{name}: expected a whole number, got {value!r}") from None
+    if not 1 <= number < 2**63:
         raise ArgumentError(f"{name}: expected 1 or more, got {value}")
-    return operator.index(value)
+    return number
 
 
 def parse_bytes(size: int | str) -> int:

@@ -19,7 +19,7 @@ from memgraft.integrations.transformers.hooks import (
     refuse_paged,
     said_in,
 )
-from memgraft.integrations.transformers.memories import is_memory, requested, requesting
+from memgraft.integrations.transformers.memories import is_memory, refuse_unopened, requested, requesting
 from memgraft.integrations.transformers.runtime import runtimes_of
 from memgraft.integrations.transformers.side_input import prepare
 
@@ -108,6 +108,7 @@ class Generate(_StandIn):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the model's own method gives, reading the memory that the call names."""
         given = kwargs.get(KWARG)
+        refuse_unopened(given)
         if not (is_memory(given) or (isinstance(given, Mapping) and all(map(is_memory, given.values())))):
             return self._original()(*args, **kwargs)
         del kwargs[KWARG]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from memgraft.bank import Memory
 from memgraft.bank.manifest import differing_space
 from memgraft.data.batch import MemoryBatch
-from memgraft.errors import FingerprintError, GraftError
+from memgraft.errors import ArgumentError, FingerprintError, GraftError
 from memgraft.integrations.transformers.runtime import GraftRuntime
 from memgraft.tokenizer import other_mapping
 
@@ -37,6 +38,19 @@ def requesting(decoder: nn.Module, given: Any) -> Iterator[None]:
 def requested(decoder: nn.Module) -> Any:
     """What the context asks for, or ``None``."""
     return (_requested.get() or {}).get(id(decoder))
+
+
+def refuse_unopened(given: Any) -> None:
+    """Refuses the path of a bank as ``memgraft=``, which every call would open anew.
+
+    Raises:
+        ArgumentError: it is one, alone or among others.
+    """
+    if isinstance(given, str | os.PathLike):
+        raise ArgumentError(f"memgraft=: expected an open bank, got the path {given!r}; open it once with Bank.open")
+    if isinstance(given, Mapping | list | tuple):
+        for each in given.values() if isinstance(given, Mapping) else given:
+            refuse_unopened(each)
 
 
 def is_memory(given: Any) -> bool:

@@ -27,6 +27,7 @@ from memgraft.integrations.transformers.memories import (
     look_up,
     memories_for,
     read_by_row,
+    refuse_unopened,
     stage,
 )
 from memgraft.integrations.transformers.runtime import GraftRuntime
@@ -110,6 +111,7 @@ def prepare(
         GraftError: the call cannot be exact, or ``given`` is something else.
         FingerprintError: a memory that the graft cannot read.
     """
+    refuse_unopened(given)
     if not isinstance(given, Mapping):
         if given is not None and len(runtimes) > 1:
             raise GraftError(
