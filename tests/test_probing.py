@@ -306,6 +306,18 @@ def test_prefixes_of_another_name_are_read_once_and_a_missing_bos_is_left_out(pl
         probe(keys, donors=[headless], prefixes=["bos"], **given)
 
 
+def test_contexts_beyond_the_donors_positions_are_left_out(place, corpus, keys):
+    donor = open_donor(place / "knows", compute_dtype="float32")
+    donor.model.config.max_position_embeddings = 12
+    told = []
+    given = options(place, corpus, donors=[donor], num_keys=None, seeds=1, taps=(2,), minutes=0.01, note=told.append)
+    found = probe(keys, contexts=[None, (1, 30)], **given)
+    assert [one.settings["contexts"] for one in found.candidates] == [None]
+    assert [line.split(":")[:2] for line in told if line.startswith("left out")] == [["left out", " contexts"]]
+    with pytest.raises(DonorError, match="is longer than the 12 positions of donor knows"):
+        probe(keys, contexts=[(1, 30)], **given)
+
+
 def test_a_corpus_without_a_header_is_read_by_its_type(place, tmp_path, corpus):
     raw = tmp_path / "corpus.raw"
     raw.write_bytes(corpus.tokens(0, corpus.num_tokens).astype("<u4").tobytes())

@@ -23,7 +23,8 @@ def main() -> None:
     from memgraft.cli.app import build_app
 
     try:
-        build_app()()
+        # One name, however it was started: shells complete a command, not `python -m memgraft`.
+        build_app()(prog_name="memgraft")
     except SystemExit as end:
         if end.code == INTERRUPTED:
             # Calls that were left at Ctrl-C go on in threads of their own, which the interpreter's end could trip over.

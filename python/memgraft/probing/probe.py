@@ -15,6 +15,7 @@ import numpy as np
 
 from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus
+from memgraft.errors import DonorError
 from memgraft.harvesting.devices import best_device
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.occurrences import Contexts
@@ -28,7 +29,7 @@ from memgraft.probing.candidates import candidates_of, in_common
 from memgraft.probing.embeddings import recipient_embeddings
 from memgraft.probing.fitting import Fits
 from memgraft.probing.hits import Hits, draw, hits_of
-from memgraft.probing.reading import Bench, Reading
+from memgraft.probing.reading import Bench, Pass, Reading
 from memgraft.probing.result import Measured, ProbeResult
 from memgraft.probing.softmax import Fit, FloatArray, count_losses, difference_interval, normalised, unigram_losses
 from memgraft.progress import Progress, callback
@@ -115,7 +116,7 @@ def probe(
     if num_keys is None:
         num_keys = _affordable(bench, donors_open, asked, taps, keys, training, minutes, seed, note)
     sample = draw(keys, training, exam, num_keys=num_keys, num_exam=_EXAM_HITS, seed=seed)
-    passes = [bench.read(reading, donors_open.get(reading.donor), taps, sample.keys, progress) for reading in asked]
+    passes = _read_all(bench, donors_open, asked, taps, sample.keys, progress, note)
     sample, passes = in_common(sample, passes)
     if note is not None:
         note(
@@ -187,6 +188,36 @@ def probe(
     )
 
 
+def _read_all(
+    bench: Bench,
+    donors: Donors,
+    readings: Sequence[Reading],
+    taps: Sequence[int] | None,
+    keys: KeySet,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> list[Pass]:
+    """One pass for each reading; contexts that are too long for their donor are left out where others are left.
+
+    Raises:
+        DonorError: no reading is left.
+    """
+    passes: list[Pass] = []
+    refused: DonorError | None = None
+    for reading in readings:
+        try:
+            passes.append(bench.read(reading, donors.get(reading.donor), taps, keys, progress))
+        except DonorError as error:
+            if reading.contexts is None:
+                raise
+            refused = error
+            if note is not None:
+                note(f"left out: {error}")
+    if not passes and refused is not None:
+        raise refused
+    return passes
+
+
 def _affordable(
     bench: Bench,
     donors: Donors,
@@ -201,10 +232,7 @@ def _affordable(
     """So many keys that all passes take half the time, by a first few keys; ``note`` is told where that is too few."""
     hit = np.random.default_rng(seed).permutation(np.unique(training.rows))[:_TRIED_KEYS]
     few = keys.select(np.sort(hit))
-    seconds = 0.0
-    for reading in readings:
-        read = bench.read(reading, donors.get(reading.donor), taps, few)
-        seconds += 1 / read.keys_per_second[-1]
+    seconds = sum(1 / read.keys_per_second[-1] for read in _read_all(bench, donors, readings, taps, few))
     return affordable_keys(minutes, seconds, len(keys), note)
 
 
