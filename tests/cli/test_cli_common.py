@@ -149,6 +149,8 @@ def test_a_log_is_told_how_far_a_stage_is(capsys, monkeypatch):
 def test_python_m_memgraft_is_the_command():
     result = subprocess.run([sys.executable, "-m", "memgraft", "--version"], capture_output=True, text=True, check=True)
     assert result.stdout.startswith("memgraft ")
+    wrong = subprocess.run([sys.executable, "-m", "memgraft", "verb"], capture_output=True, text=True, check=False)
+    assert "Usage: memgraft [OPTIONS]" in wrong.stderr
 
 
 def test_need_names_the_extra():
