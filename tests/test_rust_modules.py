@@ -114,6 +114,17 @@ def test_all_folders_of_the_core_have_an_order():
     assert folders == set(FOLDERS) - {""}
 
 
+def test_unsafe_code_lies_in_the_files_that_the_design_lists():
+    text = (ROOT / "docs" / "DESIGN.md").read_text(encoding="utf-8")
+    found = re.search(r"^`unsafe` is denied [^`]*`tests/test_rust_modules.py`\):\n`([^`]+)`", text, re.MULTILINE)
+    assert found, "docs/DESIGN.md lists the files with unsafe code"
+    allowed = {
+        "/".join(own) for own, path in MODULES.items() if "#![allow(unsafe_code)]" in path.read_text(encoding="utf-8")
+    }
+    assert allowed == set(found[1].split(", "))
+    assert 'unsafe_code = "deny"' in (ROOT / "Cargo.toml").read_text(encoding="utf-8")
+
+
 def test_paths_are_read_as_the_compiler_does():
     assert list(leaves("super::{a::{B, C as D}, e::F}, ".rstrip(", "))) == [
         ["super", "a", "B"],

@@ -1,5 +1,7 @@
 //! The machine's own limit: dependent reads of random 64-byte lines, many in flight.
 
+#![allow(unsafe_code)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

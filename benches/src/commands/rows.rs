@@ -2,6 +2,8 @@
 //!
 //! A gather does both. Where either alone takes as long as somebody asks the gather to take, no gather can.
 
+#![allow(unsafe_code)]
+
 use std::hint::black_box;
 use std::path::PathBuf;
 

@@ -1,8 +1,6 @@
 //! BLAKE3 content hashes: the plain hash of the bytes, computed on several
 //! threads for large inputs without a pool, so that it survives `fork`.
 
-#![forbid(unsafe_code)]
-
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;

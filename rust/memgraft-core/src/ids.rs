@@ -1,6 +1,5 @@
 //! Ids as newtypes, the limits of the format, and the one home of `as` casts.
 
-#![forbid(unsafe_code)]
 #![allow(clippy::as_conversions, reason = "every cast of the crate is here, with what makes it right")]
 
 use crate::{Error, Result};

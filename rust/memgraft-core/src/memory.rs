@@ -1,5 +1,7 @@
 //! Read-only mappings and huge anonymous buffers.
 
+#![allow(unsafe_code)]
+
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;

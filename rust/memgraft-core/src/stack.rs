@@ -2,8 +2,6 @@
 //!
 //! Rows are numbered through: those of the first index keep their numbers, those of the next follow.
 
-#![forbid(unsafe_code)]
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 

@@ -4,8 +4,6 @@
 //! [`Error::Interrupted`] at its next [`check`]. The flag belongs to the thread and to those that [`crate::threads`] starts
 //! for it, because what takes long (a hash, a sort, a write) lies below calls that have no use for it.
 
-#![forbid(unsafe_code)]
-
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

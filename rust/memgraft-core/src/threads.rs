@@ -1,7 +1,5 @@
 //! Scoped threads without a pool, so that nothing survives into a forked worker.
 
-#![forbid(unsafe_code)]
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::stop;

@@ -1,8 +1,6 @@
 //! Numbers as they lie in files: little-endian at a byte, and LEB128, which is seven bits a byte, low bits first, the
 //! eighth bit set in all bytes but the last.
 
-#![forbid(unsafe_code)]
-
 use crate::ids::{low_u8, low_u32};
 
 /// Most bytes of one LEB128 number.

@@ -1,5 +1,6 @@
 //! Gathered and staged rows against naive indexing, and files that are not what they were.
 
+#![allow(unsafe_code)]
 #![allow(clippy::as_conversions, reason = "tests compute expected values in any type")]
 #![allow(clippy::unwrap_used)] // helpers of tests fail like tests
 

@@ -1,7 +1,5 @@
 //! From the prefixes of a key set to the finished table.
 
-#![forbid(unsafe_code)]
-
 use std::sync::Arc;
 
 use super::layout::{Placer, blocks};

@@ -1,8 +1,6 @@
 //! Where each block goes: large blocks by size, then everything that fits one
 //! line, hot blocks first, so that the lines a text visits most lie together.
 
-#![forbid(unsafe_code)]
-
 use std::cmp::Reverse;
 
 use super::table::Region;

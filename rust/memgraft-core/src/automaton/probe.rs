@@ -14,6 +14,8 @@
 //! if no entry matched. An entry's row is word `2n + place`. For place `n` this
 //! is word `3n`, the suffix link, and the next probe looks in that state.
 
+#![allow(unsafe_code)]
+
 use std::hint::select_unpredictable;
 
 use super::words::{ENTRIES, TokenWord};

@@ -1,7 +1,5 @@
 //! The transition table: 64-byte lines, the probe, the single step.
 
-#![forbid(unsafe_code)]
-
 use super::probe::{Portable, Prober};
 use super::view::{Edge, FAN, View};
 use super::words::{LINE, root_lines};

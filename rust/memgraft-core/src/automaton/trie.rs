@@ -1,8 +1,6 @@
 //! The prefixes of all keys, level by level, each level sorted by (parent, token). Eight bytes a prefix: who is whose
 //! parent is two marks in the token's word.
 
-#![forbid(unsafe_code)]
-
 use std::ops::Range;
 
 use super::words::NO_ROW;

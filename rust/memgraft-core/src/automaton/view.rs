@@ -8,6 +8,8 @@
 //! checks instead: a place before the last two lines is read in the table, every other one in `Edge`, a copy of these
 //! lines with room after them. So no word of a table leads outside of it.
 
+#![allow(unsafe_code)]
+
 use std::hint::select_unpredictable;
 
 use super::prefetch::prefetch;

@@ -36,8 +36,6 @@
 //! The table begins with the root row, one unit for each token: a part with one
 //! entry and the link 0.
 
-#![forbid(unsafe_code)]
-
 use crate::ids::{low_u8, low_u32, saturating_u32, u32_of};
 
 /// The row word of a transition without output; -1 as an `i32`.

@@ -1,7 +1,5 @@
 //! Where look-back stops.
 
-#![forbid(unsafe_code)]
-
 use crate::ids::u64_of;
 use crate::{Error, Result};
 

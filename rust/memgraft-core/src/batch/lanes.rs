@@ -1,6 +1,8 @@
 //! The inner loop: walks of the automaton in turn, each prefetching the line
 //! that its next turn reads.
 
+#![allow(unsafe_code)]
+
 use std::hint::select_unpredictable;
 
 use super::layer::merge;

@@ -1,7 +1,5 @@
 //! One index of a lookup, and how the answers of one go over those of others.
 
-#![forbid(unsafe_code)]
-
 use super::limits::Limits;
 use crate::automaton::Table;
 

@@ -1,7 +1,5 @@
 //! The check that answers are possible ones, which a damaged table's need not be.
 
-#![forbid(unsafe_code)]
-
 use crate::automaton::{Found, NO_ROW};
 
 /// What answers may be.

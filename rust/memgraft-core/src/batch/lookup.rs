@@ -1,5 +1,7 @@
 //! Longest matches at every position of a batch: parts of it on threads, runs of a part on lanes.
 
+#![allow(unsafe_code)]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::bounds::Bounds;

@@ -1,7 +1,5 @@
 //! How a lookup runs, and what unknown tokens do.
 
-#![forbid(unsafe_code)]
-
 /// How to run a lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {

@@ -1,7 +1,5 @@
 //! The division of a batch into lane-sized runs that no segment start crosses.
 
-#![forbid(unsafe_code)]
-
 use super::bounds::Bounds;
 use super::tokens::{Tokens, first};
 use crate::ids::{u64_of, usize_of, usize_of_u64};

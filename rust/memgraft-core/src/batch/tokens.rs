@@ -1,7 +1,5 @@
 //! The ids of a batch, checked once.
 
-#![forbid(unsafe_code)]
-
 use std::ops::{BitOr, Range};
 
 use super::bounds::Bounds;

@@ -1,8 +1,6 @@
 //! A strictly ascending sequence in 2 + log2(universe / n) bits an element,
 //! with access to any element.
 
-#![forbid(unsafe_code)]
-
 use crate::format::Store;
 use crate::ids::{u64_of, usize_of_u64};
 

@@ -2,8 +2,6 @@
 //! level, counts and document frequencies, compressed. Rows follow from them
 //! (descending count, ties by key), so does everything else in the file.
 
-#![forbid(unsafe_code)]
-
 mod elias_fano;
 mod nibbles;
 mod packed;

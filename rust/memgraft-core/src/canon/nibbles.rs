@@ -1,8 +1,6 @@
 //! Small numbers in four-bit groups (three bits and a "more" bit, low group
 //! first), with a stored offset every 128 numbers.
 
-#![forbid(unsafe_code)]
-
 use crate::format::Store;
 use crate::ids::{u64_of, usize_of_u64};
 

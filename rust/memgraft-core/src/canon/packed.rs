@@ -6,8 +6,6 @@
 //! first, then the second bytes, then the third. Each of these planes deflates better than mixed bytes do, because its
 //! values are alike. `docs/FORMAT.md` has the bytes.
 
-#![forbid(unsafe_code)]
-
 use std::io::{self, Read, Write};
 
 use flate2::Compression;

@@ -1,7 +1,5 @@
 //! OLMo's document boundaries: `<name>.csv.gz` beside `<name>.npy`, as dolma's tokenizer writes them.
 
-#![forbid(unsafe_code)]
-
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};

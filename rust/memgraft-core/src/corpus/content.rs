@@ -1,7 +1,5 @@
 //! The fingerprint of a corpus: its tokens and documents, whatever the files look like.
 
-#![forbid(unsafe_code)]
-
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::stream::{BLOCK, Corpus};

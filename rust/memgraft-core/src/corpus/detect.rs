@@ -1,7 +1,5 @@
 //! Which files make up a corpus, and in which format they are.
 
-#![forbid(unsafe_code)]
-
 use std::fmt;
 use std::fs::File;
 use std::io::Read;

@@ -1,7 +1,5 @@
 //! How tokens are stored on disk: fixed-width little-endian integers.
 
-#![forbid(unsafe_code)]
-
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;

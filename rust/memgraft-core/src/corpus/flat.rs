@@ -1,7 +1,5 @@
 //! Token files without an index: nanoGPT `.bin`, headerless arrays, llm.c `.bin`.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use super::dtype::TokenType;

@@ -1,7 +1,5 @@
 //! Token files beside an index of documents: Megatron `.bin`/`.idx`, datatrove `.ds`/`.ds.index`.
 
-#![forbid(unsafe_code)]
-
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 

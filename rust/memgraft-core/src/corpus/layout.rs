@@ -1,7 +1,5 @@
 //! Where a corpus's tokens lie in its files, and where its documents start.
 
-#![forbid(unsafe_code)]
-
 /// A stream of tokens made of spans of a source, cut into documents.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Layout {

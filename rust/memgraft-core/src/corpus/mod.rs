@@ -4,8 +4,6 @@
 //! are: several shards follow one another in the order given, documents keep
 //! their order, and any window can be read. Nothing is copied at opening.
 
-#![forbid(unsafe_code)]
-
 mod boundaries;
 pub(crate) mod content;
 mod detect;

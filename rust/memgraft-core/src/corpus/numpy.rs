@@ -1,7 +1,5 @@
 //! numpy's `.npy`, versions 1 to 3: one dimension of little-endian integers.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use super::dtype::TokenType;

@@ -1,7 +1,5 @@
 //! One token file: a mapped run of fixed-width integers.
 
-#![forbid(unsafe_code)]
-
 use std::path::{Path, PathBuf};
 
 use super::dtype::TokenType;

@@ -1,7 +1,5 @@
 //! Holding documents out: two views on the same files.
 
-#![forbid(unsafe_code)]
-
 use super::stream::{Corpus, Split};
 use crate::ids::{share_of, u64_of};
 use crate::{Error, Result};

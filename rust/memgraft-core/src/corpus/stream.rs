@@ -1,7 +1,5 @@
 //! A stream of tokens cut into documents, over any of the formats.
 
-#![forbid(unsafe_code)]
-
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 

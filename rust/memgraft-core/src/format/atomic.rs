@@ -1,7 +1,5 @@
 //! Write beside, fsync, rename, fsync the directory.
 
-#![forbid(unsafe_code)]
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,5 @@
 //! The 4 KiB header: encode, decode, check. Offsets are those of `docs/FORMAT.md`.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use crate::fingerprint::Fingerprint;

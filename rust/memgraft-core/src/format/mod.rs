@@ -1,6 +1,6 @@
 //! Bytes on disk: the container shared by `keys.mgk` and `index.mgi`, its
 //! mapping, and the one way an artifact is written. `docs/FORMAT.md` is the
-//! specification; the crate's `unsafe` for storage lives here.
+//! specification.
 
 mod atomic;
 mod header;

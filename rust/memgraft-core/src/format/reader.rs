@@ -1,7 +1,5 @@
 //! An opened container: checked header, mapped sections, full verification.
 
-#![forbid(unsafe_code)]
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Arrays that are owned or lie in a mapping, behind one type.
 
+#![allow(unsafe_code)]
+
 use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 use std::sync::Arc;

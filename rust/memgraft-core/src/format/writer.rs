@@ -1,7 +1,5 @@
 //! Lays sections out, hashes them, writes the container.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use super::{AtomicFile, HEADER_LEN, Header, SectionEntry};

@@ -1,7 +1,5 @@
 //! An index in a file: its two forms, saving, opening, verifying.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use super::{Index, content_fingerprint};

@@ -1,7 +1,5 @@
 //! The index: built from a key set or opened, it answers what key ends at a position, and what key a row has.
 
-#![forbid(unsafe_code)]
-
 mod file;
 mod walk;
 

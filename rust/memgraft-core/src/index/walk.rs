@@ -1,7 +1,5 @@
 //! Reading tokens with an index: whole batches, and one token for each sequence.
 
-#![forbid(unsafe_code)]
-
 use super::Index;
 use crate::batch::{self, Bounds, Layer, Limits, Options, Tokens, Unknown};
 use crate::ids::{StateId, row_as_i32, saturating_u32};

@@ -1,7 +1,5 @@
 //! From arrays in any order to a checked key set.
 
-#![forbid(unsafe_code)]
-
 use super::sort::{by_descending_count, lexicographic};
 use super::{KeySet, MARK_ROWS, content_fingerprint};
 use crate::format::{Store, bytes_of};

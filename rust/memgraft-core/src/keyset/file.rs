@@ -1,7 +1,5 @@
 //! `keys.mgk`: save, open, verify.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use super::build::show;

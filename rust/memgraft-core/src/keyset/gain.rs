@@ -5,8 +5,6 @@
 //! suffix. A key's earning is its count less the counts of its kept children; when a key goes, what it earned falls to
 //! the nearest kept key above it, or to the fallback.
 
-#![forbid(unsafe_code)]
-
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 

@@ -1,8 +1,6 @@
 //! The key set: distinct keys in row order with counts and document
 //! frequencies; rows run from the most to the least frequent key, ties by key.
 
-#![forbid(unsafe_code)]
-
 mod build;
 mod file;
 mod gain;

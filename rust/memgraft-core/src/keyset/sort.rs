@@ -4,8 +4,6 @@
 //! key into one 64-bit word, three or more of them, and sorts the words. Keys with equal words are sorted by the tokens
 //! after those.
 
-#![forbid(unsafe_code)]
-
 use crate::ids::{low_u32, saturating_u32, u64_of, usize_of, usize_of_u64};
 use crate::{Result, stop};
 

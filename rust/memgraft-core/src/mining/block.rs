@@ -5,8 +5,6 @@
 //! already shown in the current groups. A document that has shown an n-gram has shown the n-gram's prefixes, so one
 //! number per occurrence, its *tag*, tells for every order whether it counts: the orders above the tag do.
 
-#![forbid(unsafe_code)]
-
 use super::buckets::{Buckets, changed};
 use super::plan::CorpusBlock;
 use super::sketch::Sketch;

@@ -1,7 +1,5 @@
 //! Where the n-grams of a block go before they are sorted: by first tokens, which costs a sort most of its depth.
 
-#![forbid(unsafe_code)]
-
 use super::plan::CorpusBlock;
 use crate::corpus::{BLOCK, Corpus};
 use crate::ids::{fit_u32, u64_of, usize_of, usize_of_u64};

@@ -1,7 +1,5 @@
 //! Which n-grams become keys.
 
-#![forbid(unsafe_code)]
-
 use std::collections::BTreeMap;
 
 use super::window::{Key, Packing};

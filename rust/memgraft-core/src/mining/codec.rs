@@ -4,8 +4,6 @@
 //! key bytes, most significant first, the tag and, unless 1, the count as LEB128. Bytes of the last word in which no token
 //! lies are left out.
 
-#![forbid(unsafe_code)]
-
 use std::hint::select_unpredictable;
 
 use super::window::{Key, MAX_WORDS, Packing};

@@ -1,7 +1,5 @@
 //! Runs to keys: ranges of first tokens are merged and counted apart.
 
-#![forbid(unsafe_code)]
-
 use std::sync::{Mutex, PoisonError};
 
 use super::control::{REPORT, Report, stage};

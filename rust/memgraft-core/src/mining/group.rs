@@ -1,7 +1,5 @@
 //! From the sorted stream of n-grams to counts and document frequencies of every order.
 
-#![forbid(unsafe_code)]
-
 use super::select::Picker;
 use super::window::{Key, Packing};
 use crate::Result;

@@ -1,7 +1,5 @@
 //! What is done with parts: merging them into one, counting them into keys.
 
-#![forbid(unsafe_code)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,5 @@
 //! Whether the settings of two parts say the same, and what a merge of them says.
 
-#![forbid(unsafe_code)]
-
 use serde_json::{Map, Value};
 
 const FILE: &str = "tokenizer";

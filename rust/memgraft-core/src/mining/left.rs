@@ -1,7 +1,5 @@
 //! What a process that was killed has left of a file: a folder beside it, with a lock and, of a part, sorted blocks.
 
-#![forbid(unsafe_code)]
-
 use std::cmp::Reverse;
 use std::fs;
 use std::io::ErrorKind;

@@ -1,7 +1,5 @@
 //! Merging sorted runs, range by range.
 
-#![forbid(unsafe_code)]
-
 use super::codec::Item;
 use super::control::{Report, stage};
 use super::options::Means;

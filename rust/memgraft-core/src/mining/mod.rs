@@ -14,8 +14,6 @@
 //! the sorted run of some documents in a file, [`merge_parts`] and [`select_parts`] merge and count
 //! such files, wherever they were made.
 
-#![forbid(unsafe_code)]
-
 mod block;
 mod buckets;
 mod choice;

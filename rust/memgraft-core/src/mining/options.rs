@@ -1,7 +1,5 @@
 //! What is asked of mining, and what comes back.
 
-#![forbid(unsafe_code)]
-
 use std::path::PathBuf;
 
 use super::choice::Choice;

@@ -4,8 +4,6 @@
 //! Blocks that are there are not sorted again, whatever memory and threads made them. Their merge is the part: the same
 //! bytes whatever the blocks.
 
-#![forbid(unsafe_code)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,7 +1,5 @@
 //! Parts that belong together: merged into one, or counted into keys.
 
-#![forbid(unsafe_code)]
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,7 +1,5 @@
 //! What is sorted at a time: blocks of whole documents that fit the memory.
 
-#![forbid(unsafe_code)]
-
 use crate::corpus::Corpus;
 use crate::ids::{u64_of, usize_of_u64};
 

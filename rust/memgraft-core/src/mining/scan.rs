@@ -1,7 +1,5 @@
 //! The first pass: every token lies in the vocabulary; how many n-grams of each order there are to count.
 
-#![forbid(unsafe_code)]
-
 use super::control::{Report, stage};
 use crate::corpus::{BLOCK, Corpus};
 use crate::ids::{u64_of, usize_of, usize_of_u64};

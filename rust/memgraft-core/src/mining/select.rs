@@ -1,7 +1,5 @@
 //! The keys that are kept: of each order, or of all together, the first by rank; ties by key.
 
-#![forbid(unsafe_code)]
-
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};

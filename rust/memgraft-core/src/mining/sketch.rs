@@ -5,8 +5,6 @@
 //! the distinct n-grams and cannot touch a key that must occur twice. Keys that are required whatever their count are
 //! kept by name.
 
-#![forbid(unsafe_code)]
-
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::window::{Key, Orders, Packing};

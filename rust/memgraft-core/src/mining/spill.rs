@@ -2,8 +2,6 @@
 //!
 //! Sharing of key bytes starts anew with every range of first tokens, so that ranges can be read apart.
 
-#![forbid(unsafe_code)]
-
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};

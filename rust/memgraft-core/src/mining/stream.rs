@@ -3,8 +3,6 @@
 //! Which of two heads comes first cannot be foretold, and a wrong guess costs a processor more than all the rest of a
 //! record. So each step takes the head of the smaller key without a branch. Equal keys are few: those take one.
 
-#![forbid(unsafe_code)]
-
 use std::cmp::Ordering;
 
 use super::codec::{BATCH, Item, less};

@@ -1,7 +1,5 @@
 //! A stretch of a file of records, read through a buffer.
 
-#![forbid(unsafe_code)]
-
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 

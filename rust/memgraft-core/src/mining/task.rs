@@ -1,7 +1,5 @@
 //! Mining in one process.
 
-#![forbid(unsafe_code)]
-
 use super::block::{self, bytes_per_position};
 use super::choice::Excluded;
 use super::control::{Report, stage};

@@ -1,8 +1,6 @@
 //! N-grams as integers: the tokens that start at a position, packed so that
 //! the order of the integers is the order of the tuples.
 
-#![forbid(unsafe_code)]
-
 use crate::ids::{MAX_ORDER, low_u32, usize_of};
 
 /// A number for each order, from 0.

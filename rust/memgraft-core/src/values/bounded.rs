@@ -1,6 +1,4 @@
 //! Rows that are known to lie in a table.
-#![forbid(unsafe_code)]
-
 use std::ops::Deref;
 
 use crate::ids::u64_of;

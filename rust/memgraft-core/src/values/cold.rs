@@ -4,8 +4,6 @@
 //! makes them, so that the device sees a deep queue whatever the number of
 //! threads; `io_uring` does the same from one thread. Reads bring in what was
 //! asked for and nothing around it.
-#![forbid(unsafe_code)]
-
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};

@@ -2,8 +2,6 @@
 //!
 //! Three ways with one result: a sort for a few ids; a bitmap with ranks where
 //! the table is not much larger than the batch; a radix sort where it is.
-#![forbid(unsafe_code)]
-
 use std::cell::RefCell;
 
 use super::bounded::{Distinct, check_rows};

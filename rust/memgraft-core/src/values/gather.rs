@@ -1,7 +1,5 @@
 //! Rows to bytes in the caller's memory: from resident memory, from mapped
 //! pages, or, where pages are not in memory, by batched reads.
-#![forbid(unsafe_code)]
-
 use super::bounded::Bounded;
 use super::cold::ColdReads;
 use super::kernel::Copier;

@@ -1,6 +1,4 @@
 //! Which reads bring missing rows in: plain arithmetic, no file is touched.
-#![forbid(unsafe_code)]
-
 use std::ops::Range;
 
 use super::file::ValueFile;

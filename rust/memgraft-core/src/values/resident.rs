@@ -1,6 +1,4 @@
 //! Rows in memory: copied for good, or read once so that the system holds them.
-#![forbid(unsafe_code)]
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 

@@ -1,6 +1,4 @@
 //! Where the bytes of each row lie: in which shard, or in memory.
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use super::bounded::Bounded;

@@ -1,6 +1,4 @@
 //! One value shard: an open file, its header and its map.
-#![forbid(unsafe_code)]
-
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -9,8 +9,6 @@
 //! copied, or a disk error on a page that the system dropped between the probe
 //! and the copy, can still end the process (SIGBUS). Rows held resident cannot
 //! meet either.
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use super::bounded::{Bounded, Distinct};

@@ -3,8 +3,6 @@
 //! BLAKE3 of the data region: everything after the header, which is left out
 //! because it carries the result. Read with `pread`, so that threads share one
 //! file and a damaged disk gives an error, not a signal.
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use super::file::ValueFile;

@@ -1,7 +1,5 @@
 //! What a run file says about itself, as JSON.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 use serde_json::{Map, Value, json};

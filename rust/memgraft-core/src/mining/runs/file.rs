@@ -1,7 +1,5 @@
 //! Opening a run file: its head and tail, checked.
 
-#![forbid(unsafe_code)]
-
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

@@ -3,8 +3,6 @@
 //! The hash of what is written, then an entry a segment: the segment, the first token after it, the records up to its
 //! end, and the first 8 bytes of the entry's own hash. A torn last entry does not count.
 
-#![forbid(unsafe_code)]
-
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};

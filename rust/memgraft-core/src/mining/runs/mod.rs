@@ -1,7 +1,5 @@
 //! Run files: a sorted run under a name, which says what it holds and whence; `docs/FORMAT.md` has the layout.
 
-#![forbid(unsafe_code)]
-
 mod facts;
 mod file;
 mod journal;

@@ -1,7 +1,5 @@
 //! Records of a run file, checked on the way.
 
-#![forbid(unsafe_code)]
-
 use std::fs::File;
 
 use super::RunSet;
