@@ -199,13 +199,13 @@ def test_chunks_ranks_and_interruptions_change_nothing(place, bank, corpus, tmp_
 
     whole = run(place, tmp_path / "whole", corpus=corpus, chunk_rows=64)
 
-    def stop_late(stage, done, total):
-        if stage == "donor" and done > total // 3:
+    def stop_late(phase, done, total):
+        if phase == "donor" and done > total // 3:
             raise Stop
 
     with pytest.raises(Stop):
         run(place, tmp_path / "bank", corpus=corpus, chunk_rows=64, progress=stop_late)
-    stages = []
+    phases = []
     resumed = run(
         place,
         tmp_path / "bank",
@@ -213,9 +213,9 @@ def test_chunks_ranks_and_interruptions_change_nothing(place, bank, corpus, tmp_
         chunk_rows=64,
         rank=1,
         world_size=3,
-        progress=lambda *call: stages.append(call),
+        progress=lambda *call: phases.append(call),
     )
-    assert not any(stage == "occurrences" for stage, *_ in stages), "the corpus is searched once"
+    assert not any(phase == "occurrences" for phase, *_ in phases), "the corpus is searched once"
     assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
     assert run(place, tmp_path / "bank", corpus=corpus, chunk_rows=64).fingerprint == resumed.fingerprint
     rows = np.arange(bank.num_rows, dtype=np.int32)

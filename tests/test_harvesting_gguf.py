@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from memgraft.errors import DonorError
 from memgraft.harvesting import donor_folder, open_donor
-from memgraft.harvesting.gguf import STAGE, gguf_blocks
+from memgraft.harvesting.gguf import PHASE, gguf_blocks
 from memgraft.harvesting.gguf_tokenizer import by_scores
 from memgraft.harvesting.setup import refuse_taps
 
@@ -104,7 +104,7 @@ def test_the_cut_that_the_file_names_is_taken(cut, tmp_path, capfd):
     assert donor.tokenizer_losses == ()
     assert "tokenizer_losses" not in donor.facts()
     assert "de-quantizing" not in capfd.readouterr().err, "transformers draws no bar of its own"
-    assert {stage for stage, _, _ in seen} == {STAGE}
+    assert {phase for phase, _, _ in seen} == {PHASE}
     assert len({done / total for _, done, total in seen}) > 3, "progress is shown tensor by tensor"
     assert seen[-1][1] == seen[-1][2]
 

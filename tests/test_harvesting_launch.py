@@ -100,7 +100,7 @@ def test_a_rank_without_room_is_named_and_the_others_finish(place, whole, tmp_pa
     first.communicate()
     done = []
     run(place, tmp_path / "bank", progress=lambda *call: done.append(call))
-    assert next(done for stage, done, _ in done if stage == "donor") >= 64, "what was finished is kept"
+    assert next(done for phase, done, _ in done if phase == "donor") >= 64, "what was finished is kept"
     assert contents(tmp_path / "bank") == whole
 
 

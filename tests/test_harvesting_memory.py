@@ -127,7 +127,7 @@ def test_processes_judge_together(judge, whole, tmp_path):
             judge,
             memory=1 << 27,
             share=(rank, 2),
-            progress=lambda stage, done, total: told[rank].append((stage, done, total)),
+            progress=lambda phase, done, total: told[rank].append((phase, done, total)),
         )
 
     ranks = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
@@ -149,7 +149,7 @@ def test_processes_judge_together(judge, whole, tmp_path):
 def test_blocks_that_were_judged_before_a_kill_are_kept(judge, whole, tmp_path):
     told = []
 
-    def report(stage, done, total):
+    def report(phase, done, total):
         told.append(done)
         if len(told) == 1:
             raise KeyboardInterrupt

@@ -61,10 +61,10 @@ import test_harvesting_ranks as this
 place, out, rank, world = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 stop_at = int(sys.argv[6])
 chunks = 0
-def report(stage, done, total):
+def report(phase, done, total):
     global chunks
-    chunks += stage == "donor"
-    if stage == "donor" and stop_at and chunks > stop_at:
+    chunks += phase == "donor"
+    if phase == "donor" and stop_at and chunks > stop_at:
         print("ready", flush=True)
         time.sleep(120)
 bank = this.run(place, out, rank=rank, world_size=world, progress=report)
@@ -126,9 +126,9 @@ def test_a_rerun_with_another_world_goes_on(place, whole, tmp_path):
         process.communicate()
     done = []
     run(place, tmp_path / "bank", progress=lambda *call: done.append(call))
-    starts = [done for stage, done, _ in done if stage == "donor"]
+    starts = [done for phase, done, _ in done if phase == "donor"]
     assert starts[0] >= 3 * 64, "what the three had finished is kept"
-    assert not any(stage == "text" for stage, *_ in done), "keys are not judged again"
+    assert not any(phase == "text" for phase, *_ in done), "keys are not judged again"
     assert contents(tmp_path / "bank") == whole
 
 

@@ -94,10 +94,10 @@ def test_errors_that_need_no_donor_come_before_it(place, tmp_path):
         ({"device": "abacus"}, "device: expected cpu, cuda or cuda:0"),
         ({"round_trip": "both"}, 'round_trip: expected "text" or "ids"'),
     ):
-        stages = []
+        phases = []
         with pytest.raises(ArgumentError, match=message):
-            run(place, tmp_path / "bank", progress=lambda stage, *_, seen=stages: seen.append(stage), **changes)
-        assert stages == []
+            run(place, tmp_path / "bank", progress=lambda phase, *_, seen=phases: seen.append(phase), **changes)
+        assert phases == []
 
 
 def test_every_row_is_the_donors_state_at_the_keys_last_token(place, keys, tmp_path):
@@ -169,8 +169,8 @@ class Stop(Exception):
 def test_an_interrupted_harvest_goes_on_and_makes_the_same_bytes(place, tmp_path):
     whole = run(place, tmp_path / "whole")
 
-    def stop_late(stage, done, total):
-        if stage == "donor" and done > total // 2:
+    def stop_late(phase, done, total):
+        if phase == "donor" and done > total // 2:
             raise Stop
 
     with pytest.raises(Stop):
@@ -178,7 +178,7 @@ def test_an_interrupted_harvest_goes_on_and_makes_the_same_bytes(place, tmp_path
     assert not (tmp_path / "bank").exists()
     seen = []
     resumed = run(place, tmp_path / "bank", progress=lambda *call: seen.append(call))
-    starts = [done for stage, done, _ in seen if stage == "donor"]
+    starts = [done for phase, done, _ in seen if phase == "donor"]
     assert starts[0] > whole.num_rows // 2, "finished chunks are not done again"
     assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
     assert resumed.fingerprint == whole.fingerprint
@@ -188,8 +188,8 @@ def test_an_interrupted_harvest_goes_on_and_makes_the_same_bytes(place, tmp_path
 def test_an_interrupted_harvest_goes_on_where_the_tokenizer_was_saved_again(place, tmp_path):
     whole = run(place, tmp_path / "whole", keep_tokenizer=False)
 
-    def stop(stage, done, total):
-        if stage == "donor" and done:
+    def stop(phase, done, total):
+        if phase == "donor" and done:
             raise Stop
 
     tokenizer = memgraft_tokenizer(place)
@@ -213,8 +213,8 @@ import os, signal, sys, time
 from memgraft.harvesting import harvest
 from memgraft.keyset import KeySet
 place, out = sys.argv[1:]
-def report(stage, done, total):
-    if stage == "donor" and done >= 192:
+def report(phase, done, total):
+    if phase == "donor" and done >= 192:
         print("ready", flush=True)
         time.sleep(60)
 harvest(KeySet.open(f"{place}/keys.mgk"), recipient_tokenizer=f"{place}/tokenizer.json", donor=f"{place}/donor",
@@ -236,7 +236,7 @@ def test_a_killed_harvest_goes_on_and_makes_the_same_bytes(place, tmp_path):
     assert not (tmp_path / "bank").exists()
     seen = []
     run(place, tmp_path / "bank", progress=lambda *call: seen.append(call))
-    assert next(done for stage, done, _ in seen if stage == "donor") == 192
+    assert next(done for phase, done, _ in seen if phase == "donor") == 192
     assert contents(tmp_path / "bank") == contents(tmp_path / "whole")
 
 
@@ -244,8 +244,8 @@ def test_a_killed_harvest_goes_on_and_makes_the_same_bytes(place, tmp_path):
     "change", [{"taps": (1, 2)}, {"batch_tokens": 7}, {"prefix": " the"}, {"prepend_bos": True}, {"dtype": "bf16"}]
 )
 def test_other_settings_are_refused(place, tmp_path, change):
-    def stop(stage, done, total):
-        if stage == "donor" and done >= 64:
+    def stop(phase, done, total):
+        if phase == "donor" and done >= 64:
             raise Stop
 
     with pytest.raises(Stop):
@@ -383,8 +383,8 @@ def test_eight_bits_from_the_harvest(place, tmp_path, dtype):
         assert storage["clipped"] < 1e-3
         assert "sampled rows" in storage["scales"]
 
-    def stop_late(stage, done, total):
-        if stage == "donor" and done > total // 2:
+    def stop_late(phase, done, total):
+        if phase == "donor" and done > total // 2:
             raise Stop
 
     with pytest.raises(Stop):

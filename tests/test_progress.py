@@ -12,16 +12,16 @@ from memgraft.progress import callback
 def test_true_shows_a_bar_for_each_stage(capsys):
     pytest.importorskip("tqdm")
     show = callback(True)
-    for stage in ("read", "count"):
+    for phase in ("read", "count"):
         for done in (0, 3, 5):
-            show(stage, done, 5)
+            show(phase, done, 5)
     shown = capsys.readouterr().err
     assert "read: 100%" in shown
     assert "count: 100%" in shown
 
 
 def test_a_function_stays_itself_and_other_things_are_refused():
-    def tell(stage, done, total):
+    def tell(phase, done, total):
         pass
 
     assert callback(tell) is tell

@@ -123,11 +123,11 @@ class TestWhole:
 
     def test_progress_was_reported_for_every_long_stage(self, done):
         _, _, calls = done
-        stages = {stage for stage, _, _ in calls}
-        assert {"tokenize", "donor", "text", "train none", "train graft", "train shuffled"} <= stages
-        for stage in stages:
-            ends = [(count, total) for name, count, total in calls if name == stage]
-            assert ends[-1][0] == ends[-1][1], stage
+        phases = {phase for phase, _, _ in calls}
+        assert {"tokenize", "donor", "text", "train none", "train graft", "train shuffled"} <= phases
+        for phase in phases:
+            ends = [(count, total) for name, count, total in calls if name == phase]
+            assert ends[-1][0] == ends[-1][1], phase
 
     def test_a_second_run_does_nothing_again(self, place, done):
         out, facts, _ = done
@@ -161,8 +161,8 @@ class TestWhole:
         assert redone == ["harvest", "coverage", "train", "sample"]
 
     def test_an_interrupted_training_keeps_finished_arms_and_ends_equal(self, place, done, tmp_path):
-        def stop(stage, count, total):
-            if stage == "train graft" and count == 4:
+        def stop(phase, count, total):
+            if phase == "train graft" and count == 4:
                 raise KeyboardInterrupt
 
         out = tmp_path / "out"

@@ -169,8 +169,8 @@ def test_a_merged_bank_is_verified_by_its_donor_but_for_the_rows_that_were_taugh
 
 
 def test_an_interrupted_teaching_goes_on_to_the_same_bytes(place, done, tmp_path):
-    def stop(stage, step, total):
-        if stage == "teach" and step == 7:
+    def stop(phase, step, total):
+        if phase == "teach" and step == 7:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -183,7 +183,7 @@ def test_an_interrupted_teaching_goes_on_to_the_same_bytes(place, done, tmp_path
         place,
         tmp_path / "facts",
         source="facts.jsonl",
-        progress=lambda stage, step, total: steps.append(step) if stage == "teach" else None,
+        progress=lambda phase, step, total: steps.append(step) if phase == "teach" else None,
     )
     assert steps[0] == 7
     assert answer.overlay.fingerprint == done[1].overlay.fingerprint

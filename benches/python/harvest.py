@@ -270,9 +270,9 @@ def process(keys: str, tokenizer: str, out: str, chunk_rows: str, rank: str, wor
     torch.set_num_threads(1)
     begun = ended = before = 0.0
 
-    def report(stage: str, done: int, total: int) -> None:
+    def report(phase: str, done: int, total: int) -> None:
         nonlocal begun, ended, before
-        if stage != "donor":
+        if phase != "donor":
             return
         if not begun:
             Path(f"{out}-ready-{rank}").touch()

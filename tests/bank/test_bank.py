@@ -211,7 +211,7 @@ def test_verify_finds_a_flipped_bit(make_bank):
     bank = make_bank(300, shard_bytes=48 * 100, dtype="fp8_e4m3")
     seen = []
     bank.verify(progress=lambda *call: seen.append(call))
-    assert {stage for stage, _, _ in seen} == {"verify"}
+    assert {phase for phase, _, _ in seen} == {"verify"}
     assert seen[-1][1] == seen[-1][2] > 0
     for place, at in ((1, -1), (2, 4096), (0, -5000)):
         path = shard(bank, place)

@@ -100,9 +100,9 @@ def test_what_is_no_part_is_refused(tmp_path):
 CODE = """
 import sys, memgraft.mining
 work, source, out, *more = sys.argv[1:]
-def told(stage, done, total):
+def told(phase, done, total):
     # The process goes on when the test says so, or is killed here; its workers go on meanwhile.
-    print(stage, done, flush=True)
+    print(phase, done, flush=True)
     sys.stdin.readline()
 if work == "part":
     memgraft.mining.mine_part(memgraft.Corpus.open(source), out, memory="1200KB", threads=2, progress=told)
@@ -157,8 +157,8 @@ def test_a_block_of_an_unfinished_part_is_no_part(tmp_path):
     class Stop(Exception):
         pass
 
-    def stop(stage, done, total):
-        if stage == "merge":
+    def stop(phase, done, total):
+        if phase == "merge":
             raise Stop
 
     with pytest.raises(Stop):

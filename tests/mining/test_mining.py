@@ -94,14 +94,14 @@ def test_same_bytes_whatever_the_means(tmp_path):
 def test_progress_runs_through_the_stages(tmp_path):
     calls = []
     memgraft.mine(make_corpus(tmp_path, [[1, 2, 3]] * 9), min_count=1, progress=lambda *call: calls.append(call))
-    assert list(dict.fromkeys(stage for stage, _, _ in calls)) == ["scan", "sort", "count"]
-    for stage in ("scan", "sort", "count"):
-        assert next(done == total for name, done, total in reversed(calls) if name == stage)
+    assert list(dict.fromkeys(phase for phase, _, _ in calls)) == ["scan", "sort", "count"]
+    for phase in ("scan", "sort", "count"):
+        assert next(done == total for name, done, total in reversed(calls) if name == phase)
 
 
 def test_what_progress_raises_comes_out(tmp_path):
-    def stop(stage, done, total):
-        raise ZeroDivisionError(stage)
+    def stop(phase, done, total):
+        raise ZeroDivisionError(phase)
 
     with pytest.raises(ZeroDivisionError, match="scan"):
         memgraft.mine(make_corpus(tmp_path, [[1, 2, 3]]), progress=stop)
@@ -111,8 +111,8 @@ def test_ctrl_c_is_honoured(tmp_path):
     code = (
         "import os, signal, sys, memgraft\n"
         "corpus = memgraft.Corpus.open(sys.argv[1])\n"
-        "def kill(stage, done, total):\n"
-        "    if stage == 'sort': os.kill(os.getpid(), signal.SIGINT)\n"
+        "def kill(phase, done, total):\n"
+        "    if phase == 'sort': os.kill(os.getpid(), signal.SIGINT)\n"
         "try: memgraft.mine(corpus, progress=kill)\n"
         "except KeyboardInterrupt: print('stopped')\n"
     )
@@ -130,7 +130,7 @@ def test_kill_leaves_nothing(tmp_path):
     code = (
         "import sys, memgraft\n"
         "memgraft.mine(memgraft.Corpus.open(sys.argv[1]), memory='8MiB', min_count=2, temporary=sys.argv[2],\n"
-        "    progress=lambda stage, done, total: print(stage, flush=True)).save(sys.argv[2] + '/keys.mgk')\n"
+        "    progress=lambda phase, done, total: print(phase, flush=True)).save(sys.argv[2] + '/keys.mgk')\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, corpus.paths[0], spill],

@@ -91,7 +91,7 @@ def test_kill_and_rerun_give_the_same_bytes(tmp_path):
     code = (
         "import sys, memgraft.mining\n"
         "memgraft.mining.mine_part(memgraft.Corpus.open(sys.argv[1]), sys.argv[2], memory='1200KB', threads=1,\n"
-        "    progress=lambda stage, done, total: print(stage, done > 0, total, flush=True))\n"
+        "    progress=lambda phase, done, total: print(phase, done > 0, total, flush=True))\n"
     )
     finished = 0
     for stop in ("sort True", "merge False"):

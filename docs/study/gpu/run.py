@@ -81,9 +81,9 @@ def work(options: argparse.Namespace) -> None:
     comparison = dataclasses.replace(comparison, **changes)
     began = time.monotonic()
 
-    def report(stage: str, done: int, total: int) -> None:
-        if done == total or stage.startswith("train arms"):
-            say(f"{time.monotonic() - began:7.1f} s  {stage} {done}/{total}")
+    def report(phase: str, done: int, total: int) -> None:
+        if done == total or phase.startswith("train arms"):
+            say(f"{time.monotonic() - began:7.1f} s  {phase} {done}/{total}")
 
     comparison.run(processes=options.processes, seconds=options.seconds, progress=report)
 

@@ -82,9 +82,9 @@ fn listened<T: Send + 'static>(
     let (sender, receiver) = channel();
     let worker = std::thread::spawn(move || {
         // Nobody listens any more after a signal; words are then of no use.
-        let mut report = |stage, done, total| {
+        let mut report = |phase, done, total| {
             theirs.check()?;
-            sender.send(Word::Told(stage, done, total)).ok();
+            sender.send(Word::Told(phase, done, total)).ok();
             Ok(())
         };
         let result = theirs.during(|| work(&theirs, &mut report));
@@ -110,7 +110,7 @@ fn listen<T>(receiver: &Receiver<Word<T>>, stop: &Stop, progress: Option<&Py<PyA
     loop {
         let told = match receiver.recv_timeout(TICK) {
             Ok(Word::Done(result)) => return Some(result.map_err(to_py)),
-            Ok(Word::Told(stage, done, total)) => Some((stage, done, total)),
+            Ok(Word::Told(phase, done, total)) => Some((phase, done, total)),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return None,
         };

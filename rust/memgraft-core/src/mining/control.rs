@@ -1,4 +1,4 @@
-//! Stages of work on several threads, watched from the calling thread.
+//! Phases of work on several threads, watched from the calling thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// Records between two reports of a merge.
 pub(super) const REPORT: u64 = 1 << 20;
 
-/// Receives (stage, done, total) on the calling thread; an error stops the work and is passed on.
+/// Receives (phase, done, total) on the calling thread; an error stops the work and is passed on.
 pub type Report<'a> = dyn FnMut(&'static str, u64, u64) -> Result<()> + 'a;
 
 /// What a worker tells, and is told.
@@ -38,7 +38,7 @@ impl Control {
 }
 
 /// Runs `work` on `threads` threads and reports meanwhile; the first error of any stops all.
-pub(super) fn stage<T: Send>(
+pub(super) fn phase<T: Send>(
     report: &mut Report<'_>,
     name: &'static str,
     total: u64,
@@ -110,7 +110,7 @@ pub(super) fn single<T: Send>(
     work: impl FnOnce(&Control) -> Result<T> + Send,
 ) -> Result<T> {
     let work = Mutex::new(Some(work));
-    let mut results = stage(report, name, total, 1, |control| {
+    let mut results = phase(report, name, total, 1, |control| {
         let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
         work.map(|work| work(control)).transpose()
     })?;

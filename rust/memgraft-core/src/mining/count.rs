@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::control::{REPORT, Report, stage};
+use super::control::{REPORT, Report, phase};
 use super::group::Groups;
 use super::merge::{self, Ranges};
 use super::options::Means;
@@ -37,7 +37,7 @@ pub(super) fn count<const W: usize>(
     let total = ranges.weights.iter().sum();
     // The blocks that were sorted are gone, or are the runs: the other half of the memory is free.
     let selection = Mutex::new(Selection::<W>::new(wanted, means.memory / 2, means.memory));
-    let parts = stage(report, "count", total, threads, |control| {
+    let parts = phase(report, "count", total, threads, |control| {
         let mut picker = Picker::new(&selection, wanted);
         let mut sums = Sums::default();
         while let Some(range) = control.take(ranges.len()) {

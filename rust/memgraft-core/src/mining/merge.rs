@@ -1,7 +1,7 @@
 //! Merging sorted runs, range by range.
 
 use super::codec::Item;
-use super::control::{Report, stage};
+use super::control::{Report, phase};
 use super::options::Means;
 use super::spill::{Reader, Run, SpillWriter};
 use super::stream::Stream;
@@ -101,7 +101,7 @@ pub(super) fn reduce<const W: usize>(
     while runs.len() > fan_in {
         let groups: Vec<&[Run<W>]> = runs.chunks(fan_in).collect();
         let total = u64_of(groups.len() * ranges.len());
-        let parts = stage(report, "merge", total, means.threads.min(groups.len()), |control| {
+        let parts = phase(report, "merge", total, means.threads.min(groups.len()), |control| {
             let mut writer = SpillWriter::create(&means.temporary, packing)?;
             let mut merged = Vec::new();
             while let Some(index) = control.take(groups.len()) {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::block::{self, bytes_per_position};
 use super::codec::batches;
-use super::control::{REPORT, Report, single, stage};
+use super::control::{REPORT, Report, phase, single};
 use super::kin;
 use super::left::{self, lock, partial, remove, remove_leftover};
 use super::merge::{self, Ranges};
@@ -203,7 +203,7 @@ impl<'a, const W: usize> Part<'a, W> {
             .unwrap_or_else(|| plan::block_size(tokens, bytes_per_position(W), means.memory, means.threads));
         let blocks = plan::blocks_between(shard, &done, size, packing.max_order());
         let total = blocks.iter().map(|block| block.end - block.start).sum();
-        let parts = stage(report, "sort", total, means.threads, |control| {
+        let parts = phase(report, "sort", total, means.threads, |control| {
             let mut sets = Vec::new();
             while let Some(index) = control.take(blocks.len()) {
                 control.advance(0)?;
@@ -227,7 +227,7 @@ impl<'a, const W: usize> Part<'a, W> {
     /// Merges groups of blocks into longer blocks.
     fn reduce(&self, blocks: Vec<RunSet>, fan_in: usize, report: &mut Report<'_>) -> Result<Vec<RunSet>> {
         let groups: Vec<&[RunSet]> = blocks.chunks(fan_in).collect();
-        let merged = stage(report, "merge", u64_of(groups.len()), self.means.threads.min(groups.len()), |control| {
+        let merged = phase(report, "merge", u64_of(groups.len()), self.means.threads.min(groups.len()), |control| {
             let mut sets = Vec::new();
             while let Some(index) = control.take(groups.len()) {
                 let group = groups[index];

@@ -122,15 +122,15 @@ fn a_killed_part_goes_on_with_other_blocks_to_the_same_bytes() {
     let want = mine_all(&corpus, folder.path(), 1, |_, _| ());
     let want = std::fs::read(&want[0]).unwrap();
     let out = folder.path().join("killed.mgr");
-    // Stopped again and again, in every stage, each time with another size of block.
+    // Stopped again and again, in every phase, each time with another size of block.
     let mut total = 0;
     for (round, size) in [900u64, 2500, 700, 4000, 1500, 333].into_iter().cycle().enumerate().take(200) {
         let mut options = part_options(0, 1, 4, 3001);
         options.means.block_size = Some(size);
         options.means.max_fan_in = Some(3);
         let mut calls = 0;
-        let result = mine_part(&corpus, &out, &options, &mut |stage, done, _| {
-            calls += usize::from(stage != "scan" && done > 0);
+        let result = mine_part(&corpus, &out, &options, &mut |phase, done, _| {
+            calls += usize::from(phase != "scan" && done > 0);
             if calls > round / 2 { Err(Error::Interrupted) } else { Ok(()) }
         });
         total += 1;
@@ -148,13 +148,13 @@ fn a_killed_part_goes_on_with_other_blocks_to_the_same_bytes() {
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "{left:?}");
     // Again: nothing to do.
-    let mut stages = Vec::new();
-    mine_part(&corpus, &out, &part_options(0, 1, 4, 3001), &mut |stage, _, _| {
-        stages.push(stage);
+    let mut phases = Vec::new();
+    mine_part(&corpus, &out, &part_options(0, 1, 4, 3001), &mut |phase, _, _| {
+        phases.push(phase);
         Ok(())
     })
     .unwrap();
-    assert!(!stages.contains(&"sort"));
+    assert!(!phases.contains(&"sort"));
     let refused = message(mine_part(&corpus, &out, &part_options(0, 2, 4, 3001), &mut quiet));
     assert!(refused.contains("remove it, or choose another out"), "{refused}");
 }
@@ -223,8 +223,8 @@ fn what_a_kill_left_beside_a_finished_file_goes_with_the_next_call() {
 fn runs_of(parts: &[PathBuf], partial: &Path) -> (Vec<u8>, Vec<u8>) {
     let out = partial.with_extension("");
     std::fs::remove_file(&out).ok();
-    let stopped = merge_parts(parts, &out, None, &means(), &mut |stage, done, total| {
-        if stage == "merge" && done == total { Err(Error::Interrupted) } else { Ok(()) }
+    let stopped = merge_parts(parts, &out, None, &means(), &mut |phase, done, total| {
+        if phase == "merge" && done == total { Err(Error::Interrupted) } else { Ok(()) }
     });
     assert!(matches!(stopped, Err(Error::Interrupted)));
     let read = |name: &str| std::fs::read(partial.join(name)).unwrap();

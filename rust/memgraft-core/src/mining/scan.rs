@@ -1,6 +1,6 @@
 //! The first pass: every token lies in the vocabulary; how many n-grams of each order there are to count.
 
-use super::control::{Report, stage};
+use super::control::{Report, phase};
 use crate::corpus::{BLOCK, Corpus};
 use crate::ids::{u64_of, usize_of, usize_of_u64};
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ pub(super) fn scan(
 ) -> Result<Scan> {
     let total = corpus.num_tokens();
     let parts = shares(corpus, threads * 8);
-    let results = stage(report, "scan", total, threads, |control| {
+    let results = phase(report, "scan", total, threads, |control| {
         let mut found = Scan { weights: vec![0; reserved.len()], fits: vec![0; max_order + 1] };
         let mut buffer = vec![0; BLOCK];
         while let Some(part) = control.take(parts.len() - 1) {

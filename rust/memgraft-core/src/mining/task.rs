@@ -2,7 +2,7 @@
 
 use super::block::{self, bytes_per_position};
 use super::choice::Excluded;
-use super::control::{Report, stage};
+use super::control::{Report, phase};
 use super::count::{self, Sums};
 use super::merge::{self, Ranges};
 use super::options::{MineOptions, Mined};
@@ -130,7 +130,7 @@ impl<'a, const W: usize> Task<'a, W> {
         let choice = &self.options.choice;
         let sketch = Sketch::new(means.memory / 4, choice.budgets.keys().copied());
         choice.required.iter().for_each(|key| sketch.keep(&self.packing.pack::<W>(key)));
-        stage(report, "sketch", self.corpus.num_tokens(), means.threads, |control| {
+        phase(report, "sketch", self.corpus.num_tokens(), means.threads, |control| {
             while let Some(index) = control.take(blocks.len()) {
                 let block = &blocks[index];
                 block::walk::<W>(self.corpus, block, &self.reserved, &self.packing, |_, key| {
@@ -154,7 +154,7 @@ impl<'a, const W: usize> Task<'a, W> {
         report: &mut Report<'_>,
     ) -> Result<(Vec<Run<W>>, u64, Orders)> {
         let means = &self.options.means;
-        let parts = stage(report, "sort", self.corpus.num_tokens(), means.threads, |control| {
+        let parts = phase(report, "sort", self.corpus.num_tokens(), means.threads, |control| {
             let mut writer = if spills { Some(SpillWriter::create(&means.temporary, &self.packing)?) } else { None };
             let mut runs = Vec::new();
             let mut dropped = [0; MAX_ORDER + 1];

@@ -314,13 +314,13 @@ fn the_report_can_stop_the_work() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(&folder, &[zipf(50_000, 400)]);
     for stop_at in ["scan", "sort", "count"] {
-        let mut stages = Vec::new();
-        let result = mine(&corpus, &options(&[(2, None)], 400), &mut |stage, done, total| {
+        let mut phases = Vec::new();
+        let result = mine(&corpus, &options(&[(2, None)], 400), &mut |phase, done, total| {
             assert!(done <= total);
-            stages.push(stage);
-            if stage == stop_at { Err(Error::Interrupted) } else { Ok(()) }
+            phases.push(phase);
+            if phase == stop_at { Err(Error::Interrupted) } else { Ok(()) }
         });
         assert!(matches!(result, Err(Error::Interrupted)), "{stop_at}");
-        assert_eq!(stages.last(), Some(&stop_at));
+        assert_eq!(phases.last(), Some(&stop_at));
     }
 }
