@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::{Error, Result};
+use crate::{Error, Result, stop};
 
 /// How often the calling thread reports, and looks whether it shall stop.
 const TICK: Duration = Duration::from_millis(50);
@@ -38,6 +38,8 @@ impl Control {
 }
 
 /// Runs `work` on `threads` threads and reports meanwhile; the first error of any stops all.
+///
+/// The caller's flag of [`stop`] is that of these threads too.
 pub(super) fn phase<T: Send>(
     report: &mut Report<'_>,
     name: &'static str,
@@ -48,14 +50,15 @@ pub(super) fn phase<T: Send>(
     let control = Control::default();
     let running = AtomicUsize::new(threads);
     let caller = std::thread::current();
+    let flag = stop::current();
     report(name, 0, total)?;
     let mut refused = None;
     let results = std::thread::scope(|scope| {
-        let (control, running, caller, work) = (&control, &running, &caller, &work);
+        let (control, running, caller, work, flag) = (&control, &running, &caller, &work, &flag);
         let workers: Vec<_> = (0..threads)
             .map(|_| {
                 scope.spawn(move || {
-                    let result = work(control);
+                    let result = stop::within(flag.clone(), || work(control));
                     if result.is_err() {
                         control.stop.store(true, Ordering::Relaxed);
                     }
@@ -115,4 +118,22 @@ pub(super) fn single<T: Send>(
         work.map(|work| work(control)).transpose()
     })?;
     results.pop().flatten().ok_or(Error::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stop::Stop;
+
+    #[test]
+    fn the_callers_flag_reaches_the_threads_of_a_phase() {
+        let stop = Stop::default();
+        let asked = |threads| phase(&mut |_, _, _| Ok(()), "sort", 0, threads, |_| stop::check());
+        assert_eq!(stop.during(|| asked(3)).unwrap().len(), 3);
+        stop.request();
+        for threads in [1, 3] {
+            assert!(matches!(stop.during(|| asked(threads)), Err(Error::Interrupted)));
+        }
+        assert_eq!(asked(3).unwrap().len(), 3);
+    }
 }
