@@ -40,6 +40,18 @@ pub(crate) fn push_leb128(out: &mut Vec<u8>, mut value: u64) {
     out.push(low_u8(low_u32(value)));
 }
 
+/// Writes `value` as LEB128 at `at`, which moves past it and which the caller has bounded.
+#[inline]
+pub(crate) fn put_leb128(out: &mut [u8], at: &mut usize, mut value: u64) {
+    while value >= 0x80 {
+        out[*at] = low_u8(low_u32(value)) | 0x80;
+        value >>= 7;
+        *at += 1;
+    }
+    out[*at] = low_u8(low_u32(value));
+    *at += 1;
+}
+
 /// The LEB128 number that `next` hands out byte by byte; `None` where the bytes end or go on past ten.
 #[inline]
 pub(crate) fn leb128(mut next: impl FnMut() -> Option<u8>) -> Option<u64> {
@@ -74,7 +86,10 @@ mod tests {
             let mut bytes = vec![0xAA];
             push_leb128(&mut bytes, value);
             assert!(bytes.len() <= 1 + MAX_LEB128);
-            let mut at = 1;
+            let (mut put, mut at) = (vec![0xAA; bytes.len()], 1);
+            put_leb128(&mut put, &mut at, value);
+            assert_eq!((&put, at), (&bytes, bytes.len()));
+            at = 1;
             assert_eq!((read_leb128(&bytes, &mut at), at), (Some(value), bytes.len()));
             bytes.pop();
             assert_eq!(read_leb128(&bytes, &mut 1), None);

@@ -60,10 +60,9 @@ impl FromStr for TokenType {
 macro_rules! widen {
     ($kind:ty, $bytes:expr, $out:expr) => {{
         let mut fits = true;
-        for (slot, chunk) in $out.iter_mut().zip($bytes.chunks_exact(size_of::<$kind>())) {
-            let mut word = [0; size_of::<$kind>()];
-            word.copy_from_slice(chunk);
-            let value = <$kind>::from_le_bytes(word);
+        let words = $bytes.as_chunks::<{ size_of::<$kind>() }>().0;
+        for (slot, word) in $out.iter_mut().zip(words) {
+            let value = <$kind>::from_le_bytes(*word);
             let narrow = u32::try_from(value);
             fits &= narrow.is_ok();
             *slot = narrow.unwrap_or(u32::MAX);
@@ -71,10 +70,8 @@ macro_rules! widen {
         if fits {
             None
         } else {
-            $bytes.chunks_exact(size_of::<$kind>()).enumerate().find_map(|(at, chunk)| {
-                let mut word = [0; size_of::<$kind>()];
-                word.copy_from_slice(chunk);
-                let value = <$kind>::from_le_bytes(word);
+            words.iter().enumerate().find_map(|(at, word)| {
+                let value = <$kind>::from_le_bytes(*word);
                 u32::try_from(value).is_err().then(|| (at, i128::from(value)))
             })
         }

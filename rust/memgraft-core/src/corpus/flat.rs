@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::dtype::TokenType;
 use super::shard::{Shard, map_tokens};
+use crate::wire::u32_at;
 use crate::{Error, Result};
 
 /// llm.c: 256 `i32`, of which magic, version and token count are used.
@@ -19,8 +20,7 @@ const GUESS_WORDS: usize = 4096;
 const MIN_GUESS_WORDS: usize = 64;
 
 fn word(bytes: &[u8], index: usize) -> Option<i32> {
-    let chunk = bytes.get(index * 4..index * 4 + 4)?;
-    chunk.try_into().ok().map(i32::from_le_bytes)
+    (index * 4 + 4 <= bytes.len()).then(|| u32_at(bytes, index * 4).cast_signed())
 }
 
 /// Whether the first bytes are an llm.c magic.

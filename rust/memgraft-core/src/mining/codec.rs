@@ -6,25 +6,17 @@
 
 use std::hint::select_unpredictable;
 
+use super::gathered::Gathered;
+use super::record::{AsItem, BATCH, Item, ROOM, batches};
 use super::window::{Key, MAX_WORDS, Packing};
-use crate::Result;
 use crate::ids::{low_u8, low_u32, u64_of, usize_of};
-use crate::wire::{MAX_LEB128, read_leb128};
+use crate::wire::{put_leb128, read_leb128};
 
-/// The most a record can take: head, key bytes, tag, count.
-pub(super) const MAX_RECORD: usize = 1 + 8 * MAX_WORDS + 2 * MAX_LEB128;
-/// A record and the bytes after it that a read or write of whole words touches.
-const ROOM: usize = MAX_RECORD + 8;
 /// Bytes before a record that a read of it may touch.
 pub(super) const FRONT: usize = 8 * MAX_WORDS;
 /// Bytes from the start of a record that a read of it may touch.
 pub(super) const BACK: usize = ROOM;
-/// Records that are read, merged and written at a time.
-pub(super) const BATCH: usize = 64;
 const COUNT_IS_ONE: u8 = 0x80;
-
-/// A record as read: key, tag, count.
-pub(super) type Item<const W: usize> = (Key<W>, u64, u64);
 
 /// Key bytes that are written, and those of them in the last word.
 #[derive(Debug, Clone, Copy)]
@@ -46,74 +38,6 @@ impl KeyBytes {
     }
 }
 
-/// Bytes gathered before a write, with room behind them that records are written into a word at a time.
-pub(super) struct Gathered {
-    bytes: Vec<u8>,
-    len: usize,
-}
-
-impl Gathered {
-    /// Nothing yet; takes `capacity` bytes and a batch more before it grows.
-    pub(super) fn with_capacity(capacity: usize) -> Self {
-        Self { bytes: vec![0; capacity + BATCH * ROOM], len: 0 }
-    }
-
-    #[inline]
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    pub(super) fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.len = 0;
-    }
-
-    pub(super) fn extend(&mut self, bytes: &[u8]) {
-        self.bytes.truncate(self.len);
-        self.bytes.extend_from_slice(bytes);
-        self.len = self.bytes.len();
-    }
-
-    /// Room for a batch of records.
-    #[inline]
-    fn room(&mut self) -> &mut [u8] {
-        let end = self.len + BATCH * ROOM;
-        if self.bytes.len() < end {
-            self.bytes.resize(self.bytes.capacity().max(end), 0);
-        }
-        &mut self.bytes[self.len..end]
-    }
-}
-
-/// A key of at most two words as one number; keys compare as these do.
-#[inline]
-fn wide<const W: usize>(key: &Key<W>) -> u128 {
-    (u128::from(key[0]) << 64) | u128::from(key.get(1).copied().unwrap_or(0))
-}
-
-/// Whether key `a` comes before key `b`; without a branch, since nothing foretells it.
-#[inline]
-pub(super) fn less<const W: usize>(a: &Key<W>, b: &Key<W>) -> bool {
-    if W <= 2 {
-        return wide(a) < wide(b);
-    }
-    a.iter().zip(b).rev().fold(false, |less, (a, b)| (a < b) | ((a == b) & less))
-}
-
-/// Whether `a` comes before `b`, by key and tag; without a branch.
-#[inline]
-pub(super) fn before<const W: usize>(a: &Item<W>, b: &Item<W>) -> bool {
-    let tag = a.1 < b.1;
-    if W <= 2 {
-        let (a, b) = (wide(&a.0), wide(&b.0));
-        return (a < b) | ((a == b) & tag);
-    }
-    a.0.iter().zip(&b.0).rev().fold(tag, |less, (a, b)| (a < b) | ((a == b) & less))
-}
-
 /// Writes records one after another; keys never fall.
 pub(super) struct Encoder<const W: usize> {
     bytes: KeyBytes,
@@ -133,7 +57,7 @@ impl<const W: usize> Encoder<W> {
                 at += Self::put(&mut room[at..], num, &last, item);
                 last = item.0;
             }
-            gathered.len += at;
+            gathered.wrote(at);
         }
         self.last = last;
     }
@@ -179,23 +103,12 @@ impl<const W: usize> Encoder<W> {
             room[at..at + 2].copy_from_slice(&[low_u8(low_u32(*tag)), low_u8(low_u32(*count))]);
             return at + 2 - usize::from(one);
         }
-        put_number(room, &mut at, *tag);
+        put_leb128(room, &mut at, *tag);
         if one == 0 {
-            put_number(room, &mut at, *count);
+            put_leb128(room, &mut at, *count);
         }
         at
     }
-}
-
-#[inline]
-fn put_number(room: &mut [u8], at: &mut usize, mut value: u64) {
-    while value >= 0x80 {
-        room[*at] = low_u8(low_u32(value)) | 0x80;
-        value >>= 7;
-        *at += 1;
-    }
-    room[*at] = low_u8(low_u32(value));
-    *at += 1;
 }
 
 #[inline]
@@ -293,24 +206,6 @@ pub(super) fn encoded_len<const W: usize>(packing: &Packing, records: &[impl AsI
     .map_or(0, |()| total)
 }
 
-/// What can be written as a record.
-pub(super) trait AsItem<const W: usize> {
-    fn as_item(&self) -> Item<W>;
-}
-
-/// Visits `records` batch by batch.
-pub(super) fn batches<const W: usize>(
-    records: &[impl AsItem<W>],
-    mut visit: impl FnMut(&[Item<W>]) -> Result<()>,
-) -> Result<()> {
-    let mut items = [([0; W], 0, 0); BATCH];
-    for records in records.chunks(BATCH) {
-        items.iter_mut().zip(records).for_each(|(item, record)| *item = record.as_item());
-        visit(&items[..records.len()])?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -368,12 +263,6 @@ mod tests {
         // Cut short anywhere, the last record is no record.
         for cut in last.len() + 1..buffer.len() {
             assert_eq!(read_all::<W>(bytes, &buffer[..cut], most), None);
-        }
-        for pair in records.windows(2) {
-            assert_eq!(before(&pair[0], &pair[1]), (pair[0].0, pair[0].1) < (pair[1].0, pair[1].1));
-            assert_eq!(before(&pair[1], &pair[0]), (pair[1].0, pair[1].1) < (pair[0].0, pair[0].1));
-            assert_eq!(less(&pair[0].0, &pair[1].0), pair[0].0 < pair[1].0);
-            assert!(!less(&pair[1].0, &pair[0].0));
         }
     }
 

@@ -1,8 +1,8 @@
 //! Merging sorted runs, range by range.
 
-use super::codec::Item;
 use super::control::{Report, phase};
 use super::options::Means;
+use super::record::Item;
 use super::spill::{Reader, Run, SpillWriter};
 use super::stream::Stream;
 use super::stretch::{MIN_READ_BUFFER, STREAM_BYTES};

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::block::{self, bytes_per_position};
-use super::codec::batches;
 use super::control::{REPORT, Report, phase, single};
 use super::kin;
 use super::left::{self, lock, partial, remove, remove_leftover};
 use super::merge::{self, Ranges};
 use super::options::{self, Means};
 use super::plan::{self, CorpusBlock};
+use super::record::batches;
 use super::resolve::Resolver;
 use super::runs::{Facts, RunSet, RunWriter, Shard, add_piece};
 use super::scan;

@@ -1,6 +1,6 @@
 //! Tags of long documents, once all their records come in order: what a run file holds has no such tags left.
 
-use super::codec::Item;
+use super::record::Item;
 use super::window::{Key, Packing};
 use crate::ids::{MAX_ORDER, u64_of, usize_of_u64};
 

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::block::Record;
-use super::codec::{AsItem, Decoder, Encoder, Gathered, Item, KeyBytes, batches};
+use super::codec::{Decoder, Encoder, KeyBytes};
+use super::gathered::Gathered;
+use super::record::{AsItem, Item, batches};
 use super::runs::{RunSet, SetReader};
 use super::stretch::Stretch;
 use super::window::{Key, Packing};

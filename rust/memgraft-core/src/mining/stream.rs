@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use super::codec::{BATCH, Item, less};
+use super::record::{BATCH, Item, less};
 use super::spill::Reader;
 use crate::Result;
 use crate::ids::u64_of;

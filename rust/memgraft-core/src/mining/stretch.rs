@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::codec::{BACK, BATCH, Decoder, FRONT, Item, MAX_RECORD};
+use super::codec::{BACK, Decoder, FRONT};
+use super::record::{BATCH, Item, MAX_RECORD};
 use super::window::MAX_WORDS;
 use crate::ids::{u64_of, usize_of_u64};
 

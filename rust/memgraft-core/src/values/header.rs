@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::dtype::ValueDtype;
 use super::file::ValueFile;
+use crate::wire::u64_at;
 use crate::{Error, Result};
 
 /// Values start at a multiple of this many bytes into the file.
@@ -47,7 +48,7 @@ impl ShardHeader {
         }
         let mut prefix = [0_u8; 8];
         file.read_at(0, &mut prefix)?;
-        let header_length = u64::from_le_bytes(prefix);
+        let header_length = u64_at(&prefix, 0);
         let Some(data_start) = header_length.checked_add(8).filter(|_| header_length <= MAX_HEADER) else {
             return Err(bad(path, format!("expected a safetensors header, found a header length of {header_length}")));
         };

@@ -8,7 +8,9 @@ use super::journal::{Entry, Journal};
 use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSegment, RunSet, SEGMENT_BYTES, VERSION};
 use crate::fingerprint::Fingerprint;
 use crate::ids::u64_of;
-use crate::mining::codec::{Encoder, Gathered, Item, KeyBytes};
+use crate::mining::codec::{Encoder, KeyBytes};
+use crate::mining::gathered::Gathered;
+use crate::mining::record::Item;
 use crate::mining::window::Packing;
 use crate::{Error, Result};
 
