@@ -1,6 +1,6 @@
 //! Any bytes as a run file: an error, or counts that add up; never a crash, a hang or a read out of bounds.
 //!
-//! An input is `flags | length of the facts, u16 | facts | number of segments | (token u32, length u16) each | bytes`;
+//! An input is `flags | length of the facts, u16 | facts | number of sections | (token u32, length u16) each | bytes`;
 //! the target lays it out as a file and mends places, lengths and checksums, so that the fuzzer gets past them. Bit 0 of
 //! the flags: the facts stay as they are. Bit 1: the numbers of positions are not mended. Bit 2: the bytes after the flags
 //! are the file. Bit 3: a merge of two ranges in place of one merge. Bit 4: the file says that it is of version 1.0. The bytes
@@ -27,7 +27,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
 struct Input<'a> {
     flags: u8,
     facts: &'a [u8],
-    segments: Vec<(u32, u64)>,
+    sections: Vec<(u32, u64)>,
     bytes: &'a [u8],
 }
 
@@ -37,7 +37,7 @@ impl<'a> Input<'a> {
         let (facts, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([low, high])))?;
         let (&count, rest) = rest.split_first()?;
         let (entries, bytes) = rest.split_at_checked(usize::from(count) * 6)?;
-        let segments = entries
+        let sections = entries
             .as_chunks::<6>()
             .0
             .iter()
@@ -45,7 +45,7 @@ impl<'a> Input<'a> {
                 (u32::from_le_bytes([a, b, c, d]), u64::from(u16::from_le_bytes([low, high])))
             })
             .collect();
-        Some(Self { flags, facts, segments, bytes })
+        Some(Self { flags, facts, sections, bytes })
     }
 
     /// The file, with `fits` as the positions of its only shard where given.
@@ -80,8 +80,8 @@ impl<'a> Input<'a> {
         let mut tail = (text.len() as u64).to_le_bytes().to_vec();
         tail.extend_from_slice(&text);
         let mut start = 0;
-        for (index, &(token, length)) in self.segments.iter().enumerate() {
-            let last = index + 1 == self.segments.len();
+        for (index, &(token, length)) in self.sections.iter().enumerate() {
+            let last = index + 1 == self.sections.len();
             let stop = if last { records } else { (start + length as usize).min(records) };
             tail.extend_from_slice(&token.to_le_bytes());
             tail.extend_from_slice(&[0; 4]);

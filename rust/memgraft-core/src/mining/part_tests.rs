@@ -160,7 +160,7 @@ fn a_killed_part_goes_on_with_other_blocks_to_the_same_bytes() {
 }
 
 #[test]
-fn a_torn_merge_goes_on_after_its_last_durable_segment() {
+fn a_torn_merge_goes_on_after_its_last_durable_section() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = mixed(&folder);
     let parts = mine_all(&corpus, folder.path(), 3, |_, _| ());

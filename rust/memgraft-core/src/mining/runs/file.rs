@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSegment, SEGMENT_LEN, VERSION};
+use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSection, SECTION_LEN, VERSION};
 use crate::fingerprint::Fingerprint;
 use crate::ids::{u64_of, usize_of_u64};
 use crate::mining::codec::KeyBytes;
@@ -12,12 +12,12 @@ use crate::mining::window::Packing;
 use crate::wire::{u32_at, u64_at};
 use crate::{Error, Result};
 
-/// A run file, open for reading: facts and table of segments. Records are read, and checked, range by range.
+/// A run file, open for reading: facts and table of sections. Records are read, and checked, range by range.
 #[derive(Debug)]
 pub struct RunSet {
     path: PathBuf,
     facts: Facts,
-    pub(super) segments: Vec<RunSegment>,
+    pub(super) sections: Vec<RunSection>,
     num_bytes: u64,
     /// How its records lie.
     pub(super) key_bytes: KeyBytes,
@@ -82,27 +82,27 @@ impl RunSet {
                 key_bytes.num
             )));
         }
-        let (entries, rest) = tail[text_end..].as_chunks::<SEGMENT_LEN>();
-        let segments: Vec<RunSegment> = entries.iter().map(RunSegment::decode).collect();
-        let set = Self { path, facts, segments, num_bytes, key_bytes };
+        let (entries, rest) = tail[text_end..].as_chunks::<SECTION_LEN>();
+        let sections: Vec<RunSection> = entries.iter().map(RunSection::decode).collect();
+        let set = Self { path, facts, sections, num_bytes, key_bytes };
         match set.check_places(offset, rest.is_empty()) {
             true => Ok(set),
-            false => Err(Error::format(set.path, "its segments do not follow one another; mine the part again")),
+            false => Err(Error::format(set.path, "its sections do not follow one another; mine the part again")),
         }
     }
 
-    /// Segments lie one after another, then the lengths of documents, then the tail.
+    /// Sections lie one after another, then the lengths of documents, then the tail.
     fn check_places(&self, tail: u64, whole: bool) -> bool {
         let mut at = u64_of(HEAD_LEN);
         let mut last = None;
         let (from, to) = self.facts.tokens;
-        for segment in &self.segments {
-            let fits = segment.token >= from && segment.token < to && last.is_none_or(|last| last < segment.token);
-            if segment.offset != at || !fits || segment.length == 0 {
+        for section in &self.sections {
+            let fits = section.token >= from && section.token < to && last.is_none_or(|last| last < section.token);
+            if section.offset != at || !fits || section.length == 0 {
                 return false;
             }
-            let Some(end) = at.checked_add(segment.length) else { return false };
-            (at, last) = (end, Some(segment.token));
+            let Some(end) = at.checked_add(section.length) else { return false };
+            (at, last) = (end, Some(section.token));
         }
         for shard in &self.facts.shards {
             if shard.lengths.0 != at {
@@ -132,9 +132,9 @@ impl RunSet {
         self.num_bytes
     }
 
-    /// First token and bytes of every segment.
+    /// First token and bytes of every section.
     pub(crate) fn weights(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
-        self.segments.iter().map(|segment| (segment.token, segment.length))
+        self.sections.iter().map(|section| (section.token, section.length))
     }
 
     pub(in crate::mining) fn packing(&self) -> Packing {

@@ -1,30 +1,30 @@
-//! Which segments of an unfinished run file are durable.
+//! Which sections of an unfinished run file are durable.
 //!
-//! The hash of what is written, then an entry a segment: the segment, the first token after it, the records up to its
+//! The hash of what is written, then an entry a section: the section, the first token after it, the records up to its
 //! end, and the first 8 bytes of the entry's own hash. A torn last entry does not count.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::{RunSegment, SEGMENT_LEN};
+use super::{RunSection, SECTION_LEN};
 use crate::ids::u64_of;
 use crate::wire::{u32_at, u64_at};
 use crate::{Error, Result};
 
-const ENTRY_LEN: usize = SEGMENT_LEN + 24;
+const ENTRY_LEN: usize = SECTION_LEN + 24;
 const UNWRITTEN: &str = "cannot be written; free some space or choose another place";
 
-/// A durable segment.
+/// A durable section.
 pub(super) struct Entry {
-    pub(super) segment: RunSegment,
+    pub(super) section: RunSection,
     pub(super) next: u32,
     pub(super) num_records: u64,
 }
 
 impl Entry {
     fn encode(&self) -> Vec<u8> {
-        let mut out = self.segment.encode().to_vec();
+        let mut out = self.section.encode().to_vec();
         out.extend_from_slice(&u64::from(self.next).to_le_bytes());
         out.extend_from_slice(&self.num_records.to_le_bytes());
         let hash = blake3::hash(&out);
@@ -34,8 +34,8 @@ impl Entry {
 
     fn decode(bytes: &[u8; ENTRY_LEN]) -> Option<Self> {
         let (content, check) = bytes.split_at(ENTRY_LEN - 8);
-        let segment = content.first_chunk().map(RunSegment::decode)?;
-        let entry = Self { segment, next: u32_at(content, SEGMENT_LEN), num_records: u64_at(content, SEGMENT_LEN + 8) };
+        let section = content.first_chunk().map(RunSection::decode)?;
+        let entry = Self { section, next: u32_at(content, SECTION_LEN), num_records: u64_at(content, SECTION_LEN + 8) };
         (blake3::hash(content).as_bytes()[..8] == *check).then_some(entry)
     }
 }
@@ -62,7 +62,7 @@ impl Journal {
             .0
             .iter()
             .map_while(Entry::decode)
-            .take_while(|entry| entry.segment.offset + entry.segment.length <= has)
+            .take_while(|entry| entry.section.offset + entry.section.length <= has)
             .collect();
         let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(fail)?;
         file.write_all(&head).map_err(fail)?;

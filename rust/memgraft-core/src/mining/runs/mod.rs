@@ -18,28 +18,28 @@ use crate::fingerprint::Fingerprint;
 pub const MAGIC: [u8; 8] = *b"MEMGRUNS";
 /// Bytes before the first record.
 pub const HEAD_LEN: usize = 64;
-/// Bytes of an entry of the table of segments.
-pub const SEGMENT_LEN: usize = 56;
+/// Bytes of an entry of the table of sections.
+pub const SECTION_LEN: usize = 56;
 /// Format version (major, minor).
 pub const VERSION: (u16, u16) = (1, 1);
 const ENDIAN: u32 = 0x0102_0304;
 
-/// A segment ends at the next first token once it has so many bytes; part of the format.
-const SEGMENT_BYTES: u64 = if cfg!(test) { 64 } else { 1 << 20 };
+/// A section ends at the next first token once it has so many bytes; part of the format.
+const SECTION_BYTES: u64 = if cfg!(test) { 64 } else { 1 << 20 };
 
 /// The records of some first tokens: readable, and checked, apart from the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RunSegment {
-    /// Its first record starts with this token; no later segment has it.
+pub(super) struct RunSection {
+    /// Its first record starts with this token; no later section has it.
     pub(super) token: u32,
     pub(super) offset: u64,
     pub(super) length: u64,
     pub(super) checksum: Fingerprint,
 }
 
-impl RunSegment {
-    fn encode(&self) -> [u8; SEGMENT_LEN] {
-        let mut out = [0; SEGMENT_LEN];
+impl RunSection {
+    fn encode(&self) -> [u8; SECTION_LEN] {
+        let mut out = [0; SECTION_LEN];
         out[..4].copy_from_slice(&self.token.to_le_bytes());
         out[8..16].copy_from_slice(&self.offset.to_le_bytes());
         out[16..24].copy_from_slice(&self.length.to_le_bytes());
@@ -47,7 +47,7 @@ impl RunSegment {
         out
     }
 
-    fn decode(bytes: &[u8; SEGMENT_LEN]) -> Self {
+    fn decode(bytes: &[u8; SECTION_LEN]) -> Self {
         let mut checksum = [0; 32];
         checksum.copy_from_slice(&bytes[24..]);
         Self {

@@ -49,13 +49,13 @@ pub(in crate::mining) struct SetReader<'a, const W: usize> {
     set: &'a RunSet,
     packing: Packing,
     file: File,
-    /// The segment that is read, and one past the last to read.
-    segment: usize,
+    /// The section that is read, and one past the last to read.
+    section: usize,
     end: usize,
     open: bool,
     stretch: Stretch,
     decoder: Decoder<W>,
-    /// First tokens of the segment: from, to.
+    /// First tokens of the section: from, to.
     tokens: (u32, u32),
     hasher: blake3::Hasher,
     from: Option<Key<W>>,
@@ -78,15 +78,15 @@ impl<'a, const W: usize> SetReader<'a, W> {
         capacity: usize,
     ) -> Result<Self> {
         let token = |key: &Key<W>| packing.first_token(key).unwrap_or(0);
-        let segments = &set.segments;
-        // The segment before the first that starts at or after `from` may hold records from `from` on.
-        let segment = from.map_or(0, |key| segments.partition_point(|segment| segment.token <= token(&key)).max(1) - 1);
-        let end = to.map_or(segments.len(), |key| segments.partition_point(|segment| segment.token < token(&key)));
+        let sections = &set.sections;
+        // The section before the first that starts at or after `from` may hold records from `from` on.
+        let section = from.map_or(0, |key| sections.partition_point(|section| section.token <= token(&key)).max(1) - 1);
+        let end = to.map_or(sections.len(), |key| sections.partition_point(|section| section.token < token(&key)));
         Ok(Self {
             set,
             packing: *packing,
             file: set.reopen()?,
-            segment,
+            section,
             end,
             open: false,
             stretch: Stretch::new(0, 0, capacity),
@@ -125,9 +125,9 @@ impl<'a, const W: usize> SetReader<'a, W> {
             let starts = items.first().is_some_and(|item| self.from.is_none_or(|from| from <= item.0));
             let (start, end) = (if starts { 0 } else { below(self.from, 0) }, below(self.to, found));
             if end < found {
-                // The rest of the segment is another reader's; its checksum covers it all.
+                // The rest of the section is another reader's; its checksum covers it all.
                 self.drain()?;
-                self.segment = self.end;
+                self.section = self.end;
             }
             if start < end {
                 if start > 0 {
@@ -170,20 +170,20 @@ impl<'a, const W: usize> SetReader<'a, W> {
         items.iter_mut().filter(|item| item.1 > max_order).for_each(|item| item.1 += self.longs);
     }
 
-    /// Ends the segment that is read and starts the next; false where there is none.
+    /// Ends the section that is read and starts the next; false where there is none.
     #[cold]
     fn open_next(&mut self) -> Result<bool> {
         if self.open {
             self.close()?;
         }
-        if self.segment >= self.end {
+        if self.section >= self.end {
             return Ok(false);
         }
-        let segments = &self.set.segments;
-        let segment = &segments[self.segment];
-        let to = segments.get(self.segment + 1).map_or(self.set.facts().tokens.1, |next| next.token);
-        self.tokens = (segment.token, to);
-        self.stretch.restart(segment.offset, segment.offset + segment.length);
+        let sections = &self.set.sections;
+        let section = &sections[self.section];
+        let to = sections.get(self.section + 1).map_or(self.set.facts().tokens.1, |next| next.token);
+        self.tokens = (section.token, to);
+        self.stretch.restart(section.offset, section.offset + section.length);
         self.decoder.restart();
         self.hasher.reset();
         self.open = true;
@@ -198,12 +198,12 @@ impl<'a, const W: usize> SetReader<'a, W> {
         Ok(())
     }
 
-    /// Ends a segment: what was read is what was written.
+    /// Ends a section: what was read is what was written.
     fn close(&mut self) -> Result<()> {
-        if Fingerprint(*self.hasher.finalize().as_bytes()) != self.set.segments[self.segment].checksum {
+        if Fingerprint(*self.hasher.finalize().as_bytes()) != self.set.sections[self.section].checksum {
             return Err(self.damaged());
         }
-        self.segment += 1;
+        self.section += 1;
         self.open = false;
         Ok(())
     }
@@ -218,8 +218,8 @@ impl<'a, const W: usize> SetReader<'a, W> {
     }
 
     fn damaged(&self) -> Error {
-        let place = self.set.segments.get(self.segment).map_or(0, |segment| segment.offset);
-        let token = self.set.segments.get(self.segment).map_or(0, |segment| usize_of(segment.token));
+        let place = self.set.sections.get(self.section).map_or(0, |section| section.offset);
+        let token = self.set.sections.get(self.section).map_or(0, |section| usize_of(section.token));
         Error::format(
             self.set.path(),
             format!(

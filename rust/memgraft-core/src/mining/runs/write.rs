@@ -1,11 +1,11 @@
-//! Writing a run file, segment by segment.
+//! Writing a run file, section by section.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::journal::{Entry, Journal};
-use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSegment, RunSet, SEGMENT_BYTES, VERSION};
+use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSection, RunSet, SECTION_BYTES, VERSION};
 use crate::fingerprint::Fingerprint;
 use crate::ids::u64_of;
 use crate::mining::codec::{Encoder, KeyBytes};
@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// Bytes gathered before a write.
 const WRITE_BUFFER: usize = 256 << 10;
-/// Bytes of finished segments after which they are made durable and entered into the journal.
+/// Bytes of finished sections after which they are made durable and entered into the journal.
 const SYNC_BYTES: u64 = if cfg!(test) { 256 } else { 256 << 20 };
 const UNWRITTEN: &str = "cannot be written; free some space or choose another place";
 
@@ -31,8 +31,8 @@ pub(in crate::mining) struct RunWriter<const W: usize> {
     written: u64,
     hasher: blake3::Hasher,
     encoder: Encoder<W>,
-    segments: Vec<RunSegment>,
-    /// Entries of whole segments that the journal does not have yet.
+    sections: Vec<RunSection>,
+    /// Entries of whole sections that the journal does not have yet.
     fresh: Vec<Entry>,
     start: u64,
     token: Option<u32>,
@@ -65,7 +65,7 @@ impl<const W: usize> RunWriter<W> {
         let (journal, entries) = Journal::open(&folder.join("merged.journal"), identity, has)?;
         let mut writer = Self::new(path, beside, file, Some(journal), packing)?;
         if let Some(last) = entries.last() {
-            writer.written = last.segment.offset + last.segment.length;
+            writer.written = last.section.offset + last.section.length;
             writer.num_records = last.num_records;
         }
         let fail = |e| Error::io(&writer.beside, UNWRITTEN, e);
@@ -73,7 +73,7 @@ impl<const W: usize> RunWriter<W> {
         writer.file.seek(SeekFrom::Start(writer.written)).map_err(fail)?;
         writer.start = writer.written;
         let next = entries.last().map(|last| last.next);
-        writer.segments = entries.into_iter().map(|entry| entry.segment).collect();
+        writer.sections = entries.into_iter().map(|entry| entry.section).collect();
         Ok((writer, next))
     }
 
@@ -97,7 +97,7 @@ impl<const W: usize> RunWriter<W> {
             written: u64_of(HEAD_LEN),
             hasher: blake3::Hasher::new(),
             encoder: Encoder::new(KeyBytes::of(packing)),
-            segments: Vec::new(),
+            sections: Vec::new(),
             fresh: Vec::new(),
             start: u64_of(HEAD_LEN),
             token: None,
@@ -126,13 +126,13 @@ impl<const W: usize> RunWriter<W> {
         Ok(())
     }
 
-    /// Another first token comes: a segment may end.
+    /// Another first token comes: a section may end.
     fn start_token(&mut self, token: Option<u32>) -> Result<()> {
-        if self.token.is_some() && self.at() - self.start >= SEGMENT_BYTES {
-            self.end_segment(token)?;
+        if self.token.is_some() && self.at() - self.start >= SECTION_BYTES {
+            self.end_section(token)?;
         }
         if self.start == self.at() {
-            self.segments.push(RunSegment {
+            self.sections.push(RunSection {
                 token: token.unwrap_or(0),
                 offset: self.start,
                 length: 0,
@@ -155,18 +155,18 @@ impl<const W: usize> RunWriter<W> {
         Ok(())
     }
 
-    /// Closes the open segment; `next` is the token that comes after it.
-    fn end_segment(&mut self, next: Option<u32>) -> Result<()> {
+    /// Closes the open section; `next` is the token that comes after it.
+    fn end_section(&mut self, next: Option<u32>) -> Result<()> {
         self.flush()?;
-        let Some(segment) = self.segments.last_mut().filter(|_| self.written > self.start) else { return Ok(()) };
-        segment.length = self.written - self.start;
-        segment.checksum = Fingerprint(*self.hasher.finalize().as_bytes());
+        let Some(section) = self.sections.last_mut().filter(|_| self.written > self.start) else { return Ok(()) };
+        section.length = self.written - self.start;
+        section.checksum = Fingerprint(*self.hasher.finalize().as_bytes());
         self.hasher.reset();
         self.encoder = Encoder::new(KeyBytes::of(&self.packing));
         self.start = self.written;
         if let (Some(journal), Some(next)) = (&mut self.journal, next) {
-            self.fresh.push(Entry { segment: *segment, next, num_records: self.num_records });
-            let since = self.fresh.first().map_or(self.written, |entry| entry.segment.offset);
+            self.fresh.push(Entry { section: *section, next, num_records: self.num_records });
+            let since = self.fresh.first().map_or(self.written, |entry| entry.section.offset);
             if self.written - since >= SYNC_BYTES {
                 self.file.sync_data().map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
                 journal.append(&std::mem::take(&mut self.fresh))?;
@@ -180,7 +180,7 @@ impl<const W: usize> RunWriter<W> {
         &mut self,
         fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
     ) -> Result<(u64, u64, Fingerprint)> {
-        self.end_segment(None)?;
+        self.end_section(None)?;
         let start = self.written;
         let mut put = |bytes: &[u8]| {
             self.buffer.extend(bytes);
@@ -196,12 +196,12 @@ impl<const W: usize> RunWriter<W> {
 
     /// Writes tail and head, makes the bytes durable and gives the file its name.
     pub(in crate::mining) fn finish(mut self, facts: &Facts) -> Result<RunSet> {
-        self.end_segment(None)?;
+        self.end_section(None)?;
         let facts = Facts { num_records: self.num_records, ..facts.clone() };
         let text = facts.encode();
         let mut tail = u64_of(text.len()).to_le_bytes().to_vec();
         tail.extend_from_slice(text.as_bytes());
-        self.segments.iter().for_each(|segment| tail.extend_from_slice(&segment.encode()));
+        self.sections.iter().for_each(|section| tail.extend_from_slice(&section.encode()));
         let mut head = [0; HEAD_LEN];
         head[..8].copy_from_slice(&MAGIC);
         head[8..12].copy_from_slice(&ENDIAN.to_le_bytes());
