@@ -210,6 +210,7 @@ pub(super) fn encoded_len<const W: usize>(packing: &Packing, records: &[impl AsI
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::window::with_words;
     use super::*;
     use crate::wire::push_leb128;
 
@@ -283,17 +284,10 @@ mod tests {
             let tokens = |key: &[u32]| -> Vec<u32> {
                 key.iter().take(max_order).map(|t| t % if few { vocab_size.min(3) } else { vocab_size }).collect()
             };
-            macro_rules! with {
-                ($($words:literal)*) => {
-                    match packing.words() {
-                        $($words => check::<$words>(
-                            &packing, whole, most, records.iter().map(|(key, tag, count)| (packing.pack(&tokens(key)), *tag, *count)).collect(),
-                        ),)*
-                        other => panic!("{other} words"),
-                    }
-                };
-            }
-            with!(1 2 3 4 5 6);
+            with_words!(packing, W => {
+                let records = records.iter().map(|(key, tag, count)| (packing.pack(&tokens(key)), *tag, *count));
+                check::<W>(&packing, whole, most, records.collect());
+            });
         }
     }
 }

@@ -11,7 +11,7 @@ use super::parts::{MergedFacts, Parts, check_kin};
 use super::runs::{Facts, RunSet, RunWriter};
 use super::select::Wanted;
 use super::task::{excluded, not_conserved};
-use super::window::Packing;
+use super::window::{Packing, with_words};
 use super::{count, plan};
 use crate::ids::u64_of;
 use crate::{Error, Result};
@@ -66,14 +66,7 @@ pub fn merge_parts(
         });
     }
     let packing = Packing::new(facts.vocab_size, facts.max_order);
-    match packing.words() {
-        1 => write::<1>(&parts, facts, out, &packing, means, report),
-        2 => write::<2>(&parts, facts, out, &packing, means, report),
-        3 => write::<3>(&parts, facts, out, &packing, means, report),
-        4 => write::<4>(&parts, facts, out, &packing, means, report),
-        5 => write::<5>(&parts, facts, out, &packing, means, report),
-        _ => write::<6>(&parts, facts, out, &packing, means, report),
-    }
+    with_words!(packing, W => write::<W>(&parts, facts, out, &packing, means, report))
 }
 
 fn write<const W: usize>(
@@ -146,14 +139,7 @@ pub fn select_parts(
         )));
     }
     let packing = Packing::new(options.vocab_size, has);
-    let mined = match packing.words() {
-        1 => select::<1>(&parts, &options, &packing, report),
-        2 => select::<2>(&parts, &options, &packing, report),
-        3 => select::<3>(&parts, &options, &packing, report),
-        4 => select::<4>(&parts, &options, &packing, report),
-        5 => select::<5>(&parts, &options, &packing, report),
-        _ => select::<6>(&parts, &options, &packing, report),
-    }?;
+    let mined = with_words!(packing, W => select::<W>(&parts, &options, &packing, report))?;
     Ok((mined, merged))
 }
 

@@ -23,7 +23,7 @@ use super::runs::{Facts, RunSet, RunWriter, Shard, add_piece};
 use super::scan;
 use super::spill::Run;
 use super::task::reserved_mask;
-use super::window::Packing;
+use super::window::{Packing, with_words};
 use crate::corpus::Corpus;
 use crate::ids::{MAX_ORDER, u64_of};
 use crate::wire::push_leb128;
@@ -68,14 +68,7 @@ pub fn mine_part(corpus: &Corpus, out: &Path, options: &PartOptions, report: &mu
         )));
     }
     let packing = Packing::new(vocab_size, max_order);
-    match packing.words() {
-        1 => Part::<1>::new(corpus, out, options, packing, report)?.run(report),
-        2 => Part::<2>::new(corpus, out, options, packing, report)?.run(report),
-        3 => Part::<3>::new(corpus, out, options, packing, report)?.run(report),
-        4 => Part::<4>::new(corpus, out, options, packing, report)?.run(report),
-        5 => Part::<5>::new(corpus, out, options, packing, report)?.run(report),
-        _ => Part::<6>::new(corpus, out, options, packing, report)?.run(report),
-    }
+    with_words!(packing, W => Part::<W>::new(corpus, out, options, packing, report)?.run(report))
 }
 
 struct Part<'a, const W: usize> {

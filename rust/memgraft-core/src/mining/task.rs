@@ -11,7 +11,7 @@ use super::scan::{self, Scan};
 use super::select::Wanted;
 use super::sketch::Sketch;
 use super::spill::{Run, SpillWriter};
-use super::window::{Key, Orders, Packing};
+use super::window::{Key, Orders, Packing, with_words};
 use super::{codec, options};
 use crate::corpus::Corpus;
 use crate::ids::{MAX_ORDER, u64_of, usize_of};
@@ -26,14 +26,7 @@ use crate::{Error, Result};
 pub fn mine(corpus: &Corpus, options: &MineOptions<'_>, report: &mut Report<'_>) -> Result<Mined> {
     options.check()?;
     let packing = Packing::new(options.vocab_size, options.choice.max_order());
-    match packing.words() {
-        1 => Task::<1>::new(corpus, options, packing).run(report),
-        2 => Task::<2>::new(corpus, options, packing).run(report),
-        3 => Task::<3>::new(corpus, options, packing).run(report),
-        4 => Task::<4>::new(corpus, options, packing).run(report),
-        5 => Task::<5>::new(corpus, options, packing).run(report),
-        _ => Task::<6>::new(corpus, options, packing).run(report),
-    }
+    with_words!(packing, W => Task::<W>::new(corpus, options, packing).run(report))
 }
 
 /// What mining will take on the disk.
@@ -54,14 +47,7 @@ pub struct Estimate {
 pub fn estimate(corpus: &Corpus, options: &MineOptions<'_>) -> Result<Estimate> {
     options.check()?;
     let packing = Packing::new(options.vocab_size, options.choice.max_order());
-    match packing.words() {
-        1 => Task::<1>::new(corpus, options, packing).estimate(),
-        2 => Task::<2>::new(corpus, options, packing).estimate(),
-        3 => Task::<3>::new(corpus, options, packing).estimate(),
-        4 => Task::<4>::new(corpus, options, packing).estimate(),
-        5 => Task::<5>::new(corpus, options, packing).estimate(),
-        _ => Task::<6>::new(corpus, options, packing).estimate(),
-    }
+    with_words!(packing, W => Task::<W>::new(corpus, options, packing).estimate())
 }
 
 /// Positions of a sampled block, and the blocks that are sampled.

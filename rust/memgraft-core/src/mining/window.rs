@@ -9,6 +9,28 @@ pub(super) type Orders = [u64; MAX_ORDER + 1];
 /// Words of the widest key.
 pub(super) const MAX_WORDS: usize = 6;
 
+const _: () = assert!(MAX_WORDS == 6, "`with_words` has an arm for each number of words");
+
+/// Evaluates `$run`, in which the constant `$W` is the number of words of `$packing`'s keys.
+macro_rules! with_words {
+    (@ $words:literal, $W:ident => $run:expr) => {{
+        const $W: usize = $words;
+        $run
+    }};
+    ($packing:expr, $W:ident => $run:expr) => {
+        match $packing.words() {
+            1 => with_words!(@ 1, $W => $run),
+            2 => with_words!(@ 2, $W => $run),
+            3 => with_words!(@ 3, $W => $run),
+            4 => with_words!(@ 4, $W => $run),
+            5 => with_words!(@ 5, $W => $run),
+            6 => with_words!(@ 6, $W => $run),
+            words => unreachable!("a key has at most 6 words, found {words}"),
+        }
+    };
+}
+pub(super) use with_words;
+
 /// A packed n-gram: token `i` plus one in slot `i`, from the most significant bits down; zero where it has ended.
 pub(super) type Key<const W: usize> = [u64; W];
 
@@ -270,15 +292,7 @@ mod tests {
             let mut b: Vec<u32> = b.iter().map(|token| token % vocab_size).collect();
             let share = share.min(a.len()).min(b.len());
             b[..share].copy_from_slice(&a[..share]);
-            match packing.words() {
-                1 => check::<1>(&packing, &a, &b, flip),
-                2 => check::<2>(&packing, &a, &b, flip),
-                3 => check::<3>(&packing, &a, &b, flip),
-                4 => check::<4>(&packing, &a, &b, flip),
-                5 => check::<5>(&packing, &a, &b, flip),
-                6 => check::<6>(&packing, &a, &b, flip),
-                other => panic!("{other} words"),
-            }
+            with_words!(packing, W => check::<W>(&packing, &a, &b, flip));
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::ids::{u64_of, usize_of};
 use crate::mining::codec::Decoder;
 use crate::mining::record::{BATCH, Item, before};
 use crate::mining::stretch::Stretch;
-use crate::mining::window::{Common, Key, Packing};
+use crate::mining::window::{Common, Key, Packing, with_words};
 use crate::{Error, Result};
 
 /// No count is larger, so that sums do not overflow.
@@ -236,14 +236,7 @@ impl RunSet {
     /// [`Error::Format`] names what is wrong, [`Error::Io`] where the file cannot be read.
     pub fn verify(&self) -> Result<()> {
         let packing = self.packing();
-        match packing.words() {
-            1 => self.verify_records::<1>(&packing)?,
-            2 => self.verify_records::<2>(&packing)?,
-            3 => self.verify_records::<3>(&packing)?,
-            4 => self.verify_records::<4>(&packing)?,
-            5 => self.verify_records::<5>(&packing)?,
-            _ => self.verify_records::<6>(&packing)?,
-        }
+        with_words!(packing, W => self.verify_records::<W>(&packing)?);
         self.facts().shards.iter().try_for_each(|shard| self.read_lengths(shard, |_| Ok(())))
     }
 
