@@ -13,6 +13,8 @@ pub const HEADER_LEN: usize = 4096;
 pub const CHECKSUM_OFFSET: usize = HEADER_LEN - 32;
 /// Most sections of one file.
 pub const MAX_SECTIONS: usize = (CHECKSUM_OFFSET - TABLE) / ENTRY;
+/// What writes files: the tool and its version.
+pub const CREATOR: &str = concat!("memgraft ", env!("CARGO_PKG_VERSION"));
 /// Format version (major, minor): files of this major version up to this minor one are read.
 pub const VERSION: (u16, u16) = (1, 1);
 

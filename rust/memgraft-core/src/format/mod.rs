@@ -11,7 +11,7 @@ mod writer;
 pub use crate::memory::{HugeBuffer, Load, Map, map_file};
 pub use atomic::AtomicFile;
 pub(crate) use atomic::sync_parent;
-pub use header::{CHECKSUM_OFFSET, HEADER_LEN, Header, Kind, MAX_SECTIONS, SectionEntry, VERSION};
+pub use header::{CHECKSUM_OFFSET, CREATOR, HEADER_LEN, Header, Kind, MAX_SECTIONS, SectionEntry, VERSION};
 pub use reader::Container;
 pub use store::{Pod, Store, bytes_of};
 pub use writer::{Section, container_bytes, write_container};

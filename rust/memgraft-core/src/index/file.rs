@@ -5,7 +5,9 @@ use std::path::Path;
 use super::{Index, content_fingerprint};
 use crate::automaton::{Region, Table};
 use crate::canon::{self, Canon};
-use crate::format::{Container, Header, Kind, Load, Section, Store, bytes_of, container_bytes, write_container};
+use crate::format::{
+    CREATOR, Container, Header, Kind, Load, Section, Store, bytes_of, container_bytes, write_container,
+};
 use crate::ids::{low_u32, saturating_u32, u64_of, usize_of};
 use crate::threads::default_threads;
 use crate::{Error, Result};
@@ -54,7 +56,7 @@ impl Index {
             keys_by_order: self.keys_by_order,
             fingerprint: self.fingerprint(),
             keyset_fingerprint: self.keyset_fingerprint,
-            creator: concat!("memgraft ", env!("CARGO_PKG_VERSION")).into(),
+            creator: CREATOR.into(),
             parameters,
             sections: Vec::new(),
         };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::build::show;
 use super::{KeySet, MARK_ROWS, content_fingerprint};
-use crate::format::{Container, Header, Kind, Load, Section, Store, bytes_of, write_container};
+use crate::format::{CREATOR, Container, Header, Kind, Load, Section, Store, bytes_of, write_container};
 use crate::ids::{MAX_ORDER, saturating_u32, u64_of};
 use crate::threads::default_threads;
 use crate::{Error, Result};
@@ -39,7 +39,7 @@ impl KeySet {
             keys_by_order: self.keys_by_order,
             fingerprint: self.fingerprint,
             keyset_fingerprint: self.fingerprint,
-            creator: concat!("memgraft ", env!("CARGO_PKG_VERSION")).into(),
+            creator: CREATOR.into(),
             parameters,
             sections: Vec::new(),
         }

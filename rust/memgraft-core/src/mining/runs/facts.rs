@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::fingerprint::Fingerprint;
+use crate::format::CREATOR;
 use crate::ids::{MAX_ORDER, MAX_VOCAB_SIZE, fit_u32, u64_of, usize_of_u64};
 use crate::mining::codec::KeyBytes;
 use crate::mining::window::Packing;
@@ -83,7 +84,7 @@ impl Facts {
             "pieces": self.pieces.iter().map(|&(from, to)| json!([from, to])).collect::<Vec<_>>(),
             "longs": self.longs,
             "block_of": self.block_of.map(|block_of| block_of.to_string()),
-            "creator": concat!("memgraft ", env!("CARGO_PKG_VERSION")),
+            "creator": CREATOR,
         })
         .to_string()
     }
