@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 
-from memgraft.config import CONTROLS, Control, FallbackConfig, GraftConfig
+from memgraft import _core
+from memgraft.config import CONTROLS, MAX_ORDER, MAX_VOCAB_SIZE, Control, FallbackConfig, GraftConfig
 from memgraft.errors import ConfigError
 
 
@@ -104,3 +105,7 @@ def test_controls_decide_what_is_built() -> None:
     assert GraftConfig(sites=(1,), control="no_fallback").active_fallback is None
     assert GraftConfig(sites=(1,)).conv_reach == 9
     assert GraftConfig(sites=(1,), conv=False).conv_reach == 0
+
+
+def test_limits_are_the_cores():
+    assert (MAX_ORDER, MAX_VOCAB_SIZE) == (_core.MAX_ORDER, _core.MAX_VOCAB_SIZE)

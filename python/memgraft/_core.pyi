@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "MAX_ORDER",
+    "MAX_VOCAB_SIZE",
     "Choice",
     "Corpus",
     "Index",
@@ -34,6 +36,8 @@ __all__ = [
 _Path: TypeAlias = str | os.PathLike[str]
 
 __version__: str
+MAX_ORDER: int
+MAX_VOCAB_SIZE: int
 
 def fingerprint_file(path: _Path, threads: int | None = None) -> str: ...
 def limit_threads(most: int | None) -> None: ...

@@ -14,6 +14,10 @@ from memgraft.errors import ConfigError
 
 CONFIG_FORMAT_VERSION = 1
 MAX_ORDER = 16
+"""The longest key; the core's limit, which this file does not read from it, because it needs no compiled module."""
+
+MAX_VOCAB_SIZE = 1 << 20
+"""Ids are below this, whatever the vocabulary; the core's limit too."""
 
 Gate = Literal["plain", "signed_sqrt", "none"]
 Into = Literal["residual", "values"]

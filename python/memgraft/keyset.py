@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from memgraft import _core
 from memgraft.arguments import refuse_folder
+from memgraft.config import MAX_VOCAB_SIZE
 from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenError
 from memgraft.keyed import Closed, Keyed
 from memgraft.system import written_beside
@@ -133,8 +134,8 @@ class KeySet(Keyed):
             ArgumentError: arrays that do not fit together, or values that do not fit their dtype.
             LimitError: more than 2**31 - 1 keys.
         """
-        if not 1 <= vocab_size <= 1 << 20:
-            raise ArgumentError(f"vocab_size: expected 1 to {1 << 20}, got {vocab_size}; pass the tokenizer's size")
+        if not 1 <= vocab_size <= MAX_VOCAB_SIZE:
+            raise ArgumentError(f"vocab_size: expected 1 to {MAX_VOCAB_SIZE}, got {vocab_size}; pass the tokenizer's size")
         bad = [token for token in reserved if not 0 <= token < vocab_size]
         if bad:
             raise TokenError(f"reserved: token {bad[0]} lies outside the vocabulary of {vocab_size}")

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memgraft.config import MAX_VOCAB_SIZE as MAX_VOCAB_SIZE
 from memgraft.corpus.facts import FACTS_FORMAT
 from memgraft.errors import ArgumentError, CorpusError, StorageError, TokenError
 from memgraft.system import sync_folder
-
-MAX_VOCAB_SIZE = 1 << 20
-"""Ids are below this, whatever the vocabulary."""
 
 MAX_SEQUENCE = 2**31 - 1
 """Longest sequence one entry of the index can hold; longer documents take several."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memgraft import _core
+from memgraft.config import MAX_VOCAB_SIZE
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, TokenError
 from memgraft.keyset import KeyArrays, KeySet
@@ -147,9 +148,9 @@ def vocabulary(corpus: Corpus, vocab_size: int | None, reserved: Sequence[int]) 
         raise ArgumentError(
             "vocab_size: the corpus does not tell its tokenizer; give vocab_size=, the tokenizer's number of ids"
         )
-    if not 1 <= operator.index(vocab_size) <= 1 << 20:
+    if not 1 <= operator.index(vocab_size) <= MAX_VOCAB_SIZE:
         raise ArgumentError(
-            f"vocab_size: expected 1 to {1 << 20}, got {vocab_size}; pass the tokenizer's number of ids"
+            f"vocab_size: expected 1 to {MAX_VOCAB_SIZE}, got {vocab_size}; pass the tokenizer's number of ids"
         )
     if corpus.tokenizer is not None and corpus.vocab_size is not None and corpus.vocab_size > vocab_size:
         raise TokenError(

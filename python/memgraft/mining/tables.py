@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memgraft.config import MAX_ORDER
 from memgraft.corpus.writer import storage_errors
 from memgraft.errors import ArgumentError, ConfigError, KeySetError, TokenError
 from memgraft.keyset import KeySet
@@ -206,7 +207,7 @@ def _read(file: Path, where: Columns, vocab_size: int, reserved: Sequence[int], 
 
 
 def _listed(file: Path, batch: Any, name: str) -> npt.NDArray[np.int64]:
-    """Keys of a column of lists as ``(rows, 16)``, -1 past the end."""
+    """Keys of a column of lists as ``(rows, MAX_ORDER)``, -1 past the end."""
     import pyarrow as pa
 
     column = batch.column(name)
@@ -217,14 +218,14 @@ def _listed(file: Path, batch: Any, name: str) -> npt.NDArray[np.int64]:
     if column.null_count or values.null_count:
         raise KeySetError(f"{file}: expected keys without nulls in {name!r}, found some; filter them out")
     lengths = column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    if lengths.min() < 1 or lengths.max() > 16:
+    if lengths.min() < 1 or lengths.max() > MAX_ORDER:
         raise KeySetError(
-            f"{file}: expected keys of 1 to 16 tokens, found {lengths.min()} to {lengths.max()}; filter them"
+            f"{file}: expected keys of 1 to {MAX_ORDER} tokens, found {lengths.min()} to {lengths.max()}; filter them"
         )
     tokens = values.to_numpy(zero_copy_only=False).astype(np.int64)
-    keys = np.full((len(lengths), 16), -1, np.int64)
+    keys = np.full((len(lengths), MAX_ORDER), -1, np.int64)
     # A negative token is as far outside the vocabulary as can be, and never the mark of an end.
-    keys[np.arange(16) < lengths[:, None]] = np.where(tokens < 0, _OUTSIDE, tokens)
+    keys[np.arange(MAX_ORDER) < lengths[:, None]] = np.where(tokens < 0, _OUTSIDE, tokens)
     return keys
 
 
@@ -232,9 +233,9 @@ def _apart(file: Path, batch: Any, names: Sequence[str]) -> npt.NDArray[np.int64
     """Keys with a column a position; null where a key has ended."""
     import pyarrow as pa
 
-    if not 1 <= len(names) <= 16:
-        raise ArgumentError(f"columns: expected 1 to 16 columns of tokens, got {len(names)}")
-    keys = np.full((batch.num_rows, 16), -1, np.int64)
+    if not 1 <= len(names) <= MAX_ORDER:
+        raise ArgumentError(f"columns: expected 1 to {MAX_ORDER} columns of tokens, got {len(names)}")
+    keys = np.full((batch.num_rows, MAX_ORDER), -1, np.int64)
     ended = np.zeros(batch.num_rows, np.bool_)
     for place, name in enumerate(names):
         column = batch.column(name)

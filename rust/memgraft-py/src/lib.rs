@@ -18,6 +18,8 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("MAX_ORDER", memgraft_core::ids::MAX_ORDER)?;
+    module.add("MAX_VOCAB_SIZE", memgraft_core::ids::MAX_VOCAB_SIZE)?;
     module.add_class::<keyset::PyKeySet>()?;
     module.add_class::<index::PyIndex>()?;
     module.add_class::<stack::PyStack>()?;

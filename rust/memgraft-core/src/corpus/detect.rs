@@ -47,11 +47,17 @@ impl FromStr for Format {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        NAMES.iter().find(|(_, name)| *name == text).map(|(kind, _)| *kind).ok_or_else(|| {
-            let known: Vec<_> = NAMES.iter().map(|(_, name)| *name).collect();
-            Error::argument(format!("format: expected one of {}, got {text:?}", known.join(", ")))
-        })
+        NAMES
+            .iter()
+            .find(|(_, name)| *name == text)
+            .map(|(kind, _)| *kind)
+            .ok_or_else(|| Error::argument(format!("format: expected one of {}, got {text:?}", known())))
     }
+}
+
+/// The names of all formats, as errors list them.
+fn known() -> String {
+    NAMES.map(|(_, name)| name).join(", ")
 }
 
 impl Format {
@@ -145,8 +151,9 @@ pub(super) fn detect(path: &Path, has_dtype: bool) -> Result<Format> {
         other => Err(Error::corpus(
             path,
             format!(
-                "expected a token file (.bin, .ds, .npy), found suffix {other:?}; give format= (nanogpt, llmc, megatron, \
-                 datatrove, numpy, raw), or a tokenizer if this is text"
+                "expected a token file (.bin, .ds, .npy), found suffix {other:?}; give format= ({}), or a tokenizer if \
+                 this is text",
+                known()
             ),
         )),
     }
