@@ -135,7 +135,9 @@ class KeySet(Keyed):
             LimitError: more than 2**31 - 1 keys.
         """
         if not 1 <= vocab_size <= MAX_VOCAB_SIZE:
-            raise ArgumentError(f"vocab_size: expected 1 to {MAX_VOCAB_SIZE}, got {vocab_size}; pass the tokenizer's size")
+            raise ArgumentError(
+                f"vocab_size: expected 1 to {MAX_VOCAB_SIZE}, got {vocab_size}; pass the tokenizer's size"
+            )
         bad = [token for token in reserved if not 0 <= token < vocab_size]
         if bad:
             raise TokenError(f"reserved: token {bad[0]} lies outside the vocabulary of {vocab_size}")

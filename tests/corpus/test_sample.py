@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from memgraft import Corpus, CorpusWriter, KeySet, NgramIndex, coverage, mine
-from memgraft.corpus import CorpusSample, overlap, sample, sample_of, write_sample
+from memgraft.corpus import CorpusSample, Shard, overlap, sample, sample_of, write_sample
 from memgraft.errors import CorpusError, FormatError
 
 
@@ -105,3 +105,16 @@ def test_a_damaged_one_is_named(tmp_path, change, says):
     path.write_text(json.dumps(facts))
     with pytest.raises(FormatError, match=says):
         CorpusSample.open(path)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7, 60])
+def test_shards_hold_the_documents_that_end_after_their_share_begins(tmp_path, world):
+    sizes = [int(size) for size in np.random.default_rng(world).integers(1, 90, 40)]
+    whole = corpus(tmp_path / "whole", [[at + 1] * size for at, size in enumerate(sizes)])
+    ends = np.cumsum(sizes)
+    begin = [0, *(int((ends <= whole.num_tokens * rank // world).sum()) for rank in range(1, world)), len(sizes)]
+    assert [whole.cut(rank, world) for rank in range(world + 1)] == begin
+    for rank, (first, last) in enumerate(zip(begin, begin[1:], strict=False)):
+        shard = Shard(corpus=whole, rank=rank, world=world, fingerprint="")
+        assert np.diff(shard.document_starts).tolist() == sizes[first:last]
+        assert shard.tokens().tolist() == np.repeat(np.arange(first, last) + 1, sizes[first:last]).tolist()

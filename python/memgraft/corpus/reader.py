@@ -198,6 +198,10 @@ class Corpus(Closing):
         train, held = self._core.split(float(held_out), seed, num_threads())
         return self._view(train), self._view(held)
 
+    def cut(self, rank: int, world: int) -> int:
+        """The first document of shard ``rank`` where ``world`` shards get about equal tokens; the end for ``world``."""
+        return self._core.cut(rank, world)
+
     def without_documents(self) -> "Corpus":
         """What a task mines that was given no document: the same tokenizer and special tokens, nothing to read."""
         return self._view(self._core.without_documents())

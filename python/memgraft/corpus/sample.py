@@ -224,13 +224,8 @@ class Shard:
 
     @functools.cached_property
     def _bounds(self) -> tuple[int, int]:
-        """The first document, and the one after the last, as the core cuts them (`Corpus::cut`)."""
-        ends = self.corpus.document_starts[1:]
-        first, last = (
-            int(np.searchsorted(ends, self.corpus.num_tokens * rank // self.world, side="right")) if rank else 0
-            for rank in (self.rank, self.rank + 1)
-        )
-        return first, last if self.rank + 1 < self.world else len(ends)
+        """The first document, and the one after the last, as the core cuts them."""
+        return self.corpus.cut(self.rank, self.world), self.corpus.cut(self.rank + 1, self.world)
 
     @functools.cached_property
     def document_starts(self) -> npt.NDArray[np.uint64]:

@@ -92,6 +92,11 @@ impl PyCorpus {
         Ok((Self(train), Self(held)))
     }
 
+    /// The first document of shard `rank` of `world`.
+    fn cut(&self, rank: u64, world: u64) -> usize {
+        self.0.cut(rank, world)
+    }
+
     fn without_documents(&self) -> Self {
         Self(self.0.slice(0..0))
     }
