@@ -133,6 +133,10 @@ def test_bad_outputs_are_refused(make_bank):
     for out in (np.zeros((100, 100), np.uint8)[:, ::2], frozen, bytearray(10_000)):
         with pytest.raises(ArgumentError, match="out"):
             bank.stage(rows=[1, 2], out=out)
+    # What is read and what is written share memory, as where another thread uses `out`.
+    shared = np.zeros(10_000, np.uint8)
+    with pytest.raises(ArgumentError, match="out: expected a writeable array that nobody else is using"):
+        bank.stage(rows=shared[:8].view(np.int32), out=shared)
     with pytest.raises(ArgumentError, match="tokens or rows"):
         bank.stage()
     with pytest.raises(ArgumentError, match="float64"):

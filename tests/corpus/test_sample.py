@@ -1,5 +1,6 @@
 """What a sample beside the keys says of text, against counting."""
 
+import itertools
 import json
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_shards_hold_the_documents_that_end_after_their_share_begins(tmp_path, w
     ends = np.cumsum(sizes)
     begin = [0, *(int((ends <= whole.num_tokens * rank // world).sum()) for rank in range(1, world)), len(sizes)]
     assert [whole.cut(rank, world) for rank in range(world + 1)] == begin
-    for rank, (first, last) in enumerate(zip(begin, begin[1:], strict=False)):
+    for rank, (first, last) in enumerate(itertools.pairwise(begin)):
         shard = Shard(corpus=whole, rank=rank, world=world, fingerprint="")
         assert np.diff(shard.document_starts).tolist() == sizes[first:last]
         assert shard.tokens().tolist() == np.repeat(np.arange(first, last) + 1, sizes[first:last]).tolist()

@@ -48,6 +48,11 @@ pub(crate) fn slice<'a, T: Element>(array: &'a PyReadonlyArray1<'_, T>) -> PyRes
     array.as_slice().map_err(|e| ArgumentError::new_err(e.to_string()))
 }
 
+/// The slice of a borrowed output; contiguity was checked by [`output`].
+pub(crate) fn slice_mut<'a, T: Element>(array: &'a mut PyReadwriteArray1<'_, T>) -> PyResult<&'a mut [T]> {
+    array.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))
+}
+
 /// Runs `run` on token ids of any usual integer dtype, checked where they are; with `miss`, those outside match nothing.
 pub(crate) fn with_tokens<R>(
     value: &Bound<'_, PyAny>,

@@ -5,12 +5,9 @@ use memgraft_core::batch::{Bounds, Options, Tokens};
 use memgraft_core::ids::StateId;
 use pyo3::prelude::*;
 
-use crate::arrays::{input, output, slice, threads as thread_count, with_tokens};
-use crate::errors::{ArgumentError, to_py};
-use crate::signals::lending;
-
-/// Tokens of a lookup or a step that takes long enough to listen for Ctrl-C: some 20 ms.
-const LONG: usize = 1 << 20;
+use crate::arrays::{input, output, slice, slice_mut, threads as thread_count, with_tokens};
+use crate::errors::to_py;
+use crate::signals::{LONG, lending};
 
 /// The arguments of a lookup.
 pub(crate) struct Lookup<'a, 'py> {
@@ -43,8 +40,8 @@ impl Lookup<'_, '_> {
         };
         let mut rows = output::<i32>(self.rows, "rows")?;
         let mut orders = output::<u8>(self.orders, "orders")?;
-        let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
-        let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
+        let rows = slice_mut(&mut rows)?;
+        let orders = slice_mut(&mut orders)?;
         let options = Options { threads: thread_count(self.threads).map_err(to_py)?, ..Options::default() };
         with_tokens(self.tokens, vocab_size, &bounds, self.miss, |tokens| {
             let long = rows.len() >= LONG;
@@ -73,9 +70,9 @@ impl Advance<'_, '_> {
         let mut states = output::<u32>(self.states, "states")?;
         let mut rows = output::<i32>(self.rows, "rows")?;
         let mut orders = output::<u8>(self.orders, "orders")?;
-        let states = states.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
-        let rows = rows.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
-        let orders = orders.as_slice_mut().map_err(|e| ArgumentError::new_err(e.to_string()))?;
+        let states = slice_mut(&mut states)?;
+        let rows = slice_mut(&mut rows)?;
+        let orders = slice_mut(&mut orders)?;
         let mut ids: Vec<StateId> = states.iter().map(|&state| StateId(state)).collect();
         with_tokens(self.tokens, vocab_size, &Bounds::default(), self.miss, |tokens| {
             lending(py, rows.len() >= LONG, || advance(&mut ids, &tokens, rows, orders))

@@ -13,6 +13,9 @@ use crate::errors::to_py;
 /// How often the calling thread looks for signals.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Tokens or rows of a call that takes long enough to listen for Ctrl-C: some 20 ms.
+pub(crate) const LONG: usize = 1 << 20;
+
 /// How long work that was told to stop is waited for. It looks between two blocks of a sort, which takes longer now and then.
 const GRACE: Duration = Duration::from_millis(400);
 

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use memgraft_core::fingerprint::digest;
 use memgraft_core::values::verify::content_fingerprint;
 use memgraft_core::values::{ColdReader, GatherFacts, ValueTable};
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyReadwriteArray1};
+use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::arrays::{input, output, slice, slice_mut};
 use crate::errors::to_py;
-use crate::signals::{interruptible, lending};
+use crate::signals::{LONG, interruptible, lending};
 
-/// Rows of a call, and bytes of its output, that take long enough to listen for Ctrl-C: some 20 ms.
-const LONG_ROWS: usize = 1 << 20;
+/// Bytes of a call's output that take as long as [`LONG`] rows.
 const LONG_BYTES: usize = 64 << 20;
 
 /// Value shards as one table of rows.
@@ -31,7 +31,7 @@ fn facts_dict<'py>(py: Python<'py>, facts: GatherFacts) -> PyResult<Bound<'py, P
 }
 
 fn long(rows: &[i32], out: &[u8]) -> bool {
-    rows.len() >= LONG_ROWS || out.len() >= LONG_BYTES
+    rows.len() >= LONG || out.len() >= LONG_BYTES
 }
 
 /// Unique rows, inverse, number of hits, gather facts.
@@ -125,12 +125,12 @@ impl PyValueTable {
     fn gather<'py>(
         &self,
         py: Python<'py>,
-        rows: PyReadonlyArray1<'py, i32>,
-        mut out: PyReadwriteArray1<'py, u8>,
+        rows: &Bound<'py, PyAny>,
+        out: &Bound<'py, PyAny>,
         threads: usize,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let rows = rows.as_slice()?.to_vec();
-        let out = out.as_slice_mut()?;
+        let (rows, mut out) = (input::<i32>(rows, "rows")?, output::<u8>(out, "out")?);
+        let (rows, out) = (slice(&rows)?.to_vec(), slice_mut(&mut out)?);
         let facts = lending(py, long(&rows, out), || self.inner.gather(&rows, out, threads))?;
         facts_dict(py, facts)
     }
@@ -138,26 +138,21 @@ impl PyValueTable {
     fn stage<'py>(
         &self,
         py: Python<'py>,
-        rows: PyReadonlyArray1<'py, i32>,
-        mut out: PyReadwriteArray1<'py, u8>,
+        rows: &Bound<'py, PyAny>,
+        out: &Bound<'py, PyAny>,
         threads: usize,
     ) -> PyResult<StagedTuple<'py>> {
-        let rows = rows.as_slice()?.to_vec();
-        let out = out.as_slice_mut()?;
+        let (rows, mut out) = (input::<i32>(rows, "rows")?, output::<u8>(out, "out")?);
+        let (rows, out) = (slice(&rows)?.to_vec(), slice_mut(&mut out)?);
         let staged = lending(py, long(&rows, out), || self.inner.stage(&rows, out, threads))?;
         let facts = staged.gathered.map(|facts| facts_dict(py, facts)).transpose()?;
         let dedup = staged.dedup;
         Ok((dedup.unique.into_vec().into_pyarray(py), dedup.inverse.into_pyarray(py), dedup.num_hits, facts))
     }
 
-    fn gather_scales<'py>(
-        &self,
-        py: Python<'py>,
-        rows: PyReadonlyArray1<'py, i32>,
-        mut out: PyReadwriteArray1<'py, u8>,
-    ) -> PyResult<()> {
-        let rows = rows.as_slice()?.to_vec();
-        let out = out.as_slice_mut()?;
+    fn gather_scales<'py>(&self, py: Python<'py>, rows: &Bound<'py, PyAny>, out: &Bound<'py, PyAny>) -> PyResult<()> {
+        let (rows, mut out) = (input::<i32>(rows, "rows")?, output::<u8>(out, "out")?);
+        let (rows, out) = (slice(&rows)?.to_vec(), slice_mut(&mut out)?);
         lending(py, long(&rows, out), || self.inner.gather_scales(&rows, out))
     }
 
