@@ -59,7 +59,7 @@ class Queue:
             return not self.closed
 
     def end(self, error: BaseException | None, last_state: Any) -> None:
-        """No more items; ``error`` is raised, or ``last_state`` left, for who gets past the last one."""
+        """Ends the items: after the last, `get` raises ``error`` or returns None; ``last_state`` is the loader's."""
         with self.changed:
             self.ended, self.error, self.last_state = True, error, last_state
             self.changed.notify_all()

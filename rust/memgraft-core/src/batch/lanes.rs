@@ -40,14 +40,14 @@ pub(super) struct Walk<'a, 'o> {
     pub first: usize,
     pub rows: &'o mut [i32],
     pub orders: &'o mut [u8],
-    /// The first row of a layer above others, whose answers go over those that are there.
+    /// The first row of this layer where it lies above others: [`merge`] then puts its answers over theirs. None at the lowest.
     pub over: Option<i32>,
     pub feeder: Feeder<'a>,
 }
 
 /// The tokens that lanes read and the answers that they write, one part for each lane.
 ///
-/// [`Entrance::next`] copies a run of tokens in, and [`Entrance::swap`] copies its answers out. Lanes do not read and write
+/// [`Entrance::next`] copies a run of tokens in, and [`Entrance::leave`] copies its answers out. Lanes do not read and write
 /// the caller's memory, because 64 and more streams there are more than a processor prefetches: each store would wait for
 /// its line. These buffers stay in the first caches.
 struct Buffers {
@@ -148,7 +148,7 @@ impl Walk<'_, '_> {
         entrance.sound
     }
 
-    /// [`Walk::run`] with one lane, which has no one to take turns with and so stays in registers.
+    /// [`Walk::run`] with one lane. The compiler keeps it in registers, because no array of lanes is indexed between turns.
     #[inline(always)]
     fn run_alone<P: Prober, const PREFETCH: bool>(&mut self, prober: P) -> bool {
         let view = self.table.view();

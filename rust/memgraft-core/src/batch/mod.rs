@@ -1,5 +1,7 @@
-//! Longest matches at every position of a batch: interleaved lanes, threads
-//! per call, caller-owned output.
+//! Finds at every position of a batch the longest key that ends there, and writes its row and order into the caller's arrays.
+//!
+//! Threads share the positions of a call; lanes of a thread walk the automaton in turn, so that one's memory arrives while
+//! the others work.
 
 mod bounds;
 mod extending;
