@@ -1,7 +1,5 @@
 //! The keys of overlays over the answers of the indexes below, block by block while those are in the first caches.
 
-#![forbid(unsafe_code)]
-
 use super::bounds::Bounds;
 use super::extensions::{END, Extensions, StepHash};
 use super::segments::starts;

@@ -7,8 +7,6 @@
 //! that is whole there. A position whose answer below begins no step, as nearly all do of a text that the overlays are not
 //! for, is told by a bit.
 
-#![forbid(unsafe_code)]
-
 use std::hint::select_unpredictable;
 
 use crate::automaton::{NO_ROW, prefetch};
