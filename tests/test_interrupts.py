@@ -141,7 +141,7 @@ def test_while_coverage_is_counted():
         "        corpus = memgraft.Corpus.open(writer.finish())\n"
         "    index = memgraft.NgramIndex.build(memgraft.KeySet.from_keys([(1, 2), (2, 3, 1), (3,)], vocab_size=5))\n"
         "    done = [0]\n"
-        "    told = lambda stage, at, total: done.append(at)\n"
+        "    told = lambda phase, at, total: done.append(at)\n"
         "    measured(lambda: memgraft.coverage(index, corpus, threads=1, progress=told), lambda: done[-1])"
     )
 
