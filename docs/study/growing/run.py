@@ -7,6 +7,7 @@
     python docs/study/growing/run.py measure QS OUT             # every recipient there is; writes OUT/results.json
     python docs/study/growing/run.py teach QS OUT               # invented facts; OUT/teaching.json: needs the donor
     python docs/study/growing/run.py ceiling QS OUT             # what any rows could teach at best; OUT/ceiling.json
+    python docs/study/growing/run.py pretrained QS OUT          # facts in SmolLM2-135M; OUT/pretrained.json: donor too
     python docs/study/growing/run.py tables OUT                 # both as Markdown, with paired intervals
 
 What is done is kept in OUT; the same commands go on from there. ``train`` and ``measure`` need no donor and no network;
@@ -26,6 +27,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from made import Maker
+from tables import MADE
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
@@ -192,6 +195,7 @@ def measure(quickstart: Path, out: Path, device: str, domains: list[str]) -> Non
         model = AutoModelForCausalLM.from_pretrained(folder / "recipient")
         load_graft(model, folder / "graft", bank=base)
         model.to(device).eval()
+        makers: dict[str, Maker] = {}
         for name, windows in held_out.items():
             arms = {"off": None, "base": base}
             for budget in CONFIG["budgets"]:
@@ -204,30 +208,49 @@ def measure(quickstart: Path, out: Path, device: str, domains: list[str]) -> Non
                         f"base + {other} {budget}": out / other / str(budget),
                     }
                 arms |= {arm: stack(base, path) for arm, path in named.items() if (path / "bank.json").exists()}
-            if all((seed, name, arm) in done for arm in arms):
+            overlays = {budget: out / name / str(budget) for budget in CONFIG["budgets"] if name != "old text"}
+            overlays = {budget: path for budget, path in overlays.items() if (path / "bank.json").exists()}
+            made = {f"{source} {budget}": (source, path) for budget, path in overlays.items() for source in MADE}
+            if all((seed, name, arm) in done for arm in [*arms, *made]):
                 continue
-            before, matches_before = losses(model, windows, base, device)
+            before = losses(model, windows, base, device)
             for arm, memory in arms.items():
+                if (seed, name, arm) not in done:
+                    found = before if memory is base else losses(model, windows, memory, device)
+                    runs.append({"seed": seed, "text": name, "arm": arm, **told(found, before, memory is None)})
+                    say(f"seed {seed}, {name}, {arm}: {runs[-1]['loss']:.4f}")
+            for arm, (source, path) in made.items():
                 if (seed, name, arm) in done:
                     continue
-                loss, matches = (before, matches_before) if memory is base else losses(model, windows, memory, device)
-                changed = matches != matches_before
-                runs.append(
-                    {
-                        "seed": seed,
-                        "text": name,
-                        "arm": arm,
-                        "windows": len(loss),
-                        "loss": float(loss.mean(dtype=np.float64)),
-                        "hits": float((matches >= 0).mean()),
-                        "changed": float(changed.mean()) if memory is not None else None,
-                        "loss_at_changed": float(loss[changed].mean()) if changed.any() and memory else None,
-                        "base_loss_at_changed": float(before[changed].mean()) if changed.any() and memory else None,
-                        "per_window": [round(float(value), 5) for value in loss.mean(1)],
-                    }
-                )
-                say(f"seed {seed}, {name}, {arm}: {runs[-1]['loss']:.4f}")
+                if source not in makers:
+                    old = memgraft.Corpus.open(quickstart / "tokens" / "training.bin")
+                    makers[source] = Maker(source, model, base, old)
+                new = memgraft.Corpus.open(out / name / "training.bin")
+                with makers[source].overlay(path, new, out / "made") as memory:
+                    found = losses(model, windows, memory, device)
+                    facts_of_rows = {"rows": memory.num_rows - base.num_rows, "r2": round(makers[source].r2, 4)}
+                runs.append({"seed": seed, "text": name, "arm": arm, **told(found, before), **facts_of_rows})
+                say(f"seed {seed}, {name}, {arm}: {runs[-1]['loss']:.4f}, {facts_of_rows}")
+                write(out / "results.json", {**facts, "runs": runs})
             write(out / "results.json", {**facts, "runs": runs})
+
+
+def told(
+    found: tuple[np.ndarray, np.ndarray], base: tuple[np.ndarray, np.ndarray], off: bool = False
+) -> dict[str, Any]:
+    """What results.json says of the losses and matches of one arm beside those of the base."""
+    (loss, matches), (before, matches_before) = found, base
+    changed = matches != matches_before
+    compared = bool(changed.any()) and not off
+    return {
+        "windows": len(loss),
+        "loss": float(loss.mean(dtype=np.float64)),
+        "hits": float((matches >= 0).mean()),
+        "changed": None if off else float(changed.mean()),
+        "loss_at_changed": float(loss[changed].mean()) if compared else None,
+        "base_loss_at_changed": float(before[changed].mean()) if compared else None,
+        "per_window": [round(float(value), 5) for value in loss.mean(1)],
+    }
 
 
 def finished(path: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
@@ -258,11 +281,12 @@ def stack(base: memgraft.Bank, overlay: Path) -> memgraft.Bank:
 def main() -> None:
     """Run one step."""
     # Facts and tables have files of their own beside this one.
+    from pretrained import teach_pretrained
     from tables import tables
     from taught import ceilings, teach_facts
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("prepare", "train", "measure", "teach", "ceiling", "tables"))
+    parser.add_argument("step", choices=("prepare", "train", "measure", "teach", "ceiling", "pretrained", "tables"))
     parser.add_argument("quickstart", type=Path, nargs="?")
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", default="0,1,2")
@@ -283,6 +307,8 @@ def main() -> None:
         train(options.quickstart, options.out, [int(seed) for seed in options.seeds.split(",")])
     elif options.step == "teach":
         teach_facts(options.quickstart, options.out, options.device)
+    elif options.step == "pretrained":
+        teach_pretrained(options.quickstart, options.out, options.device)
     elif options.step == "ceiling":
         ceilings(options.quickstart, options.out)
     else:

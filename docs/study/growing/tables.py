@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+#: Sources of rows that no donor gave.
+MADE = ("counts", "own embeddings")
+
 
 def interval(values: Iterable[float]) -> str:
     """Mean and the 95 % t interval of paired differences."""
@@ -34,6 +37,9 @@ def tables(out: Path) -> str:
         parts.append(taught(json.loads((out / "teaching.json").read_text())["runs"]))
     if (out / "ceiling.json").exists():
         parts.append(ceiling(json.loads((out / "ceiling.json").read_text())["runs"]))
+    if (out / "pretrained.json").exists():
+        runs = json.loads((out / "pretrained.json").read_text())["runs"]
+        parts.append(taught(runs, "Facts in a pretrained recipient"))
     return "\n".join(parts)
 
 
@@ -56,33 +62,38 @@ def growing(text: str, runs: list[dict[str, Any]]) -> str:
     """One text: each arm's mean loss over seeds, and its paired differences from the base and from shuffled rows."""
     by = {(run["seed"], run["arm"]): run for run in runs}
     seeds = sorted({run["seed"] for run in runs})
-    # An arm that a seed lacks has no paired difference.
-    arms = [arm for arm in dict.fromkeys(run["arm"] for run in runs) if all((seed, arm) in by for seed in seeds)]
+    arms = list(dict.fromkeys(run["arm"] for run in runs))
     over = "seeds" if len(seeds) > 1 else "windows"
     lines = [
         f"## {text}",
         "",
         f"{len(seeds)} seed(s), {runs[0]['windows']} windows; intervals over {over}.",
         "",
-        "| arm | loss | hits | minus base | minus shuffled |",
-        "|---|---|---|---|---|",
+        "| arm | loss | hits | minus base | minus shuffled | minus grown |",
+        "|---|---|---|---|---|---|",
     ]
     for arm in arms:
-        losses = [by[seed, arm]["loss"] for seed in seeds]
-        cells = [arm, f"{np.mean(losses):.4f}", "" if arm == "off" else f"{by[seeds[0], arm]['hits']:.1%}"]
-        rivals = ("base", arm.replace("grown", "shuffled") if arm.startswith("grown") else "")
+        own = [seed for seed in seeds if (seed, arm) in by]
+        losses = [by[seed, arm]["loss"] for seed in own]
+        # An arm of some of the recipients says of which.
+        named = arm if own == seeds else f"{arm} (seed {', '.join(map(str, own))})"
+        cells = [named, f"{np.mean(losses):.4f}", "" if arm == "off" else f"{by[own[0], arm]['hits']:.1%}"]
+        made = next((source for source in MADE if arm.startswith(source)), None)
+        rivals = (
+            "base",
+            arm.replace("grown", "shuffled") if arm.startswith("grown") else "",
+            arm.replace(made, "grown") if made else "",
+        )
         for rival in rivals:
-            known = rival in arms and rival != arm
-            cells.append(
-                paired([by[seed, arm] for seed in seeds], [by[seed, rival] for seed in seeds]) if known else ""
-            )
+            known = rival != arm and all((seed, rival) in by for seed in own)
+            cells.append(paired([by[seed, arm] for seed in own], [by[seed, rival] for seed in own]) if known else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
 
-def taught(runs: list[dict[str, Any]]) -> str:
+def taught(runs: list[dict[str, Any]], title: str = "Facts") -> str:
     """Facts: recall and log-probability of each arm by seed, then of the stacks."""
-    lines = ["## Facts", "", "| seed | memory | recall | nats a token | reworded | nats a token | neutral KL |"]
+    lines = [f"## {title}", "", "| seed | memory | recall | nats a token | reworded | nats a token | neutral KL |"]
     lines.append("|---|---|---|---|---|---|---|")
     for run in runs:
         report = run["reports"]["all"]

@@ -73,10 +73,9 @@ def teach_facts(quickstart: Path, out: Path, device: str) -> None:
         load_graft(model, folder / "graft", bank=base)
         model.to(device).eval()
         options: dict[str, Any] = {"neutral": neutral, "tokenizer": quickstart / "tokenizer.json", "source": "invented"}
-        place = out / "taught" / f"seed{seed}"
+        place, settings = out / "taught" / f"seed{seed}", TeachSettings(**CONFIG["teach"])
         if not (place / "all" / "teaching.json").exists():
             donor = donor or open_donor(default_donor(), compute_dtype=str(base.manifest.donor["compute_dtype"]))
-            settings = TeachSettings(**CONFIG["teach"])
             teach(model, facts, out=place / "all", settings=settings, donor=donor, **options)
         report = json.loads((place / "all" / "teaching.json").read_text())
         reports = {
@@ -85,7 +84,7 @@ def teach_facts(quickstart: Path, out: Path, device: str) -> None:
         say(f"seed {seed}: {report['recall']['taught']}")
         whole = memgraft.Bank.open(place / "all")
         stacks = {f"{number} overlays": split(whole, number, place / f"{number}") for number in CONFIG["stacks"]}
-        stacked = measured(model, base, neutral, facts, quickstart, stacks)
+        stacked = measured(model, base, neutral, facts, quickstart / "tokenizer.json", settings, stacks)
         runs.append({"seed": seed, "reports": reports, "stacked": stacked})
         write(out / "teaching.json", {**about, "runs": runs})
 
@@ -114,11 +113,12 @@ def measured(
     base: memgraft.Bank,
     neutral: memgraft.Corpus,
     facts: list[Fact],
-    quickstart: Path,
+    tokenizer: Path,
+    settings: TeachSettings,
     stacks: dict[str, list[memgraft.Bank]],
 ) -> dict[str, Any]:
     """Recall of all facts and damage, for each stack."""
-    codec, runtime = open_tokenizer(quickstart / "tokenizer.json"), the_runtime(find_decoder(model)[0], None)
+    codec, runtime = open_tokenizer(tokenizer), the_runtime(find_decoder(model)[0], None)
     grafted = Grafted(model, runtime.name, tuple(runtime.eos_ids), next(model.parameters()).device)
     prompts = spoken([(n, one.prompt, one.completion) for n, one in enumerate(facts)], codec, None, "prompt")
     other = [(n, words, one.completion) for n, one in enumerate(facts) for words in one.reworded]
@@ -126,7 +126,6 @@ def measured(
     found = {}
     for name, overlays in stacks.items():
         memory = memgraft.Bank.open([base.path, *(overlay.path for overlay in overlays)])
-        settings = TeachSettings(**CONFIG["teach"])
         new = StackedIndex([overlay.index for overlay in overlays])
         windows = neutral_windows(
             neutral, new, settings.window, settings.neutral_windows, settings.neutral_tokens, settings.seed
