@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -363,9 +362,6 @@ def test_the_bank_opens_and_verifies(place, tmp_path):
     Bank.open(tmp_path / "bank").verify()
     manifest = json.loads((tmp_path / "bank" / "bank.json").read_text())
     assert manifest["taps"] == [0, 2]
-    started = time.perf_counter()
-    Bank.open(tmp_path / "bank")
-    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize("dtype", ["fp8_e4m3", "int8"])

@@ -358,14 +358,14 @@ def test_07_is_noticed(mistake: str, bank: Bank, monkeypatch: pytest.MonkeyPatch
     elif mistake == "new_prompt":
         monkeypatch.setattr(
             side_input,
-            "_state_for",
+            "state_for",
             lambda runtime, cache, ids: decode_state.DecodeState.empty(ids.shape[0], runtime.reach, ids.device),
         )
     elif mistake == "beams":
-        monkeypatch.setattr(decode_state.GraftedCache, "_each", lambda self, function: None)
+        monkeypatch.setattr(decode_state.GraftedCache, "map_windows", lambda self, function: None)
     else:
-        real_raw = side_input._raw_segments
-        monkeypatch.setattr(side_input, "_raw_segments", lambda ids, mask, *rest: real_raw(ids, None, *rest))
+        real_raw = side_input.raw_segments
+        monkeypatch.setattr(side_input, "raw_segments", lambda ids, mask, *rest: real_raw(ids, None, *rest))
     noticed(lambda: check_decoding(bank))
 
 
@@ -536,15 +536,15 @@ def test_11_is_noticed(mistake: str, bank: Bank, tmp_path: Path, monkeypatch: py
 
         monkeypatch.setattr(FastCodec, "encode", encode)
     elif mistake == "bank":
-        monkeypatch.setattr(saving, "_the_bank", lambda folder, manifest, bank: bank)
+        monkeypatch.setattr(saving, "named_bank", lambda folder, manifest, bank: bank)
     else:
 
         def lenient(recipient: Any, name: str, weights: Any, folder: Path) -> None:
-            for key, tensor in saving._state(recipient, name).items():
+            for key, tensor in saving.own_state(recipient, name).items():
                 if key in weights:
                     tensor.data.copy_(weights[key])
 
-        monkeypatch.setattr(saving, "_load_weights", lenient)
+        monkeypatch.setattr(saving, "load_weights", lenient)
     noticed(lambda: check_refusals(bank, tmp_path))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from memgraft.report import build_facts, render, write_report
 from memgraft.report.markdown import markdown
-from memgraft.report.plots import _apart, curves_plot
+from memgraft.report.plots import apart, curves_plot
 from memgraft.report.verdict import verdict
 
 COVERAGE = {
@@ -264,9 +264,9 @@ def test_the_page_is_whole_and_self_contained(tmp_path):
 
 
 def test_crowded_labels_are_set_apart_around_their_mean():
-    assert _apart([1.0, 1.0, 5.0], 0.5) == [0.75, 1.25, 5.0]
-    assert _apart([1.0, 2.0], 0.5) == [1.0, 2.0]
-    spread = _apart([1.0, 1.1, 1.6, 1.7], 1.0)
+    assert apart([1.0, 1.0, 5.0], 0.5) == [0.75, 1.25, 5.0]
+    assert apart([1.0, 2.0], 0.5) == [1.0, 2.0]
+    spread = apart([1.0, 1.1, 1.6, 1.7], 1.0)
     assert [high - low for low, high in pairwise(spread)] == pytest.approx([1.0] * 3)
     assert sum(spread) == pytest.approx(5.4)
 

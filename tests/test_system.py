@@ -96,7 +96,7 @@ def cgroups(tmp_path, monkeypatch):
             "read_text",
             lambda path, **options: ours if str(path) == "/proc/self/cgroup" else read_text(path, **options),
         )
-        monkeypatch.setattr(system, "_CGROUPS", tmp_path)
+        monkeypatch.setattr(system, "CGROUPS", tmp_path)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
         monkeypatch.setattr(os, "process_cpu_count", lambda: 64, raising=False)
 

@@ -23,7 +23,8 @@ _NO_FOLDER_SYNC = {
 }
 """What file systems say that cannot make a folder durable, or let nobody open one; the names in it are written anyway.
 """
-_CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where the system shows control groups."""
 
 
 T = TypeVar("T")
@@ -162,11 +163,11 @@ def _quota() -> float | None:
     for line in lines:
         _, controllers, name = line.split(":", 2)
         if controllers == "":
-            group = _CGROUPS / name.lstrip("/")
-            above = [folder for folder in (group, *group.parents) if _CGROUPS in (folder, *folder.parents)]
+            group = CGROUPS / name.lstrip("/")
+            above = [folder for folder in (group, *group.parents) if CGROUPS in (folder, *folder.parents)]
             quotas += [_read_quota(folder / "cpu.max") for folder in above]
         elif "cpu" in controllers.split(","):
-            for folder in (_CGROUPS / controllers / name.lstrip("/"), _CGROUPS / "cpu"):
+            for folder in (CGROUPS / controllers / name.lstrip("/"), CGROUPS / "cpu"):
                 quotas.append(_read_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
     return min((quota for quota in quotas if quota is not None), default=None)
 

@@ -84,9 +84,7 @@ def test_the_next_batch_is_staged_while_this_one_is_in_use(make_bank):
     bank = make_bank(300)
     iterator = iter(prefetch(make_loader(bank), bank, depth=2))
     next(iterator)
-    queue = iterator._queue
-    wait_for(lambda: len(queue.items) == 2)
-    assert all(item.memory.staged for item in queue.items)
+    wait_for(lambda: iterator.num_staged == 2)
     iterator.close()
 
 

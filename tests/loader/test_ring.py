@@ -119,7 +119,7 @@ def test_threads_that_look_at_copies_free_none_too_early():
 
     def look():
         while not stop.is_set():
-            ring._drop_copied()
+            ring.drop_copied()
 
     threads = [threading.Thread(target=look, daemon=True) for _ in range(3)]
     for thread in threads:

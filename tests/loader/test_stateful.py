@@ -38,7 +38,7 @@ def test_a_resumed_run_sees_every_batch_once(make_bank, workers, mode, depth, se
     iterator = iter(first)
     part = [number for _ in range(seen) for number in next(iterator)["number"].tolist()]
     # All that fits is drawn ahead before the state is taken.
-    wait_for(lambda: len(iterator._queue.items) == min(depth, 10 - seen))
+    wait_for(lambda: iterator.num_staged == min(depth, 10 - seen))
     state = first.state_dict()
     iterator.close()
     assert first.state_dict() == state, "closing draws no batch"

@@ -49,6 +49,12 @@ class Queue:
         self.error: BaseException | None = None
         self.last_state: Any = None
 
+    @property
+    def num_staged(self) -> int:
+        """Items whose values are here."""
+        with self.changed:
+            return sum(item.memory.staged for item in self.items)
+
     def put(self, item: Item) -> bool:
         """Waits for room and appends; returns False, and appends nothing, once the queue is closed."""
         with self.changed:

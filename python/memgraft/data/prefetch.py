@@ -241,6 +241,11 @@ class _PrefetchIterator(Iterator[BatchT]):
         self._finalizer = weakref.finalize(self, close)
         self._finalizer.atexit = False
 
+    @property
+    def num_staged(self) -> int:
+        """Batches that are ready ahead: drawn, and their values here."""
+        return self._queue.num_staged
+
     def __iter__(self) -> "_PrefetchIterator[BatchT]":
         return self
 

@@ -46,7 +46,7 @@ class StagingRing:
     @property
     def num_leased(self) -> int:
         """Slots that something still refers to, a copy on its way included."""
-        self._drop_copied()
+        self.drop_copied()
         return len(self._live)
 
     @property
@@ -67,7 +67,7 @@ class StagingRing:
             self._free, self._live, self._copying = deque(), set(), deque()
             # Once the parent has used CUDA, a forked child cannot.
             self.pinned = False
-        self._drop_copied()
+        self.drop_copied()
         slot = self._take(num_bytes)
         # A view's base is the oldest array over foreign memory, so this one outlives every view of it.
         array = np.frombuffer(slot.memory, dtype=np.uint8)
@@ -91,7 +91,8 @@ class StagingRing:
         """Keeps the memory of ``tensors`` from being used again until ``event`` has passed."""
         self._copying.append((event, tensors))
 
-    def _drop_copied(self) -> None:
+    def drop_copied(self) -> None:
+        """Lets go of memory whose copies have ended."""
         # Two threads may be here: each decides about the copy that it took out, and puts it back if it is not done.
         for _ in range(len(self._copying)):
             try:

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from memgraft import _core
 from memgraft.arguments import refuse_paths
@@ -18,6 +18,29 @@ from memgraft.mining.options import Keep, Policy, Progress
 from memgraft.progress import callback
 
 PathLike = str | os.PathLike[str]
+
+
+class RunFacts(TypedDict):
+    """What a run file says of itself."""
+
+    vocab_size: int
+    """Tokens are below this."""
+    max_order: int
+    """The longest n-gram."""
+    reserved: list[int]
+    """Tokens that no n-gram holds."""
+    tokens: list[int]
+    """First tokens that its n-grams may begin with: from, and up to."""
+    num_records: int
+    """Sorted records."""
+    num_bytes: int
+    """Size of the file."""
+    world: int
+    """Ranks that the corpora were shared among."""
+    shards: list[dict[str, Any]]
+    """Of each rank's documents: ``rank``, ``fingerprint``, ``num_tokens``, ``num_documents``."""
+    settings: dict[str, Any]
+    """What it was mined with."""
 
 
 class RunSet:
@@ -51,24 +74,24 @@ class RunSet:
         return Path(self._core.path)
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What it holds: vocabulary, longest order, reserved tokens, first tokens, records, bytes, shards, settings."""
+    def facts(self) -> RunFacts:
+        """What it holds."""
         core = self._core
         shards = [
             {"rank": rank, "fingerprint": fingerprint, "num_tokens": tokens, "num_documents": documents}
             for rank, fingerprint, tokens, documents in core.shards
         ]
-        return {
-            "vocab_size": core.vocab_size,
-            "max_order": core.max_order,
-            "reserved": core.reserved,
-            "tokens": list(core.tokens),
-            "num_records": core.num_records,
-            "num_bytes": core.num_bytes,
-            "world": core.world,
-            "shards": shards,
-            "settings": json.loads(core.settings),
-        }
+        return RunFacts(
+            vocab_size=core.vocab_size,
+            max_order=core.max_order,
+            reserved=core.reserved,
+            tokens=list(core.tokens),
+            num_records=core.num_records,
+            num_bytes=core.num_bytes,
+            world=core.world,
+            shards=shards,
+            settings=json.loads(core.settings),
+        )
 
     def __repr__(self) -> str:
         """Place and size."""

@@ -153,7 +153,7 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int, against
         low, high = min(interesting) - 0.1, max(interesting) + 0.25
         axes.set_ylim(low, high)
     ends.sort()
-    places = _apart([loss for loss, _, _, _ in ends], (high - low) * 0.055)
+    places = apart([loss for loss, _, _, _ in ends], (high - low) * 0.055)
     # All beside the axes: arms that took less time end in the middle of the others' curves.
     last = max((token for _, token, _, _ in ends), default=0.0)
     for place, (_, _, label, colour) in zip(places, ends, strict=True):
@@ -164,7 +164,7 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int, against
     return _svg(figure, f"Held-out loss over {_AGAINST[against]}, by arm")
 
 
-def _apart(places: Sequence[float], gap: float) -> list[float]:
+def apart(places: Sequence[float], gap: float) -> list[float]:
     """Ascending ``places`` moved until neighbours are ``gap`` apart; crowded ones stay around their mean."""
     groups: list[list[float]] = []
     for place in places:

@@ -161,7 +161,7 @@ class GraftedCache:
     def reorder_cache(self, beam_idx: Tensor) -> Any:
         """Follows the beams."""
         result = super().reorder_cache(beam_idx)  # type: ignore[misc]
-        self._each(lambda window: window.index_select(0, beam_idx.to(window.device)))
+        self.map_windows(lambda window: window.index_select(0, beam_idx.to(window.device)))
         return result
 
     def crop(self, *args: Any, **kwargs: Any) -> None:
@@ -176,12 +176,12 @@ class GraftedCache:
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeats each sequence."""
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self._each(lambda window: window.repeat_interleave(repeats, dim=0))
+        self.map_windows(lambda window: window.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps some sequences."""
         super().batch_select_indices(indices)  # type: ignore[misc]
-        self._each(lambda window: window[indices.to(window.device)])
+        self.map_windows(lambda window: window[indices.to(window.device)])
 
     def activate_past_recording(self) -> None:
         """Keeps every position from now on."""
@@ -190,7 +190,8 @@ class GraftedCache:
         for state in self.memgraft_states.values():
             state.record = True
 
-    def _each(self, function: Callable[[Tensor], Tensor]) -> None:
+    def map_windows(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Puts ``function`` of each window of each graft's state in its place."""
         for state in self.memgraft_states.values():
             state.apply(function)
 

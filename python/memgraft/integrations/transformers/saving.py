@@ -141,7 +141,7 @@ def load_graft(
     folder = graft_folder(path, name)
     manifest, weights = read_graft(folder)
     config = GraftConfig.from_dict(manifest["config"])
-    memory = _the_bank(folder, manifest, bank) if rows == "same" else _any_bank(folder, manifest, bank)
+    memory = named_bank(folder, manifest, bank) if rows == "same" else _any_bank(folder, manifest, bank)
     _check_recipient(folder, manifest, unwrap(recipient))
     rows_now = inspect_recipient(recipient).vocab_size
     if rows_now < manifest["recipient"]["vocab_size"]:
@@ -169,7 +169,7 @@ def load_graft(
     attach(recipient, memory, config, name=name, vocabulary=vocabulary)
     the_runtime(find_decoder(unwrap(recipient))[0], name).trained_on = _trained_on(manifest)
     try:
-        _load_weights(recipient, name, weights, folder)
+        load_weights(recipient, name, weights, folder)
     except GraftError:
         detach(recipient, name)
         raise
@@ -208,10 +208,11 @@ def _warn_of_a_trained_recipient(model: nn.Module, runtime: GraftRuntime) -> Non
 def graft_state_dict(recipient: nn.Module, name: str | None = None) -> dict[str, Tensor]:
     """A graft's tensors by ``sites.<site>.<name in the layer>``, as they are saved."""
     decoder, _ = find_decoder(unwrap(recipient))
-    return _state(recipient, the_runtime(decoder, name).name)
+    return own_state(recipient, the_runtime(decoder, name).name)
 
 
-def _state(recipient: nn.Module, name: str) -> dict[str, Tensor]:
+def own_state(recipient: nn.Module, name: str) -> dict[str, Tensor]:
+    """The tensors of a graft's layers, by the names that its file has for them."""
     return {
         f"sites.{site}.{key}": tensor
         for site, layer in graft_layers(recipient, name).get(name, {}).items()
@@ -279,7 +280,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _the_bank(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where | None) -> Memory:
+def named_bank(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where | None) -> Memory:
     """The bank that the graft was trained on, or saved with."""
     memory, facts = _opened(folder, manifest, bank), manifest["bank"]
     if memory.fingerprint not in (facts["fingerprint"], _trained_on(manifest)):
@@ -354,11 +355,16 @@ def restore_weights(recipient: nn.Module, name: str, weights: Mapping[str, Tenso
     Raises:
         GraftError: missing or extra weights, another shape, or weights that do not lie whole in this process.
     """
-    _load_weights(recipient, name, weights, folder)
+    load_weights(recipient, name, weights, folder)
 
 
-def _load_weights(recipient: nn.Module, name: str, weights: Mapping[str, Tensor], folder: Path) -> None:
-    state = _state(recipient, name)
+def load_weights(recipient: nn.Module, name: str, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Puts the tensors read from ``folder`` into a graft's layers.
+
+    Raises:
+        GraftError: one is missing, one too many, or of another shape.
+    """
+    state = own_state(recipient, name)
     missing, extra = sorted(set(state) - set(weights)), sorted(set(weights) - set(state))
     if missing or extra:
         raise GraftError(

@@ -129,7 +129,7 @@ def prepare(
         wanted = given.get(name)
         memories = memories_for(runtime, wanted if is_memory(wanted) else None, len(input_ids))
         batch = None if wanted is None or is_memory(wanted) else MemoryBatch.wrap(wanted)
-        state = _state_for(runtime, cache, input_ids) if use_cache or cache is not None else None
+        state = state_for(runtime, cache, input_ids) if use_cache or cache is not None else None
         if state is not None:
             _read_with(state, memories)
         if batch is not None:
@@ -147,7 +147,7 @@ def prepare(
             segments = batch.segments.to(input_ids.device)
         else:
             if raw is None:
-                raw = _raw_segments(input_ids, said.get(MASK), said, 0 if state is None else state.past)
+                raw = raw_segments(input_ids, said.get(MASK), said, 0 if state is None else state.past)
             segments = raw
         sides[name] = _side_input(runtime, input_ids, segments, batch, memories, state, vocab_size)
     return SideInputs(sides)
@@ -297,7 +297,12 @@ def _check_source(runtime: GraftRuntime, batch: MemoryBatch) -> None:
     )
 
 
-def _raw_segments(input_ids: Tensor, mask: Any, said: Mapping[str, Any], past: int | Tensor) -> Tensor:
+def raw_segments(input_ids: Tensor, mask: Any, said: Mapping[str, Any], past: int | Tensor) -> Tensor:
+    """The segments (B, T) that the call's mask and boundaries say; -1 is padding.
+
+    Raises:
+        GraftError: the mask does not tell documents and padding apart.
+    """
     try:
         return from_batch({"input_ids": input_ids, **said, MASK: mask}, past=past)
     except UnreadableMask as error:
@@ -307,7 +312,7 @@ def _raw_segments(input_ids: Tensor, mask: Any, said: Mapping[str, Any], past: i
         ) from error
 
 
-def _state_for(runtime: GraftRuntime, cache: Any, input_ids: Tensor) -> DecodeState | None:
+def state_for(runtime: GraftRuntime, cache: Any, input_ids: Tensor) -> DecodeState | None:
     """The state that the cache holds for this graft, a fresh one for an empty cache.
 
     Raises:
