@@ -10,9 +10,10 @@ import zipfile
 import pytest
 
 from memgraft.assets import catalog, fetch, prepare
-from memgraft.assets.cache import cache_directory, directory_beside, sha256_file, sha256_tree, write_beside
+from memgraft.assets.cache import cache_directory, directory_beside, sha256_file, sha256_tree
 from memgraft.assets.fetch import Package, _explain, _members
 from memgraft.errors import DownloadError, StorageError
+from memgraft.system import write_beside
 
 RECORDS = {
     "a": {"title": "a", "extract": "A first lead.\n"},

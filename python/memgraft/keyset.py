@@ -17,7 +17,7 @@ from memgraft.arguments import refuse_folder
 from memgraft.config import MAX_VOCAB_SIZE
 from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenError
 from memgraft.keyed import Closed, Keyed
-from memgraft.system import written_beside
+from memgraft.system import write_beside
 
 __all__ = ["KeyArrays", "KeySet"]
 
@@ -173,8 +173,7 @@ class KeySet(Keyed):
         path = Path(path)
         self._core.save(path)
         if self.sample is not None:
-            with written_beside(path.with_name(path.name + SAMPLE_SUFFIX)) as temporary:
-                temporary.write_bytes(self.sample)
+            write_beside(path.with_name(path.name + SAMPLE_SUFFIX), self.sample)
 
     def verify(self, *, threads: int | None = None) -> None:
         """Checks every byte of the file the set was opened from, and that keys are distinct and in row order.

@@ -57,6 +57,23 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def name_beside(path: Path, suffix: str = "") -> Path:
+    """The hidden name beside ``path`` under which this process writes what is to take its place."""
+    return path.with_name(f".{path.name}{suffix}.tmp-{os.getpid()}")
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Writes ``data`` to ``path``, in a folder that is made where it is missing: beside, synced, renamed.
+
+    Raises:
+        StorageError: the system refused.
+    """
+    way_out = "free some space or choose a writable place"
+    made_folder(path.parent, way_out)
+    with written_beside(path, way_out) as beside:
+        beside.write_bytes(data)
+
+
 @contextmanager
 def written_beside(path: Path, way_out: str = "free some space or choose another place") -> Iterator[Path]:
     """Gives a name beside ``path`` to write to; the file is synced and takes the place of ``path`` at the end.
@@ -66,7 +83,7 @@ def written_beside(path: Path, way_out: str = "free some space or choose another
     Raises:
         StorageError: the system refused to sync or rename, or refused a write in the block (an OSError there).
     """
-    beside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    beside = name_beside(path)
     try:
         yield beside
         sync_file(beside)
@@ -96,7 +113,7 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def made_folder(folder: Path) -> Path:
+def made_folder(folder: Path, way_out: str = "name another with temporary=") -> Path:
     """``folder``, made if it is missing.
 
     Raises:
@@ -105,9 +122,7 @@ def made_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(
-            f"{folder}: cannot make the folder: {error.strerror or error}; name another with temporary="
-        ) from error
+        raise StorageError(f"{folder}: cannot make the folder: {error.strerror or error}; {way_out}") from error
     return folder
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from memgraft.errors import StorageError
-from memgraft.system import sync_file, sync_folder, written_beside
+from memgraft.system import name_beside, sync_file, sync_folder
+from memgraft.system import write_beside as write_beside
 
 
 def cache_directory() -> Path:
@@ -48,7 +49,7 @@ def directory_beside(final: Path) -> Iterator[Path]:
     Raises:
         StorageError: the directory cannot be created or renamed.
     """
-    temporary = final.parent / f".{final.name}.tmp-{os.getpid()}"
+    temporary = name_beside(final)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -73,17 +74,3 @@ def directory_beside(final: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_beside(path: Path, data: bytes) -> None:
-    """Writes ``data`` to ``path``: beside, synced, renamed.
-
-    Raises:
-        StorageError: the operating system refused.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror or error}); choose a writable place") from error
-    with written_beside(path, "choose a writable place") as beside:
-        beside.write_bytes(data)

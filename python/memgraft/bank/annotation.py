@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from memgraft.arguments import refuse_paths
 from memgraft.bank.bank import Bank
-from memgraft.bank.files import fsync_directory, reserve, write_text
+from memgraft.bank.files import reserve, write_text
 from memgraft.boundaries import MARKS, read_rows, refuse_unread
 from memgraft.corpus.blocks import Documents, windows_with_lead
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 from memgraft.progress import Progress, callback
+from memgraft.system import sync_folder
 from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
 
 ROWS_COLUMN = "memgraft_rows"
@@ -104,7 +105,7 @@ def annotate(
         os.rename(folder, final)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be renamed to {final}: {error.strerror}") from error
-    fsync_directory(final.parent)
+    sync_folder(final.parent)
     return Annotation.open(final, bank, corpus)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.errors import StorageError
-from memgraft.system import sync_folder, written_beside
+from memgraft.system import write_beside
 
 _MOST = 1 << 30
 """Bytes of one call; systems take no more than two GiB."""
@@ -74,20 +74,9 @@ def mapped_table(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> "n
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``path`` in UTF-8 beside, fsyncs, renames."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes ``path`` beside, fsyncs, renames.
+    """Writes ``path`` in UTF-8 beside, fsyncs, renames.
 
     Raises:
         StorageError: the system refused.
     """
-    with written_beside(path) as beside:
-        beside.write_bytes(data)
-
-
-def fsync_directory(path: Path) -> None:
-    """Makes renames and new names inside ``path`` durable, where its file system can."""
-    sync_folder(path)
+    write_beside(path, text.encode())

@@ -14,13 +14,13 @@ from memgraft._core import fingerprint_content
 from memgraft.bank.checks import check_settings
 from memgraft.bank.done import DoneLog, Ranges
 from memgraft.bank.dtypes import AnyArray, FloatArray
-from memgraft.bank.files import fsync_directory, pwrite_all, reserve, write_text
+from memgraft.bank.files import pwrite_all, reserve, write_text
 from memgraft.bank.locks import Claims, OwnerLock, open_lock, try_lock, wait_for_lock
 from memgraft.bank.manifest import KEYS_NAME, ShardEntry
 from memgraft.bank.shards import ShardLayout, runs
 from memgraft.errors import ArgumentError, StorageError
 from memgraft.keyset import KeySet
-from memgraft.system import num_threads
+from memgraft.system import num_threads, sync_folder
 
 _STATE_NAME = "state.json"
 _DONE_NAME = "done.log"
@@ -135,7 +135,7 @@ class Partial:
                 os.fsync(file)
             finally:
                 os.close(file)
-        fsync_directory(self.folder)
+        sync_folder(self.folder)
 
     @property
     def done(self) -> Ranges:
@@ -231,14 +231,14 @@ class Partial:
         Raises:
             StorageError: it cannot be renamed.
         """
-        fsync_directory(self.folder)
+        sync_folder(self.folder)
         try:
             os.rename(self.folder, self.final)
         except OSError as error:
             raise StorageError(
                 f"{self.folder}: cannot be renamed to {self.final}: {error.strerror}; rename it by hand"
             ) from error
-        fsync_directory(self.final.parent)
+        sync_folder(self.final.parent)
         shutil.rmtree(self.path, ignore_errors=True)
         self.close()
 

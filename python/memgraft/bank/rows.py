@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from memgraft._core import __version__
 from memgraft.bank.dtypes import AnyArray, FloatArray, encode, value_dtype
-from memgraft.bank.files import write_bytes, write_text
+from memgraft.bank.files import write_text
 from memgraft.bank.manifest import INDEX_NAME, MANIFEST_NAME, Manifest
 from memgraft.bank.partial import Partial
 from memgraft.bank.provenance import ORIGINS_NAME, Origins
@@ -21,6 +21,7 @@ from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.index import NgramIndex
 from memgraft.keyed import Closing
 from memgraft.keyset import KeySet
+from memgraft.system import write_beside
 
 
 class RowWriter(Closing):
@@ -263,9 +264,9 @@ class RowWriter(Closing):
         folder = self._partial.folder
         index.save(folder / INDEX_NAME)
         if origins is not None:
-            write_bytes(folder / ORIGINS_NAME, origins.to_bytes())
+            write_beside(folder / ORIGINS_NAME, origins.to_bytes())
         for name, content in (files or {}).items():
-            write_bytes(folder / name, content)
+            write_beside(folder / name, content)
         manifest = Manifest(
             keyset=self.keys.fingerprint,
             index=index.fingerprint,

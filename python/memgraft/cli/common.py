@@ -21,6 +21,7 @@ import typer
 from memgraft.bank.dtypes import DTYPES
 from memgraft.cli import INTERRUPTED
 from memgraft.errors import ArgumentError, ConfigError, MemgraftError
+from memgraft.plain import plain
 
 LOG_SECONDS = 15.0
 """Seconds between two lines of progress where stderr is not a terminal."""
@@ -151,7 +152,7 @@ def log(message: str) -> None:
 def emit(facts: Mapping[str, Any], *, json: bool, title: str | None = None) -> None:
     """Prints a verb's result on stdout: one JSON object, or a table of the same facts."""
     if json:
-        sys.stdout.write(jsonlib.dumps(facts, indent=2, default=_plain) + "\n")
+        sys.stdout.write(jsonlib.dumps(facts, indent=2, default=plain) + "\n")
         return
     from rich.console import Console
     from rich.table import Table
@@ -180,7 +181,7 @@ def show(value: Any, name: str = "") -> str:
 
     What is called a share is one between 0 and 1 in JSON and in Python, and a percentage here.
     """
-    value = _plain(value) if not isinstance(value, (str, bool, int, float, Mapping, list, tuple, type(None))) else value
+    value = plain(value) if not isinstance(value, (str, bool, int, float, Mapping, list, tuple, type(None))) else value
     match value:
         case None:
             return "-"
@@ -200,14 +201,6 @@ def show(value: Any, name: str = "") -> str:
             return ", ".join(show(item) for item in value) or "-"
         case _:
             return str(value)
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"cannot write {type(value).__name__} as JSON")
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def part_facts(path: Path) -> dict[str, Any]:
     """The facts of a run file."""
     from memgraft.mining import RunSet
 
-    facts = RunSet.open(path).facts
+    facts: dict[str, Any] = {**RunSet.open(path).facts}
     shards, settings = facts.pop("shards"), facts.pop("settings")
     return {
         **facts,

@@ -23,7 +23,7 @@ from memgraft.corpus.writer import storage_errors
 from memgraft.errors import CorpusError, FormatError
 from memgraft.keyset import SAMPLE_SUFFIX, KeySet
 from memgraft.progress import Progress, callback
-from memgraft.system import written_beside
+from memgraft.system import write_beside
 
 if TYPE_CHECKING:
     from memgraft.corpus.reader import Corpus
@@ -286,8 +286,7 @@ def write_sample(
         StorageError: the disk refused.
     """
     path = sample_path(keys)
-    with written_beside(path) as temporary:
-        temporary.write_bytes(CorpusSample.of(corpus, progress=progress).to_bytes())
+    write_beside(path, CorpusSample.of(corpus, progress=progress).to_bytes())
     return path
 
 
@@ -312,8 +311,7 @@ def join_samples(sources: Sequence[str | os.PathLike[str]], out: str | os.PathLi
             path.unlink(missing_ok=True)
         return None
     joint = CorpusSample.joint(each, corpus)
-    with written_beside(path) as temporary:
-        temporary.write_bytes(joint.to_bytes())
+    write_beside(path, joint.to_bytes())
     return path
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from memgraft.config import MAX_VOCAB_SIZE as MAX_VOCAB_SIZE
 from memgraft.corpus.facts import FACTS_FORMAT
 from memgraft.errors import ArgumentError, CorpusError, StorageError, TokenError
-from memgraft.system import sync_folder
+from memgraft.system import name_beside, sync_folder
 
 MAX_SEQUENCE = 2**31 - 1
 """Longest sequence one entry of the index can hold; longer documents take several."""
@@ -73,10 +73,7 @@ class CorpusWriter:
         self.num_tokens = 0
         self._lengths: list[int] = []
         self._documents = [0]
-        self._temporary = {
-            suffix: self.path.parent / f".{self.path.name}{suffix}.tmp-{os.getpid()}"
-            for suffix in (".bin", ".idx", ".json")
-        }
+        self._temporary = {suffix: name_beside(self.path, suffix) for suffix in (".bin", ".idx", ".json")}
         with self._writing():
             self._bin = open(self._temporary[".bin"], "wb")  # noqa: SIM115 - closed by finish() or abort()
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from memgraft import __version__
-from memgraft.assets.cache import directory_beside, write_beside
+from memgraft.assets.cache import directory_beside
 from memgraft.bank import Bank
 from memgraft.corpus import refuse_overlap, sample_of
 from memgraft.errors import ConfigError, CorpusError
@@ -32,6 +32,7 @@ from memgraft.harvesting.devices import native_compute_dtype
 from memgraft.harvesting.gguf import quiet_transformers
 from memgraft.mining.origin import mined_from
 from memgraft.progress import callback
+from memgraft.system import write_beside
 from memgraft.tokenizer import facts_of_keys, refuse_other_tokens
 from memgraft.tokenizer_file import tokenizer_path
 

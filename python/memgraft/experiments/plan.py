@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from memgraft.assets.cache import write_beside
 from memgraft.errors import ConfigError
 from memgraft.experiments.arms import Arm
 from memgraft.experiments.evaluate import held_out_loss, spread_windows
@@ -21,6 +20,7 @@ from memgraft.experiments.recipe import Recipe
 from memgraft.experiments.train import Progress, build_optimizer, evaluation_batch
 from memgraft.experiments.training import trains
 from memgraft.experiments.windows import TokenWindows
+from memgraft.system import write_beside
 
 _MAX_EPOCHS = 4
 _MEASURING = 0.1

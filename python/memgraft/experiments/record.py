@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memgraft.assets.cache import write_beside
 from memgraft.experiments.arms import ARMS, Arm
 from memgraft.experiments.evaluate import spread_windows
 from memgraft.experiments.measures import bits_per_byte, moved
 from memgraft.experiments.models import Material
 from memgraft.experiments.stats import compare
+from memgraft.system import write_beside
 
 RESULTS_NAME = "results.json"
 RESULTS_FORMAT_VERSION = 1

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memgraft.assets.cache import write_beside
+from memgraft.system import write_beside
 from memgraft.tokenizer.mapping import model_vocabulary
 from memgraft.tokenizer.probe import PROBE_TEXTS
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from memgraft.bank.files import fsync_directory, mapped_table, write_text
+from memgraft.bank.files import mapped_table, write_text
 from memgraft.bank.locks import open_lock, try_lock, unlock
 from memgraft.errors import KeySetError, MemgraftError, StorageError, TokenError
 from memgraft.harvesting.judging import Judge, Judged, JudgedBlocks
@@ -23,6 +23,7 @@ from memgraft.harvesting.packing import IntArray, Ragged
 from memgraft.harvesting.text import DROP_REASONS, RoundTrip
 from memgraft.keyset import KeySet
 from memgraft.progress import Progress as Progress
+from memgraft.system import sync_folder
 from memgraft.tokenizer import TextCodec
 
 _FACTS_NAME, _KEYS_NAME, _FOLDER_NAME = "selection.json", "keys.mgk", "selection"
@@ -200,7 +201,7 @@ def _write(folder: Path, settings: Mapping[str, Any], judge: Judge, blocks: Judg
     (folder / "spare.npy").unlink()
     for array in (tokens, offsets, order):
         array.flush()
-    fsync_directory(folder)
+    sync_folder(folder)
     facts = {
         "settings": dict(settings),
         "dropped": _in_order(dropped),

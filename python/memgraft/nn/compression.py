@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memgraft.assets.cache import cache_directory, write_beside
+from memgraft.assets.cache import cache_directory
 from memgraft.errors import ArgumentError, StorageError
+from memgraft.system import write_beside
 from memgraft.tokenizer import TextCodec, open_tokenizer
 
 # A private-use character stands for a token that is one space, so that the strip does not empty it.

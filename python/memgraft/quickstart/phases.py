@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from memgraft import __version__
-from memgraft.assets.cache import write_beside
+from memgraft.system import write_beside
 
 STATE_NAME = "stages.json"
 """The file's name, and the key `stage` in what it hashes, are older than the word phase: existing outputs keep both."""

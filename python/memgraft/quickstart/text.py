@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from memgraft.assets.cache import sha256_file, write_beside
+from memgraft.assets.cache import sha256_file
 from memgraft.corpus.documents import read_documents, text_files
 from memgraft.corpus.text import unread as unread
 from memgraft.errors import CorpusError
 from memgraft.progress import Progress
+from memgraft.system import write_beside
 
 EOS = "<|endoftext|>"
 

@@ -9,17 +9,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from memgraft import __version__
-from memgraft.assets.cache import write_beside
 from memgraft.bank import Bank
 from memgraft.bank.health import bank_health, whole_health
+from memgraft.plain import plain
 from memgraft.report.commands import commands_of
 from memgraft.report.markdown import markdown
 from memgraft.report.page import render
 from memgraft.report.verdict import not_run_yet
-from memgraft.system import num_threads
+from memgraft.system import num_threads, write_beside
 
 REPORT_JSON, REPORT_HTML, REPORT_MARKDOWN = "report.json", "report.html", "report.md"
 FORMAT_VERSION = 1
@@ -156,15 +154,7 @@ def write_report(out: str | Path, facts: Mapping[str, Any]) -> tuple[Path, Path]
     """
     folder = Path(out)
     page = render(facts)
-    write_beside(folder / REPORT_JSON, (json.dumps(facts, indent=1, default=_plain) + "\n").encode())
+    write_beside(folder / REPORT_JSON, (json.dumps(facts, indent=1, default=plain) + "\n").encode())
     write_beside(folder / REPORT_HTML, page.encode())
     write_beside(folder / REPORT_MARKDOWN, markdown(page).encode())
     return folder / REPORT_JSON, folder / REPORT_HTML
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.integer, np.floating)):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise TypeError(f"cannot write {type(value).__name__} as JSON")

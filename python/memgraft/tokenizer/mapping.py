@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from memgraft.assets.cache import cache_directory, write_beside
+from memgraft.assets.cache import cache_directory
 from memgraft.errors import StorageError
+from memgraft.system import write_beside
 from memgraft.tokenizer.inside import without_edges
 from memgraft.tokenizer.probe import PROBE_TEXTS
 
