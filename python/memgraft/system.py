@@ -139,6 +139,15 @@ def temporary_folder(parent: str | os.PathLike[str] | None) -> Iterator[str]:
         yield folder
 
 
+COPY_THREADS = 4
+"""Threads of copies and of hashes of files, which wait for the memory or the disk: more bring nothing."""
+
+
+def usable_processors() -> list[int] | None:
+    """The processors that this process may run on, ascending; None where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
 def num_threads(most: int | None = None) -> int:
     """Threads that this process may use: its processors, less what its control group allows; at least 1.
 
@@ -146,8 +155,8 @@ def num_threads(most: int | None = None) -> int:
         most: the answer is not above this.
     """
     count = getattr(os, "process_cpu_count", os.cpu_count)() or 1
-    if hasattr(os, "sched_getaffinity"):
-        count = min(count, len(os.sched_getaffinity(0)))
+    if (processors := usable_processors()) is not None:
+        count = min(count, len(processors))
     quota = _quota()
     if quota is not None:
         count = min(count, max(1, int(quota)))

@@ -20,7 +20,7 @@ from memgraft.bank.manifest import KEYS_NAME, ShardEntry
 from memgraft.bank.shards import ShardLayout, runs
 from memgraft.errors import ArgumentError, StorageError
 from memgraft.keyset import KeySet
-from memgraft.system import num_threads, sync_folder
+from memgraft.system import COPY_THREADS, num_threads, sync_folder
 
 _STATE_NAME = "state.json"
 _DONE_NAME = "done.log"
@@ -215,7 +215,7 @@ class Partial:
         """Puts the content fingerprint into a shard's header."""
         name = self.folder / self._layout.names()[place]
         length = self._layout.data_start(place)
-        content = fingerprint_content(name, length, num_threads(most=4))
+        content = fingerprint_content(name, length, num_threads(most=COPY_THREADS))
         pwrite_all(self._files[place], name, self._layout.header(place, content, length), 0)
         os.fsync(self._files[place])
         return ShardEntry(

@@ -21,6 +21,7 @@ from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.index import NgramIndex
 from memgraft.keyed import Closing
 from memgraft.keyset import KeySet
+from memgraft.names import TOOL
 from memgraft.system import write_beside
 
 
@@ -279,7 +280,7 @@ class RowWriter(Closing):
             num_rows=self.num_rows,
             shards=tuple(self._partial.seal_shard(place) for place in range(self.num_shards)),
             dropped=dict(dropped or {}),
-            tool=f"memgraft {__version__}",
+            tool=TOOL,
         ).sealed()
         write_text(folder / MANIFEST_NAME, manifest.to_json())
         self._partial.publish()

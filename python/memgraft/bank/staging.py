@@ -11,7 +11,7 @@ import numpy.typing as npt
 from memgraft.bank.dtypes import AnyArray, FloatArray, ValueDtype, decode, value_dtype
 from memgraft.bank.mixed import AnyTable
 from memgraft.errors import ArgumentError
-from memgraft.system import num_threads
+from memgraft.system import COPY_THREADS, num_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +160,8 @@ def stage_rows(
 
 
 def default_threads() -> int:
-    """Threads of a gather where the caller does not say: what this process may use, at most 4."""
-    return num_threads(most=4)
+    """Threads of a gather where the caller does not say: what this process may use, at most `COPY_THREADS`."""
+    return num_threads(most=COPY_THREADS)
 
 
 def cold_reader_name(reader: str, refusal: str | None) -> str:

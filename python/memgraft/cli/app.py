@@ -10,6 +10,7 @@ from typer.models import OptionInfo
 
 from memgraft.cli.examples import EXAMPLES
 from memgraft.cli.sizes import Count, Share
+from memgraft.names import TOOL
 
 VERBS: tuple[tuple[str, str], ...] = (
     ("quickstart", "memgraft.cli.quickstart"),
@@ -119,9 +120,7 @@ def takes_sizes(run: Callable[..., None]) -> None:
 
 def _version(value: bool) -> None:
     if value:
-        from memgraft import __version__
-
-        typer.echo(f"memgraft {__version__}")
+        typer.echo(TOOL)
         raise typer.Exit
 
 

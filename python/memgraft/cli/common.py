@@ -21,6 +21,7 @@ import typer
 from memgraft.bank.dtypes import DTYPES
 from memgraft.cli import INTERRUPTED
 from memgraft.errors import ArgumentError, ConfigError, MemgraftError
+from memgraft.names import LOG_NAME
 from memgraft.plain import plain
 
 LOG_SECONDS = 15.0
@@ -297,11 +298,11 @@ class _Told(logging.Handler):
 def warnings_told() -> Iterator[None]:
     """What the package logs as a warning is a line of the verb inside."""
     handler = _Told(logging.WARNING)
-    logging.getLogger("memgraft").addHandler(handler)
+    logging.getLogger(LOG_NAME).addHandler(handler)
     try:
         yield
     finally:
-        logging.getLogger("memgraft").removeHandler(handler)
+        logging.getLogger(LOG_NAME).removeHandler(handler)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 from memgraft.cli import common
 from memgraft.errors import ArgumentError
+from memgraft.names import TOOL
 
 
 def run(
@@ -46,11 +47,10 @@ def run(
         facts |= {"row": one.row, "bank": one.bank, "gate": one.gate, "injected": one.injected, "effect": one.effect}
         tokens.append(facts)
     if html is not None:
-        from memgraft import __version__
         from memgraft.bank.files import write_text
         from memgraft.report import tokens_page
 
-        write_text(html, tokens_page(text, tokens, tool=f"memgraft {__version__}"))
+        write_text(html, tokens_page(text, tokens, tool=TOOL))
     if json:
         common.emit({"text": text, "tokens": tokens}, json=True)
         return

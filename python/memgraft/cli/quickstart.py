@@ -7,6 +7,7 @@ import typer
 
 from memgraft.cli.common import JsonOption, ThreadsOption, emit, keeps, log, need, progress, verb
 from memgraft.cli.sizes import parse_range
+from memgraft.config import MAX_VOCAB_SIZE
 
 
 @verb
@@ -20,7 +21,7 @@ def run(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path("quickstart"),
     minutes: Annotated[float, typer.Option(min=0.01, help="Training budget of the four arms together.")] = 8.0,
     seeds: Annotated[str, typer.Option(help="Seeds, by commas; they share the budget.")] = "0",
-    vocab_size: Annotated[int, typer.Option(min=258, max=1 << 20, help="Of the recipient's tokenizer.")] = 8192,
+    vocab_size: Annotated[int, typer.Option(min=258, max=MAX_VOCAB_SIZE, help="Of the recipient's tokenizer.")] = 8192,
     budget: Annotated[int, typer.Option(min=1, help="Keys to mine, over orders 2 to 4.")] = 90_000,
     tap: Annotated[int | None, typer.Option(min=0, help="Donor depth; default: four fifths of its blocks.")] = None,
     threads: ThreadsOption = None,

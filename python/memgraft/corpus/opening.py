@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft import _core
+from memgraft.config import MAX_VOCAB_SIZE
 from memgraft.corpus.documents import TEXT_SUFFIXES, TOKEN_SUFFIXES, has_token_files, is_text, text_files
 from memgraft.corpus.facts import read_facts
 from memgraft.corpus.foreign import (
@@ -23,7 +24,6 @@ from memgraft.corpus.foreign import (
 from memgraft.corpus.tables import TABLE_SUFFIXES, is_table, write_tables
 from memgraft.corpus.text import tokenize_folder
 from memgraft.corpus.vocabulary import find_special_ids, load_tokenizer, tokenizer_size
-from memgraft.corpus.writer import MAX_VOCAB_SIZE
 from memgraft.errors import ArgumentError, CorpusError
 from memgraft.progress import Progress
 from memgraft.system import temporary_folder

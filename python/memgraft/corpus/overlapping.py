@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from memgraft.corpus.blocks import BLOCK, Documents, documents_in_blocks
 from memgraft.errors import ArgumentError, CorpusError
+from memgraft.mixing import GAMMA, mix64
 
 MOST_SHARED = 0.1
 """Share of the tokens to measure by that may lie in documents of the training corpus; what has more is refused."""
@@ -17,7 +18,7 @@ WORTH_SAYING = 0.01
 """Share from which it is worth a word."""
 MOST_RUNS = 1 << 22
 """Runs remembered of the first corpus at most, by and large."""
-_FACTOR = 0x9E3779B97F4A7C15
+_FACTOR = GAMMA
 """An odd factor: its powers can be undone modulo 2**64."""
 _MASK = (1 << 64) - 1
 
@@ -188,13 +189,13 @@ def _hash(
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((tokens + np.uint64(1)) * powers, dtype=np.uint64)])
     begins, ends = begins[ends > begins], ends[ends > begins]
     sizes = ends - begins
-    documents = _mix((sums[ends] - sums[begins]) * inverse[begins] + sizes.astype(np.uint64))
+    documents = mix64((sums[ends] - sums[begins]) * inverse[begins] + sizes.astype(np.uint64))
     inside = np.zeros(len(tokens) + 1, np.int64)
     long = sizes >= length
     np.add.at(inside, begins[long], 1)
     np.add.at(inside, ends[long] - length + 1, -1)
     places = np.flatnonzero(np.cumsum(inside[:-1]) > 0)
-    runs = _mix((sums[places + length] - sums[places]) * inverse[places])
+    runs = mix64((sums[places + length] - sums[places]) * inverse[places])
     return documents, sizes, runs[runs & np.uint64((1 << bits) - 1) == 0]
 
 
@@ -206,10 +207,3 @@ def _powers(factor: int, count: int) -> Hashes:
         powers = np.concatenate([powers, powers * np.uint64(step)])
         step = step * step & _MASK
     return powers[: max(count, 1)]
-
-
-def _mix(values: Hashes) -> Hashes:
-    """splitmix64's output function: the low bits, by which runs are sampled, depend on all others."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
+from memgraft.config import MAX_VOCAB_SIZE
 from memgraft.corpus.blocks import documents_in_blocks
 from memgraft.corpus.reader import Corpus
-from memgraft.corpus.writer import MAX_VOCAB_SIZE, CorpusWriter
+from memgraft.corpus.writer import CorpusWriter
 from memgraft.progress import Progress, callback
 
 _COPIED_TOKENS = 1 << 22

@@ -106,7 +106,7 @@ def _own_embeddings(model: nn.Module, recipe: Recipe, material: Material, seed: 
 
 
 def _mix(
-    model: nn.Module, module: nn.Module, mixture: sources.Mixture, recipe: Recipe, material: Material, seed: int
+    model: nn.Module, module: nn.Module, mixture: sources.TokenMixture, recipe: Recipe, material: Material, seed: int
 ) -> None:
     rows = sources.RecipientRows(module, mixture, len(material.bank.taps))
     width = int(module.weight.shape[1])  # type: ignore[index]

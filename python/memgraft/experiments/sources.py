@@ -31,7 +31,7 @@ _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Mixture:
+class TokenMixture:
     """For each row the token ids it is made of and their weights, (R, K) int64 and (R, K) float32; 0 where none."""
 
     tokens: npt.NDArray[np.int64]
@@ -45,7 +45,7 @@ class RecipientRows:
     beyond the bank's ``num_rows`` picks the second or third; only :class:`HalvesCollator` makes such numbers.
     """
 
-    def __init__(self, module: nn.Module, mixtures: Mixture, num_taps: int) -> None:
+    def __init__(self, module: nn.Module, mixtures: TokenMixture, num_taps: int) -> None:
         self.module, self.mixtures, self.num_taps = module, mixtures, num_taps
 
     def floats(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -85,7 +85,7 @@ def put_rows(
         layer.value_dim = width
 
 
-def key_mixture(bank: Bank) -> Mixture:
+def key_mixture(bank: Bank) -> TokenMixture:
     """The mean over each key's tokens (NGM, arXiv 2605.16893)."""
     tokens = np.zeros((bank.num_rows, bank.index.max_order), dtype=np.int64)
     weights = np.zeros(tokens.shape, dtype=np.float32)
@@ -98,7 +98,7 @@ def key_mixture(bank: Bank) -> Mixture:
         columns = np.arange(len(part.tokens)) - np.repeat(ends[:-1], lengths)
         tokens[rows, columns] = part.tokens
         weights[rows, columns] = np.repeat(1 / lengths, lengths)
-    return Mixture(tokens, weights)
+    return TokenMixture(tokens, weights)
 
 
 def halves_of(documents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -106,7 +106,7 @@ def halves_of(documents: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return documents % 2
 
 
-def count_mixture(bank: Bank, corpus: "Corpus", *, at_most: int = NEXT_TOKENS) -> Mixture:
+def count_mixture(bank: Bank, corpus: "Corpus", *, at_most: int = NEXT_TOKENS) -> TokenMixture:
     """Next-token counts of each row (COUNT, arXiv 2610.20456), three times ``num_rows``: all, outside half 0, half 1.
 
     A next token is counted for the row that the position before it reads, so for the longest key there; documents end
@@ -133,7 +133,7 @@ def count_mixture(bank: Bank, corpus: "Corpus", *, at_most: int = NEXT_TOKENS) -
     mixed = [
         _most_frequent(owner[chosen] // 2, token[chosen], total[chosen], bank.num_rows, at_most) for chosen in parts
     ]
-    return Mixture(np.concatenate([m.tokens for m in mixed]), np.concatenate([m.weights for m in mixed]))
+    return TokenMixture(np.concatenate([m.tokens for m in mixed]), np.concatenate([m.weights for m in mixed]))
 
 
 def _most_frequent(
@@ -142,7 +142,7 @@ def _most_frequent(
     counts: npt.NDArray[np.float64],
     num_rows: int,
     at_most: int,
-) -> Mixture:
+) -> TokenMixture:
     """The ``at_most`` most frequent tokens of each row with their shares of these; ties go to the smaller token."""
     order = np.lexsort((tokens, rows))
     rows, tokens, counts = rows[order], tokens[order], counts[order]
@@ -154,7 +154,7 @@ def _most_frequent(
     rows, tokens, counts = rows[order], tokens[order], counts[order]
     rank = np.arange(len(rows)) - np.searchsorted(rows, rows, side="left")
     kept = rank < at_most
-    out = Mixture(np.zeros((num_rows, at_most), np.int64), np.zeros((num_rows, at_most), np.float32))
+    out = TokenMixture(np.zeros((num_rows, at_most), np.int64), np.zeros((num_rows, at_most), np.float32))
     out.tokens[rows[kept], rank[kept]] = tokens[kept]
     sums = np.bincount(rows[kept], weights=counts[kept], minlength=num_rows)
     out.weights[rows[kept], rank[kept]] = counts[kept] / sums[rows[kept]]

@@ -8,9 +8,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, Protocol
 
 from memgraft.progress import Progress
+from memgraft.system import usable_processors
 
 
-class Job(Protocol):
+class SpreadJob(Protocol):
     """Work that another process can be sent."""
 
     def __call__(self, *, seconds: float | None) -> object:
@@ -18,7 +19,7 @@ class Job(Protocol):
 
 
 def spread(
-    jobs: Sequence[Job],
+    jobs: Sequence[SpreadJob],
     processes: int,
     *,
     seconds: float | None = None,
@@ -60,8 +61,7 @@ def _take_share(counter: Any, processes: int) -> None:
         counter.value += 1
     import torch
 
-    if hasattr(os, "sched_setaffinity"):
-        usable = sorted(os.sched_getaffinity(0))
+    if (usable := usable_processors()) is not None:
         share = max(1, len(usable) // processes)
         first = number * share % len(usable)
         os.sched_setaffinity(0, usable[first : first + share])
@@ -72,7 +72,7 @@ def _take_share(counter: Any, processes: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
 
 
-def _do(job: Job, until: float | None) -> None:
+def _do(job: SpreadJob, until: float | None) -> None:
     seconds = None if until is None else until - time.time()
     if seconds is None or seconds > 0:
         job(seconds=seconds)

@@ -20,6 +20,7 @@ from memgraft.errors import ArgumentError, KeySetError
 from memgraft.harvesting.packing import IntArray
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
+from memgraft.mixing import GAMMA, mix64
 from memgraft.progress import Progress
 
 HashArray = npt.NDArray[np.uint64]
@@ -89,10 +90,8 @@ class Contexts:
 
 def numbers_of(positions: IntArray, seed: int) -> HashArray:
     """The number of each position, 63 bits (SplitMix64 of seed and position); the smallest are read."""
-    mixed = positions.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)
+    numbers: HashArray = mix64(positions.astype(np.uint64) + np.uint64((seed + 1) * GAMMA % 2**64)) >> np.uint64(1)
+    return numbers
 
 
 def find_occurrences(

@@ -11,6 +11,7 @@ from memgraft.bank import Bank
 from memgraft.bank.health import bank_health, collapsed, health_warnings, length_groups, whole_health
 from memgraft.harvesting.ordering import neighbours
 from memgraft.harvesting.selecting import Selection
+from memgraft.names import LOG_NAME
 
 _BLOCK = 1 << 20
 
@@ -46,4 +47,4 @@ def warn_of_health(bank: Bank) -> None:
     for line in alike:
         warnings.warn(f"{bank.path}: {line}", stacklevel=3)
     for line in health_warnings(groups, whole_health(bank))[len(alike) :]:
-        logging.getLogger("memgraft").warning("%s: %s", bank.path, line)
+        logging.getLogger(LOG_NAME).warning("%s: %s", bank.path, line)

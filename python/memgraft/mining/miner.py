@@ -14,6 +14,7 @@ from memgraft.errors import StorageError
 from memgraft.keyset import KeySet
 from memgraft.mining import options
 from memgraft.mining.options import Choice, Keep, Policy, Progress, budgets_by_order, parse_bytes
+from memgraft.names import TOOL
 from memgraft.progress import callback
 
 __all__ = ["SpillPlan", "budgets_by_order", "finished", "mine", "parse_bytes", "plan_spill"]
@@ -130,7 +131,7 @@ def finished(
         "positions": by_order(mined.positions),
         "distinct": by_order(mined.distinct),
         "frequent": by_order(mined.frequent),
-        "tool": f"memgraft {_core.__version__}",
+        "tool": TOOL,
     }
     mapping = {} if tokenizer_mapping is None else {"tokenizer_mapping": dict(tokenizer_mapping)}
     named = {"corpus": corpus, "tokenizer": tokenizer, **mapping}

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from memgraft.names import LOG_NAME
 from memgraft.nn.conv import shifted_sums
 from memgraft.nn.gate import rms_scale
 from memgraft.nn.mix import gate_and_mix
@@ -29,7 +30,7 @@ _TRITON_TILE = 1 << 20
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MIN_CAPABILITY = (8, 0)
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 1e-2}
-_log = logging.getLogger("memgraft")
+_log = logging.getLogger(LOG_NAME)
 
 
 class SiteShape(NamedTuple):

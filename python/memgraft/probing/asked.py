@@ -14,7 +14,7 @@ from memgraft.harvesting.prefix import PrefixChoice, find_prefix
 from memgraft.harvesting.setup import refuse_taps
 from memgraft.keyset import KeySet
 from memgraft.mining.origin import mined_from
-from memgraft.probing.reading import Reading, default_taps
+from memgraft.probing.reading import DonorReading, default_taps
 from memgraft.probing.softmax import NORMALISATIONS
 from memgraft.progress import Progress
 
@@ -41,13 +41,13 @@ def readings(
     donors: Sequence[str | Path | Donor],
     prefixes: Sequence[PrefixChoice],
     contexts: Sequence[Contexts | Sequence[int] | None],
-) -> list[Reading]:
+) -> list[DonorReading]:
     """Every way to read, donor by donor; each once."""
-    found: list[Reading] = []
+    found: list[DonorReading] = []
     for donor in donors:
         for prefix in prefixes:
             for around in contexts:
-                reading = Reading(donor=donor, prefix=prefix, contexts=Contexts.of(around))
+                reading = DonorReading(donor=donor, prefix=prefix, contexts=Contexts.of(around))
                 if reading not in found:
                     found.append(reading)
     if not found:
@@ -56,8 +56,8 @@ def readings(
 
 
 def each_once(
-    asked: Iterable[Reading], donors: Donors, taps: Sequence[int] | None, note: Callable[[str], None] | None
-) -> list[Reading]:
+    asked: Iterable[DonorReading], donors: Donors, taps: Sequence[int] | None, note: Callable[[str], None] | None
+) -> list[DonorReading]:
     """The readings whose prefix no earlier one of the same donor and contexts has under another name.
 
     One with the BOS of a donor that has none is left out, and said, where others are left.
@@ -68,7 +68,7 @@ def each_once(
     asked = list(asked)
     if len({repr(reading.prefix) for reading in asked}) == 1:
         return asked
-    found: list[Reading] = []
+    found: list[DonorReading] = []
     seen: set[tuple[str, tuple[int, ...], Contexts | None]] = set()
     refused: ArgumentError | None = None
     for reading in asked:

@@ -29,7 +29,7 @@ from memgraft.probing.candidates import candidates_of, in_common
 from memgraft.probing.embeddings import recipient_embeddings
 from memgraft.probing.fitting import Fits
 from memgraft.probing.hits import Hits, draw, hits_of
-from memgraft.probing.reading import Bench, Pass, Reading
+from memgraft.probing.reading import Bench, DonorReading, Pass
 from memgraft.probing.result import Measured, ProbeResult
 from memgraft.probing.softmax import Fit, FloatArray, count_losses, difference_interval, normalised, unigram_losses
 from memgraft.progress import Progress, callback
@@ -191,7 +191,7 @@ def probe(
 def _read_all(
     bench: Bench,
     donors: Donors,
-    readings: Sequence[Reading],
+    readings: Sequence[DonorReading],
     taps: Sequence[int] | None,
     keys: KeySet,
     progress: Progress | None = None,
@@ -221,7 +221,7 @@ def _read_all(
 def _affordable(
     bench: Bench,
     donors: Donors,
-    readings: Sequence[Reading],
+    readings: Sequence[DonorReading],
     taps: Sequence[int] | None,
     keys: KeySet,
     training: Hits,

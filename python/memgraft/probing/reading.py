@@ -28,7 +28,7 @@ _WARM_ROWS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class DonorReading:
     """How keys are read: what one pass over a donor yields, for all taps.
 
     Attributes:
@@ -61,7 +61,7 @@ class Pass:
         compute_dtype: the type that the donor ran in.
     """
 
-    reading: Reading
+    reading: DonorReading
     rows: IntArray
     values: FloatArray
     taps: tuple[int, ...]
@@ -87,7 +87,12 @@ class Bench:
     batch_tokens: int
 
     def read(
-        self, reading: Reading, donor: Donor, taps: Sequence[int] | None, keys: KeySet, progress: Progress | None = None
+        self,
+        reading: DonorReading,
+        donor: Donor,
+        taps: Sequence[int] | None,
+        keys: KeySet,
+        progress: Progress | None = None,
     ) -> Pass:
         """Reads all of ``keys`` at all taps at once; raises as `memgraft.harvest`."""
         setup = set_up(

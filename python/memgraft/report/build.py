@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from memgraft import __version__
 from memgraft.bank import Bank
 from memgraft.bank.health import bank_health, whole_health
+from memgraft.names import TOOL
 from memgraft.plain import plain
 from memgraft.report.commands import commands_of
 from memgraft.report.markdown import markdown
@@ -130,7 +130,7 @@ def build_facts(
     """The content of ``report.json``; parts without facts are None and stay out of the page."""
     return {
         "format_version": FORMAT_VERSION,
-        "tool": f"memgraft {__version__}",
+        "tool": TOOL,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "title": title,
         "subtitle": subtitle,

@@ -132,7 +132,9 @@ def log_probs(logits: Tensor, statements: Sequence[Spoken]) -> tuple[Tensor, Ten
     return torch.stack(found), torch.stack(best)
 
 
-def neutral_windows(corpus: Corpus, index: NgramIndex, window: int, most: int, num_tokens: int, seed: int) -> Windows:
+def neutral_windows(
+    corpus: Corpus, index: NgramIndex, window: int, most: int, num_tokens: int, seed: int
+) -> NeutralWindows:
     """Windows of ``corpus`` that new keys match, and others.
 
     Args:
@@ -157,11 +159,11 @@ def neutral_windows(corpus: Corpus, index: NgramIndex, window: int, most: int, n
         [windows[number] for number in sorted(generator.permutation(len(windows))[:most].tolist())]
         for windows in (hit, rest)
     ]
-    return Windows(chosen[0], chosen[1], len(hit))
+    return NeutralWindows(chosen[0], chosen[1], len(hit))
 
 
 @dataclass(frozen=True)
-class Windows:
+class NeutralWindows:
     """Windows of neutral text, as token tuples.
 
     Attributes:

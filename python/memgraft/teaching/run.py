@@ -36,7 +36,7 @@ from memgraft.system import sync_folder
 from memgraft.teaching.facts import Fact, Spoken, checked, spoken
 from memgraft.teaching.keys import Chosen, choose_keys
 from memgraft.teaching.measure import damage, recall
-from memgraft.teaching.reading import Grafted, SlotReader, Windows, neutral_windows
+from memgraft.teaching.reading import Grafted, NeutralWindows, SlotReader, neutral_windows
 from memgraft.teaching.settings import TeachSettings
 from memgraft.teaching.training import State, improve
 from memgraft.tokenizer import differs_from, facts_of_keys, open_tokenizer, refuse_other_tokens
@@ -321,7 +321,7 @@ def _report(
     memories: dict[str, Bank],
     prompts: Sequence[Spoken],
     reworded: Sequence[Spoken],
-    windows: Windows,
+    windows: NeutralWindows,
 ) -> dict[str, Any]:
     """Recall and damage of each memory, and of the model without any graft."""
     arms: dict[str, Bank | None] = {"off": None, **memories}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from memgraft.bank import Memory
 from memgraft.config import GraftConfig
 from memgraft.errors import ArgumentError
+from memgraft.mixing import GAMMA, mix64
 
 _SAMPLE_ROWS = 16384
 _FloatArray = npt.NDArray[np.float32]
@@ -103,10 +104,5 @@ def _gaussian(seed: int, rows: npt.NDArray[np.int32], width: int) -> _FloatArray
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's output function."""
     with np.errstate(over="ignore"):
-        x = x + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
-    return mixed
+        return mix64(x + np.uint64(GAMMA))
