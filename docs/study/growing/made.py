@@ -18,10 +18,10 @@ import memgraft
 from memgraft.experiments.sources import Mixture, RecipientRows, count_mixture, key_mixture
 
 Floats = npt.NDArray[np.float32]
-#: Share of the base's keys that the map is not fitted to; R2 is measured on these.
 HELD_OUT = 0.1
-#: By source, bank and text: the same for all recipients.
+"""Share of the base's keys that the map is not fitted to; R2 is measured on these."""
 MIXTURES: dict[tuple[str, str, str], Mixture] = {}
+"""By source, bank and text: the same for all recipients."""
 
 
 class Maker:

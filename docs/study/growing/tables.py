@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-#: Sources of rows that no donor gave.
 MADE = ("counts", "own embeddings")
+"""Sources of rows that no donor gave."""
 
 
 def interval(values: Iterable[float]) -> str:
