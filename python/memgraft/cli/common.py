@@ -159,13 +159,17 @@ def emit(facts: Mapping[str, Any], *, json: bool, title: str | None = None) -> N
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column()
     # What does not fit goes on in the next line: a fingerprint cut short is of no use.
     table.add_column(overflow="fold")
     for name, value in flatten(facts):
         table.add_row(Text(name.replace("_", " ")), Text(show(value, name)))
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    if title is not None:
+        # In one piece and as it is, however narrow the table: it names a path, which is copied and may have brackets.
+        console.print(Text(title, style="table.title"), soft_wrap=True)
+    console.print(table)
 
 
 def flatten(facts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
