@@ -58,7 +58,7 @@ def check_equal(results: dict) -> None:
 def check_report(results: dict, report: str) -> None:
     """Every paired difference and its interval as the report's table gives them."""
     for entry in results["comparisons"]:
-        name = f"{entry['first']} minus {entry['second']}".replace("_", " ")
+        name = f"{entry['first']} minus {entry['second']}".replace("_", " ").replace("mlp", "MLP")
         numbers = (entry["difference"]["overall"], entry["interval"]["low"], entry["interval"]["high"])
         shown = [f"{number:+.4f}".replace("-", "\N{MINUS SIGN}") for number in numbers]
         if f"| {name} | {shown[0]} | {shown[1]} to {shown[2]} |" not in report:

@@ -21,7 +21,7 @@ MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
 HEAD = """# The main comparison, on a processor
 
-**{verdict}** {shuffled}
+**{verdict}** {first_words}
 
 `config-cpu.yaml` after [PROTOCOL.md](../PROTOCOL.md): a recipient of width {width} with {num_blocks} blocks,
 {steps:,} steps of {batch:,} tokens ({tokens:,} an arm, of the quickstart's text), loss in nats a token over
@@ -76,14 +76,18 @@ def hypotheses(results: dict[str, Any]) -> str:
     return table(("", "hypothesis", "found"), rows, left=3)
 
 
-def against_shuffled(results: dict[str, Any]) -> str:
-    """The first difference of the protocol in a sentence; empty where it was not run."""
-    for entry in results["comparisons"]:
-        if (entry["first"], entry["second"]) == ("graft", "shuffled"):
-            low, high = (signed(entry["interval"][end]) for end in ("low", "high"))
-            found = signed(entry["difference"]["overall"])
-            return f"Graft minus shuffled: {found} ({low} to {high} over {spread(entry)})."
-    return ""
+def first_words(results: dict[str, Any]) -> str:
+    """Each arm that the graft is behind, then the first difference of the protocol; empty where neither was run."""
+    entries = [entry for entry in results["comparisons"] if entry["first"] == "graft"]
+    behind = [f"The graft is behind {with_interval(entry)}." for entry in entries if entry["interval"]["low"] > 0]
+    shuffled = [f"Graft minus {with_interval(entry)}." for entry in entries if entry["second"] == "shuffled"]
+    return " ".join(behind + shuffled)
+
+
+def with_interval(entry: dict[str, Any]) -> str:
+    """The second arm, and the graft's difference to it."""
+    low, high = (signed(entry["interval"][end]) for end in ("low", "high"))
+    return f"{words(entry['second'])}: {signed(entry['difference']['overall'])} ({low} to {high} over {spread(entry)})"
 
 
 def spread(entry: dict[str, Any]) -> str:
@@ -178,7 +182,7 @@ def page(results: dict[str, Any]) -> str:
     recipe, plan = results["settings"]["recipe"], results["plan"]
     head = HEAD.format(
         verdict=" ".join(verdict(results).sentences),
-        shuffled=against_shuffled(results),
+        first_words=first_words(results),
         steps=plan["steps"],
         batch=results["tokens_per_arm"] // plan["steps"],
         tokens=results["tokens_per_arm"],
