@@ -37,7 +37,6 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """No test takes the power away, so that Python need not wait for the disk; children and the core do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(os, "fdatasync", lambda _: None, raising=False)
         yield
 
 

@@ -18,7 +18,7 @@ from memgraft.integrations.transformers.side_input import SideInput, SideInputs
 
 # Calls that run as they are before one is recorded: they load kernels, choose algorithms and try the fused kernel.
 WARM_CALLS = 2
-_TENSORS = ("values", "inverse", "orders", "tokens", "segments")
+_TENSORS = ("values", "rows", "inverse", "orders", "tokens", "segments")
 
 
 class CapturedStep:
