@@ -71,7 +71,7 @@ fn longest(rows: &HashMap<Vec<u32>, i32>, tokens: &[u32], ids: &[i64], at: usize
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
-    /// Overlays small enough to be sifted for, in texts that hold their keys here and there, across all edges.
+    /// Overlays small enough to be read into a table, in texts that hold their keys here and there, across all edges.
     #[test]
     fn a_small_overlay_answers_wherever_its_keys_end(
         base in wide_keys(150..250),
@@ -162,8 +162,8 @@ fn steps_and_threads_meet_without_a_seam() {
     }
 }
 
-/// A long text that meets an overlay's keys here and there, then all the time, then hardly again: positions are sifted,
-/// walked and sifted again; in segments that cut keys, with padding, and with what the overlay says equally long.
+/// A long text that meets an overlay's keys here and there, then all the time, then hardly again: steps are few,
+/// then everywhere, then few again; in segments that cut keys, with padding, and with what the overlay says equally long.
 #[test]
 fn an_overlay_answers_in_sparse_and_in_dense_text() {
     let number = |i: u32, salt: u32| (i.wrapping_add(salt).wrapping_mul(2_654_435_761) >> 12) % 500;
