@@ -7,7 +7,7 @@ import pytest
 import memgraft
 from memgraft.bank.annotation import annotate
 from memgraft.errors import ArgumentError, DonorError, StorageError
-from memgraft.harvesting.setup import refuse_taps
+from memgraft.harvesting.asked import refuse_taps
 from memgraft.mining import mine_part
 from memgraft.planning import plan_budgets
 

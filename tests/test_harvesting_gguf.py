@@ -8,9 +8,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from memgraft.errors import DonorError
 from memgraft.harvesting import donor_folder, open_donor
+from memgraft.harvesting.asked import refuse_taps
 from memgraft.harvesting.gguf import PHASE, gguf_blocks
 from memgraft.harvesting.gguf_tokenizer import by_scores
-from memgraft.harvesting.setup import refuse_taps
 
 gguf = pytest.importorskip("gguf")
 

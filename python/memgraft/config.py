@@ -280,3 +280,20 @@ def _build(kind: type[Any], fields: Mapping[str, Any], what: str) -> Any:
         return kind(**fields)
     except TypeError as error:
         raise ConfigError(f"incomplete {what}: {error}") from error
+
+
+def taps_of_sites(depths: tuple[int, ...], sites: tuple[int, ...], taps: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The donor depth that each of ``sites`` reads of a bank harvested at ``depths``.
+
+    Raises:
+        ConfigError: the bank has no such tap, or ``taps`` is None and it is open which feeds which site.
+    """
+    if taps is None:
+        if len(depths) not in (1, len(sites)):
+            raise ConfigError(
+                f"the bank has taps {depths} for {len(sites)} sites: say which feeds which, GraftConfig(taps=(...))"
+            )
+        taps = depths if len(depths) == len(sites) else depths * len(sites)
+    if missing := sorted(set(taps) - set(depths)):
+        raise ConfigError(f"taps {missing} are not in the bank, which was harvested at {depths}")
+    return taps

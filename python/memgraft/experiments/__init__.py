@@ -1,13 +1,18 @@
 """Experiments: arms over one recipient and one token order, matched budgets, paired statistics."""
 
+from typing import TYPE_CHECKING
+
+from memgraft.deferred import deferred
 from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
 from memgraft.experiments.compare import Comparison, read_comparison
-from memgraft.experiments.evaluate import HeldOutLoss, held_out_loss, spread_windows
-from memgraft.experiments.experiment import run_experiment, save_model
 from memgraft.experiments.recipe import Recipe, build_recipient
-from memgraft.experiments.record import RESULTS_NAME
 from memgraft.experiments.stats import bootstrap_interval, compare, paired_interval
-from memgraft.experiments.windows import TokenWindows
+
+if TYPE_CHECKING:
+    from memgraft.experiments.evaluate import HeldOutLoss, held_out_loss, spread_windows
+    from memgraft.experiments.experiment import run_experiment, save_model
+    from memgraft.experiments.record import RESULTS_NAME
+    from memgraft.experiments.windows import TokenWindows
 
 __all__ = [
     "ARMS",
@@ -29,3 +34,13 @@ __all__ = [
     "save_model",
     "spread_windows",
 ]
+
+__getattr__ = deferred(
+    __name__,
+    {
+        "evaluate": ("HeldOutLoss", "held_out_loss", "spread_windows"),
+        "experiment": ("run_experiment", "save_model"),
+        "record": ("RESULTS_NAME",),
+        "windows": ("TokenWindows",),
+    },
+)

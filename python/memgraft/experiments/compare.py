@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from memgraft.bank import Bank
+from memgraft.config import taps_of_sites
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError, ConfigError
 from memgraft.experiments.arms import DEFAULT_ARMS, arms_named
-from memgraft.experiments.experiment import run_experiment
 from memgraft.experiments.recipe import Recipe
 from memgraft.experiments.spread import spread
-from memgraft.experiments.train import Progress
 from memgraft.mining.origin import split_of_keys
-from memgraft.progress import callback
+from memgraft.progress import Progress, callback
 from memgraft.sizes import parse_count, parse_range
 
 
@@ -140,6 +139,9 @@ class Comparison:
         Returns:
             The content of ``results.json``.
         """
+        taps_of_sites(bank.taps, self.recipe.all_sites, self.recipe.all_taps)
+        from memgraft.experiments.experiment import run_experiment
+
         return run_experiment(
             bank,
             train,

@@ -5,13 +5,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from memgraft.config import FallbackConfig, Gate, Into
 from memgraft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Trained = Literal["all", "graft", "lora"]
 # Settings that came later: left out of what is written while they are as they were before, so that experiments go on.
@@ -148,8 +148,10 @@ class Recipe:
         }
 
 
-def build_recipient(recipe: Recipe, *, vocab_size: int, eos_id: int | None, seed: int) -> nn.Module:
+def build_recipient(recipe: Recipe, *, vocab_size: int, eos_id: int | None, seed: int) -> "nn.Module":
     """A pretrained causal language model, or a Llama-style one from scratch, whose weights the arguments decide."""
+    import torch
+
     if recipe.recipient is not None:
         from transformers import AutoModelForCausalLM
 
@@ -202,13 +204,15 @@ def check_recipient(recipe: Recipe, vocab_size: int) -> None:
         )
 
 
-def weights_fingerprint(model: nn.Module, replaced: Mapping[str, torch.Tensor] | None = None) -> str:
+def weights_fingerprint(model: "nn.Module", replaced: "Mapping[str, Tensor] | None" = None) -> str:
     """SHA-256 of the recipient's own weights, graft excluded; equal over the arms of one seed at the start.
 
     Args:
         model: the arm's model.
         replaced: weights of the recipient, by name, that the arm has put something else in the place of.
     """
+    import torch
+
     digest = hashlib.sha256()
     for name, parameter in sorted({**dict(model.named_parameters()), **(replaced or {})}.items()):
         if ".memgraft." not in name:

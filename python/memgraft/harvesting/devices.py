@@ -35,6 +35,20 @@ def best_device(asked: str | None) -> str:
     return asked
 
 
+COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def check_compute_dtype(asked: str) -> None:
+    """Refuses a type that no donor runs in.
+
+    Raises:
+        ArgumentError: it is none of `COMPUTE_DTYPES`.
+    """
+    if asked not in COMPUTE_DTYPES:
+        *most, last = COMPUTE_DTYPES
+        raise ArgumentError(f"compute_dtype: expected {', '.join(most)} or {last}, found {asked!r}")
+
+
 def native_compute_dtype(device: str | None) -> str:
     """``"bfloat16"`` where the device (None: the CPU) multiplies it natively, else ``"float32"``."""
     import torch

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memgraft.errors import ArgumentError, DonorError, FormatError
+from memgraft.errors import DonorError, FormatError
 from memgraft.harvesting.causal import refuse_two_way
-from memgraft.harvesting.devices import best_device, native_compute_dtype
+from memgraft.harvesting.devices import best_device, check_compute_dtype, native_compute_dtype
 from memgraft.harvesting.folder import donor_folder, folder_fingerprint, quantisation
 from memgraft.harvesting.gguf import PHASE, convert_gguf, quiet_transformers, tokenizer_losses
 from memgraft.progress import Progress, callback
@@ -87,13 +87,12 @@ def open_donor(
     progress = callback(progress)
     if isinstance(source, Donor):
         return source
+    check_compute_dtype(compute_dtype)
     import torch
     from transformers import AutoModelForCausalLM
 
     device = best_device(device)
     dtype = native_compute_dtype(device) if compute_dtype == "auto" else compute_dtype
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise ArgumentError(f"compute_dtype: expected auto, float32, bfloat16 or float16, found {compute_dtype!r}")
     if progress is not None:
         progress(PHASE, 0, 1)
     folder = donor_folder(source, progress)

@@ -90,6 +90,7 @@ def mine_lacking(
         reserved=(*(bank.keys.reserved if reserved is None else reserved), *later),
         vocab_size=size + len(later),
         threads=threads,
+        sample=False,  # taken below, once there is something to keep
         progress=progress,
     )
     if later:

@@ -3,17 +3,20 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memgraft.bank import Bank
 from memgraft.errors import FingerprintError
 from memgraft.harvesting.selecting import select_keys
-from memgraft.harvesting.setup import Setup
 from memgraft.keyset import KeySet
 from memgraft.tokenizer import differs_from
 
-# The same tokens make the same values, whoever chose them; sharing and counts follow from the rest.
+if TYPE_CHECKING:
+    from memgraft.harvesting.setup import Setup
+
+# The same tokens make the same values, whoever chose them and however many run at a time; sharing and counts follow.
 _FOLLOWS = (
+    *("batch_tokens", "chunk_rows"),
     *("prefix_", "shared_prefixes", "num_donor_tokens", "num_prefixes", "storage"),
     *("probe", "shortest_key", "num_occurrences", "num_windows", "num_without_occurrence"),
 )
@@ -30,7 +33,7 @@ def facts_at(out: Path) -> Mapping[str, Any]:
     return {}
 
 
-def finished_bank(out: Path, keys: KeySet, setup: Setup, dtype: str, donor: Mapping[str, Any]) -> Bank:
+def finished_bank(out: Path, keys: KeySet, setup: "Setup", dtype: str, donor: Mapping[str, Any]) -> Bank:
     """The bank at ``out`` if it is the one these settings make.
 
     Raises:
@@ -47,7 +50,7 @@ def finished_bank(out: Path, keys: KeySet, setup: Setup, dtype: str, donor: Mapp
     return Bank.open(out)
 
 
-def refuse_other(out: Path, expected: Mapping[str, Any], setup: Setup | None = None) -> None:
+def refuse_other(out: Path, expected: Mapping[str, Any], setup: "Setup | None" = None) -> None:
     """Refuses a finished bank that other settings made; without ``setup``, before the donor is opened.
 
     Raises:

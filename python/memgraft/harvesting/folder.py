@@ -22,18 +22,30 @@ def donor_folder(source: str | Path, progress: Progress | None = None) -> Path:
     Raises:
         DonorError: there is none.
     """
+    found = local_donor(source)
+    if found is None:
+        return _hub_snapshot(str(source))
+    return convert_gguf(found, progress) if found.is_file() else found
+
+
+def local_donor(source: str | Path) -> Path | None:
+    """The transformers folder or GGUF file that a donor is on this machine; None where its name is the hub's.
+
+    Raises:
+        DonorError: no donor is there, nor can the hub have one of that name.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise DonorError(
                 f"donor {path}: expected a folder, a .gguf file or a hub id, found a {path.suffix or 'plain'} file"
             )
-        return convert_gguf(path, progress)
+        return path
     if path.is_dir():
         if not (path / "config.json").is_file():
             ggufs = sorted(path.glob("*.gguf"))
             if len(ggufs) == 1:
-                return convert_gguf(ggufs[0], progress)
+                return ggufs[0]
             raise DonorError(
                 f"donor {path}: expected config.json and *.safetensors, or one .gguf file, "
                 f"found {len(ggufs)} .gguf files and no config.json"
@@ -44,12 +56,13 @@ def donor_folder(source: str | Path, progress: Progress | None = None) -> Path:
                 "convert them with transformers' save_pretrained"
             )
         return path
-    return _hub_snapshot(str(source))
+    name = str(source)
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
+        raise DonorError(f"donor {name}: no such file or folder")
+    return None
 
 
 def _hub_snapshot(name: str) -> Path:
-    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf"):
-        raise DonorError(f"donor {name}: no such file or folder")
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -14,7 +14,8 @@ from memgraft.bank.dtypes import AnyArray, value_dtype
 from memgraft.bank.files import write_text
 from memgraft.corpus import Corpus
 from memgraft.data.dtypes import stored_array
-from memgraft.errors import ArgumentError, DonorError
+from memgraft.errors import DonorError
+from memgraft.harvesting.asked import check_asked
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.extras import beside_bank
 from memgraft.harvesting.finished import facts_at, finished_bank, refuse_other
@@ -141,11 +142,18 @@ def prepare(
     Returns:
         What is to be run; the bank where it is finished.
     """
-    value_dtype(dtype)
-    if round_trip not in ("text", "ids"):
-        raise ArgumentError(f'round_trip: expected "text" or "ids", found {round_trip!r}')
-    if batch_tokens < 1 or chunk_rows < 1:
-        raise ArgumentError(f"batch_tokens {batch_tokens}, chunk_rows {chunk_rows}: expected at least 1")
+    check_asked(
+        donor=donor,
+        taps=taps,
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        contexts=contexts,
+        corpus=corpus,
+        round_trip=round_trip,
+        batch_tokens=batch_tokens,
+        chunk_rows=chunk_rows,
+        memory=memory,
+    )
     working = working_memory(memory)
     partial = partial_of(out)
     around = Contexts.of(contexts)

@@ -11,8 +11,9 @@ import numpy as np
 from memgraft.arguments import refuse_paths
 from memgraft.bank.dtypes import value_dtype
 from memgraft.corpus import Corpus
+from memgraft.harvesting.asked import check_asked
 from memgraft.harvesting.donor import Donor
-from memgraft.harvesting.memory import WORKING_MEMORY, needed_memory, working_memory
+from memgraft.harvesting.memory import WORKING_MEMORY, needed_memory
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.prefix import Prefix, PrefixChoice
 from memgraft.harvesting.readers import KeysAlone, Reader, find_reader, mined_corpus
@@ -79,7 +80,18 @@ def plan_harvest(
     refuse_paths(keys=keys, corpus=corpus)
     progress = callback(progress)
     storage = value_dtype(dtype)
-    working_memory(memory)
+    check_asked(
+        donor=donor,
+        taps=taps,
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        contexts=contexts,
+        corpus=corpus,
+        round_trip=round_trip,
+        batch_tokens=batch_tokens,
+        chunk_rows=chunk_rows,
+        memory=memory,
+    )
     around = Contexts.of(contexts)
     mined = mined_corpus(keys, around, corpus)
     setup = set_up(keys, recipient_tokenizer, donor, taps, compute_dtype, device, prefix, prepend_bos, round_trip)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from memgraft.corpus import Corpus
-from memgraft.errors import ArgumentError, DonorError, FingerprintError
+from memgraft.errors import DonorError, FingerprintError
+from memgraft.harvesting.asked import refuse_apart
 from memgraft.harvesting.forward import donor_values
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.packing import IntArray, Ragged, shared_lengths
@@ -218,13 +219,8 @@ def mined_corpus(keys: KeySet, contexts: Contexts | None, corpus: Corpus | None)
         ArgumentError: contexts without a corpus, or a corpus without contexts.
         FingerprintError: it is another corpus.
     """
-    if contexts is None:
-        if corpus is not None:
-            raise ArgumentError("corpus: expected with contexts alone, got one without; leave it out, or give contexts")
-        return None
-    if corpus is None:
-        raise ArgumentError("contexts: expected the corpus that the keys were mined from, got none; give corpus")
-    return mined_part(keys.metadata, corpus)
+    refuse_apart(contexts, corpus)
+    return None if corpus is None else mined_part(keys.metadata, corpus)
 
 
 def find_reader(

@@ -1,16 +1,15 @@
 """What a harvest is made with: tokenizers, donor, taps, prefix; checked against the keys before the donor is opened."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memgraft.errors import DonorError, FingerprintError, TokenError
+from memgraft.errors import FingerprintError, TokenError
+from memgraft.harvesting.asked import refuse_taps
 from memgraft.harvesting.devices import best_device
 from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.forward import check_taps
-from memgraft.harvesting.gguf import gguf_blocks
 from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
 from memgraft.harvesting.selecting import Progress
 from memgraft.harvesting.text import RoundTrip
@@ -27,50 +26,6 @@ class Setup:
     taps: tuple[int, ...]
     round_trip: RoundTrip
     prefix: Prefix
-
-
-def refuse_taps(donor: str | Path | Donor, taps: Sequence[int]) -> None:
-    """Refuses taps by what the donor's files say of its blocks; loading weights takes far longer.
-
-    Raises:
-        DonorError: they are not ascending, or beyond the donor.
-    """
-    try:
-        taps = tuple(int(tap) for tap in taps)
-    except (TypeError, ValueError):
-        raise DonorError(f"taps: expected numbers of blocks, as (8,), found {taps!r}") from None
-    if not taps or any(tap < 0 for tap in taps) or list(taps) != sorted(set(taps)):
-        raise DonorError(f"taps: expected distinct ascending numbers of blocks, found {taps}")
-    if isinstance(donor, Donor):
-        return
-    blocks = blocks_of(donor)
-    if blocks is not None and taps[-1] > blocks:
-        raise DonorError(
-            f"tap {taps[-1]}: donor {Path(donor).name} has {blocks} blocks, so taps run from 0 (embeddings) to {blocks}"
-        )
-
-
-def blocks_of(donor: str | Path) -> int | None:
-    """Blocks of a donor by ``config.json`` or the head of its GGUF file; None where only opening it tells."""
-    path = Path(donor).expanduser()
-    try:
-        if path.is_dir() and not (path / "config.json").is_file():
-            (path,) = path.glob("*.gguf")
-        if path.is_file():
-            return gguf_blocks(path)
-        config = path / "config.json"
-        if not path.exists():
-            import huggingface_hub
-
-            cached = huggingface_hub.try_to_load_from_cache(str(donor), "config.json")
-            if not isinstance(cached, str):
-                return None
-            config = Path(cached)
-        facts = json.loads(config.read_text(encoding="utf-8"))
-        blocks = facts.get("text_config", facts).get("num_hidden_layers")
-    except (OSError, ValueError, AttributeError):
-        return None  # what `open_donor` refuses
-    return blocks if isinstance(blocks, int) else None
 
 
 def set_up(

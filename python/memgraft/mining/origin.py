@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memgraft.corpus import Corpus, corpora_of
-from memgraft.errors import FingerprintError
+from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyset import KeySet
 
 
@@ -52,3 +52,27 @@ def mined_part(metadata: Mapping[str, Any], corpus: Corpus) -> Corpus:
     if split.get("of") == corpus.fingerprint:
         return corpus.split(held_out=split["held_out"], seed=split["seed"])[0]
     return corpus
+
+
+def held_out_part(keys: KeySet, corpus: Corpus, held_out: Corpus | None) -> Corpus:
+    """The text of a probe's exam: ``held_out``, or what was held out when ``keys`` were mined from ``corpus``.
+
+    Raises:
+        ArgumentError: nothing was held out, and nothing is given.
+        FingerprintError: what is given was mined.
+    """
+    if held_out is None:
+        split = keys.metadata.get("split") or {}
+        if split.get("of") != corpus.fingerprint:
+            found = "the mined part alone" if split else "keys that were mined from all of it"
+            raise ArgumentError(
+                f"{corpus.paths[0]}: expected the whole corpus whose split the keys were mined from, which tells what "
+                f"was held out, found {found}; give the whole, or held_out="
+            )
+        return corpus.split(held_out=split["held_out"], seed=split["seed"])[1]
+    if held_out.fingerprint == mined_part(keys.metadata, corpus).fingerprint or mined_from(keys.metadata, held_out):
+        raise FingerprintError(
+            f"{held_out.paths[0]}: expected documents that the keys were not mined from, found some that they were; "
+            "name text that was held out"
+        )
+    return held_out

@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from memgraft.bank.dtypes import value_dtype
-from memgraft.corpus import Corpus
-from memgraft.errors import ArgumentError, FingerprintError
+from memgraft.errors import ArgumentError
+from memgraft.harvesting.asked import refuse_donor
 from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.forward import check_taps
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.prefix import PrefixChoice, find_prefix
-from memgraft.harvesting.setup import refuse_taps
-from memgraft.keyset import KeySet
-from memgraft.mining.origin import mined_from
 from memgraft.probing.reading import DonorReading, default_taps
 from memgraft.probing.softmax import NORMALISATIONS
 from memgraft.progress import Progress
@@ -110,29 +107,5 @@ def check(
         value_dtype(dtype)
     if strange := sorted(set(normalisations) - set(NORMALISATIONS)):
         raise ArgumentError(f"normalisations: expected {', '.join(NORMALISATIONS)}, found {strange[0]!r}")
-    for donor in donors if taps is not None else ():
-        refuse_taps(donor, taps or ())
-
-
-def held_out_part(keys: KeySet, corpus: Corpus, training: Corpus, held_out: Corpus | None) -> Corpus:
-    """The text of the exam: ``held_out``, or what was held out when ``keys`` were mined from ``corpus``.
-
-    Raises:
-        ArgumentError: nothing was held out, and nothing is given.
-        FingerprintError: what is given was mined.
-    """
-    if held_out is None:
-        split = keys.metadata.get("split") or {}
-        if split.get("of") != corpus.fingerprint:
-            found = "the mined part alone" if split else "keys that were mined from all of it"
-            raise ArgumentError(
-                f"{corpus.paths[0]}: expected the whole corpus whose split the keys were mined from, which tells what "
-                f"was held out, found {found}; give the whole, or held_out="
-            )
-        return corpus.split(held_out=split["held_out"], seed=split["seed"])[1]
-    if held_out.fingerprint == training.fingerprint or mined_from(keys.metadata, held_out):
-        raise FingerprintError(
-            f"{held_out.paths[0]}: expected documents that the keys were not mined from, found some that they were; "
-            "name text that was held out"
-        )
-    return held_out
+    for donor in donors:
+        refuse_donor(donor, taps)

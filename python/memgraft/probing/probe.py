@@ -23,8 +23,8 @@ from memgraft.harvesting.prefix import PrefixChoice
 from memgraft.harvesting.speed import Note
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
-from memgraft.mining.origin import mined_part
-from memgraft.probing.asked import Donors, check, each_once, held_out_part, readings
+from memgraft.mining.origin import held_out_part, mined_part
+from memgraft.probing.asked import Donors, check, each_once, readings
 from memgraft.probing.candidates import candidates_of, in_common
 from memgraft.probing.embeddings import recipient_embeddings
 from memgraft.probing.fitting import Fits
@@ -106,7 +106,7 @@ def probe(
     asked = readings(donors, prefixes, contexts)
     check(donors, taps, dtypes, normalisations, minutes, num_keys, seeds)
     training_part = mined_part(keys.metadata, corpus)
-    held_out = held_out_part(keys, corpus, training_part, held_out)
+    held_out = held_out_part(keys, corpus, held_out)
     index = NgramIndex.build(keys)
     training, exam = hits_of(index, training_part), hits_of(index, held_out)
     bench = Bench(recipient_tokenizer=recipient_tokenizer, corpus=training_part, batch_tokens=batch_tokens)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from memgraft.bank import Memory
-from memgraft.config import GraftConfig
+from memgraft.config import GraftConfig, taps_of_sites
 from memgraft.errors import ConfigError, GraftError
 from memgraft.integrations.transformers.families import Recipient, text_config, vocab_size_of
 from memgraft.integrations.transformers.hooks import CHILD
@@ -112,19 +112,8 @@ def tap_of_site(bank: Memory, config: GraftConfig, num_layers: int) -> dict[int,
         raise ConfigError(
             f"sites {config.sites} must lie in 0..{num_layers - 1}: the recipient has {num_layers} blocks"
         )
-    depths = tuple(bank.taps)
-    taps = config.taps
-    if taps is None:
-        if len(depths) not in (1, len(config.sites)):
-            raise ConfigError(
-                f"the bank has taps {depths} for {len(config.sites)} sites: say which feeds which, "
-                "GraftConfig(taps=(...))"
-            )
-        taps = depths if len(depths) == len(config.sites) else depths * len(config.sites)
-    missing = sorted(set(taps) - set(depths))
-    if missing:
-        raise ConfigError(f"taps {missing} are not in the bank, which was harvested at {depths}")
-    return {site: depths.index(tap) for site, tap in zip(config.sites, taps, strict=True)}
+    taps = taps_of_sites(bank.taps, config.sites, config.taps)
+    return {site: bank.taps.index(tap) for site, tap in zip(config.sites, taps, strict=True)}
 
 
 def eos_ids(config: GraftConfig, model: nn.Module) -> tuple[int, ...]:
