@@ -82,7 +82,8 @@ def mine(
     path: str, orders: list[int], budget: int, memory: str, threads: int, scratch: str, **more: Any
 ) -> dict[str, Any]:
     corpus = memgraft.Corpus.open(path)
-    keys = memgraft.mine(corpus, orders, budget, memory=memory, threads=threads, temporary=scratch, **more)
+    options = {"memory": memory, "threads": threads, "temporary": scratch, "sample": False, **more}
+    keys = memgraft.mine(corpus, orders, budget, **options)
     mining = keys.metadata["mining"]
     return {"fingerprint": keys.fingerprint, "frequent": mining["frequent"], "distinct": mining["distinct"]}
 

@@ -251,7 +251,10 @@ def test_other_settings_are_refused(place, tmp_path, change):
         run(place, tmp_path / "bank", progress=stop)
     with pytest.raises(FingerprintError, match="other settings"):
         run(place, tmp_path / "bank", **change)
-    run(place, tmp_path / "bank")
+    bank = run(place, tmp_path / "bank")
+    if change == {"batch_tokens": 7}:  # how many run at a time changes no value of a bank that is there
+        assert run(place, tmp_path / "bank", **change, chunk_rows=9).fingerprint == bank.fingerprint
+        return
     with pytest.raises(FingerprintError, match="holds a finished bank of another harvest"):
         run(place, tmp_path / "bank", **change)
 

@@ -168,8 +168,12 @@ def test_what_is_not_measured_follows_from_what_is_there():
         (None, "whether the keys were mined from it is not known"),
     ],
 )
-def test_the_coverage_sentence_follows_the_facts(mined, words):
-    page = render(build_facts(coverage={"a.bin": {**COVERAGE["a.bin"], "mined_from_it": mined}}))
+@pytest.mark.parametrize("shared", [None, 0.004, 0.2])
+def test_the_coverage_sentence_follows_the_facts(mined, words, shared):
+    stream = {**COVERAGE["a.bin"], "mined_from_it": mined, "shared_with_mined": shared}
+    page = render(build_facts(coverage={"a.bin": stream}))
+    if mined is False and shared == 0.2:
+        words += ", but about 20% of it is in the text that was mined"
     assert f"of a.bin, 50.0 % of positions have none and use the fallback ({words})" in page
     assert "held-out" not in page.split("<h2>Coverage by order</h2>")[1].split("</section>")[0]
 
@@ -195,7 +199,7 @@ def test_groups_and_costs_are_those_of_the_arms():
     page = render(build_facts(experiment=facts))
     cells = [re.findall(r"<td[^>]*>([^<]*)", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
     assert ["no match", "70", "4.1250", "\N{MINUS SIGN}0.5000"] in cells
-    assert ["order 1", "0", "–", "–"] in cells
+    assert not any("order 1" in row for row in cells)  # nothing is of it
     assert ["decile 1 (most frequent keys)", "30", "5.1250", "\N{MINUS SIGN}0.5000"] in cells
     assert ["graft", "1,234", "0", "2,468", "64", "0"] in cells
 
@@ -300,8 +304,13 @@ def test_moved_tokens_and_domains_are_shown():
         result["held_out"] |= {"by_order": [], "by_count_decile": []}
         result["held_out"]["by_domain"] = [{"domain": "plays", "loss": 4.25, "tokens": 77}]
     entry = {"key": " of the", "next": " <b>", "times": 3, "loss": 1.0, "loss_without": 2.5}
-    facts["moved"] = {"first": "graft", "second": "none", "seeds": 2, "gained": [entry], "lost": []}
-    text = markdown(render(build_facts(experiment=facts)))
+    code = {**entry, "key": ":\n    return", "next": "   "}
+    facts["moved"] = {"first": "graft", "second": "none", "seeds": 2, "gained": [entry, code], "lost": []}
+    page = render(build_facts(experiment=facts))
+    text = markdown(page)
+    # Spaces that follow one another are part of a key, in a browser too.
+    assert "':\\n\xa0\xa0\xa0\xa0return' | '\xa0\xa0\xa0' |" in text
+    assert re.search(r"\btd \{[^}]*white-space: pre-wrap", page)
     assert "| domain plays | 77 | 4.2500 |" in text
     assert "| ' of the' | ' <b>' | 3 | 1.0000 | 2.5000 | \N{MINUS SIGN}1.5000 |" in text
     assert "over 2 seeds" in text

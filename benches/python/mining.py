@@ -46,7 +46,9 @@ def group(settings: Settings) -> dict[str, Any]:
     budget = min(large.num_tokens // 20, 3_000_000)
 
     def mine(corpus: memgraft.Corpus, threads: int, **options: Any) -> memgraft.KeySet:
-        return memgraft.mine(corpus, orders=ORDERS, threads=threads, temporary=settings.scratch, **options)
+        return memgraft.mine(
+            corpus, orders=ORDERS, threads=threads, temporary=settings.scratch, sample=False, **options
+        )
 
     documents = [small.document(number).tolist() for number in range(small.num_documents)]
     expected = count_in_python(documents)

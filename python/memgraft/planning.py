@@ -100,7 +100,7 @@ def plan_budgets(
     @functools.cache
     def mined(policy: Policy, budget: int) -> KeySet:
         given: dict[str, Any] = {"min_count": min_count, "vocab_size": vocab_size, "memory": memory, "threads": threads}
-        return mine(train, orders, budget, policy=policy, temporary=temporary, progress=progress, **given)
+        return mine(train, orders, budget, policy=policy, temporary=temporary, sample=False, progress=progress, **given)
 
     def candidates(policy: Policy) -> KeySet:
         if policy in ("shares", "documents"):

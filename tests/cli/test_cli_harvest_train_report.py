@@ -268,6 +268,7 @@ def test_coverage_of_folders_of_text_goes_into_the_report(place, bank, tmp_path)
         shutil.copytree(place / part, tmp_path / "text" / name)
     for name in ("empty", "nothing", "tables"):
         (tmp_path / "text" / name).mkdir()
+    (tmp_path / "text" / "beside.md").write_text("the king of no folder")
     (tmp_path / "text" / "nothing" / "said.txt").write_text("")
     (tmp_path / "text" / "tables" / "x.parquet").write_bytes(b"PAR1")
     command = [
@@ -285,8 +286,10 @@ def test_coverage_of_folders_of_text_goes_into_the_report(place, bank, tmp_path)
     assert result.exit_code == 0, result.stderr
     assert "left out, since nothing in them is read: the folders empty, nothing, tables" in result.stderr
     assert result.stderr.count("left out, since their names are not those of text: tables/x.parquet") == 1
+    assert result.stderr.count("tokenize:") == 1  # the text once, not each folder once more
     facts = json.loads(result.stdout)
     assert len(facts["domains"]) == 2
+    assert sum(found["positions"] for found in facts["domains"].values()) < facts["positions"]
     for name, part in (("one", "training"), ("two", "held-out")):
         alone = json.loads(invoke("coverage", place / "bank", place / f"{part}-tokens.bin", "--json").stdout)
         found = facts["domains"][str(tmp_path / "text" / name)]

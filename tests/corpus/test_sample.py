@@ -34,6 +34,19 @@ def test_a_sample_of_all_is_exact(tmp_path, eos_id):
         assert found.share(other) == overlap(mined, other).share
 
 
+def test_mining_takes_a_sample_unless_told_not_to(tmp_path):
+    ours = [np.tile(each, 2) for each in documents(0, 50)]
+    mined = corpus(tmp_path / "mined", ours)
+    other = corpus(tmp_path / "other", [*ours[:10], *documents(1, 10, 120)])
+    keys = mine(mined, budget=200)
+    keys.save(tmp_path / "keys.mgk")
+    for each in (keys, KeySet.open(tmp_path / "keys.mgk")):
+        assert sample_of(each).to_bytes() == CorpusSample.of(mined).to_bytes()
+        found = coverage(NgramIndex.build(each), other, keys=each)
+        assert (found["mined_from_it"], found["shared_with_mined"]) == (False, 0.5)
+    assert sample_of(mine(mined, budget=200, sample=False)) is None
+
+
 def test_documents_cut_or_joined_are_found_by_runs(tmp_path):
     ours = documents(0, 40, 200)
     found = CorpusSample.of(corpus(tmp_path / "mined", ours))
@@ -72,7 +85,7 @@ def test_of_a_large_corpus_some_blocks_are_read(tmp_path, monkeypatch):
 def test_it_lies_beside_the_keys_and_goes_with_them(tmp_path):
     ours = documents(0, 50)
     mined = corpus(tmp_path / "mined", ours)
-    keys = mine(mined, min_count=1)
+    keys = mine(mined, min_count=1, sample=False)
     keys.save(tmp_path / "keys.mgk")
     opened = KeySet.open(tmp_path / "keys.mgk")
     assert sample_of(keys) is sample_of(opened) is None

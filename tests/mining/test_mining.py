@@ -94,7 +94,7 @@ def test_same_bytes_whatever_the_means(tmp_path):
 def test_progress_runs_through_the_stages(tmp_path):
     calls = []
     memgraft.mine(make_corpus(tmp_path, [[1, 2, 3]] * 9), min_count=1, progress=lambda *call: calls.append(call))
-    assert list(dict.fromkeys(phase for phase, _, _ in calls)) == ["scan", "sort", "count"]
+    assert list(dict.fromkeys(phase for phase, _, _ in calls)) == ["scan", "sort", "count", "sample"]
     for phase in ("scan", "sort", "count"):
         assert next(done == total for name, done, total in reversed(calls) if name == phase)
 

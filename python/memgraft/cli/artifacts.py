@@ -75,7 +75,7 @@ class Reading:
         tokenizer = self.tokenizer
         texts = [path for path in (paths if isinstance(paths, list) else [paths]) if is_text(path)]
         if made is not None and texts:
-            tokenizer = _tokenizer_of(made, tokenizer)
+            tokenizer = tokenizer_of(made, tokenizer)
         for path in texts:
             if not again and path.is_dir() and (told := unread(path)):
                 common.log(told)
@@ -93,8 +93,12 @@ class Reading:
             )
 
 
-def _tokenizer_of(made: "Bank | KeySet", given: Path | None) -> Path | None:
-    """The tokenizer for text that is read with ``made``."""
+def tokenizer_of(made: "Bank | KeySet", given: Path | None) -> Path | None:
+    """The tokenizer for text that is read with ``made``: the one ``given``, else a bank's own.
+
+    Raises:
+        FingerprintError: ``given`` is not the one that made the keys.
+    """
     from memgraft import Bank
     from memgraft.tokenizer import differs_from, facts_of_keys, open_tokenizer
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -338,18 +337,15 @@ def at_most(threads: int | None) -> Iterator[None]:
             torch.set_num_threads(used)
 
 
-def need(module: str, extra: str) -> ModuleType:
-    """Imports ``module``, or says which extra to install.
+def need(module: str, extra: str) -> None:
+    """Says which extra to install where ``module`` is missing; imports nothing: a verb looks at its options first.
 
     Raises:
         ConfigError: ``module`` is not installed.
     """
-    import importlib
+    from importlib.util import find_spec
 
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
-            raise
-        message = f"this verb needs the package {error.name}, which is not installed: pip install 'memgraft[{extra}]'"
-        raise ConfigError(message) from None
+    if find_spec(module) is None:
+        raise ConfigError(
+            f"this verb needs the package {module}, which is not installed: pip install 'memgraft[{extra}]'"
+        )

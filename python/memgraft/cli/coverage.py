@@ -1,12 +1,16 @@
 """``memgraft coverage``: how much of a token stream the keys reach."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from memgraft.cli import artifacts, common
 from memgraft.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from memgraft import Corpus
 
 MOST_FALLBACK = 0.3
 """Share of positions without a match above which the verb warns."""
@@ -53,6 +57,8 @@ def run(
     # Tokens of one folder are no part of those beside it, so a folder of folders is opened as its folders.
     stream = reading.open(apart if by_folder and not is_text(corpus[0]) else corpus, made=bank or keys)
     labels = None if by_column is None else _labels(corpus, by_column, stream.num_documents)
+    if by_folder and stream.files:
+        labels = _folder_of_each(stream, apart)
     split = keys.metadata.get("split") if keys is not None else None
     if part == "auto":
         part = "held-out" if split and split["of"] == stream.fingerprint else "all"
@@ -66,8 +72,8 @@ def run(
     mined = None if mined_from is None else reading.open(mined_from, made=bank or keys)
     with common.progress("tokens") as report:
         facts = coverage(opened, stream, keys=keys, mined=mined, domains=labels, threads=threads, progress=report)
-    domains: dict[str, Any] = dict(facts["domains"])
-    if part == "all" and len(apart) > 1:
+    domains: dict[str, Any] = {name: found for name, found in facts["domains"].items() if name}
+    if part == "all" and labels is None and len(apart) > 1:
         for path in apart:
             alone = reading.open([path], made=bank or keys, again=True)
             found = coverage(opened, alone, keys=keys, threads=threads)
@@ -119,6 +125,14 @@ def _folders(corpus: list[Path]) -> list[Path]:
     if not (held := [path for path in found if path.name not in empty]):
         raise ArgumentError(f"--by-folder: expected folders in {corpus[0]}, found none; name the paths one by one")
     return held
+
+
+def _folder_of_each(stream: "Corpus", folders: list[Path]) -> list[str]:
+    """The folder of ``folders`` that each document of a text lies in; "" for a file beside them."""
+    names = [next((str(folder) for folder in folders if folder in file.parents), "") for file in stream.files]
+    ends = np.cumsum(list(stream.files.values()))
+    places = np.searchsorted(ends, stream.document_starts[:-1].astype(np.int64), side="right")
+    return [names[place] for place in places.tolist()]
 
 
 def _holds_text(folder: Path) -> bool:

@@ -33,7 +33,8 @@ def run(
 
     common.need("torch", "torch")
     common.need("transformers", "transformers")
-    from memgraft.harvesting.extend import harvest_like, mine_lacking
+    from memgraft.harvesting.asked import refuse_donor
+    from memgraft.mining.options import parse_bytes
 
     artifacts.check_folder(out)
     base = Bank.open(bank)
@@ -43,13 +44,20 @@ def run(
     )
     if tokenizer is None:
         raise ArgumentError(f"{base.path}: expected a tokenizer.json beside it, found none; give --tokenizer")
+    new_keys = parse_budget(budget)
+    lengths = None if orders is None else artifacts.parse_ids("orders", orders)
+    parse_bytes(memory)
+    refuse_donor(donor, base.taps)
     opened = reading.open(corpus, made=base)
+    # Torch comes once nothing is left to refuse without it.
+    from memgraft.harvesting.extend import harvest_like, mine_lacking
+
     with common.progress("keys") as report:
         lacking = mine_lacking(
             base,
             opened,
-            parse_budget(budget),
-            orders=None if orders is None else artifacts.parse_ids("orders", orders),
+            new_keys,
+            orders=lengths,
             min_count=min_count,
             memory=memory,
             temporary=reading.temporary or out.absolute().parent,

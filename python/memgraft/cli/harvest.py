@@ -95,10 +95,12 @@ def run(
     """Run the donor over the keys, once, and write the bank. An interrupted harvest is taken up where it stopped."""
     from memgraft.bank.health import bank_health, whole_health
     from memgraft.keyset import KeySet
+    from memgraft.mining.origin import held_out_part
 
     need("torch", "torch")
     need("transformers", "transformers")
-    from memgraft.harvesting import harvest, plan_harvest
+    from memgraft.harvesting.asked import check_asked
+    from memgraft.harvesting.finished import refuse_other
     from memgraft.harvesting.ranks import Rank
 
     depths = parse_taps(taps)
@@ -122,13 +124,24 @@ def run(
         "prefix": prefix.replace("\\n", "\n"),
         "prepend_bos": prepend_bos,
         "contexts": around,
-        "corpus": opening.open(corpus, made=keyset) if corpus else None,
         "round_trip": round_trip,
         "share_prefixes": share_prefixes,
         "batch_tokens": batch_tokens,
         "device": donor_device(device, device_map),
         "memory": memory,
     }
+    # A probe takes a corpus without contexts, too.
+    check_asked(**options, corpus=None if auto and around is None else corpus or None, chunk_rows=chunk_rows)
+    if out.exists() and not auto and not dry_run:
+        refuse_other(out, {"dtype": stored, "taps": depths})
+    place, begun = Rank.find(rank, world), Path(f"{out}.partial")
+    options["corpus"] = opening.open(corpus, made=keyset) if corpus else None
+    exam = None if held_out is None else opening.open(held_out, made=keyset)
+    if auto and not out.exists() and not begun.exists():
+        held_out_part(keyset, options["corpus"], exam)
+    # Torch comes once nothing is left to refuse without it.
+    from memgraft.harvesting import harvest, plan_harvest
+
     if dry_run:
         with progress("keys") as report:
             plan = plan_harvest(keyset, **options, chunk_rows=chunk_rows, progress=report)
@@ -153,7 +166,7 @@ def run(
 
         keeps(
             f"what a probe has chosen is in {out}.partial; the same command goes on from there",
-            Path(f"{out}.partial"),
+            begun,
             out,
         )
         shared = ("recipient_tokenizer", "corpus", "compute_dtype", "device", "batch_tokens")
@@ -166,7 +179,7 @@ def run(
                 prefixes=AUTO_PREFIXES if options["prefix"] == "auto" else [options["prefix"]],
                 contexts=[None, around or AUTO_CONTEXTS],
                 dtypes=[options["dtype"]],
-                held_out=None if held_out is None else opening.open(held_out, made=keyset),
+                held_out=exam,
                 minutes=minutes,
                 progress=report,
                 note=log,
@@ -176,7 +189,7 @@ def run(
         options |= {"taps": chosen.taps, "prefix": chosen.prefix, "contexts": chosen.contexts, "probe": chosen.probe}
         options["corpus"] = options["corpus"] if chosen.contexts else None
     options |= {"keep_tokenizer": keep_tokenizer, "rank": rank, "world_size": world, "note": log}
-    keeps(f"finished rows are in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out)
+    keeps(f"finished rows are in {out}.partial; the same command goes on from there", begun, out)
     finished = out.exists()
     with warnings_told(), progress("keys", noted=("donor",)) as report:
         bank = harvest(
@@ -187,7 +200,7 @@ def run(
             resume=resume,
             progress=report,
         )
-    if Rank.find(rank, world).rank != 0:  # of many processes one prints what they made
+    if place.rank != 0:  # of many processes one prints what they made
         return
     if finished:
         log(f"{out} was finished before; nothing was harvested")

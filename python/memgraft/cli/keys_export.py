@@ -34,8 +34,10 @@ def run(
     from memgraft import KeySet
 
     artifacts.check_output(out, overwrite=overwrite, endings=(".parquet", ".pq"))
-    pa = common.need("pyarrow", "parquet")
-    parquet = common.need("pyarrow.parquet", "parquet")
+    common.need("pyarrow", "parquet")
+    import pyarrow as pa
+    from pyarrow import parquet
+
     opened = KeySet.open(keys)
     facts = {"vocab_size": opened.vocab_size, "reserved": opened.reserved, "metadata": opened.metadata}
     texts = None if tokenizer is None else decoder_of(tokenizer, opened)

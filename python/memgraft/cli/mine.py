@@ -86,8 +86,16 @@ def run(
             f"({spill.bytes_per_token:.1f} bytes a token{less})"
         )
     with common.progress("tokens") as report:
+        # Keys are saved before the sample is taken: Ctrl-C then loses no mining.
         keys = mine(
-            opened, wanted, sketch=sketch, temporary=folder, progress=report, **means, **choosing.arguments(reading)
+            opened,
+            wanted,
+            sketch=sketch,
+            temporary=folder,
+            sample=False,
+            progress=report,
+            **means,
+            **choosing.arguments(reading),
         )
         keys.save(out)
         write_sample(opened, out, progress=report)

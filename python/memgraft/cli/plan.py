@@ -51,6 +51,12 @@ def run(
     depths = artifacts.parse_ids("taps", taps)
     if donor is not None and reading.tokenizer is None:
         raise ArgumentError("--donor: expected --tokenizer too, which turns keys into text, got none")
+    if donor is not None:
+        common.need("torch", "torch")
+        common.need("transformers", "transformers")
+        from memgraft.harvesting.asked import refuse_donor
+
+        refuse_donor(donor, depths)
     kept = None if hot_rows is None else parse_counts("hot-rows", hot_rows)
     opened = reading.open(corpus)
     with common.progress("tokens") as report:
@@ -70,8 +76,6 @@ def run(
         )
     rate = None
     if donor is not None:
-        common.need("torch", "torch")
-        common.need("transformers", "transformers")
         from memgraft.harvesting import plan_harvest
 
         with common.progress("keys") as report:

@@ -65,10 +65,11 @@ def run(
     Nothing is harvested. Beside the candidates stand next-token counts, embeddings and shuffled rows.
     """
     from memgraft.keyset import KeySet
+    from memgraft.mining.origin import held_out_part
 
     common.need("torch", "torch")
     common.need("transformers", "transformers")
-    from memgraft.probing import probe
+    from memgraft.harvesting.asked import refuse_donor
 
     if plot is not None:
         check_output(plot, overwrite=overwrite, endings=(".svg",))
@@ -91,8 +92,14 @@ def run(
         "compute_dtype": compute_dtype,
         "device": donor_device(device, device_map),
     }
+    for each in donor:
+        refuse_donor(each, options["taps"])
     mined = opening.open(corpus, made=keyset)
     held = None if held_out is None else opening.open(held_out, made=keyset)
+    held_out_part(keyset, mined, held)
+    # Torch comes once nothing is left to refuse without it.
+    from memgraft.probing import probe
+
     with common.progress("keys") as report:
         result = probe(keyset, corpus=mined, held_out=held, **options, progress=report, note=common.log)
     if plot is not None:

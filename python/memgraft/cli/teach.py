@@ -43,8 +43,17 @@ def run(
     """
     common.need("torch", "torch")
     common.need("transformers", "transformers")
-    from memgraft.teaching.facts import read_facts
+    from memgraft.harvesting.asked import refuse_donor
+    from memgraft.teaching import TeachSettings, read_facts
 
+    settings = TeachSettings(
+        min_order=min_order,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        target=target,
+        seed=seed,
+    )
     listed = read_facts(facts)
     artifacts.check_folder(out)
     if out.exists():
@@ -55,21 +64,15 @@ def run(
     folder = model / "recipient" if (model / "recipient" / "config.json").is_file() else model
     if not (folder / "config.json").is_file():
         raise ArgumentError(f"{model}: expected a recipient with a config.json, found none")
+    refuse_donor(donor)
+    # Torch comes once nothing is left to refuse without it.
     from transformers import AutoModelForCausalLM
 
     from memgraft.harvesting.devices import best_device
     from memgraft.harvesting.gguf import quiet_transformers
     from memgraft.integrations.transformers import load_graft
-    from memgraft.teaching import TeachSettings, teach
+    from memgraft.teaching import teach
 
-    settings = TeachSettings(
-        min_order=min_order,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        target=target,
-        seed=seed,
-    )
     with quiet_transformers():
         recipient = AutoModelForCausalLM.from_pretrained(folder)
     load_graft(recipient, place, bank=bank, rows="same" if bank is None else "any")

@@ -72,13 +72,12 @@ def run(
     need("transformers", "transformers")
     from memgraft.bank import Bank
     from memgraft.corpus import Overlap
+    from memgraft.experiments import Comparison, Recipe
 
     numbers = tuple(parse_range("--seeds", seeds))
     arms_named(arms.split(","))
     check_folder(out)
     opened = Bank.open(bank)
-    # Torch is imported once nothing is left to refuse without it.
-    from memgraft.experiments import Comparison, Recipe
 
     recipe = Recipe(
         width=width,
@@ -93,11 +92,13 @@ def run(
         curve_points=curve_points,
     )
     keeps(f"what is done is in {out}; the same command goes on from there", out)
-    tokenizer = reading.tokenizer or opened.tokenizer_path
+    tokenizer = artifacts.tokenizer_of(opened, reading.tokenizer)
     if tokenizer is None:
         raise ArgumentError(
             f"--tokenizer: expected the recipient's tokenizer.json, which the fallback reads, got none; {bank} has none"
         )
+    if tap not in (opened.taps if len(opened.taps) > 1 else (None, *opened.taps)):
+        raise ArgumentError(f"--tap: expected one of the bank's {', '.join(map(str, opened.taps))}, got {tap}")
     comparison = Comparison(
         bank=bank,
         train=training,

@@ -102,12 +102,19 @@ def verify_values(paths: list[Path], donor: str, tokenizer: Path | None, options
 
     common.need("torch", "torch")
     common.need("transformers", "transformers")
+    from memgraft.harvesting.asked import refuse_donor
+    from memgraft.harvesting.devices import check_compute_dtype
+
+    if options["compute_dtype"] is not None:
+        check_compute_dtype(options["compute_dtype"])
+    refuse_donor(donor)
+    for path in paths:
+        if artifacts.kind_of(path) != "bank":
+            raise ArgumentError(f"{path}: expected a bank, whose rows --donor recomputes; leave --donor out")
     from memgraft.harvesting import verify_rows
 
     results: list[dict[str, Any]] = []
     for path in paths:
-        if artifacts.kind_of(path) != "bank":
-            raise ArgumentError(f"{path}: expected a bank, whose rows --donor recomputes; leave --donor out")
         bank = Bank.open(path.parent if path.name == "bank.json" else path)
         with common.progress("rows") as report:
             check = verify_rows(bank, donor=donor, recipient_tokenizer=tokenizer, progress=report, **options)

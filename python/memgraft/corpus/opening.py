@@ -69,10 +69,12 @@ def open_text(
     """Tokenises a folder of text into an unlinked file; arguments and errors as for `Corpus.open`."""
     if len(paths) > 1:
         raise ArgumentError("path: expected one folder of text, got several; tokenise them one by one")
+    files: dict[Path, int] = {}
     with temporary_folder(temporary) as folder:
-        written = tokenize_folder(paths[0], tokenizer, Path(folder) / "corpus", eos=eos_id, progress=progress)
+        out = Path(folder) / "corpus"
+        written = tokenize_folder(paths[0], tokenizer, out, eos=eos_id, files=files, progress=progress)
         core, facts = open_tokens([written])
-    return core, {**facts, "source": ("text", paths)}
+    return core, {**facts, "source": ("text", paths), "files": files}
 
 
 def open_tables(

@@ -30,6 +30,7 @@ class Corpus(Closing):
         tokenizer: fingerprint of that tokenizer's file, where known.
         tokenizer_mapping: fingerprints of what it does, which saving it again does not change; where known.
         special_ids: that tokenizer's special tokens; never part of a key.
+        files: of text, the number of tokens of each file, in the order of the stream; else empty.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Corpus(Closing):
         special_ids: Sequence[int] = (),
         source: tuple[str, Sequence[Path]] | None = None,
         recorded_split: Mapping[str, Any] | None = None,
+        files: Mapping[Path, int] | None = None,
     ) -> None:
         """Wraps the compiled corpus; use :meth:`open` instead."""
         self._core = core
@@ -53,6 +55,7 @@ class Corpus(Closing):
         self.tokenizer = tokenizer
         self.tokenizer_mapping = tokenizer_mapping
         self.special_ids = tuple(special_ids)
+        self.files = files or {}
 
     @classmethod
     def open(

@@ -77,6 +77,7 @@ def tokenize_folder(
     eos: str | int | None = None,
     vocab_size: int | None = None,
     cutting: Cutting | None = None,
+    files: dict[Path, int] | None = None,
     progress: Progress | bool | None = None,
 ) -> Path:
     """Tokenises text files into ``<out>.bin/.idx/.json`` and returns the ``.bin``; see :class:`CorpusWriter`.
@@ -91,6 +92,7 @@ def tokenize_folder(
         eos: the delimiter, as token text or id; ``None`` appends none (the index keeps documents apart).
         vocab_size: declared vocabulary of the model; default: the tokenizer's size.
         cutting: how text is cut into documents, and which columns and fields hold it.
+        files: is told the number of tokens of each file, in the order in which they lie in the corpus.
         progress: True for bars, or called with (phase, bytes done, bytes in all).
 
     Raises:
@@ -121,11 +123,14 @@ def tokenize_folder(
         special_ids=find_special_ids(loaded),
     ) as writer:
         for batch, size in _batches(_watched(documents(source, cutting), loaded, cutting)):
-            encodings = interruptible(functools.partial(loaded.encode_batch_fast, batch, add_special_tokens=False))
-            for encoding in encodings:
+            texts = [document.text for document in batch]
+            encodings = interruptible(functools.partial(loaded.encode_batch_fast, texts, add_special_tokens=False))
+            for document, encoding in zip(batch, encodings, strict=True):
                 ids = token_array(encoding.ids, eos_id)
                 if ids.size:
                     writer.add(ids)
+                if files is not None:
+                    files[document.file] = files.get(document.file, 0) + ids.size
             done += size
             if progress is not None:
                 progress("tokenize", min(done, total - 1), total)
@@ -176,11 +181,11 @@ def _watched(found: Iterator[Document], tokenizer: Any, cutting: Cutting) -> Ite
         yield document
 
 
-def _batches(found: Iterator[Document]) -> Iterator[tuple[list[str], int]]:
-    batch: list[str] = []
+def _batches(found: Iterator[Document]) -> Iterator[tuple[list[Document], int]]:
+    batch: list[Document] = []
     characters = size = 0
     for document in found:
-        batch.append(document.text)
+        batch.append(document)
         characters += len(document.text)
         size += document.num_bytes
         if characters >= BATCH_CHARACTERS:

@@ -9,7 +9,7 @@ from typing import Any
 
 from memgraft import _core
 from memgraft.arguments import refuse_paths
-from memgraft.corpus import Corpus
+from memgraft.corpus import Corpus, CorpusSample
 from memgraft.errors import StorageError
 from memgraft.keyset import KeySet
 from memgraft.mining import options
@@ -38,6 +38,7 @@ def mine(
     vocab_size: int | None = None,
     temporary: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    sample: bool = True,
     progress: Progress | bool | None = None,
 ) -> KeySet:
     """Mines the most frequent n-grams of ``corpus``, with exact counts and document frequencies.
@@ -70,6 +71,8 @@ def mine(
         temporary: folder for what outgrows the memory (:func:`plan_spill`); default: ``$TMPDIR``. Its files have no
             name and vanish with the process.
         threads: default: every core.
+        sample: also take a small sample of the documents (:attr:`KeySet.sample`), by which `coverage` and trainings
+            see text that was mined; it reads the corpus once more, 256 M tokens of it at most.
         progress: True for bars, or called with (phase, done, total) on the calling thread; what it raises ends
             the mining.
 
@@ -104,7 +107,8 @@ def mine(
         "num_documents": corpus.num_documents,
         "eos_id": corpus.eos_id,
     }
-    return finished(mined, chosen, found, corpus.tokenizer, corpus.tokenizer_mapping, corpus.split_facts, require)
+    keys = finished(mined, chosen, found, corpus.tokenizer, corpus.tokenizer_mapping, corpus.split_facts, require)
+    return keys.with_sample(CorpusSample.of(corpus, progress=progress).to_bytes()) if sample else keys
 
 
 def finished(

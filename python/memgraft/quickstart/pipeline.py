@@ -15,6 +15,7 @@ from memgraft.assets import DEFAULT_CORPUS, DEFAULT_DONOR, default_corpus, defau
 from memgraft.assets.cache import sha256_file, sha256_tree
 from memgraft.controls import DEFAULT_ARMS
 from memgraft.errors import ArgumentError, StorageError
+from memgraft.harvesting.asked import refuse_donor
 from memgraft.progress import Progress
 from memgraft.quickstart import text
 from memgraft.quickstart.phases import Phases
@@ -64,6 +65,8 @@ def run(
         raise ArgumentError(
             f"--corpus {options.corpus}: expected a folder of text (.txt, .md, .jsonl), found nothing there"
         )
+    if options.donor is not None:
+        refuse_donor(options.donor, None if options.tap is None else (options.tap,))
     _writable(options.out)
     phases = Phases(options.out, log)
     corpus = options.corpus or default_corpus(progress)

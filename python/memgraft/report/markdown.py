@@ -1,8 +1,10 @@
 """The report as Markdown: the words and tables of its page, without the pictures."""
 
+import re
 from html.parser import HTMLParser
 
 _SKIPPED = ("style", "svg", "title")
+_RUN = re.compile(" {2,}")
 _BLOCKS = ("p", "li", "blockquote", "footer")
 
 
@@ -33,7 +35,9 @@ class _Reader(HTMLParser):
         if tag in ("h1", "h2"):
             self.lines += [f"{'#' * int(tag[1])} {self._taken()}", ""]
         elif tag in ("td", "th"):
-            self.row.append(self._taken().replace("|", "\\|"))
+            # Keys of code hold runs of spaces, which Markdown would fold.
+            text, self.text = self.text.strip(), ""
+            self.row.append(_RUN.sub(lambda run: "\N{NO-BREAK SPACE}" * len(run[0]), text).replace("|", "\\|"))
         elif tag == "tr":
             self.lines.append(f"| {' | '.join(self.row)} |")
             if self.inside[-1] == "thead":

@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from memgraft.bank.health import collapsed, health_warnings
+from memgraft.corpus.overlapping import WORTH_SAYING
 from memgraft.report import plots
 from memgraft.report.parts import html_section, html_table
 
@@ -19,7 +20,7 @@ def coverage_section(coverage: Mapping[str, Mapping[str, Any]]) -> str:
     """Coverage by order: a line and a row for each stream, and for each domain in it."""
     shares = "; ".join(
         f"of {name}, {100 * facts['misses'] / max(1, facts['positions']):.1f} % of positions have none and use the "
-        f"fallback ({_MINED[facts.get('mined_from_it')]})"
+        f"fallback ({_mined(facts)})"
         for name, facts in coverage.items()
     )
     lead = f"The longest stored n-gram that ends at a position gives its row: {shares}."
@@ -38,6 +39,13 @@ def coverage_section(coverage: Mapping[str, Mapping[str, Any]]) -> str:
         lead,
         plots.coverage_plot(streams) + html_table(("tokens of", "positions", "coverage", "rows used"), rows),
     )
+
+
+def _mined(facts: Mapping[str, Any]) -> str:
+    """Whether a stream is text that the keys were mined from, or shares text with that."""
+    mined, shared = facts.get("mined_from_it"), facts.get("shared_with_mined") or 0
+    more = f", but about {shared:.0%} of it is in the text that was mined" if shared >= WORTH_SAYING else ""
+    return _MINED[mined] + (more if mined is False else "")
 
 
 def _with_domains(coverage: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -132,6 +132,8 @@ def _groups(experiment: Mapping[str, Any]) -> str:
         means = {arm: _mean_by(results, kind, name) for arm, results in by_arm.items()}
         rows = []
         for group, (loss, tokens) in means[base].items():
+            if not tokens:  # keys of one token, where none was mined
+                continue
             differences = [
                 None if loss is None or means[arm][group][0] is None else means[arm][group][0] - loss  # type: ignore[operator]
                 for arm in others

@@ -31,7 +31,8 @@ svg text { font-family: inherit !important; }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--muted); border-bottom: 1.5px solid var(--line);
   padding: 6px 10px 6px 0; }
-td { border-bottom: 1px solid var(--line); padding: 6px 10px 6px 0; vertical-align: top; overflow-wrap: break-word; }
+td { border-bottom: 1px solid var(--line); padding: 6px 10px 6px 0; vertical-align: top; overflow-wrap: break-word;
+  white-space: pre-wrap; }
 .which td { overflow-wrap: anywhere; } .which td:first-child { min-width: 9em; }
 .scroll { overflow-x: auto; } td:first-child { min-width: 8em; }
 td.n, th.n { text-align: right; padding-right: 0; padding-left: 12px; white-space: nowrap; }
