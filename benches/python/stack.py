@@ -16,7 +16,8 @@ from memgraft.bank.stacked import StackedIndex
 
 MOST_BASE_KEYS = 400_000
 POSITIONS_PER_KEY = 32
-"""A stack walks over an overlay until it has looked up so many positions for each of its keys."""
+"""A stack walks over an overlay until it has looked up so many positions for each of the overlay's keys; all keys are
+one table when it has looked up as many for each of them."""
 
 
 def stacks(keys: KeySet) -> dict[str, tuple[KeySet, KeySet]]:
@@ -50,10 +51,10 @@ def group(settings: Settings) -> dict[str, Any]:
     report: dict[str, Any] = {"unit": "token", "tokens": len(text)}
     for name, (low, high) in stacks(KeySet.open(settings.keys)).items():
         base, overlay = NgramIndex.build(low), NgramIndex.build(high)
-        stack = StackedIndex([base, overlay])
+        stack, young = StackedIndex([base, overlay]), StackedIndex([base, overlay])
         rows, orders = merged(base, overlay, text)
-        # Walked at first, then with what was read of the overlay.
-        for _ in range(2 + POSITIONS_PER_KEY * len(overlay) // len(text)):
+        # Walked at first, then with what was read of the overlay, then one table.
+        for _ in range(2 + POSITIONS_PER_KEY * (len(base) + len(overlay)) // len(text)):
             found = stack.lookup(text, threads=1)
             check_equal(f"{name}, rows", rows, found[0])
             check_equal(f"{name}, orders", orders, found[1])
@@ -64,12 +65,16 @@ def group(settings: Settings) -> dict[str, Any]:
         def stacked(stack: StackedIndex = stack) -> None:
             stack.lookup(text, out=out, threads=1)
 
+        def early(stack: StackedIndex = young) -> None:
+            stack.lookup(text, out=out, threads=1)
+
         def fresh(base: NgramIndex = base, overlay: NgramIndex = overlay) -> None:
             StackedIndex([base, overlay]).lookup(text, out=out, threads=1)
 
         contenders = [
             Contender("base alone", len(text), alone),
             Contender("stack", len(text), stacked),
+            Contender("stack, before all its keys are one table", len(text), early),
             Contender("a new stack's first lookup", len(text), fresh),
         ]
         report[name] = {

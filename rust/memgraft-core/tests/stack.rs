@@ -42,12 +42,16 @@ fn stack_over(layers: &[Keys], vocab: u32) -> Stack {
     Stack::new(layers.iter().map(index).collect()).unwrap()
 }
 
-/// Looks so much up that overlays are read into what spares walking over them.
-fn warm(stack: &Stack) {
-    let tokens = vec![0u32; 32 * stack.num_keys().max(1)];
+/// Looks so much up that what `num_keys` keys spare lookups is made: those of the overlays, or of all layers.
+fn warm(stack: &Stack, num_keys: usize) {
+    let tokens = vec![0u32; 32 * num_keys.max(1)];
     let checked = Tokens::check(&tokens[..], stack.vocab_size(), &Bounds::default(), Unknown::Error).unwrap();
     let (mut rows, mut orders) = (vec![0; tokens.len()], vec![0; tokens.len()]);
     stack.lookup_tokens(&checked, &Bounds::default(), &mut rows, &mut orders, Options::default()).unwrap();
+}
+
+fn rows_of(layers: &[Keys]) -> usize {
+    layers.iter().map(Vec::len).sum()
 }
 
 /// Key to row through all layers, a later one's in place of an earlier one's; written without the stack.
@@ -92,8 +96,9 @@ proptest! {
         let want: Vec<_> = (0..tokens.len()).map(|at| longest(&rows, &tokens, &ids, at)).collect();
         let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
         let checked = Tokens::check(&tokens[..], WIDE, &bounds, Unknown::Error).unwrap();
-        for lanes in [1, 32] {
-            warm(&stack);
+        // Walked, with the overlays' keys in a table, with all keys in one.
+        for (lanes, warmed) in [(32, 0), (1, rows_of(&layers[1..])), (32, 0), (1, rows_of(&layers)), (32, 0)] {
+            warm(&stack, warmed);
             let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
             stack.lookup_tokens(&checked, &bounds, &mut found, &mut orders, Options { lanes, ..Options::default() }).unwrap();
             prop_assert_eq!(&found.into_iter().zip(orders).collect::<Vec<_>>(), &want);
@@ -113,10 +118,8 @@ proptest! {
         let want: Vec<_> = (0..tokens.len()).map(|at| longest(&rows, &tokens, &ids, at)).collect();
         let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
         let checked = Tokens::check(&tokens[..], VOCAB, &bounds, Unknown::Error).unwrap();
-        for (threads, lanes) in [(1, 1), (1, 32), (3, 32)] {
-            if threads > 1 || lanes > 1 {
-                warm(&stack);
-            }
+        for (threads, lanes, warmed) in [(1, 1, 0), (1, 32, rows_of(&layers[1..])), (3, 32, rows_of(&layers)), (1, 1, 0)] {
+            warm(&stack, warmed);
             let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
             let options = Options { threads, lanes, ..Options::default() };
             stack.lookup_tokens(&checked, &bounds, &mut found, &mut orders, options).unwrap();
@@ -171,7 +174,7 @@ fn an_overlay_answers_in_sparse_and_in_dense_text() {
         let key = |i| (0..=i % longest).map(|n| number(17 * i + n, salt)).collect::<Vec<_>>();
         (0..num).map(|i| (key(i), u64::from(i % 3) + 1)).collect::<HashMap<_, _>>().into_iter().collect()
     };
-    let (mut base, over, without_singles) = (keys(3000, 1, 4), keys(64, 7, 16), keys(50, 9, 5));
+    let (mut base, over, without_singles) = (keys(30_000, 1, 4), keys(64, 7, 16), keys(50, 9, 5));
     base.extend(over[..8].iter().filter(|(key, _)| key.len() > 4).cloned());
     let without_singles = without_singles.into_iter().filter(|(key, _)| key.len() > 1).collect();
     let layers = [base, over, without_singles];
@@ -189,7 +192,12 @@ fn an_overlay_answers_in_sparse_and_in_dense_text() {
     let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
     let checked = Tokens::check(&tokens[..], 500, &bounds, Unknown::Error).unwrap();
     let want: Vec<_> = (0..tokens.len()).map(|at| longest(&rows, &tokens, &ids, at)).collect();
-    for (threads, instructions) in [(1, Instructions::Best), (3, Instructions::Best), (2, Instructions::Portable)] {
+    let ways = [(1, Instructions::Best), (3, Instructions::Best), (2, Instructions::Portable)];
+    // From the table of the overlays' keys, which the first lookup makes, then from one of all keys.
+    for (warmed, (threads, instructions)) in
+        [0, rows_of(&layers)].into_iter().flat_map(|warmed| ways.map(|way| (warmed, way)))
+    {
+        warm(&stack, warmed);
         let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
         let options = Options { threads, instructions, ..Options::default() };
         stack.lookup_tokens(&checked, &bounds, &mut found, &mut orders, options).unwrap();
@@ -214,7 +222,7 @@ fn answers_stay_while_overlays_are_read_one_after_another() {
         let want: Vec<_> = (0..tokens.len()).map(|at| longest(&rows, &tokens, &ids, at)).collect();
         let bounds = Bounds { ids: Some(&ids), ..Bounds::default() };
         let checked = Tokens::check(&tokens[..], 40, &bounds, Unknown::Error).unwrap();
-        for time in 0..8 {
+        for time in 0..16 {
             let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
             stack.lookup_tokens(&checked, &bounds, &mut found, &mut orders, Options::default()).unwrap();
             assert!(found.into_iter().zip(orders).eq(want.iter().copied()), "lookup {time}");
@@ -226,19 +234,24 @@ fn answers_stay_while_overlays_are_read_one_after_another() {
 fn an_interrupted_lookup_leaves_a_stack_that_answers() {
     let base = (0..50u32).map(|i| ([&[i % 5, i / 5 % 5][..], &[0][..(i / 25) as usize]].concat(), 1)).collect();
     let layers = [base, vec![(vec![3, 1, 2], 2), (vec![1, 2], 1)]];
-    let (stack, rows) = (stack(&layers), dictionary(&layers));
-    let tokens: Vec<u32> = (0..500).map(|i| [3, 1, 2, 4][i % 4]).collect();
-    let checked = Tokens::check(&tokens[..], VOCAB, &Bounds::default(), Unknown::Error).unwrap();
-    let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
-    let stop = Stop::default();
-    stop.request();
-    let options = Options::default();
-    let stopped = stop.during(|| stack.lookup_tokens(&checked, &Bounds::default(), &mut found, &mut orders, options));
-    assert!(matches!(stopped, Err(Error::Interrupted)));
-    for _ in 0..3 {
-        stack.lookup_tokens(&checked, &Bounds::default(), &mut found, &mut orders, options).unwrap();
-        let want = (0..tokens.len()).map(|at| longest(&rows, &tokens, &vec![0; tokens.len()], at));
-        assert!(found.iter().copied().zip(orders.iter().copied()).eq(want));
+    let rows = dictionary(&layers);
+    // The interrupted lookup is the one that would read the overlay's keys, or all keys.
+    for num_tokens in [500, 2000] {
+        let stack = stack(&layers);
+        let tokens: Vec<u32> = (0..num_tokens).map(|i| [3, 1, 2, 4][i % 4]).collect();
+        let checked = Tokens::check(&tokens[..], VOCAB, &Bounds::default(), Unknown::Error).unwrap();
+        let (mut found, mut orders) = (vec![7; tokens.len()], vec![7; tokens.len()]);
+        let stop = Stop::default();
+        stop.request();
+        let options = Options::default();
+        let stopped =
+            stop.during(|| stack.lookup_tokens(&checked, &Bounds::default(), &mut found, &mut orders, options));
+        assert!(matches!(stopped, Err(Error::Interrupted)));
+        for _ in 0..3 {
+            stack.lookup_tokens(&checked, &Bounds::default(), &mut found, &mut orders, options).unwrap();
+            let want = (0..tokens.len()).map(|at| longest(&rows, &tokens, &vec![0; tokens.len()], at));
+            assert!(found.iter().copied().zip(orders.iter().copied()).eq(want));
+        }
     }
 }
 

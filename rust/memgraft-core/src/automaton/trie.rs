@@ -66,7 +66,7 @@ pub(crate) struct Trie {
 }
 
 impl Trie {
-    /// The prefixes of `keys`, in one pass over the keys in lexicographic order.
+    /// The prefixes of `keys`.
     ///
     /// # Errors
     /// [`crate::Error::Limit`] with 2^32 or more prefixes of one length, [`crate::Error::Format`] for keys that are
@@ -75,12 +75,32 @@ impl Trie {
         let offsets = keys.checked_offsets()?;
         let tokens = keys.tokens();
         let key = |i: u32| &tokens[offsets[usize_of(i)]..offsets[usize_of(i) + 1]];
-        let mut levels = vec![Level::default(); keys.max_order()];
+        let (trie, twice) = Self::of(saturating_u32(keys.len()), keys.vocab_size(), keys.max_order(), key)?;
+        if twice {
+            return Err(keys.damaged("a key has two rows"));
+        }
+        Ok(trie)
+    }
+
+    /// The prefixes of the keys `key(row)`, in one pass over them in lexicographic order, and whether some are equal: of
+    /// those the last row counts. Keys have 1 to `max_order` tokens below `vocab_size`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] with 2^32 or more prefixes of one length, [`crate::Error::Interrupted`] where the caller has
+    /// asked the work to end.
+    pub fn of<'a>(
+        num_keys: u32,
+        vocab_size: u32,
+        max_order: usize,
+        key: impl Fn(u32) -> &'a [u32],
+    ) -> Result<(Self, bool)> {
+        let mut levels = vec![Level::default(); max_order];
         let mut last: &[u32] = &[];
         let mut twice = false;
-        lexicographic(saturating_u32(keys.len()), keys.vocab_size(), key, |row, key| {
+        lexicographic(num_keys, vocab_size, key, |row, key| {
             let shared = last.iter().zip(key).take_while(|(a, b)| a == b).count();
-            twice |= shared == key.len();
+            let again = shared == key.len();
+            twice |= again;
             for depth in shared..key.len() {
                 let begins_family = match depth.checked_sub(1).map(|up| levels[up].words.last_mut()) {
                     Some(Some(parent)) => {
@@ -95,19 +115,16 @@ impl Trie {
                 level.row.push(NO_ROW);
             }
             if let Some(slot) = levels[key.len() - 1].row.last_mut() {
-                *slot = row;
+                *slot = if again { row.max(*slot) } else { row };
             }
             last = key;
         })?;
-        if twice {
-            return Err(keys.damaged("a key has two rows"));
-        }
         for level in &mut levels {
             fit_u32(level.len(), "prefixes of one length")?;
             level.words.shrink_to_fit();
             level.row.shrink_to_fit();
         }
-        Ok(Self { levels })
+        Ok((Self { levels }, twice))
     }
 
     /// Ranks, one level up, of the parents of `levels[depth]`; one a family, in order.

@@ -5,12 +5,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Stack;
+use super::union::{MAX_UNION, Union};
 use crate::batch::{self, Bounds, Extensions, MAX_EXTENSIONS, Options, Tokens, Unknown};
 use crate::ids::{u64_of, usize_of_u64};
 use crate::index::Index;
 use crate::{Error, Result};
 
-/// Reading a key of an overlay takes as long as walking some tens of positions.
+/// Reading a key takes as long as walking some tens of positions.
 const POSITIONS_PER_KEY: u64 = 32;
 /// Overlays whose keys are at most this part of those below gain by a table of extensions, whatever the text.
 const SMALL: usize = 16;
@@ -22,22 +23,31 @@ const KEYS_AT_ONCE: usize = 1 << 13;
 /// All crowns of a stack.
 #[derive(Debug)]
 pub(super) struct Crowns {
-    /// From the smallest to the largest, each at least twice the one before but for the last.
+    /// From the smallest to the largest, each at least twice the one before but for the last two.
     of: Vec<Crown>,
     /// Positions looked up so far.
     positions: AtomicU64,
 }
 
-/// The upper layers of a stack as extensions of those below.
+/// The upper layers of a stack as extensions of those below, or all layers as one table.
 #[derive(Debug)]
 struct Crown {
-    /// Layers below, which are walked.
+    /// Layers below, which are walked; with none it is a union.
     below: usize,
     num_keys: usize,
     /// Whether someone has begun to make it.
     begun: AtomicBool,
     /// Nothing where keys cannot be read.
-    made: OnceLock<Option<Extensions>>,
+    made: OnceLock<Option<Made>>,
+}
+
+/// A crown that is there.
+#[derive(Debug)]
+pub(super) enum Made {
+    /// What the layers above the lowest `below` add to the answers of those.
+    Extensions { below: usize, extensions: Extensions },
+    /// All layers.
+    Union(Union),
 }
 
 impl Crowns {
@@ -58,14 +68,16 @@ impl Crowns {
             if of.len() > 1 && of[of.len() - 1].num_keys < 2 * of[of.len() - 2].num_keys {
                 of.pop();
             }
-            of.push(Crown { below, num_keys, begun: AtomicBool::new(false), made: OnceLock::new() });
+            of.push(Crown::new(below, num_keys));
+        }
+        if layers.len() > 1 && all_keys <= MAX_UNION {
+            of.push(Crown::new(0, all_keys));
         }
         Self { of, positions: AtomicU64::new(0) }
     }
 
-    /// The extensions that save most of those that are there, and the number of layers below them; makes what so many
-    /// more positions pay for.
-    pub fn of(&self, stack: &Stack, positions: u64) -> Result<Option<(usize, &Extensions)>> {
+    /// What saves most of what is there; makes what so many more positions pay for.
+    pub fn of(&self, stack: &Stack, positions: u64) -> Result<Option<&Made>> {
         let Self { of, positions: sum } = self;
         let positions = sum.fetch_add(positions, Ordering::Relaxed).saturating_add(positions);
         let pays = |crown: &&Crown| positions >= POSITIONS_PER_KEY * u64_of(crown.num_keys);
@@ -73,7 +85,7 @@ impl Crowns {
         if let Some(crown) = of.iter().rev().find(pays)
             && !crown.begun.swap(true, Ordering::Relaxed)
         {
-            let made = crown.extensions(stack);
+            let made = crown.make(stack);
             if matches!(made, Err(Error::Interrupted)) {
                 crown.begun.store(false, Ordering::Relaxed);
                 return Err(Error::Interrupted);
@@ -81,11 +93,22 @@ impl Crowns {
             // A damaged file is walked, so that the walk says what is wrong.
             crown.made.set(made.ok()).ok();
         }
-        Ok(of.iter().rev().find_map(|crown| Some((crown.below, crown.made.get()?.as_ref()?))))
+        Ok(of.iter().rev().find_map(|crown| crown.made.get()?.as_ref()))
     }
 }
 
 impl Crown {
+    fn new(below: usize, num_keys: usize) -> Self {
+        Self { below, num_keys, begun: AtomicBool::new(false), made: OnceLock::new() }
+    }
+
+    fn make(&self, stack: &Stack) -> Result<Made> {
+        if self.below == 0 {
+            return Union::new(stack).map(Made::Union);
+        }
+        self.extensions(stack).map(|extensions| Made::Extensions { below: self.below, extensions })
+    }
+
     /// Reads the keys of the upper layers and what lies below each.
     fn extensions(&self, stack: &Stack) -> Result<Extensions> {
         let upper = &stack.layers[self.below..];

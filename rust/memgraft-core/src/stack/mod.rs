@@ -3,6 +3,7 @@
 //! Rows are numbered through: those of the first index keep their numbers, those of the next follow.
 
 mod crowns;
+mod union;
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::fingerprint::Fingerprint;
 use crate::ids::{MAX_KEYS, MAX_ORDER, RowId, StateId, row_as_i32, saturating_u32, u64_of, usize_of};
 use crate::index::Index;
 use crate::{Error, Result};
-use crowns::Crowns;
+use crowns::{Crowns, Made};
 
 /// Indexes over one vocabulary, from the lowest to the one that wins.
 #[derive(Debug, Clone)]
@@ -137,10 +138,12 @@ impl Stack {
         orders: &mut [u8],
         options: Options,
     ) -> Result<()> {
-        let crown = self.crowns.of(self, u64_of(tokens.len()))?;
-        let walked = crown.map_or(self.layers.len(), |(below, _)| below);
-        let above = crown.map(|(_, above)| above);
-        match batch::lookup(&self.walked(walked), above, tokens, bounds, rows, orders, options)? {
+        let (layers, above) = match self.crowns.of(self, u64_of(tokens.len()))? {
+            None => (self.walked(self.layers.len()), None),
+            Some(Made::Extensions { below, extensions }) => (self.walked(*below), Some(extensions)),
+            Some(Made::Union(union)) => (vec![union.layer()], None),
+        };
+        match batch::lookup(&layers, above, tokens, bounds, rows, orders, options)? {
             None => Ok(()),
             Some(damaged) => Err(self.layers[damaged].damaged()),
         }
