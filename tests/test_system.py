@@ -97,10 +97,12 @@ def cgroups(tmp_path, monkeypatch):
             lambda path, **options: ours if str(path) == "/proc/self/cgroup" else read_text(path, **options),
         )
         monkeypatch.setattr(system, "CGROUPS", tmp_path)
+        system.processor_quota.cache_clear()
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
         monkeypatch.setattr(os, "process_cpu_count", lambda: 64, raising=False)
 
-    return put
+    yield put
+    system.processor_quota.cache_clear()
 
 
 def test_threads_are_those_that_the_process_may_use(cgroups):

@@ -1,6 +1,7 @@
 """What depends on the system: how files are put in place, how many threads a process may use, where it may write."""
 
 import errno
+import functools
 import os
 import tempfile
 import threading
@@ -154,15 +155,14 @@ def num_threads(most: int | None = None) -> int:
     Args:
         most: the answer is not above this.
     """
-    count = getattr(os, "process_cpu_count", os.cpu_count)() or 1
-    if (processors := usable_processors()) is not None:
-        count = min(count, len(processors))
-    quota = _quota()
-    if quota is not None:
-        count = min(count, max(1, int(quota)))
-    if _limit is not None:
-        count = min(count, _limit)
-    return count if most is None else min(count, most)
+    processors = usable_processors()
+    # `os.cpu_count` reads a file, so it is asked only where nothing else says.
+    bounds = [os.cpu_count() or 1 if processors is None else len(processors)]
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on, where a user may say less
+        bounds.append(os.process_cpu_count() or 1)
+    if (quota := processor_quota()) is not None:
+        bounds.append(max(1, int(quota)))
+    return min(bound for bound in (*bounds, _limit, most) if bound is not None)
 
 
 _limit: int | None = None
@@ -177,8 +177,12 @@ def limit_threads(most: int | None) -> None:
     _core.limit_threads(most)
 
 
-def _quota() -> float | None:
-    """Processors that the control group of this process may use at a time, None where it is not limited."""
+@functools.cache
+def processor_quota() -> float | None:
+    """Processors that the control group of this process may use at a time, None where it is not limited.
+
+    The files are read once a process, because a decoding step that asks for them takes twice as long.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,5 +1,6 @@
 //! Scoped threads without a pool, so that nothing survives into a forked worker.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::stop;
@@ -8,9 +9,14 @@ use crate::stop;
 static LIMIT: AtomicUsize = AtomicUsize::new(16);
 
 /// The number of threads to use where the caller did not say: what the system offers, at most 16 or the limit.
+///
+/// The system is asked once, because it reads files of the control group, which takes longer than a decoding step's
+/// lookup.
 #[must_use]
 pub fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(LIMIT.load(Ordering::Relaxed))
+    static OFFERED: OnceLock<usize> = OnceLock::new();
+    let offered = *OFFERED.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
+    offered.min(LIMIT.load(Ordering::Relaxed))
 }
 
 /// Bounds [`default_threads`] for the whole process; `None` takes the bound away.
