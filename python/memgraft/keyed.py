@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
+from memgraft.decoding import decode_inside, find_anchor
 from memgraft.errors import ArgumentError, ConfigError, RowError
 from memgraft.tokenizer_file import load_tokenizer_file
 
@@ -163,8 +164,10 @@ def place(row: int, length: int) -> int:
     return number % length
 
 
-def decoder(tokenizer: Any) -> Callable[[Sequence[Sequence[int]]], list[str]]:
+def decoder(tokenizer: Any, *, inside: bool = True) -> Callable[[Sequence[Sequence[int]]], list[str]]:
     """What makes texts of keys: from a path or a loaded tokenizer; special tokens are kept.
+
+    ``inside``: as they stand inside a document, with the space before a first word; else as whole texts.
 
     Raises:
         ConfigError: a path is given and tokenizers is not installed.
@@ -175,4 +178,15 @@ def decoder(tokenizer: Any) -> Callable[[Sequence[Sequence[int]]], list[str]]:
         tokenizer = load_tokenizer_file(tokenizer)
     if not hasattr(tokenizer, "decode"):
         raise ArgumentError(f"tokenizer: expected a path or a tokenizer, got {type(tokenizer).__name__}")
-    return lambda keys: [str(tokenizer.decode(list(key), skip_special_tokens=False)) for key in keys]
+
+    def decode(keys: Sequence[Sequence[int]]) -> list[str]:
+        return [str(tokenizer.decode(list(key), skip_special_tokens=False)) for key in keys]
+
+    def encode(text: str) -> list[int]:
+        found = tokenizer.encode(text, add_special_tokens=False)
+        return list(getattr(found, "ids", found))  # of tokenizers, or of transformers
+
+    if not inside:
+        return decode
+    anchor = find_anchor(encode, decode)
+    return lambda keys: decode_inside(keys, decode, anchor)

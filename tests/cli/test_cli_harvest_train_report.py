@@ -295,6 +295,11 @@ def test_coverage_of_folders_of_text_goes_into_the_report(place, bank, tmp_path)
         found = facts["domains"][str(tmp_path / "text" / name)]
         assert found == {name: alone[name] for name in found}
     (tmp_path / "domains.json").write_text(result.stdout)
+    shown = invoke(*command[:-1]).stdout.splitlines()
+    for path, found in facts["domains"].items():
+        (line,) = (line for line in shown if line.startswith(path))  # a row each
+        assert f"{found['positions']}  " in line
+        assert f"{found['coverage']:.2%}" in line
     command = ["report", place / "bank", "--coverage", tmp_path / "domains.json", "--out"]
     result = invoke(*command, tmp_path / "report")
     assert result.exit_code == 0, result.stderr

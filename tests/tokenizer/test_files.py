@@ -1,8 +1,15 @@
 """A file that is no tokenizer is refused in the same words wherever a tokenizer is named."""
 
+import itertools
+import json
+
 import pytest
+from families import FAMILIES
+from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
 from memgraft import KeySet, tokenize_folder
+from memgraft.cli.app import build_app
 from memgraft.corpus.text import load_tokenizer
 from memgraft.errors import CorpusError, FormatError, MemgraftError
 from memgraft.keyed import decoder
@@ -31,3 +38,20 @@ def test_a_file_that_is_no_tokenizer(way, tmp_path):
     with pytest.raises(MemgraftError, match=r"tokenizer\.json: expected a tokenizer\.json, found no such file"):
         call(path)
     assert [file.name for file in tmp_path.iterdir()] == ["text.txt"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_keys_are_shown_as_they_stand_inside_a_document(family, tmp_path):
+    made = FAMILIES[family]()
+    made.save(str(tmp_path / "tokenizer.json"))
+    codec = open_tokenizer(made)
+    ids = [token for token in range(3, codec.vocab_size) if codec.known[token]]
+    keys = KeySet.from_keys(list(itertools.pairwise(ids)), vocab_size=codec.vocab_size)
+    expected = codec.decode_inside([list(key) for key in keys])
+    for tokenizer in (tmp_path, made, PreTrainedTokenizerFast(tokenizer_object=made)):
+        assert decoder(tokenizer)(list(keys)) == expected
+        assert keys.to_pandas(tokenizer=tokenizer).text.tolist() == expected
+    assert decoder(made, inside=False)(list(keys)) == codec.decode([list(key) for key in keys])
+    keys.save(tmp_path / "keys.mgk")
+    shown = CliRunner().invoke(build_app(), ["inspect", str(tmp_path / "keys.mgk"), "--rows", "2", "--json"])
+    assert [row["text"] for row in json.loads(shown.stdout)["top_keys"]] == expected[:2]

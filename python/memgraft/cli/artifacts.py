@@ -318,5 +318,7 @@ def parse_ids(name: str, text: str | None) -> list[int]:
 
 
 def decode(tokenizer: Any, key: "tuple[int, ...] | list[int]") -> str:
-    """The text of a key, special tokens included."""
-    return str(tokenizer.decode(list(key), skip_special_tokens=False))
+    """The text of a key as inside a document, special tokens included."""
+    from memgraft.keyed import decoder
+
+    return decoder(tokenizer)([key])[0]

@@ -1,5 +1,7 @@
 """``memgraft coverage``: how much of a token stream the keys reach."""
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,7 +111,27 @@ def run(
             size: share for size, share in rows.items() if size <= max(facts["positions"], min(rows))
         }
     shown = {"part": part, **{name: value for name, value in facts.items() if name != "domains"}}
-    common.emit(shown | ({"domains": domains} if domains else {}), json=json, title=f"Coverage of {index}")
+    if json and domains:
+        shown["domains"] = domains
+    common.emit(shown, json=json, title=f"Coverage of {index}")
+    if domains and not json:
+        _print_domains(domains)
+
+
+def _print_domains(domains: Mapping[str, Mapping[str, Any]]) -> None:
+    """A row for each domain."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("domain", overflow="fold")
+    for name in ("positions", "coverage", "fallback", "hits"):
+        table.add_column(name, justify="left" if name == "hits" else "right", no_wrap=name != "hits")
+    for name, facts in domains.items():
+        shares = (f"{facts[share]:.2%}" for share in ("coverage", "fallback_share"))
+        table.add_row(Text(name), str(facts["positions"]), *shares, Text(common.show(facts["hits"])))
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 
 
 def _folders(corpus: list[Path]) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from memgraft.cli import common
 from memgraft.errors import ArgumentError
+from memgraft.keyed import decoder
 from memgraft.names import TOOL
 
 
@@ -40,10 +41,12 @@ def run(
     load_graft(model, graft, bank=bank, rows="same" if bank is None else "any")
     explained = explain(model, text, tokenizer=tokenizer)
     ids = [one.token for one in explained]
+    texts = decoder(tokenizer)([[token] for token in ids])
+    matches = decoder(tokenizer)([ids[place - one.order + 1 : place + 1] for place, one in enumerate(explained)])
     tokens = []
-    for place, one in enumerate(explained):
-        facts: dict[str, Any] = {"token": one.token, "text": tokenizer.decode([one.token]), "order": one.order}
-        facts["match"] = tokenizer.decode(ids[place - one.order + 1 : place + 1]) if one.order else None
+    for one, spelled, match in zip(explained, texts, matches, strict=True):
+        facts: dict[str, Any] = {"token": one.token, "text": spelled, "order": one.order}
+        facts["match"] = match if one.order else None
         facts |= {"row": one.row, "bank": one.bank, "gate": one.gate, "injected": one.injected, "effect": one.effect}
         tokens.append(facts)
     if html is not None:

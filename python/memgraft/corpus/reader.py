@@ -260,7 +260,7 @@ class Corpus(Closing):
         documents = [self.document(each) for each in range(chosen)]
         columns: dict[str, Any] = {"start": starts[:-1], "num_tokens": np.diff(starts), "tokens": documents}
         if tokenizer is not None:
-            columns["text"] = decoder(tokenizer)([document.tolist() for document in documents])
+            columns["text"] = decoder(tokenizer, inside=False)([document.tolist() for document in documents])
         return pd.DataFrame(columns, index=pd.RangeIndex(chosen, name="document"))
 
     def __repr__(self) -> str:

@@ -85,7 +85,8 @@ class Comparison:
                 )
             started = time.monotonic()
             # Settings, guards and the folder are checked here, once, before any process starts.
-            self.run_here(overwrite=overwrite, seconds=0)
+            bank, train, held_out, domains = self.opened()
+            first = self.run_on(bank, train, held_out, domains=domains, overwrite=overwrite, seconds=0)
             jobs = [
                 functools.partial(
                     dataclasses.replace(self, arms=(arm,), seeds=(seed,)).run_here,
@@ -96,7 +97,7 @@ class Comparison:
                 for arm in self.arms
             ]
             # What is finished stands in results.json while other arms still train.
-            look = functools.partial(self.run_here, seconds=0)
+            look = functools.partial(self.run_on, bank, train, held_out, domains=domains, seconds=0, measured=first)
             spread(jobs, processes, seconds=seconds, after=look, progress=progress)
             if seconds is not None:
                 seconds = max(0.0, seconds - (time.monotonic() - started))
@@ -112,6 +113,16 @@ class Comparison:
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """:meth:`run` in this process; ``keep``: save the graft's model; ``write``: write ``results.json``."""
+        bank, train, held_out, domains = self.opened()
+        options: dict[str, Any] = {"keep": "graft" if keep else "", "write": write, "overwrite": overwrite}
+        return self.run_on(bank, train, held_out, domains=domains, seconds=seconds, progress=progress, **options)
+
+    def opened(self) -> tuple[Bank, Corpus, Corpus, dict[str, Corpus]]:
+        """Bank, training corpus, held-out corpus and those of the domains.
+
+        Raises:
+            ConfigError: no held-out corpus, and the keys were not mined from a split of the training one.
+        """
         # The tokens of tables go where the results will be, not to the system's folder.
         beside = self.out.absolute().parent
         bank, train = Bank.open(self.bank), Corpus.open(self.train, temporary=beside)
@@ -122,9 +133,7 @@ class Comparison:
             if parts is None:
                 raise ConfigError(f"held_out: expected a corpus, since the keys are of no split of {self.train}")
             train, held_out = parts
-        domains = {name: Corpus.open(path, temporary=beside) for name, path in self.domains.items()}
-        options: dict[str, Any] = {"keep": "graft" if keep else "", "write": write, "overwrite": overwrite}
-        return self.run_on(bank, train, held_out, domains=domains, seconds=seconds, progress=progress, **options)
+        return bank, train, held_out, {name: Corpus.open(path, temporary=beside) for name, path in self.domains.items()}
 
     def run_on(self, bank: Bank, train: Corpus, held_out: Corpus, **options: Any) -> dict[str, Any]:
         """Trains and compares on what is open already, whatever the paths say; in this process.
@@ -133,8 +142,8 @@ class Comparison:
             bank: the bank of the memory arms.
             train: training tokens.
             held_out: tokens of other documents.
-            options: what :func:`run_experiment` takes besides: domains, seconds, keep, write, overwrite, command and
-                progress.
+            options: what :func:`run_experiment` takes besides: domains, seconds, keep, write, overwrite, command,
+                measured and progress.
 
         Returns:
             The content of ``results.json``.

@@ -60,6 +60,7 @@ def run_experiment(
     write: bool = True,
     overwrite: bool = False,
     command: str | None = None,
+    measured: Mapping[str, Any] | None = None,
     progress: Progress | bool | None = None,
 ) -> dict[str, Any]:
     """Trains every arm for every seed on the same tokens in one order, evaluates, compares, writes ``results.json``.
@@ -84,6 +85,7 @@ def run_experiment(
         write: write ``results.json``.
         overwrite: where ``out`` holds an experiment of other settings, delete its arms instead of refusing.
         command: the command line that asks for this, for the record.
+        measured: results of an earlier call on the same text, which then is not looked through again.
         progress: True for bars, or called as ``progress(phase, done, total)``.
 
     Returns:
@@ -110,13 +112,9 @@ def run_experiment(
     asked = None if tasks is None else check_tasks(Path(tasks))
     material = _material(bank, train, held_out, domains, recipe, tokenizer, eos_id)
     material = dataclasses.replace(material, tasks=None if tasks is None else Path(tasks))
-    shared_text = refuse_overlap(train, held_out, "the training corpus", "the held-out corpus")
-    for name, corpus in domains.items():
-        refuse_overlap(train, corpus, "the training corpus", f"the corpus of domain {name!r}")
-    if (sample := sample_of(bank.keys)) is not None:
-        for what, corpus in {"the held-out corpus": held_out, **domains}.items():
-            if not _two_sides(bank.keys.metadata.get("split"), corpus.split_facts):
-                sample.refuse(corpus, what)
+    text = {name: measured[name] for name in _MEASURES if measured} or _measure(
+        bank, train, held_out, domains, material
+    )
     out = Path(out)
     bf16 = native_compute_dtype("cuda" if torch.cuda.is_available() else None) == "bfloat16"
     shared = {
@@ -143,9 +141,7 @@ def run_experiment(
             "settings": settings,
             "plan": plan,
             **({} if command is None else {"command": command}),
-            "overlap": shared_text.facts(),
-            "unigram_loss": unigram_loss(train, held_out, material.vocab_size),
-            "bytes_per_token": bytes_per_token(material.held_out, material.tokenizer),
+            **text,
             "tokens_per_arm": plan["steps"] * recipe.tokens_per_step,
         },
     )
@@ -166,6 +162,32 @@ def run_experiment(
         if write and record.unfinished:
             record.write()
     return record.write() if write and record.found else record.report()
+
+
+_MEASURES = ("overlap", "unigram_loss", "bytes_per_token")
+"""What results say of the text, whatever is trained."""
+
+
+def _measure(
+    bank: Bank, train: "Corpus", held_out: "Corpus", domains: "Mapping[str, Corpus]", material: Material
+) -> dict[str, Any]:
+    """`_MEASURES` of the text.
+
+    Raises:
+        CorpusError: held-out text is that of the training, or of the keys.
+    """
+    shared_text = refuse_overlap(train, held_out, "the training corpus", "the held-out corpus")
+    for name, corpus in domains.items():
+        refuse_overlap(train, corpus, "the training corpus", f"the corpus of domain {name!r}")
+    if (sample := sample_of(bank.keys)) is not None:
+        for what, corpus in {"the held-out corpus": held_out, **domains}.items():
+            if not _two_sides(bank.keys.metadata.get("split"), corpus.split_facts):
+                sample.refuse(corpus, what)
+    return {
+        "overlap": shared_text.facts(),
+        "unigram_loss": unigram_loss(train, held_out, material.vocab_size),
+        "bytes_per_token": bytes_per_token(material.held_out, material.tokenizer),
+    }
 
 
 def _refuse_other(out: Path, budget: dict[str, Any], overwrite: bool) -> None:

@@ -244,7 +244,7 @@ def _refuse_strange(job: Job, rows: IntArray, values: torch.Tensor) -> None:
         return
     strange, donor = np.sort(rows[~finite]).tolist(), job.setup.donor
     keys = [list(job.selection.kept.key(row)) for row in strange]
-    texts = job.setup.recipient.decode(keys)
+    texts = job.setup.recipient.decode_inside(keys)
     listed = [{"row": row, "key": key, "text": text} for row, key, text in zip(strange, keys, texts, strict=True)]
     path = partial_of(job.out) / f"not-finite-{int(rows[0])}.jsonl"
     write_text(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in listed))

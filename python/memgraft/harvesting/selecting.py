@@ -235,6 +235,6 @@ def _load(folder: Path, settings: Mapping[str, Any]) -> Selection | None:
 def keys_text(selection: Selection, rows: Sequence[int], recipient: TextCodec) -> str:
     """The keys of ``rows`` for an error text, at most eight."""
     keys = [selection.kept.key(int(row)) for row in rows[:8]]
-    texts = recipient.decode(keys)
+    texts = recipient.decode_inside(keys)
     named = [f"row {row}: key {key} {text!r}" for row, key, text in zip(rows, keys, texts, strict=False)]
     return "; ".join(named) + ("; …" if len(rows) > 8 else "")

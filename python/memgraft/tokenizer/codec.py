@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft import _core
+from memgraft.decoding import Anchor, decode_inside, find_anchor
 from memgraft.errors import ArgumentError
-from memgraft.tokenizer.inside import ANCHORS, closest, lost_bytes, without_edges
+from memgraft.tokenizer.inside import closest, lost_bytes, without_edges
 from memgraft.tokenizer.mapping import (
     added_fingerprint,
     fingerprint_of,
@@ -105,13 +106,8 @@ class _Codec:
         return self.encode(texts)
 
     @cached_property
-    def _anchor(self) -> tuple[str, list[int]]:
-        """A short text, and its ids, that may stand before a key; empty where there is none."""
-        for anchor in ANCHORS:
-            ids = self.encode([anchor])[0]
-            if ids and self.unknown not in ids and self.decode([ids])[0] == anchor:
-                return anchor, ids
-        return "", []
+    def _anchor(self) -> Anchor:
+        return find_anchor(lambda text: self.encode([text])[0], self.decode, self.unknown)
 
     def _keeps(self, texts: Sequence[str]) -> bool:
         """Whether what the tokenizer is made of says that these texts are decoded to themselves."""
@@ -139,14 +135,7 @@ class _Codec:
 
     def decode_inside(self, keys: Sequence[Sequence[int]]) -> list[str]:
         """Text of each key as inside a document."""
-        anchor, ids = self._anchor
-        texts = self.decode([[*ids, *key] for key in keys])
-        lost = [row for row, text in enumerate(texts) if not text.startswith(anchor)]
-        texts = [text[len(anchor) :] for text in texts]
-        # A decoder that rewrites across the edge is asked for the key alone.
-        for row, text in zip(lost, self.decode([keys[row] for row in lost]), strict=True):
-            texts[row] = text
-        return texts
+        return decode_inside(keys, self.decode, self._anchor)
 
     def stable(self, texts: Sequence[str]) -> list[bool]:
         """Whether each text, inside a document, is encoded and decoded to itself."""

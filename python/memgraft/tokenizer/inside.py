@@ -8,9 +8,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-ANCHORS = ("a", "A", "0", ".")
-"""Texts that may stand before a key while it is decoded; the first that a tokenizer reads and gives back is taken."""
-
 
 def without_edges(facts: Mapping[str, Any]) -> dict[str, Any]:
     """A serialised tokenizer that adds no space before a text.
