@@ -42,6 +42,10 @@ def place(tmp_path_factory):
     (folder / "donor").mkdir()
     (folder / "donor" / "config.json").write_text(json.dumps({"num_hidden_layers": 3}))
     (folder / "donor" / "model.safetensors").write_bytes(b"")
+    for name, facts in (("recipient/config", {}), ("graft/graft", {"bank": {"fingerprint": "x", "path": "../bank"}})):
+        path = folder / "model" / f"{name}.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(facts))
     (folder / "facts.jsonl").write_text('{"prompt": "the king of", "completion": " Zembla"}\n')
     for name, recipe in (("typo", "{widht: 8}"), ("site", "{site: 7}"), ("tap", "{tap: 3}")):
         paths = "bank: bank\ntrain: tokens\nheld_out: tokens\ntokenizer: tokenizer.json\nout: x\n"
@@ -84,9 +88,16 @@ def test_what_is_wrong_with_an_option_is_said_before_torch_is_imported(place):
         (*extend, *missing): "no such file or folder",
         (*extend, "--budget", "x"): "budget: expected a number",
         (*extend, "--memory", "x"): "memory",
-        (*teach,): "expected a graft",
+        ("teach", "bank", *teach[2:]): "expected a graft",
         (*teach, "--target", "2"): "target: expected a probability",
         (*teach, "--facts", "nowhere"): "nowhere",
+        (
+            "inspect",
+            "model",
+            "--text",
+            "the king",
+        ): "bank x is not at ../bank: give where it is now as --bank",
+        ("teach", "model", *teach[2:]): "the graft's bank x is not at ../bank",
         ("verify", "bank", *missing): "no such file or folder",
         ("verify", "bank", "--donor", "donor", "--compute-dtype", "int4"): "compute_dtype: expected auto",
         ("verify", "keys.mgk", "--donor", "donor"): "expected a bank",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +15,7 @@ from memgraft.bank.dtypes import AnyArray, FloatArray
 from memgraft.bank.manifest import Manifest
 from memgraft.bank.overlay import Where
 from memgraft.bank.staging import Staged
-from memgraft.errors import ArgumentError
+from memgraft.errors import ArgumentError, GraftError, StorageError
 
 
 @runtime_checkable
@@ -107,3 +108,29 @@ def open_memory(memory: Memory | Where) -> Memory:
     if isinstance(memory, type) or not isinstance(memory, Memory):
         raise ArgumentError(f"expected an open bank or the path of one, found {type(memory).__name__}")
     return memory
+
+
+def open_memory_of(folder: Path, facts: Mapping[str, Any], bank: Memory | Where | None) -> Memory:
+    """The memory that a saved graft reads: ``bank``, or the one that it names.
+
+    Args:
+        folder: the graft's folder.
+        facts: what its ``graft.json`` says of the bank.
+        bank: what is given instead.
+
+    Raises:
+        GraftError: none is given, and the graft names none.
+        StorageError: it is not where the graft says.
+    """
+    wanted, path = facts["fingerprint"], facts.get("path")
+    if bank is not None:
+        return open_memory(bank)
+    if path is None:
+        raise GraftError(f"{folder}: the graft names no bank path; it was trained on bank {wanted}: give that as bank=")
+    try:
+        # A relative path is meant from the graft's folder.
+        return open_memory(folder / path)
+    except StorageError as error:
+        raise StorageError(
+            f"{folder}: the graft's bank {wanted} is not at {path}: give where it is now as bank= ({error})"
+        ) from error

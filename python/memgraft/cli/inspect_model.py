@@ -4,9 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from memgraft.cli import common
+from memgraft.cli import common, records
 from memgraft.errors import ArgumentError
-from memgraft.keyed import decoder
 from memgraft.names import TOOL
 
 
@@ -30,6 +29,11 @@ def run(
     folder = recipient or path / "recipient"
     if not (folder / "config.json").is_file():
         raise ArgumentError(f"{path}: expected the recipient at {folder}, found none; give --recipient")
+    from memgraft.bank import open_memory_of
+    from memgraft.keyed import decoder
+
+    # Before the imports, which take seconds.
+    open_memory_of(graft, records.read_json(graft / "graft.json")["bank"], bank)
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     from memgraft.harvesting.gguf import quiet_transformers

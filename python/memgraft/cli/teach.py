@@ -43,6 +43,7 @@ def run(
     """
     common.need("torch", "torch")
     common.need("transformers", "transformers")
+    from memgraft.bank import open_memory_of
     from memgraft.harvesting.asked import refuse_donor
     from memgraft.teaching import TeachSettings, read_facts
 
@@ -65,6 +66,7 @@ def run(
     if not (folder / "config.json").is_file():
         raise ArgumentError(f"{model}: expected a recipient with a config.json, found none")
     refuse_donor(donor)
+    open_memory_of(place, records.read_json(place / "graft.json")["bank"], bank)
     # Torch comes once nothing is left to refuse without it.
     from transformers import AutoModelForCausalLM
 

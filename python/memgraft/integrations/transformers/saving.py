@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from memgraft import __version__
-from memgraft.bank import Manifest, Memory, open_memory
+from memgraft.bank import Manifest, Memory, open_memory_of
 from memgraft.bank.manifest import MANIFEST_NAME as MANIFEST_OF_BANK
 from memgraft.bank.manifest import differing_space
 from memgraft.bank.overlay import Where
@@ -282,7 +282,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def named_bank(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where | None) -> Memory:
     """The bank that the graft was trained on, or saved with."""
-    memory, facts = _opened(folder, manifest, bank), manifest["bank"]
+    memory, facts = open_memory_of(folder, manifest["bank"], bank), manifest["bank"]
     if memory.fingerprint not in (facts["fingerprint"], _trained_on(manifest)):
         way_out = ""
         if facts.get("space") == memory.space:
@@ -296,7 +296,7 @@ def named_bank(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where |
 
 def _any_bank(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where | None) -> Memory:
     """A bank of the graft's value space."""
-    memory, facts = _opened(folder, manifest, bank), manifest["bank"]
+    memory, facts = open_memory_of(folder, manifest["bank"], bank), manifest["bank"]
     known = (facts["fingerprint"], _trained_on(manifest))
     if memory.fingerprint not in known and facts.get("space") != memory.space:
         raise FingerprintError(
@@ -312,21 +312,6 @@ def _named(facts: Mapping[str, Any], memory: Memory) -> str:
     if not isinstance(space := facts.get("value_space"), dict):
         return ""
     return f" ({differing_space(space, memory.manifest.value_space)})"
-
-
-def _opened(folder: Path, manifest: Mapping[str, Any], bank: Memory | Where | None) -> Memory:
-    wanted, path = manifest["bank"]["fingerprint"], manifest["bank"].get("path")
-    if bank is not None:
-        return open_memory(bank)
-    if path is None:
-        raise GraftError(f"{folder}: the graft names no bank path; it was trained on bank {wanted}: give that as bank=")
-    try:
-        # A relative path is meant from the graft's folder.
-        return open_memory(folder / path)
-    except StorageError as error:
-        raise StorageError(
-            f"{folder}: the graft's bank {wanted} is not at {path}: give where it is now as bank= ({error})"
-        ) from error
 
 
 def _trained_on(manifest: Mapping[str, Any]) -> str:
