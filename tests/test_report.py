@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from memgraft.controls import ARMS
 from memgraft.report import build_facts, render, write_report
 from memgraft.report.markdown import markdown
 from memgraft.report.plots import apart, curves_plot
@@ -237,6 +238,16 @@ def test_curves_are_means_in_bands_over_seeds():
 
     bands = [svg(seeds).count('id="FillBetweenPolyCollection') for seeds in ((0,), (0, 1, 2))]
     assert bands == [0, 2]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_curves_of_one_point_are_points(seeds):
+    facts = experiment(-0.4, -0.2, seeds=seeds, arms=("none", "graft"))
+    for result in facts["arms"]:
+        result["held_out_curve"] = [[10, 6.0 + result["seed"]]]
+    svg = curves_plot(facts["arms"], 256)
+    for arm in ("none", "graft"):
+        assert len(re.findall(f"<use [^>]*fill: {ARMS[arm].colour}", svg)) == 1
 
 
 def test_a_bank_whose_donor_is_not_on_record_has_its_box():

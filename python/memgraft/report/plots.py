@@ -137,8 +137,12 @@ def curves_plot(arms: Sequence[Mapping[str, Any]], tokens_per_step: int, against
         losses = [fmean(found) for found in at]
         arm = ARMS.get(name)
         colour = _colour(name)
-        (line,) = axes.plot(spent, losses, color=colour, linewidth=2.0 if name == "graft" else 1.6)
-        if len(curves) > 1:
+        # One point makes no line.
+        alone, width = "o" if points == 1 else "", 2.0 if name == "graft" else 1.6
+        (line,) = axes.plot(spent, losses, color=colour, linewidth=width, marker=alone)
+        if len(curves) > 1 and alone:
+            axes.vlines(spent, min(at[0]), max(at[0]), color=colour, alpha=0.4)
+        elif len(curves) > 1:
             axes.fill_between(spent, [min(f) for f in at], [max(f) for f in at], color=colour, alpha=0.18, linewidth=0)
         if arm is not None and arm.dashes is not None:
             line.set_dashes(arm.dashes)
