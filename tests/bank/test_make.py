@@ -9,7 +9,7 @@ from test_overlay import KEYS, VOCAB, longest, one_dictionary, write
 from memgraft import Bank, Corpus, KeySet, NgramIndex, coverage, keysets, mine
 from memgraft.bank import make
 from memgraft.bank.rewrite import requantise
-from memgraft.corpus import CorpusSample, CorpusWriter, sample_of
+from memgraft.corpus import CorpusWriter, sample_of
 from memgraft.corpus.sample import joint_sample
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 
@@ -93,9 +93,7 @@ def mined_bank(folder, name, sampled=True):
     with CorpusWriter(folder / f"corpus-{name}", vocab_size=VOCAB) as writer:
         writer.add(np.random.default_rng(ord(name)).integers(0, VOCAB, 400, np.uint32))
         corpus = Corpus.open(writer.finish())
-    keys = mine(corpus, (1, 2), 20)
-    if sampled:
-        keys = keys.with_sample(CorpusSample.of(corpus).to_bytes())
+    keys = mine(corpus, (1, 2), 20, sample=sampled)
     facts = {"fingerprint": "d" * 64}
     values = np.zeros((len(keys), 1, 2), np.float32)
     made = Bank.create(folder / name, keys=keys, values=values, taps=(0,), dtype="fp32", donor=facts, tokenizer=facts)
