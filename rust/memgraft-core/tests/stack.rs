@@ -303,6 +303,19 @@ proptest! {
                 }
             }
         }
+        // A state that leads out of the table is the file's damage too, not a wrong argument.
+        let mut states = vec![StateId::START; stack.layers().len()];
+        for token in tokens.chunks(1) {
+            let one = Tokens::check(token, WIDE, &Bounds::default(), Unknown::Error).unwrap();
+            let (mut row, mut order) = ([0], [0]);
+            match stack.advance_tokens(&mut states, &one, &mut row, &mut order) {
+                Err(error) => {
+                    prop_assert!(is_typed(&error), "{}", error);
+                    states.fill(StateId::START);
+                }
+                Ok(()) => prop_assert!(row[0] >= -1 && i64::from(row[0]) < stack.num_keys() as i64 && order[0] <= 16),
+            }
+        }
     }
 }
 

@@ -105,7 +105,8 @@ impl Index {
             let tokens = &ahead[..states.len()];
             states.iter().zip(tokens).for_each(|(&state, &token)| view.expect(view.locate(state.0, token)));
             for (&state, &token) in states.iter().zip(tokens) {
-                let one = self.table.step(state, token).filter(|&one| limits.allow(one));
+                // A state out of the table is damage; the next token would take it for the caller's mistake.
+                let one = self.table.step(state, token).filter(|&one| limits.allow(one) && view.owns(one.state));
                 found.push(one.ok_or_else(|| self.damaged())?);
             }
         }

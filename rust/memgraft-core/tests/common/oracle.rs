@@ -10,10 +10,19 @@ pub struct Oracle {
 
 impl Oracle {
     pub fn new(keys: &[(Vec<u32>, u64)]) -> Self {
-        let mut order: Vec<&(Vec<u32>, u64)> = keys.iter().collect();
-        order.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        let rows = order.iter().enumerate().map(|(row, (key, _))| (key.clone(), row as i32)).collect();
-        let max_order = keys.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+        Self::of_layers(&[keys])
+    }
+
+    /// Rows are numbered through all layers; a later layer's key takes the place of an equal one.
+    pub fn of_layers(layers: &[&[(Vec<u32>, u64)]]) -> Self {
+        let (mut rows, mut first) = (HashMap::new(), 0);
+        for keys in layers {
+            let mut order: Vec<&(Vec<u32>, u64)> = keys.iter().collect();
+            order.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            rows.extend(order.iter().enumerate().map(|(row, (key, _))| (key.clone(), first + row as i32)));
+            first += keys.len() as i32;
+        }
+        let max_order = rows.keys().map(Vec::len).max().unwrap_or(0);
         Self { rows, max_order }
     }
 
