@@ -21,6 +21,8 @@ from memgraft.integrations.transformers import detach, graft, save_graft
 from memgraft.teaching import Fact, TeachSettings, read_facts, teach
 from memgraft.teaching.facts import Spoken
 from memgraft.teaching.keys import choose_keys
+from memgraft.teaching.measure import damage
+from memgraft.teaching.reading import Grafted
 from memgraft.tokenizer import open_tokenizer
 from tiny import byte_bpe, tiny_donor, tiny_text
 
@@ -128,6 +130,33 @@ def test_neutral_text_without_new_keys_does_not_change(place, done):
     ids = torch.from_numpy(place.neutral.document(0)[:60].astype(np.int64))[None]
     assert (memgraft.Bank.open(answer.overlay.path).lookup(ids.numpy())[0] == -1).all()
     assert torch.equal(model(ids, memgraft=stack).logits, model(ids).logits)
+
+
+def test_damage_is_that_of_each_window_alone(place, done):
+    model, answer = done
+    stack = memgraft.Bank.open([place.bank.path, answer.overlay.path])
+    plain = place.neutral.document(1)[:40].tolist()
+    windows = [tuple(place.codec.encode([fact.prompt + fact.completion + " and"])[0]) for fact in FACTS]
+    windows.insert(1, tuple(plain))
+    found = damage(Grafted(model, "default", (), torch.device("cpu")), place.bank, stack, windows)
+    kl, changed, losses, predicted = 0.0, 0, {"base_loss": 0.0, "loss": 0.0}, 0
+    for window in windows:
+        ids = torch.tensor([window])
+        with torch.no_grad():
+            old, new = (model(ids, memgraft=memory).logits[0].double().log_softmax(-1) for memory in (place.bank, stack))
+        kl += float((old.exp() * (old - new)).sum())
+        changed += int((place.bank.lookup(ids.numpy())[0] != stack.lookup(ids.numpy())[0]).sum())
+        predicted += len(window) - 1
+        for name, scores in (("base_loss", old), ("loss", new)):
+            losses[name] -= float(scores[:-1].gather(1, ids[0, 1:, None]).sum())
+    tokens = sum(map(len, windows))
+    assert changed > 0
+    assert found["tokens"] == tokens
+    assert found["changed"] == changed / tokens
+    assert found["kl"] == pytest.approx(kl / tokens, rel=1e-4)
+    assert found["kl"] > 0.01
+    for name, total in losses.items():
+        assert found[name] == pytest.approx(total / predicted, rel=1e-5)
 
 
 def test_keys_are_the_ends_of_prompts_that_nothing_else_has(place, done):

@@ -13,6 +13,8 @@ from memgraft.teaching.facts import Spoken
 from memgraft.teaching.reading import Grafted, Padded, log_probs
 
 _AT_ONCE = 16
+_MOST_LOGITS = 1 << 27
+"""Logits of one call on neutral text, 512 MiB: models of 256 thousand tokens get fewer windows at once."""
 
 
 @torch.no_grad()
@@ -50,23 +52,30 @@ def damage(
     """
     sums = {"kl": 0.0, "changed": 0.0, "loss": 0.0, "base_loss": 0.0}
     num_tokens = num_predicted = 0
-    for start in range(0, len(windows), _AT_ONCE):
-        padded = Padded.of(windows[start : start + _AT_ONCE], grafted.eos_ids)
+    longest = max(map(len, windows), default=1)
+    at_once = max(1, min(_AT_ONCE, _MOST_LOGITS // (longest * base.vocab_size)))
+    for start in range(0, len(windows), at_once):
+        padded = Padded.of(windows[start : start + at_once], grafted.eos_ids)
         real = padded.mask > 0
         before, after = grafted.staged(padded, base), grafted.staged(padded, memory)
         # Rows of a stack's base keep their numbers, so another number is another match.
         changed = (before.rows != after.rows) & real
-        old = grafted.logits(padded, before).log_softmax(-1).cpu()
         num_tokens += int(real.sum())
-        predicted = real[:, 1:]
-        num_predicted += int(predicted.sum())
-        # Without another match the two calls are the same call.
-        new = grafted.logits(padded, after).log_softmax(-1).cpu() if changed.any() else old
-        sums["kl"] += float(F.kl_div(new[real], old[real], log_target=True, reduction="sum"))
+        num_predicted += int(real[:, 1:].sum())
         sums["changed"] += float(changed.sum())
-        for name, scores in (("base_loss", old), ("loss", new)):
-            picked = scores[:, :-1].gather(2, padded.ids[:, 1:, None]).squeeze(2)
-            sums[name] -= float(picked[predicted].sum())
+        old = grafted.logits(padded, before)
+        # A call without another match is the same call.
+        new = grafted.logits(padded, after) if changed.any() else old
+        for row, num in enumerate(padded.mask.sum(1).tolist()):
+            targets = padded.ids[row, 1:num].to(old.device)
+            base_loss = float(F.cross_entropy(old[row, : num - 1], targets, reduction="sum"))
+            sums["base_loss"] += base_loss
+            if not changed[row].any():
+                sums["loss"] += base_loss
+                continue
+            sums["loss"] += float(F.cross_entropy(new[row, : num - 1], targets, reduction="sum"))
+            answers = (logits[row, :num].log_softmax(-1) for logits in (new, old))
+            sums["kl"] += float(F.kl_div(*answers, log_target=True, reduction="sum"))
     if not windows:
         return {"tokens": 0, "kl": None, "changed": None, "loss": None, "base_loss": None}
     per = {"kl": num_tokens, "changed": num_tokens, "loss": num_predicted, "base_loss": num_predicted}
