@@ -143,7 +143,9 @@ def test_damage_is_that_of_each_window_alone(place, done):
     for window in windows:
         ids = torch.tensor([window])
         with torch.no_grad():
-            old, new = (model(ids, memgraft=memory).logits[0].double().log_softmax(-1) for memory in (place.bank, stack))
+            old, new = (
+                model(ids, memgraft=memory).logits[0].double().log_softmax(-1) for memory in (place.bank, stack)
+            )
         kl += float((old.exp() * (old - new)).sum())
         changed += int((place.bank.lookup(ids.numpy())[0] != stack.lookup(ids.numpy())[0]).sum())
         predicted += len(window) - 1
