@@ -89,7 +89,11 @@ def test_the_default_is_measured_and_keys_of_one_token_stay_apart(donor, tmp_pat
 def test_prefixes_as_people_give_them(donor):
     given = {asked: find_prefix(donor, asked, taps=(1,)) for asked in (None, "none", (), "bos", "\n", (5, 7))}
     assert [prefix.ids for prefix in given.values()] == [(), (), (), (0,), given["\n"].ids, (5, 7)]
+    assert [prefix.name for prefix in given.values()] == ["none", "none", "none", "bos", "text", "ids"]
     assert donor.tokenizer.decode([given["\n"].ids]) == ["\n"]
+    # Ids that have a name are called by it, since a probe hands its choice on as ids.
+    assert find_prefix(donor, [0], taps=(1,)).name == "bos"
+    assert find_prefix(donor, list(given["\n"].ids), taps=(1,)).name == "newline"
     assert find_prefix(donor, "auto", taps=(1,), prepend_bos=True).ids == (0,)
     assert find_prefix(donor, "\n", taps=(1,), prepend_bos=True).ids == (0, *given["\n"].ids)
     assert find_prefix(donor, "bos", taps=(1,), prepend_bos=True).ids == (0,)

@@ -126,7 +126,9 @@ def test_coverage_finds_documents_that_the_mined_corpus_has_too(made, tmp_path):
     facts = ok_json(*command)
     assert facts["mined_from_it"] is False
     assert facts["shared_with_mined"] == pytest.approx(10 / 19)
-    assert "53% of this text is in the corpus that was mined" in ok(*command).stderr
+    told = ok(*command)
+    assert "53% of this text is in the corpus that was mined" in told.stderr
+    assert "not as a corpus, but from such text" in " ".join(told.stdout.split())
     # The sample beside the keys holds all of so few documents.
     assert ok_json(*command[:3])["shared_with_mined"] == facts["shared_with_mined"]
     assert "about 53% of this text is in the corpus that was mined" in ok(*command[:3]).stderr

@@ -111,6 +111,9 @@ def run(
             size: share for size, share in rows.items() if size <= max(facts["positions"], min(rows))
         }
     shown = {"part": part, **{name: value for name, value in facts.items() if name != "domains"}}
+    if not json and not facts["mined_from_it"] and (facts["shared_with_mined"] or 0) >= WORTH_SAYING:
+        # A plain no would contradict the row of what is shared.
+        shown["mined_from_it"] = "not as a corpus, but from such text"
     if json and domains:
         shown["domains"] = domains
     common.emit(shown, json=json, title=f"Coverage of {index}")

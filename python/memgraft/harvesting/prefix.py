@@ -104,7 +104,9 @@ def _given(donor: Donor, asked: PrefixChoice) -> tuple[str, tuple[int, ...]]:
         ids = tuple(int(token) for token in asked)
     except (TypeError, ValueError):
         raise ArgumentError(f"prefix {asked!r}: expected auto, none, bos, text or donor token ids") from None
-    return ("ids" if ids else "none"), _inside(donor, ids, asked)
+    # A probe's choice is handed on as ids; it is still called what it is.
+    called = {known: name for name, known in candidates(donor).items()}
+    return called.get(ids, "ids"), _inside(donor, ids, asked)
 
 
 def _inside(donor: Donor, ids: tuple[int, ...], asked: Any) -> tuple[int, ...]:

@@ -74,8 +74,8 @@ def damage(
                 sums["loss"] += base_loss
                 continue
             sums["loss"] += float(F.cross_entropy(new[row, : num - 1], targets, reduction="sum"))
-            answers = (logits[row, :num].log_softmax(-1) for logits in (new, old))
-            sums["kl"] += float(F.kl_div(*answers, log_target=True, reduction="sum"))
+            now, then = new[row, :num].log_softmax(-1), old[row, :num].log_softmax(-1)
+            sums["kl"] += float(F.kl_div(now, then, log_target=True, reduction="sum"))
     if not windows:
         return {"tokens": 0, "kl": None, "changed": None, "loss": None, "base_loss": None}
     per = {"kl": num_tokens, "changed": num_tokens, "loss": num_predicted, "base_loss": num_predicted}
