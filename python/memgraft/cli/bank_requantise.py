@@ -37,7 +37,7 @@ def run(
         raise ArgumentError("--value-dtype: expected the storage type to write, got none")
     kind = storage_type(value_dtype or "", dtype)
     check_folder(out)
-    keeps(f"finished rows are in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out)
+    keeps(f"what is finished is in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out)
     with progress("rows") as report:
         made = requantise(Bank.open(bank), out, kind, progress=report)
     facts = {"bank": str(out), "fingerprint": made.fingerprint, "num_rows": made.num_rows, "dtype": made.dtype}

@@ -21,7 +21,7 @@ def run(
 
     artifacts.check_folder(out)
     common.keeps(
-        f"finished rows are in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
+        f"what is finished is in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
     )
     with common.progress("rows") as report:
         made = make.truncate(bank, rows, out, progress=report)

@@ -65,7 +65,7 @@ def run(
             progress=report,
         )
         common.keeps(
-            f"finished rows are in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
+            f"what is finished is in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
         )
         overlay = harvest_like(
             base,

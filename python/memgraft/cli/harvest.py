@@ -189,7 +189,7 @@ def run(
         options |= {"taps": chosen.taps, "prefix": chosen.prefix, "contexts": chosen.contexts, "probe": chosen.probe}
         options["corpus"] = options["corpus"] if chosen.contexts else None
     options |= {"keep_tokenizer": keep_tokenizer, "rank": rank, "world_size": world, "note": log}
-    keeps(f"finished rows are in {out}.partial; the same command goes on from there", begun, out)
+    keeps(f"what is finished is in {out}.partial; the same command goes on from there", begun, out)
     finished = out.exists()
     with warnings_told(), progress("keys", noted=("donor",)) as report:
         bank = harvest(
