@@ -8,7 +8,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "rust" / "memgraft-core" / "src"
-FOLDERS = ["", "automaton", "batch", "canon", "corpus", "format", "index", "keyset", "mining", "mining/runs", "values"]
+FOLDERS = [
+    "",
+    "automaton",
+    "batch",
+    "canon",
+    "corpus",
+    "format",
+    "index",
+    "keyset",
+    "mining",
+    "mining/runs",
+    "stack",
+    "values",
+]
 """Folders with an order of their own; "" is the crate."""
 
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::Stack;
+use super::layers::Layers;
 use super::union::{MAX_UNION, Union};
 use crate::batch::{self, Bounds, Extensions, MAX_EXTENSIONS, Options, Tokens, Unknown};
 use crate::ids::{u64_of, usize_of_u64};
@@ -77,7 +77,7 @@ impl Crowns {
     }
 
     /// What saves most of what is there; makes what so many more positions pay for.
-    pub fn of(&self, stack: &Stack, positions: u64) -> Result<Option<&Made>> {
+    pub fn of(&self, layers: &Layers, positions: u64) -> Result<Option<&Made>> {
         let Self { of, positions: sum } = self;
         let positions = sum.fetch_add(positions, Ordering::Relaxed).saturating_add(positions);
         let pays = |crown: &&Crown| positions >= POSITIONS_PER_KEY * u64_of(crown.num_keys);
@@ -85,7 +85,7 @@ impl Crowns {
         if let Some(crown) = of.iter().rev().find(pays)
             && !crown.begun.swap(true, Ordering::Relaxed)
         {
-            let made = crown.make(stack);
+            let made = crown.make(layers);
             if matches!(made, Err(Error::Interrupted)) {
                 crown.begun.store(false, Ordering::Relaxed);
                 return Err(Error::Interrupted);
@@ -102,20 +102,20 @@ impl Crown {
         Self { below, num_keys, begun: AtomicBool::new(false), made: OnceLock::new() }
     }
 
-    fn make(&self, stack: &Stack) -> Result<Made> {
+    fn make(&self, layers: &Layers) -> Result<Made> {
         if self.below == 0 {
-            return Union::new(stack).map(Made::Union);
+            return Union::new(layers).map(Made::Union);
         }
-        self.extensions(stack).map(|extensions| Made::Extensions { below: self.below, extensions })
+        self.extensions(layers).map(|extensions| Made::Extensions { below: self.below, extensions })
     }
 
     /// Reads the keys of the upper layers and what lies below each.
-    fn extensions(&self, stack: &Stack) -> Result<Extensions> {
-        let upper = &stack.layers[self.below..];
-        let below = stack.walked(self.below);
+    fn extensions(&self, layers: &Layers) -> Result<Extensions> {
+        let upper = &layers.indexes[self.below..];
+        let below = layers.walked(self.below);
         let any_single = upper.iter().any(|layer| layer.keys_by_order()[0] > 0);
         let mut extensions = Extensions::new(self.num_keys, any_single);
-        for (layer, &first_row) in upper.iter().zip(&stack.first_rows[self.below..]) {
+        for (layer, &first_row) in upper.iter().zip(&layers.first_rows[self.below..]) {
             let keys = layer.key_set()?;
             if keys.len() != layer.num_keys() {
                 return Err(layer.damaged());
@@ -130,12 +130,12 @@ impl Crown {
                 let starts: Vec<u64> = std::iter::once(0).chain(ends).collect();
                 let (here, rest) = tokens.split_at(usize_of_u64(end).min(tokens.len()));
                 let bounds = Bounds { cu_seqlens: Some(&starts), ..Bounds::default() };
-                let checked = Tokens::check(here, stack.vocab_size(), &bounds, Unknown::Error)?;
+                let checked = Tokens::check(here, layers.vocab_size(), &bounds, Unknown::Error)?;
                 let (mut rows, mut orders) = (vec![0; here.len()], vec![0; here.len()]);
                 let damaged =
                     batch::lookup(&below, None, &checked, &bounds, &mut rows, &mut orders, Options::default())?;
                 if let Some(damaged) = damaged {
-                    return Err(stack.layers[damaged].damaged());
+                    return Err(layers.indexes[damaged].damaged());
                 }
                 for key in starts.windows(2) {
                     let key = usize_of_u64(key[0])..usize_of_u64(key[1]);

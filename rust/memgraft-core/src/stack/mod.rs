@@ -3,23 +3,23 @@
 //! Rows are numbered through: those of the first index keep their numbers, those of the next follow.
 
 mod crowns;
+mod layers;
 mod union;
 
 use std::sync::Arc;
 
-use crate::batch::{self, Bounds, Layer, Options, Tokens, merge};
+use crate::batch::{self, Bounds, Options, Tokens, merge};
 use crate::fingerprint::Fingerprint;
 use crate::ids::{MAX_KEYS, MAX_ORDER, RowId, StateId, row_as_i32, saturating_u32, u64_of, usize_of};
 use crate::index::Index;
 use crate::{Error, Result};
 use crowns::{Crowns, Made};
+use layers::Layers;
 
 /// Indexes over one vocabulary, from the lowest to the one that wins.
 #[derive(Debug, Clone)]
 pub struct Stack {
-    layers: Vec<Arc<Index>>,
-    /// The first row of each layer, and the number of rows at the end.
-    first_rows: Vec<u32>,
+    layers: Layers,
     crowns: Arc<Crowns>,
 }
 
@@ -51,38 +51,38 @@ impl Stack {
             first_rows.push(saturating_u32(num_rows));
         }
         let crowns = Arc::new(Crowns::new(&layers));
-        Ok(Self { layers, first_rows, crowns })
+        Ok(Self { layers: Layers { indexes: layers, first_rows }, crowns })
     }
 
     /// The indexes, from the lowest to the one that wins.
     #[must_use]
     pub fn layers(&self) -> &[Arc<Index>] {
-        &self.layers
+        &self.layers.indexes
     }
 
     /// The first row of each layer, and the number of rows at the end.
     #[must_use]
     pub fn first_rows(&self) -> &[u32] {
-        &self.first_rows
+        &self.layers.first_rows
     }
 
     /// Rows of all layers.
     #[must_use]
     pub fn num_keys(&self) -> usize {
-        usize_of(self.first_rows[self.layers.len()])
+        usize_of(self.layers.first_rows[self.layers.indexes.len()])
     }
 
     /// Tokens are smaller than this.
     #[must_use]
     pub fn vocab_size(&self) -> u32 {
-        self.layers[0].vocab_size()
+        self.layers.vocab_size()
     }
 
     /// Number of rows of order 1..=16, of all layers.
     #[must_use]
     pub fn keys_by_order(&self) -> [u64; MAX_ORDER] {
         let mut sums = [0; MAX_ORDER];
-        for layer in &self.layers {
+        for layer in &self.layers.indexes {
             sums.iter_mut().zip(layer.keys_by_order()).for_each(|(sum, n)| *sum += n);
         }
         sums
@@ -93,7 +93,7 @@ impl Stack {
     pub fn fingerprint(&self) -> Fingerprint {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"memgraft stack v1");
-        self.layers.iter().for_each(|layer| {
+        self.layers.indexes.iter().for_each(|layer| {
             hasher.update(&layer.fingerprint().0);
         });
         Fingerprint(*hasher.finalize().as_bytes())
@@ -109,8 +109,8 @@ impl Stack {
                 format!("row: expected less than {} (the rows of all layers), got {}", self.num_keys(), row.0);
             return Err(Error::argument(message));
         }
-        let layer = self.first_rows.partition_point(|&first| first <= row.0) - 1;
-        Ok((layer, RowId(row.0 - self.first_rows[layer])))
+        let layer = self.layers.first_rows.partition_point(|&first| first <= row.0) - 1;
+        Ok((layer, RowId(row.0 - self.layers.first_rows[layer])))
     }
 
     /// The row of exactly `tokens`, of the last layer that has it.
@@ -118,7 +118,7 @@ impl Stack {
     /// # Errors
     /// [`Error::Format`] in a damaged file.
     pub fn find(&self, tokens: &[u32]) -> Result<Option<RowId>> {
-        for (layer, &first) in self.layers.iter().zip(&self.first_rows).rev() {
+        for (layer, &first) in self.layers.indexes.iter().zip(&self.layers.first_rows).rev() {
             if let Some(row) = layer.find(tokens)? {
                 return Ok(Some(RowId(first + row.0)));
             }
@@ -138,21 +138,15 @@ impl Stack {
         orders: &mut [u8],
         options: Options,
     ) -> Result<()> {
-        let (layers, above) = match self.crowns.of(self, u64_of(tokens.len()))? {
-            None => (self.walked(self.layers.len()), None),
-            Some(Made::Extensions { below, extensions }) => (self.walked(*below), Some(extensions)),
+        let (layers, above) = match self.crowns.of(&self.layers, u64_of(tokens.len()))? {
+            None => (self.layers.walked(self.layers.indexes.len()), None),
+            Some(Made::Extensions { below, extensions }) => (self.layers.walked(*below), Some(extensions)),
             Some(Made::Union(union)) => (vec![union.layer()], None),
         };
         match batch::lookup(&layers, above, tokens, bounds, rows, orders, options)? {
             None => Ok(()),
-            Some(damaged) => Err(self.layers[damaged].damaged()),
+            Some(damaged) => Err(self.layers.indexes[damaged].damaged()),
         }
-    }
-
-    /// The lowest layers, as many as are asked for.
-    fn walked(&self, num: usize) -> Vec<Layer<'_>> {
-        let layers = self.layers.iter().zip(&self.first_rows).take(num);
-        layers.map(|(layer, &first)| layer.layer(row_as_i32(first))).collect()
     }
 
     /// Reads one token for each sequence; `states` holds one state a layer for each sequence, sequence by sequence.
@@ -168,7 +162,7 @@ impl Stack {
         rows: &mut [i32],
         orders: &mut [u8],
     ) -> Result<()> {
-        let width = self.layers.len();
+        let width = self.layers.indexes.len();
         if tokens.len().checked_mul(width) != Some(states.len()) {
             let (want, got) = (tokens.len() * width, states.len());
             return Err(Error::argument(format!("states: expected {want}, one a token and layer, got {got}")));
@@ -177,7 +171,7 @@ impl Stack {
         let mut after = states.to_vec();
         let (mut all_rows, mut all_orders) = (vec![-1; rows.len()], vec![0; rows.len()]);
         let (mut layer_rows, mut layer_orders) = (all_rows.clone(), all_orders.clone());
-        for (number, (layer, &first)) in self.layers.iter().zip(&self.first_rows).enumerate() {
+        for (number, (layer, &first)) in self.layers.indexes.iter().zip(&self.layers.first_rows).enumerate() {
             let mut column: Vec<StateId> = states.iter().skip(number).step_by(width).copied().collect();
             layer.advance_tokens(&mut column, tokens, &mut layer_rows, &mut layer_orders)?;
             let over = layer_rows.iter().copied().zip(layer_orders.iter().copied());

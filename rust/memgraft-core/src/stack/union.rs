@@ -1,6 +1,6 @@
 //! All keys of a stack in one table, in memory: its lookups take no longer than those of one index with as many keys.
 
-use super::Stack;
+use super::layers::Layers;
 use crate::Result;
 use crate::automaton::{Table, Trie, build};
 use crate::batch::{Layer, Limits};
@@ -21,12 +21,12 @@ impl Union {
     ///
     /// # Errors
     /// [`crate::Error::Format`] in a damaged file, [`crate::Error::Interrupted`] where the caller has asked the work to end.
-    pub fn new(stack: &Stack) -> Result<Self> {
+    pub fn new(layers: &Layers) -> Result<Self> {
         let (mut tokens, mut ends, mut counts, mut max_order) = (Vec::new(), vec![0], Vec::new(), 0);
-        for layer in &stack.layers {
+        for layer in &layers.indexes {
             // What is read here is the set with the layer's fingerprint.
             let keys = layer.key_set()?;
-            if keys.len() != layer.num_keys() || keys.vocab_size() != stack.vocab_size() {
+            if keys.len() != layer.num_keys() || keys.vocab_size() != layers.vocab_size() {
                 return Err(layer.damaged());
             }
             let first = tokens.len();
@@ -37,9 +37,9 @@ impl Union {
         }
         let num_keys = saturating_u32(counts.len());
         let key = |row: u32| &tokens[ends[usize_of(row)]..ends[usize_of(row) + 1]];
-        let (trie, _) = Trie::of(num_keys, stack.vocab_size(), max_order, key)?;
+        let (trie, _) = Trie::of(num_keys, layers.vocab_size(), max_order, key)?;
         drop((tokens, ends));
-        let table = build(&trie, &counts, stack.vocab_size())?;
+        let table = build(&trie, &counts, layers.vocab_size())?;
         Ok(Self { table, limits: Limits { num_keys, max_order: saturating_u32(max_order) } })
     }
 
