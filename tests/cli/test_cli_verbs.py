@@ -174,10 +174,11 @@ def test_records_of_experiments_and_grafts_are_checked(tmp_path):
     for name in ("plan.json", "graft-seed0/settings.json", "none-seed0/settings.json"):
         (tmp_path / "exp" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "exp" / name).write_text('{"steps": 3, "settings": {"bank": "abc"}}')
-    result = {"arm": "none", "seed": 0, "held_out": {"overall": 2.5}}
+    result = {"arm": "none", "seed": 0, "held_out": {"overall": 10.8031}}
     (tmp_path / "exp" / "none-seed0" / "result.json").write_text(json.dumps(result))
     facts = ok_json("inspect", tmp_path / "exp")
-    assert (facts["kind"], facts["none seed 0"], facts["unfinished"]) == ("experiment", 2.5, ["graft-seed0"])
+    assert (facts["kind"], facts["none seed 0"], facts["unfinished"]) == ("experiment", 10.8031, ["graft-seed0"])
+    assert "10.8031" in ok("inspect", tmp_path / "exp").stdout
     assert ok_json("verify", tmp_path / "exp")["verified"][0]["fingerprint"] == "abc"
     (tmp_path / "exp" / "none-seed0" / "result.json").write_text('{"arm": "none"}')
     broken = memgraft_cli("verify", tmp_path / "exp")

@@ -47,6 +47,8 @@ Counted = Callable[[int, int], None]
 
 _SHARE = re.compile(r"(^|[ _])(coverage|share|shared_with_mined|held_out)$")
 """Names of facts that are shares."""
+_LOSS = re.compile(r"\bloss\b|\bseed \d+$")
+"""Names of losses, of which differences in the fourth decimal are read; an experiment's are named by arm and seed."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -195,6 +197,8 @@ def show(value: Any, name: str = "") -> str:
             return str(value)
         case float() if _SHARE.search(name):
             return f"{100 * value:.4g}%"
+        case float() if _LOSS.search(name):
+            return f"{value:.4f}"
         case float():
             return f"{value:.4g}"
         case Mapping():
