@@ -113,3 +113,19 @@ def test_the_main_study_is_derived_again():
         check=False,
     )
     assert "differs" in copy.stderr
+
+
+def test_the_figures_of_the_readme_are_those_of_the_main_study():
+    readme = (STUDY.parents[1] / "README.md").read_text()
+    told = readme[readme.index("**What is known of the method so far**") : readme.index("## Where things are")]
+    compared = json.loads((MAIN / "results-cpu.json").read_text())["comparisons"]
+    known = {entry["second"]: entry for entry in compared if entry["first"] == "graft"}
+    figures = {"shuffled": "0.207", "engram": "0.051", "mlp": "0.215", "counts": "0.137"}
+    assert sorted(FIGURE.findall(told)) == sorted(figures.values())
+    for arm, figure in figures.items():
+        entry = known[arm]
+        assert f"{abs(entry['interval']['mean']):.3f}" == figure, arm
+        # "in all seeds": three of them, with an interval on one side of zero.
+        assert entry["seeds"] == [0, 1, 2]
+        assert (entry["interval"]["low"] > 0) == (arm == "counts")
+        assert (entry["interval"]["high"] < 0) == (arm != "counts")
