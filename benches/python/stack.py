@@ -14,7 +14,7 @@ from settings import Settings, main
 from memgraft import KeySet, NgramIndex
 from memgraft.bank.stacked import StackedIndex
 
-MOST_BASE_KEYS = 400_000
+MOST_BASE_KEYS = 4_000_000
 POSITIONS_PER_KEY = 32
 """A stack walks over an overlay until it has looked up so many positions for each of the overlay's keys; all keys are
 one table when it has looked up as many for each of them."""

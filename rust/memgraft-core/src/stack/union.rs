@@ -6,8 +6,8 @@ use crate::automaton::{Table, Trie, build};
 use crate::batch::{Layer, Limits};
 use crate::ids::{saturating_u32, usize_of};
 
-/// Stacks of more keys than this keep their layers apart: the table takes some 25 bytes a key, 100 MB.
-pub(super) const MAX_UNION: usize = 1 << 22;
+/// Stacks of more keys than this keep their layers apart: the table takes some 25 bytes a key, 200 MB, in each process.
+pub(super) const MAX_UNION: usize = 1 << 23;
 
 /// The table, with the rows of the stack.
 #[derive(Debug)]
