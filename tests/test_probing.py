@@ -19,7 +19,7 @@ from memgraft.harvesting import open_donor
 from memgraft.index import NgramIndex
 from memgraft.probing import choose_settings, probe
 from memgraft.probing.hits import Hits, draw, hits_of
-from memgraft.probing.probe import affordable_keys
+from memgraft.probing.run import affordable_keys
 from memgraft.probing.softmax import (
     Classes,
     Fit,

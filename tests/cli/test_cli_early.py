@@ -30,6 +30,9 @@ def place(tmp_path_factory):
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
+    other = Tokenizer(models.WordLevel(words | {"king": 4, "of": 3}, unk_token="<unk>"))
+    other.pre_tokenizer = tokenizer.pre_tokenizer
+    other.save(str(folder / "other.json"))
     (folder / "text").mkdir()
     for number in range(3):
         (folder / "text" / f"{number}.txt").write_text("the king of the king of the " * (number + 3))
@@ -72,9 +75,16 @@ def test_what_is_wrong_with_an_option_is_said_before_torch_is_imported(place):
         (*harvest, "--taps", "2", "--contexts", "2,4"): "contexts: expected the corpus",
         (*harvest, "--taps", "2", "--value-dtype", "fp7"): "--value-dtype fp7: expected",
         (*harvest, "--taps", "2", "--rank", "3"): "expected both or neither",
+        (*harvest, "--taps", "2", "--tokenizer", "other.json"): "not the one that made the keys' tokens",
         (*harvest, "--taps", "1", "--out", "bank"): "taps: expected (1,), found (2,)",
         (*probe, "--taps", "77"): "donor donor has 3 blocks",
         (*probe, *missing): "no such file or folder",
+        (*probe, "--normalise", "l3"): "normalisations: expected rms, none",
+        (*probe, "--value-dtypes", "fp7"): "fp7: expected",
+        (*probe, "--seeds", "0"): "--seeds",
+        (*probe, "--compute-dtype", "int4"): "compute_dtype: expected auto, float32",
+        (*probe, "--contexts", "0:4"): "contexts: expected occurrences",
+        (*probe, "--tokenizer", "other.json"): "not the one that made the keys' tokens",
         (*train, "--seeds", "x"): "--seeds",
         (*train, "--arms", "nonne"): "'nonne'",
         (*train, "--width", "30"): "divisible by the heads",

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, get_type_hints
@@ -317,8 +317,9 @@ def parse_ids(name: str, text: str | None) -> list[int]:
     return parse_range(name, text) if text else []
 
 
-def decode(tokenizer: Any, key: "tuple[int, ...] | list[int]") -> str:
-    """The text of a key as inside a document, special tokens included."""
+def speller(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """What gives the text of a key as inside a document, special tokens included."""
     from memgraft.keyed import decoder
 
-    return decoder(tokenizer)([key])[0]
+    texts = decoder(tokenizer)
+    return lambda key: texts([key])[0]

@@ -99,7 +99,7 @@ def run(
 
     need("torch", "torch")
     need("transformers", "transformers")
-    from memgraft.harvesting.asked import check_asked
+    from memgraft.harvesting.asked import check_asked, recipient_codec
     from memgraft.harvesting.finished import refuse_other
     from memgraft.harvesting.ranks import Rank
 
@@ -132,6 +132,7 @@ def run(
     }
     # A probe takes a corpus without contexts, too.
     check_asked(**options, corpus=None if auto and around is None else corpus or None, chunk_rows=chunk_rows)
+    recipient_codec(keyset, tokenizer)
     if out.exists() and not auto and not dry_run:
         refuse_other(out, {"dtype": stored, "taps": depths})
     place, begun = Rank.find(rank, world), Path(f"{out}.partial")

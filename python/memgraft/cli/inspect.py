@@ -1,6 +1,7 @@
 """``memgraft inspect``: what is in an artifact, and what a text finds in it."""
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ REPLACEMENT = "\ufffd"
 
 if TYPE_CHECKING:
     from memgraft import Bank, KeySet, NgramIndex
+
+Spell = Callable[[Sequence[int]], str]
 
 
 @common.verb
@@ -82,10 +85,11 @@ def run(
             print_matches(matches)
         return
     facts = index_facts(index, bank, keys)
+    spell = None if loaded is None else artifacts.speller(loaded)
     if rows:
-        facts["top_keys"] = [key_facts(index, row, loaded, bank) for row in range(min(rows, len(index)))]
+        facts["top_keys"] = [key_facts(index, row, spell, bank) for row in range(min(rows, len(index)))]
     if dropped and bank is not None:
-        facts["dropped_keys"] = dropped_facts(bank, dropped, loaded)
+        facts["dropped_keys"] = dropped_facts(bank, dropped, spell)
     if json:
         common.emit(facts, json=True)
         return
@@ -176,20 +180,20 @@ def origin_facts(bank: "Bank", row: int) -> dict[str, Any]:
     return {"bank": origin["bank"], "corpus": corpus.get("fingerprint"), "donor": origin["donor"].get("name")}
 
 
-def key_facts(index: "NgramIndex", row: int, tokenizer: Any, bank: "Bank | None" = None) -> dict[str, Any]:
+def key_facts(index: "NgramIndex", row: int, spell: Spell | None, bank: "Bank | None" = None) -> dict[str, Any]:
     """One row: its key, count, its origin in a bank of several, and text where a tokenizer is at hand."""
     key = index.key(row)
     facts: dict[str, Any] = {"row": row, "order": len(key), "count": index.count(row), "key": list(key)}
-    if tokenizer is not None:
-        facts["text"] = artifacts.decode(tokenizer, key)
+    if spell is not None:
+        facts["text"] = spell(key)
     return facts | (origin_facts(bank, row) if bank is not None else {})
 
 
-def dropped_facts(bank: "Bank", at_most: int, tokenizer: Any) -> list[dict[str, Any]]:
+def dropped_facts(bank: "Bank", at_most: int, spell: Spell | None) -> list[dict[str, Any]]:
     """The most frequent keys that were not harvested: reason, count, key, and text where a tokenizer is at hand."""
     facts = []
     for entry in bank.dropped_keys()[:at_most]:
-        text = {} if tokenizer is None else {"text": artifacts.decode(tokenizer, entry["key"])}
+        text = {} if spell is None else {"text": spell(entry["key"])}
         facts.append(
             {"reason": entry["reason"], "order": len(entry["key"]), **entry, "key": list(entry["key"]), **text}
         )
@@ -238,12 +242,13 @@ def match_text(index: "NgramIndex", tokenizer: Any, text: str, bank: "Bank | Non
     if not ids:
         raise ArgumentError(f"text: expected text with at least one token, got {text!r}")
     rows, orders = index.lookup(ids)
+    spell = artifacts.speller(tokenizer)
     matches = []
     for place, (token, row, order) in enumerate(zip(ids, rows.tolist(), orders.tolist(), strict=True)):
-        match: dict[str, Any] = {"token": token, "text": token_text(tokenizer, text, ids, spans, place), "order": order}
+        match: dict[str, Any] = {"token": token, "text": token_text(spell, text, ids, spans, place), "order": order}
         if row >= 0:
             key = index.key(row)
-            decoded = artifacts.decode(tokenizer, key)
+            decoded = spell(key)
             # A key may begin or end inside a character; then the text tells what the bytes alone do not.
             seen = text[spans[place - order + 1][0] : spans[place][1]]
             match["match"] = seen if REPLACEMENT in decoded else decoded
@@ -255,9 +260,9 @@ def match_text(index: "NgramIndex", tokenizer: Any, text: str, bank: "Bank | Non
     return matches
 
 
-def token_text(tokenizer: Any, text: str, ids: list[int], spans: list[tuple[int, int]], place: int) -> str:
+def token_text(spell: Spell, text: str, ids: list[int], spans: list[tuple[int, int]], place: int) -> str:
     """The text of one token; of one that is part of a character, the character and which part."""
-    decoded = artifacts.decode(tokenizer, [ids[place]])
+    decoded = spell([ids[place]])
     span = spans[place]
     piece = text[span[0] : span[1]]
     if REPLACEMENT not in decoded or REPLACEMENT in piece:

@@ -36,6 +36,7 @@ def run(
         sequences = [loaded.encode(text, add_special_tokens=False).ids]
     else:
         sequences = read_sequences(file) if file else [list(tokens or ())]
+    spell = None if loaded is None else artifacts.speller(loaded)
     found = []
     for sequence in sequences:
         rows, orders = opened.lookup(as_ids(sequence), eos_id=eos_id)
@@ -49,14 +50,14 @@ def run(
 
     for answer in found:
         table = Table(box=None, pad_edge=False)
-        for name in ("token", "order", "row", "count", "key", *(["text"] if loaded is not None else [])):
+        for name in ("token", "order", "row", "count", "key", *(["text"] if spell is not None else [])):
             table.add_column(name, justify="left" if name in ("key", "text") else "right")
         for token, row, order in zip(answer["tokens"], answer["rows"], answer["orders"], strict=True):
             if row < 0:
                 table.add_row(str(token), "-", "miss", "", "")
             else:
                 key = opened.key(row)
-                shown = [] if loaded is None else [Text(repr(artifacts.decode(loaded, key)))]
+                shown = [] if spell is None else [Text(repr(spell(key)))]
                 table.add_row(str(token), str(order), str(row), str(opened.count(row)), " ".join(map(str, key)), *shown)
         Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
 

@@ -69,7 +69,8 @@ def run(
 
     common.need("torch", "torch")
     common.need("transformers", "transformers")
-    from memgraft.harvesting.asked import refuse_donor
+    from memgraft.harvesting.asked import recipient_codec
+    from memgraft.probing.asked import check_probe
 
     if plot is not None:
         check_output(plot, overwrite=overwrite, endings=(".svg",))
@@ -92,8 +93,8 @@ def run(
         "compute_dtype": compute_dtype,
         "device": donor_device(device, device_map),
     }
-    for each in donor:
-        refuse_donor(each, options["taps"])
+    check_probe(**options)
+    recipient_codec(keyset, tokenizer)
     mined = opening.open(corpus, made=keyset)
     held = None if held_out is None else opening.open(held_out, made=keyset)
     held_out_part(keyset, mined, held)

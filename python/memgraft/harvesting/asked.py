@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from memgraft.bank.dtypes import value_dtype
-from memgraft.errors import ArgumentError, DonorError
+from memgraft.errors import ArgumentError, DonorError, FingerprintError, TokenError
 from memgraft.harvesting.devices import check_compute_dtype
 from memgraft.harvesting.folder import local_donor
 from memgraft.harvesting.gguf import gguf_blocks
 from memgraft.harvesting.memory import working_memory
 from memgraft.harvesting.occurrences import Contexts
+from memgraft.keyset import KeySet
+from memgraft.tokenizer import TextCodec, differs_from, facts_of_keys, open_tokenizer
 
 
 def check_asked(
@@ -55,6 +57,28 @@ def refuse_apart(contexts: Contexts | None, corpus: object) -> None:
         raise ArgumentError("corpus: expected with contexts alone, got one without; leave it out, or give contexts")
     if contexts is not None and corpus is None:
         raise ArgumentError("contexts: expected the corpus that the keys were mined from, got none; give corpus")
+
+
+def recipient_codec(keys: KeySet, tokenizer: Any) -> TextCodec:
+    """The recipient's tokenizer, opened.
+
+    Raises:
+        TokenError: it has more tokens than the keys' vocabulary.
+        FingerprintError: it is not the one that made the keys' tokens.
+    """
+    recipient = open_tokenizer(tokenizer)
+    if recipient.own_size > keys.vocab_size:
+        raise TokenError(
+            f"the recipient tokenizer has {recipient.own_size} tokens, "
+            f"the key set was mined for a vocabulary of {keys.vocab_size}; "
+            "mine again with the tokenizer's size, or name the tokenizer that made these tokens"
+        )
+    if difference := differs_from(recipient, facts_of_keys(keys.metadata)):
+        raise FingerprintError(
+            f"tokenizer {tokenizer}: not the one that made the keys' tokens: {difference}; "
+            "name the tokenizer.json that tokenised the corpus"
+        )
+    return recipient
 
 
 def refuse_donor(donor: object, taps: Sequence[int] | None = None) -> None:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memgraft.errors import FingerprintError, TokenError
-from memgraft.harvesting.asked import refuse_taps
+from memgraft.harvesting.asked import recipient_codec, refuse_taps
 from memgraft.harvesting.devices import best_device
 from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.forward import check_taps
@@ -14,7 +13,7 @@ from memgraft.harvesting.prefix import Prefix, PrefixChoice, find_prefix
 from memgraft.harvesting.selecting import Progress
 from memgraft.harvesting.text import RoundTrip
 from memgraft.keyset import KeySet
-from memgraft.tokenizer import TextCodec, differs_from, facts_of_keys, open_tokenizer
+from memgraft.tokenizer import TextCodec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +41,7 @@ def set_up(
     progress: Progress | None = None,
 ) -> Setup:
     """Opens what `memgraft.harvest` was given; ``recorded`` are the donor facts of the bank that is taken up."""
-    recipient = open_tokenizer(recipient_tokenizer)
-    if recipient.own_size > keys.vocab_size:
-        raise TokenError(
-            f"the recipient tokenizer has {recipient.own_size} tokens, "
-            f"the key set was mined for a vocabulary of {keys.vocab_size}; "
-            "mine again with the tokenizer's size, or name the tokenizer that made these tokens"
-        )
-    if difference := differs_from(recipient, facts_of_keys(keys.metadata)):
-        raise FingerprintError(
-            f"tokenizer {recipient_tokenizer}: not the one that made the keys' tokens: {difference}; "
-            "name the tokenizer.json that tokenised the corpus"
-        )
+    recipient = recipient_codec(keys, recipient_tokenizer)
     refuse_taps(donor, taps)
     if not isinstance(donor, Donor):
         device = best_device(device)

@@ -1,103 +1,36 @@
-"""What a probe is asked for: every way to read, refused before a donor is opened where it can be, each once."""
+"""What a probe is asked for, refused where options and a look at files tell: before torch comes, or a donor."""
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from memgraft.bank.dtypes import value_dtype
 from memgraft.errors import ArgumentError
 from memgraft.harvesting.asked import refuse_donor
-from memgraft.harvesting.donor import Donor, open_donor
-from memgraft.harvesting.forward import check_taps
+from memgraft.harvesting.devices import check_compute_dtype
 from memgraft.harvesting.occurrences import Contexts
-from memgraft.harvesting.prefix import PrefixChoice, find_prefix
-from memgraft.probing.reading import DonorReading, default_taps
-from memgraft.probing.softmax import NORMALISATIONS
-from memgraft.progress import Progress
+
+NORMALISATIONS = ("rms", "none")
+"""What is done to a value before it is projected: as the graft layer does, or nothing."""
 
 
-class Donors:
-    """One donor open at a time: several may not fit."""
-
-    def __init__(self, compute_dtype: str, device: str, progress: Progress | None) -> None:
-        self._compute_dtype, self.device, self._progress = compute_dtype, device, progress
-        self._open: tuple[Any, Donor] | None = None
-
-    def get(self, source: str | Path | Donor) -> Donor:
-        """The open donor; the one before it is let go."""
-        if isinstance(source, Donor):
-            return source
-        if self._open is None or self._open[0] != source:
-            self._open = None
-            opened = open_donor(source, compute_dtype=self._compute_dtype, device=self.device, progress=self._progress)
-            self._open = (source, opened)
-        return self._open[1]
-
-
-def readings(
-    donors: Sequence[str | Path | Donor],
-    prefixes: Sequence[PrefixChoice],
-    contexts: Sequence[Contexts | Sequence[int] | None],
-) -> list[DonorReading]:
-    """Every way to read, donor by donor; each once."""
-    found: list[DonorReading] = []
-    for donor in donors:
-        for prefix in prefixes:
-            for around in contexts:
-                reading = DonorReading(donor=donor, prefix=prefix, contexts=Contexts.of(around))
-                if reading not in found:
-                    found.append(reading)
-    if not found:
-        raise ArgumentError("donors, prefixes, contexts: expected at least one of each to measure, got none")
-    return found
-
-
-def each_once(
-    asked: Iterable[DonorReading], donors: Donors, taps: Sequence[int] | None, note: Callable[[str], None] | None
-) -> list[DonorReading]:
-    """The readings whose prefix no earlier one of the same donor and contexts has under another name.
-
-    One with the BOS of a donor that has none is left out, and said, where others are left.
-
-    Raises:
-        ArgumentError: no donor can read any of them so.
-    """
-    asked = list(asked)
-    if len({repr(reading.prefix) for reading in asked}) == 1:
-        return asked
-    found: list[DonorReading] = []
-    seen: set[tuple[str, tuple[int, ...], Contexts | None]] = set()
-    refused: ArgumentError | None = None
-    for reading in asked:
-        donor = donors.get(reading.donor)
-        try:
-            depths = check_taps(donor, default_taps(donor.num_blocks) if taps is None else taps)
-            ids = find_prefix(donor, reading.prefix, taps=depths).ids
-        except ArgumentError as error:
-            if reading.prefix != "bos":
-                raise
-            refused = error
-            if note is not None:
-                note(f"left out: {error}")
-            continue
-        if (key := (str(reading.donor), ids, reading.contexts)) not in seen:
-            seen.add(key)
-            found.append(reading)
-    if not found and refused is not None:
-        raise refused
-    return found
-
-
-def check(
-    donors: Sequence[str | Path | Donor],
+def check_probe(
+    *,
+    donors: Sequence[object],
     taps: Sequence[int] | None,
+    contexts: Sequence[Contexts | Sequence[int] | None],
     dtypes: Sequence[str],
     normalisations: Sequence[str],
     minutes: float,
     num_keys: int | None,
     seeds: int,
+    compute_dtype: str,
+    **_: object,
 ) -> None:
-    """Refuses what can be refused before a donor is opened."""
+    """Refuses options of `memgraft.probing.probe`.
+
+    Raises:
+        ArgumentError: an option is out of range.
+        DonorError: nothing is where a donor is said to be, or it has no such tap.
+    """
     if not dtypes or not normalisations or seeds < 1 or not minutes > 0 or (num_keys is not None and num_keys < 8):
         raise ArgumentError(
             f"expected at least one dtype, normalisation and seed, some minutes and 8 keys; found dtypes {dtypes}, "
@@ -107,5 +40,8 @@ def check(
         value_dtype(dtype)
     if strange := sorted(set(normalisations) - set(NORMALISATIONS)):
         raise ArgumentError(f"normalisations: expected {', '.join(NORMALISATIONS)}, found {strange[0]!r}")
+    check_compute_dtype(compute_dtype)
+    for each in contexts:
+        Contexts.of(each)
     for donor in donors:
         refuse_donor(donor, taps)

@@ -13,7 +13,7 @@ from memgraft.errors import StorageError
 from memgraft.harvesting.finished import facts_at
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.keyset import KeySet
-from memgraft.probing.probe import probe
+from memgraft.probing.run import probe
 
 _NAME, _LOCK_NAME = "probe.json", "probe.lock"
 

@@ -9,8 +9,6 @@ import torch
 from memgraft.probing.hits import Hits, IntArray
 
 FloatArray = npt.NDArray[np.float32]
-NORMALISATIONS = ("rms", "none")
-"""What is done to a value before it is projected: as the graft layer does, or nothing."""
 _EPS = 1e-6
 _STRENGTHS = tuple(2.0**power for power in range(11))
 """Tokens of unigram prior that the counts of a key are interpolated with; leaving one out picks one."""

@@ -24,8 +24,9 @@ from memgraft.harvesting.speed import Note
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
 from memgraft.mining.origin import held_out_part, mined_part
-from memgraft.probing.asked import Donors, check, each_once, readings
+from memgraft.probing.asked import check_probe
 from memgraft.probing.candidates import candidates_of, in_common
+from memgraft.probing.donors import Donors, each_once, readings
 from memgraft.probing.embeddings import recipient_embeddings
 from memgraft.probing.fitting import Fits
 from memgraft.probing.hits import Hits, draw, hits_of
@@ -104,7 +105,17 @@ def probe(
     begun = time.monotonic()
     progress, fit = callback(progress), fit or Fit()
     asked = readings(donors, prefixes, contexts)
-    check(donors, taps, dtypes, normalisations, minutes, num_keys, seeds)
+    check_probe(
+        donors=donors,
+        taps=taps,
+        contexts=contexts,
+        dtypes=dtypes,
+        normalisations=normalisations,
+        minutes=minutes,
+        num_keys=num_keys,
+        seeds=seeds,
+        compute_dtype=compute_dtype,
+    )
     training_part = mined_part(keys.metadata, corpus)
     held_out = held_out_part(keys, corpus, held_out)
     index = NgramIndex.build(keys)
