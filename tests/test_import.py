@@ -1,8 +1,12 @@
 """What `import memgraft` costs: numpy and nothing else."""
 
+import ast
+import importlib
+import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,9 +35,6 @@ def test_import_needs_numpy_alone(use: str) -> None:
 
 
 def test_nothing_newer_than_the_oldest_python_is_imported_at_run_time() -> None:
-    import ast
-    from pathlib import Path
-
     import memgraft
 
     newer = {"typing": {"Self", "Never", "LiteralString", "NotRequired", "Unpack", "assert_never", "override"},
@@ -51,3 +52,23 @@ def test_nothing_newer_than_the_oldest_python_is_imported_at_run_time() -> None:
                     (path.name, name.name) for name in node.names if name.name in newer.get(node.module or "", ())
                 ]
     assert found == []
+
+
+def test_what_studies_benches_and_scripts_import_is_there():
+    root = Path(__file__).parents[1]
+    paths = [path for folder in ("docs", "benches", "scripts") for path in (root / folder).rglob("*.py")]
+    asked = {
+        (node.module, alias.name, path)
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "memgraft"
+        for alias in node.names
+    }
+    assert len(asked) > 100
+
+    def there(module, name):
+        return (
+            hasattr(importlib.import_module(module), name) or importlib.util.find_spec(f"{module}.{name}") is not None
+        )
+
+    assert [(module, name, path) for module, name, path in asked if not there(module, name)] == []

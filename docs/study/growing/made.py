@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 import memgraft
-from memgraft.experiments.sources import Mixture, RecipientRows, count_mixture, key_mixture
+from memgraft.experiments.sources import RecipientRows, TokenMixture, count_mixture, key_mixture
 
 Floats = npt.NDArray[np.float32]
 HELD_OUT = 0.1
 """Share of the base's keys that the map is not fitted to; R2 is measured on these."""
-MIXTURES: dict[tuple[str, str, str], Mixture] = {}
+MIXTURES: dict[tuple[str, str, str], TokenMixture] = {}
 """By source, bank and text: the same for all recipients."""
 
 
@@ -51,7 +51,7 @@ class Maker:
         if name not in MIXTURES:
             mixture = count_mixture(bank, text) if self.source == "counts" else key_mixture(bank)
             own = slice(first, bank.num_rows)
-            MIXTURES[name] = Mixture(mixture.tokens[own], mixture.weights[own])
+            MIXTURES[name] = TokenMixture(mixture.tokens[own], mixture.weights[own])
         mixture = MIXTURES[name]
         rows = np.arange(len(mixture.tokens))
         return RecipientRows(self.module, mixture, 1).floats(rows)[:, 0], mixture.weights.any(1)
