@@ -44,10 +44,19 @@ def suffix_array(run):
     return results(run)["results"]["lookup"]["suffix array"][1]["ratio"]
 
 
+def stacked(name, what="1 %"):
+    """Times of the base alone, of the stacks whose names have ``what``."""
+    found = [stack for stack in STACKS if what in stack]
+    assert len(found) == 2
+    return [one["ratio"] for stack in found for one in STACKS[stack]["timings"] if one["name"] == name]
+
+
 def keys_per_second(run):
     return 1e9 / results(run)["results"]["harvest"]["own-tokenizer"]["timings"][0]["ns"]
 
 
+STACKS = {name: found for name, found in results("0617929-stack")["results"]["stack"].items() if "," in name}
+YOUNG = "stack, before all its keys are one table"
 LOADER = ("3764e95", "5a5b3dc", "5be0286", "d7187c1")
 OTHERS = [
     *(timing(run, "30M", "scalar automaton") for run in ("6b221b1", "d7187c1")),
@@ -71,6 +80,10 @@ FIGURES = {
     "the time of 3 M; the scalar automaton takes # times": OTHERS,
     "a backward walk # (30 M)": [walk(run, "30M") for run in ("6b221b1", "d7187c1")],
     "300 M (# M of them real)": [300 - results(LARGE)["results"]["index-300M"]["keys"]["synthetic"] / 1e6],
+    "| a stack of two banks, # M keys": [STACKS["1 %, text of the base"]["keys"][0] / 1e6],
+    "as many | # times the base": [*stacked("stack"), *stacked("stack", "equal")],
+    "until then # times with 1 %": stacked(YOUNG),
+    "%, # with as many": stacked(YOUNG, "equal"),
     "# bytes a key whole": goal(INDEX, "keys: file, bytes a key"),
     "whole, # archived": goal(LOOKUPS, "keys: archive, bytes a key"),
     "built at # M keys/s": goal(INDEX, "keys: build, M keys/s"),
