@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 QUICKSTART ?=
 PYTEST ?=
-# Test processes; each runs torch on one thread, since small tensors gain nothing from more.
+# Test processes; each runs torch on one thread, since small tensors gain nothing from more. One that is done takes over
+# what the other has not begun, in the order of the files, so that what a file makes is made once.
 JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -36,10 +37,10 @@ test-rust: tools
 	cargo test --workspace --release --quiet
 
 test-python: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST)
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(JOBS) -m slow $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow $(PYTEST)
 
 # In one process, with nothing beside it: a cluster counts on its workers being up in time.
 test-cluster: $(VENV)/.installed-dev
@@ -56,7 +57,7 @@ bench-gpu: $(VENV)/.installed-dev
 OLDEST := $(VENV)/oldest
 test-oldest: $(VENV)/.installed-dev
 	rm -rf $(OLDEST) && $(PIP) install --no-deps --target $(OLDEST) transformers==5.16.0 'huggingface_hub<2' httpx httpcore h11 anyio sniffio $(FETCHED)
-	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -n $(JOBS) tests/integrations tests/test_mistakes.py tests/test_readme.py $(PYTEST)
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/integrations tests/test_mistakes.py tests/test_readme.py $(PYTEST)
 
 check: $(VENV)/.installed-dev
 	cargo fmt --all --check
