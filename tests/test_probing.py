@@ -16,6 +16,7 @@ from memgraft.bank import Bank
 from memgraft.cli.app import build_app
 from memgraft.errors import ArgumentError, DonorError, FingerprintError
 from memgraft.harvesting import open_donor
+from memgraft.harvesting import prefix as prefix_module
 from memgraft.index import NgramIndex
 from memgraft.probing import choose_settings, probe
 from memgraft.probing.hits import Hits, draw, hits_of
@@ -29,6 +30,7 @@ from memgraft.probing.softmax import (
     softmax_losses,
     unigram_losses,
 )
+from memgraft.tokenizer import FastCodec
 from tiny import byte_bpe, tiny_donor, tiny_text
 
 FIT = Fit(num_hits=2000, epochs=4, batch_hits=128, learning_rate=0.03, num_classes=200)
@@ -288,7 +290,22 @@ def test_time_that_is_too_short_for_any_probe_is_told():
     assert affordable_keys(0.01, 1e-3, 256, told.append) == 400
     assert told == []
     assert affordable_keys(0.1, 0.1, 10_000, told.append) == 400
-    assert told[0].startswith("0.1 minutes are enough for 30 keys, and 400 are the least: this takes longer")
+    assert told[0].startswith(
+        "0.1 minutes are enough for 30 keys, and 400 are the least: reading them takes about 0.7 minutes"
+    )
+
+
+def test_what_passes_have_in_common_is_found_out_once(place, corpus, keys, monkeypatch):
+    opened, measured = [], []
+    fast, measure = FastCodec.__init__, prefix_module._measured
+    monkeypatch.setattr(FastCodec, "__init__", lambda *given: (opened.append(1), fast(*given))[1])
+    monkeypatch.setattr(prefix_module, "_measured", lambda *given: (measured.append(1), measure(*given))[1])
+    donor = open_donor(place / "knows", compute_dtype="float32")
+    opened.clear()
+    given = {"recipient_tokenizer": place / "tokenizer.json", "corpus": corpus, "donors": [donor], "taps": (1, 2)}
+    found = probe(keys, **given, contexts=(None, (1, 2)), minutes=0.01, seeds=1, fit=FIT)
+    assert len(found.candidates) == 4
+    assert (len(opened), len(measured)) == (1, 1)
 
 
 def test_prefixes_of_another_name_are_read_once_and_a_missing_bos_is_left_out(place, corpus, keys):

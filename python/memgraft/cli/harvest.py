@@ -132,7 +132,7 @@ def run(
     }
     # A probe takes a corpus without contexts, too.
     check_asked(**options, corpus=None if auto and around is None else corpus or None, chunk_rows=chunk_rows)
-    recipient_codec(keyset, tokenizer)
+    codec = recipient_codec(keyset, tokenizer)
     if out.exists() and not auto and not dry_run:
         refuse_other(out, {"dtype": stored, "taps": depths})
     place, begun = Rank.find(rank, world), Path(f"{out}.partial")
@@ -170,11 +170,12 @@ def run(
             begun,
             out,
         )
-        shared = ("recipient_tokenizer", "corpus", "compute_dtype", "device", "batch_tokens")
+        shared = ("corpus", "compute_dtype", "device", "batch_tokens")
         with progress("keys") as report:
             chosen = choose_settings(
                 keyset,
                 out,
+                recipient_tokenizer=codec,
                 donors=[donor],
                 taps=depths,
                 prefixes=AUTO_PREFIXES if options["prefix"] == "auto" else [options["prefix"]],

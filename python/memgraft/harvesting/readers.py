@@ -29,6 +29,8 @@ _TRIED_ROWS, _TRIED_WINDOWS = 1 << 18, 512
 class Reader(Protocol):
     """What the donor reads, and the values that come of it."""
 
+    setup: Setup
+    selection: Selection
     num_tokens: int
     """Donor tokens read so far in this process."""
     num_reused: int

@@ -2,6 +2,7 @@
 
 import time
 
+from memgraft.harvesting.speed import Note
 from memgraft.probing.hits import Sample
 from memgraft.probing.softmax import Classes, Fit, FloatArray, softmax_losses
 
@@ -19,9 +20,15 @@ class Fits:
             values, self._sample.training, self._sample.exam, self.classes, self._fit, seed=seed, device=self._device
         )
 
-    def affordable(self, values: FloatArray, seeds: int, number: int, deadline: float) -> int:
-        """How many seeds of ``number`` fits are done by ``deadline``, at least one."""
+    def affordable(self, values: FloatArray, seeds: int, number: int, deadline: float, note: Note | None = None) -> int:
+        """How many seeds of ``number`` fits are done by ``deadline``, at least one.
+
+        ``note`` is told how long one seed takes where it is not done by then.
+        """
         begun = time.monotonic()
         self.losses(values, self._seed)
         now = time.monotonic()
-        return max(1, min(seeds, int((deadline - now) / (number * (now - begun)))))
+        left, each = deadline - now, number * (now - begun)
+        if each > left and note is not None:
+            note(f"{number} fits take about {each / 60:.1f} minutes; fewer taps, prefixes or contexts take less")
+        return max(1, min(seeds, int(left / each)))

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,11 @@ from memgraft.probing.embeddings import mean_embeddings
 from memgraft.probing.hits import IntArray
 from memgraft.probing.softmax import FloatArray
 from memgraft.progress import Progress
+from memgraft.tokenizer import TextCodec
 
-_TIMED_ROWS = 192
+_TIMED_ROWS, _LEAST_TIMED_ROWS = 192, 32
+_TIMED_BATCHES = 2
+"""Batches that are timed at most: windows are many times as long as keys alone, and say enough in fewer rows."""
 _WARM_ROWS = 16
 
 
@@ -81,10 +84,13 @@ class Pass:
 class Bench:
     """What all passes have in common."""
 
-    recipient_tokenizer: Any
+    recipient: TextCodec
+    """The tokenizer that made the keys, open: with a large vocabulary that takes as long as reading the keys."""
     corpus: Corpus
     """The mined part."""
     batch_tokens: int
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By donor, what running it has told and need not be found out again: the prefix that ``auto`` is."""
 
     def read(
         self,
@@ -95,27 +101,8 @@ class Bench:
         progress: Progress | None = None,
     ) -> Pass:
         """Reads all of ``keys`` at all taps at once; raises as `memgraft.harvest`."""
-        setup = set_up(
-            keys,
-            self.recipient_tokenizer,
-            donor,
-            default_taps(donor.num_blocks) if taps is None else taps,
-            donor.compute_dtype,
-            None,
-            reading.prefix,
-            False,
-            "text",
-        )
-        selection = select_keys(keys, setup.recipient, donor.tokenizer, "text")
-        reader = find_reader(
-            setup,
-            selection,
-            contexts=reading.contexts,
-            corpus=None if reading.contexts is None else self.corpus,
-            share=True,
-            batch_tokens=self.batch_tokens,
-            recorded={},
-        )
+        reader = self._reader(reading, donor, taps, keys, share=True)
+        setup, selection = reader.setup, reader.selection
         values = np.empty((len(selection.kept), len(setup.taps), donor.value_dim), np.float32)
         for start in range(0, len(values), 1024):
             rows = np.asarray(reader.order[start : start + 1024])
@@ -132,10 +119,47 @@ class Bench:
             rows=np.flatnonzero(there >= 0),
             values=values,
             taps=setup.taps,
-            keys_per_second=tuple(speed(reader, (tap,)) for tap in setup.taps),
+            keys_per_second=tuple(speed(reader, (tap,), self.batch_tokens) for tap in setup.taps),
             prefix=setup.prefix.facts(),
             compute_dtype=donor.compute_dtype,
             embeddings=mean_embeddings(donor.model, selection.tokens),
+        )
+
+    def seconds_a_key(self, reading: DonorReading, donor: Donor, taps: Sequence[int] | None, keys: KeySet) -> float:
+        """What a key of ``keys`` takes at all taps at once; raises as `memgraft.harvest`.
+
+        So few keys have hardly a beginning in common, hence it is not found out whether they could share it.
+        """
+        reader = self._reader(reading, donor, taps, keys, share=False)
+        begun = time.perf_counter()
+        reader.values(np.asarray(reader.order))
+        return (time.perf_counter() - begun) / len(reader.order)
+
+    def _reader(
+        self, reading: DonorReading, donor: Donor, taps: Sequence[int] | None, keys: KeySet, *, share: bool
+    ) -> Reader:
+        setup = set_up(
+            keys,
+            self.recipient,
+            donor,
+            default_taps(donor.num_blocks) if taps is None else taps,
+            donor.compute_dtype,
+            None,
+            reading.prefix,
+            False,
+            "text",
+            recorded=self.found.get(donor.fingerprint),
+        )
+        if (facts := setup.prefix.facts())["prefix_chosen"] == "auto":
+            self.found[donor.fingerprint] = {"fingerprint": donor.fingerprint, **facts}
+        return find_reader(
+            setup,
+            select_keys(keys, setup.recipient, donor.tokenizer, "text"),
+            contexts=reading.contexts,
+            corpus=None if reading.contexts is None else self.corpus,
+            share=share,
+            batch_tokens=self.batch_tokens,
+            recorded={},
         )
 
 
@@ -144,11 +168,16 @@ def default_taps(num_blocks: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(num_blocks * part / 4)) for part in (1, 2, 3, 4)}))
 
 
-def speed(reader: Any, taps: tuple[int, ...]) -> float:
-    """Keys a second of ``reader`` at ``taps``, on neighbours in its order, without a first few."""
+def speed(reader: Any, taps: tuple[int, ...], batch_tokens: int) -> float:
+    """Keys a second of ``reader``, which has read all keys, at ``taps``: on neighbours in its order, after a first few.
+
+    As many are timed as fill two batches, 192 at most.
+    """
     timed: Reader = replace(reader, setup=replace(reader.setup, taps=taps))
-    middle = max(0, (len(timed.order) - _TIMED_ROWS) // 2)
-    rows = np.asarray(timed.order[middle : middle + _TIMED_ROWS])
+    tokens = max(1.0, reader.num_tokens / len(reader.order))
+    number = int(np.clip(_TIMED_BATCHES * batch_tokens / tokens, _LEAST_TIMED_ROWS, _TIMED_ROWS))
+    middle = max(0, (len(timed.order) - number) // 2)
+    rows = np.asarray(timed.order[middle : middle + number])
     timed.values(rows[:_WARM_ROWS])
     begun = time.perf_counter()
     timed.values(rows)

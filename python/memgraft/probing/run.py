@@ -7,15 +7,16 @@ the donor. Beside them stand what next-token counts of the keys know, embeddings
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus
 from memgraft.errors import DonorError
+from memgraft.harvesting.asked import recipient_codec
 from memgraft.harvesting.devices import best_device
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.occurrences import Contexts
@@ -30,12 +31,14 @@ from memgraft.probing.donors import Donors, each_once, readings
 from memgraft.probing.embeddings import recipient_embeddings
 from memgraft.probing.fitting import Fits
 from memgraft.probing.hits import Hits, draw, hits_of
-from memgraft.probing.reading import Bench, DonorReading, Pass
+from memgraft.probing.reading import Bench, DonorReading
 from memgraft.probing.result import Measured, ProbeResult
 from memgraft.probing.softmax import Fit, FloatArray, count_losses, difference_interval, normalised, unigram_losses
 from memgraft.progress import Progress, callback
 
 __all__ = ["Measured", "ProbeResult", "probe"]
+
+Found = TypeVar("Found")
 
 _MOST_KEYS, _LEAST_KEYS, _TRIED_KEYS = 6000, 400, 64
 _EXAM_HITS = 4000
@@ -116,18 +119,19 @@ def probe(
         seeds=seeds,
         compute_dtype=compute_dtype,
     )
+    codec = recipient_codec(keys, recipient_tokenizer)
     training_part = mined_part(keys.metadata, corpus)
     held_out = held_out_part(keys, corpus, held_out)
     index = NgramIndex.build(keys)
     training, exam = hits_of(index, training_part), hits_of(index, held_out)
-    bench = Bench(recipient_tokenizer=recipient_tokenizer, corpus=training_part, batch_tokens=batch_tokens)
+    bench = Bench(recipient=codec, corpus=training_part, batch_tokens=batch_tokens)
     donors_open = Donors(compute_dtype, best_device(device), progress)
     asked = each_once(asked, donors_open, taps, note)
     bounded = num_keys is None
     if num_keys is None:
-        num_keys = _affordable(bench, donors_open, asked, taps, keys, training, minutes, seed, note)
+        num_keys = _affordable(bench, donors_open, asked, taps, keys, training, minutes, seed, progress, note)
     sample = draw(keys, training, exam, num_keys=num_keys, num_exam=_EXAM_HITS, seed=seed)
-    passes = _read_all(bench, donors_open, asked, taps, sample.keys, progress, note)
+    passes = _each(asked, note, lambda one: bench.read(one, donors_open.get(one.donor), taps, sample.keys, progress))
     sample, passes = in_common(sample, passes)
     if note is not None:
         note(
@@ -141,7 +145,7 @@ def probe(
     else:
         embedded = (f"input embeddings of {passes[0].reading.name}, mean over the key", passes[0].embeddings)
     if bounded:
-        seeds = fits.affordable(candidates[0][1](), seeds, len(candidates) + 2, begun + 60 * minutes)
+        seeds = fits.affordable(candidates[0][1](), seeds, len(candidates) + 2, begun + 60 * minutes, note)
     numbers = [seed + number for number in range(seeds)]
 
     def fitted(place: int, values: FloatArray) -> FloatArray:
@@ -199,34 +203,26 @@ def probe(
     )
 
 
-def _read_all(
-    bench: Bench,
-    donors: Donors,
-    readings: Sequence[DonorReading],
-    taps: Sequence[int] | None,
-    keys: KeySet,
-    progress: Progress | None = None,
-    note: Note | None = None,
-) -> list[Pass]:
-    """One pass for each reading; contexts that are too long for their donor are left out where others are left.
+def _each(readings: Sequence[DonorReading], note: Note | None, done: Callable[[DonorReading], Found]) -> list[Found]:
+    """What ``done`` gives for each reading; contexts too long for their donor are left out where others are left.
 
     Raises:
         DonorError: no reading is left.
     """
-    passes: list[Pass] = []
+    found: list[Found] = []
     refused: DonorError | None = None
     for reading in readings:
         try:
-            passes.append(bench.read(reading, donors.get(reading.donor), taps, keys, progress))
+            found.append(done(reading))
         except DonorError as error:
             if reading.contexts is None:
                 raise
             refused = error
             if note is not None:
                 note(f"left out: {error}")
-    if not passes and refused is not None:
+    if not found and refused is not None:
         raise refused
-    return passes
+    return found
 
 
 def _affordable(
@@ -238,24 +234,33 @@ def _affordable(
     training: Hits,
     minutes: float,
     seed: int,
+    progress: Progress | None,
     note: Note | None,
 ) -> int:
     """So many keys that all passes take half the time, by a first few keys; ``note`` is told where that is too few."""
     hit = np.random.default_rng(seed).permutation(np.unique(training.rows))[:_TRIED_KEYS]
     few = keys.select(np.sort(hit))
-    seconds = sum(1 / read.keys_per_second[-1] for read in _read_all(bench, donors, readings, taps, few))
+
+    def seconds_a_key(reading: DonorReading) -> float:
+        seconds = bench.seconds_a_key(reading, donors.get(reading.donor), taps, few)
+        if progress is not None:
+            progress("first keys", (readings.index(reading) + 1) * len(few), len(readings) * len(few))
+        return seconds
+
+    seconds = sum(_each(readings, None, seconds_a_key))
     return affordable_keys(minutes, seconds, len(keys), note)
 
 
 def affordable_keys(minutes: float, seconds: float, num_keys: int, note: Note | None = None) -> int:
     """How many of ``num_keys`` keys are read in half of ``minutes``, each in ``seconds``.
 
-    ``note`` is told where they are fewer than a probe takes at the least.
+    ``note`` is told where they are fewer than a probe takes at the least, and how long these take.
     """
     affordable, least = _DONOR_SHARE * 60 * minutes / seconds, min(_LEAST_KEYS, num_keys)
     if affordable < least and note is not None:
         note(
-            f"{minutes:g} minutes are enough for {affordable:,.0f} keys, and {least} are the least: this takes longer; "
+            f"{minutes:g} minutes are enough for {affordable:,.0f} keys, and {least} are the least: reading them takes "
+            f"about {least * seconds / 60:.1f} minutes, the fits come after it; "
             "fewer donors, prefixes or contexts take less"
         )
     return int(np.clip(affordable, _LEAST_KEYS, _MOST_KEYS))
