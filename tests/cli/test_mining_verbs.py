@@ -227,3 +227,20 @@ def test_plan_says_of_how_many_tokens_the_rows_are(tmp_path, tokens, said):
     done = run("plan", text, "--budgets", "9", "--orders", "2", "--held-out", "0.2")
     assert done.exit_code == 0, done.output
     assert f"rows a token: different rows of {said};" in done.stderr
+    assert f"covered: of the {tokens // 5:,} tokens of 2 documents held out" in done.stderr
+
+
+@pytest.mark.parametrize("longest", [200, 20_000])
+def test_plan_names_a_document_that_is_much_of_what_is_held_out(tmp_path, longest):
+    lengths = np.full(60, 200)
+    lengths[10:20] = longest  # one in six, so that some are held out
+    with CorpusWriter(tmp_path / "text", vocab_size=50) as writer:
+        writer.add_many(np.random.default_rng(0).integers(1, 50, lengths.sum(), dtype=np.uint32), lengths)
+        text = writer.finish()
+    given = ("plan", text, "--budgets", "9", "--orders", "2", "--held-out", "0.1")
+    facts = json.loads(run(*given, "--json").stdout)
+    _, held = memgraft.Corpus.open(text).split(held_out=0.1, seed=0)
+    assert facts["documents"] == held.num_documents == 6
+    assert facts["largest_document"] == max(len(held.document(number)) for number in range(6)) == longest
+    share = longest / held.num_tokens
+    assert (f"one document has {share:.0%} of them" in run(*given).stderr) == (longest == 20_000)

@@ -3,11 +3,15 @@
 import sys
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from memgraft.cli import artifacts, common
 from memgraft.cli.sizes import parse_counts
 from memgraft.errors import ArgumentError
+
+_TOO_LARGE = 0.25
+"""Share of the held-out tokens from which one document's is said: shares are then not of a kind of text."""
 
 
 @common.verb
@@ -100,15 +104,18 @@ def run(
         }
         for point in points
     ]
+    _, held = opened.split(held_out=held_out, seed=seed)
+    largest = int(np.diff(held.document_starts, append=np.uint64(held.num_tokens)).max())
     hot = []
     if kept is not None:
-        _, held = opened.split(held_out=held_out, seed=seed)
         found = count_hot_rows(NgramIndex.build(keys), held, kept, batch_tokens=batch_tokens, threads=threads)
         hot = [_hot(point, row_bytes) for point in found]
     if json:
         common.emit(
             {
                 "positions": points[0].positions,
+                "documents": held.num_documents,
+                "largest_document": largest,
                 "keys_per_second": rate,
                 "row_bytes": row_bytes,
                 "budgets": facts,
@@ -118,6 +125,12 @@ def run(
         )
         return
     _print(facts, points[0].positions)
+    common.log(f"covered: of the {held.num_tokens:,} tokens of {held.num_documents:,} documents held out")
+    if held.num_documents > 1 and largest > _TOO_LARGE * held.num_tokens:
+        common.log(
+            f"one document has {largest / held.num_tokens:.0%} of them, so that the shares say much of it alone; "
+            "another --seed or a larger --held-out holds out others"
+        )
     if hot:
         _print_hot(hot)
 
