@@ -25,6 +25,8 @@ from memgraft.system import write_beside
 _MAX_EPOCHS = 4
 _MEASURING = 0.1
 """Share of the budget that measuring takes, unless a single step of an arm takes longer."""
+_HOPELESS = 2.0
+"""Where one step takes so many times the budget, by the arms measured so far, and these took all of it, no more are."""
 _SAFETY = 1.06
 """Checkpoints, loading and the trainer's own work, beside the measured step."""
 
@@ -46,15 +48,20 @@ def make_plan(
             return plan
     plan = {"settings": budget, "steps": budget["steps"], "max_epochs": _MAX_EPOCHS}
     if budget["steps"] is None:
-        speeds = {}
+        speeds: dict[str, tuple[float, float]] = {}
+        steps, seconds, begun = 0, 60 * budget["minutes"], time.monotonic()
         for number, arm in enumerate(arms):
-            speeds[arm.name] = _speed(arm, recipe, material, bf16, 60 * budget["minutes"] * _MEASURING / len(arms))
+            speeds[arm.name] = _speed(arm, recipe, material, bf16, seconds * _MEASURING / len(arms))
             if progress is not None:
                 progress("measure speed", number + 1, len(arms))
+            # Arms that are not measured yet count as those before them.
+            share = len(settings["seeds"]) * len(arms) / len(speeds)
+            step, window = (share * sum(times) for times in zip(*speeds.values(), strict=True))
+            hopeless = _cost(1, step, window, recipe, material.held_out) > _HOPELESS * seconds
+            if number + 1 == len(arms) or (hopeless and time.monotonic() - begun > seconds):
+                steps = _affordable(seconds, step * _SAFETY, window, recipe, material.held_out)
+                break
         plan["seconds_per_step"] = {name: round(step, 4) for name, (step, _) in speeds.items()}
-        num_seeds = len(settings["seeds"])
-        step, window = (num_seeds * sum(times) for times in zip(*speeds.values(), strict=True))
-        steps = _affordable(60 * budget["minutes"], step * _SAFETY, window, recipe, material.held_out)
         if steps < 1:
             least = _cost(1, step * _SAFETY, window, recipe, material.held_out) / 60
             raise ConfigError(
@@ -119,8 +126,9 @@ def _speed(
         seconds.append(time.perf_counter() - started)
         if time.perf_counter() - begun > limit:
             break
-    few = spread_windows(material.held_out, 2 * recipe.batch_size)
     size = evaluation_batch(recipe, material.vocab_size)
+    late = time.perf_counter() - begun > limit
+    few = spread_windows(material.held_out, min(size, recipe.batch_size) if late else 2 * recipe.batch_size)
     evaluation: dict[str, Any] = {"grafted": arm.grafted, "batch_size": size, "bf16": bf16}
     for _ in range(2):
         started = time.perf_counter()
