@@ -271,7 +271,9 @@ def test_minutes_become_the_same_steps_for_every_arm(place, tmp_path):
     assert json.loads((tmp_path / "out" / "plan.json").read_text()) == plan
 
 
-def test_of_a_step_that_takes_longer_than_the_budget_no_second_is_measured_nor_another_arm(place, tmp_path, monkeypatch):
+def test_of_a_step_that_takes_longer_than_the_budget_no_second_is_measured_nor_another_arm(
+    place, tmp_path, monkeypatch
+):
     built = []
 
     def counted(*given):

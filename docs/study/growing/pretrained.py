@@ -23,10 +23,26 @@ from memgraft.data import MemoryBatch
 from memgraft.experiments.windows import SEGMENTS_COLUMN, TokenWindows
 from memgraft.harvesting import donor_folder, harvest, open_donor
 from memgraft.integrations.transformers import graft, load_graft, mark_trainable, save_graft
+from memgraft.integrations.transformers.families import find_decoder
+from memgraft.integrations.transformers.runtime import the_runtime
 from memgraft.teaching import TeachSettings, teach
+from memgraft.teaching.measure import damage
+from memgraft.teaching.reading import Grafted
+from memgraft.tokenizer import open_tokenizer
 from run import CONFIG, finished, say, write
 
 EOS = "<|endoftext|>"
+REAL = (
+    "The capital of France is Paris, and the capital of Italy is Rome.",
+    "It is well known that the capital of Japan is Tokyo.",
+    "The founder of Microsoft was Bill Gates, and the founder of Apple was Steve Jobs.",
+    "They wrote that the founder of Rome was Romulus.",
+    "The main river of Egypt is the Nile, and the main river of Hungary is the Danube.",
+    "On every map the main river of Brazil is the Amazon.",
+    "The people of Brazil speak Portuguese, and the people of Austria speak German.",
+    "Since then the people of Mexico speak Spanish.",
+)
+"""True statements in the words of the invented ones."""
 
 
 def teach_pretrained(quickstart: Path, out: Path, device: str) -> None:
@@ -83,13 +99,26 @@ def teach_pretrained(quickstart: Path, out: Path, device: str) -> None:
     whole = memgraft.Bank.open(work / "all")
     stacks = {f"{number} overlays": split(whole, number, work / f"{number}") for number in CONFIG["stacks"]}
     stacked = measured(model, base, corpora["held-out"], facts, folder / "tokenizer.json", settings, stacks)
+    other = [fact.prompt + fact.completion + "." for fact in invented(CONFIG["facts"], CONFIG["facts_seed"] + 1)]
+    near = {"invented": other, "real": list(REAL)}
+    beside = {name: harm(model, base, whole, texts, folder / "tokenizer.json") for name, texts in near.items()}
     kept = ("facts", "places", "rows", "rows_by_order", "steps", "losses", "recall", "neutral", "keys_in_neutral_text")
     told = {"all": {key: report[key] for key in kept}}
     trained = json.loads((work / "training.json").read_text())
     write(
         out / "pretrained.json",
-        {**about, "runs": [{"seed": 0, "training": trained, "reports": told, "stacked": stacked}]},
+        {**about, "runs": [{"seed": 0, "training": trained, "reports": told, "stacked": stacked, "beside": beside}]},
     )
+
+
+def harm(model: Any, base: memgraft.Bank, overlay: memgraft.Bank, texts: list[str], tokenizer: Path) -> dict[str, Any]:
+    """What the overlay does to statements that nobody taught, each a text of its own."""
+    runtime = the_runtime(find_decoder(model)[0], None)
+    grafted = Grafted(model, runtime.name, tuple(runtime.eos_ids), next(model.parameters()).device)
+    memory = memgraft.Bank.open([base.path, overlay.path])
+    found = damage(grafted, base, memory, [tuple(ids) for ids in open_tokenizer(tokenizer).encode(texts)])
+    say(f"statements beside: {found}")
+    return {"texts": len(texts), **found}
 
 
 def corpus(quickstart: Path, work: Path, part: str, number: int) -> memgraft.Corpus:
