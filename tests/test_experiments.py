@@ -203,6 +203,23 @@ def test_a_finished_experiment_is_read_and_a_changed_one_is_not(place, tmp_path)
     assert {result["steps"] for result in longer["arms"]} == {5}
 
 
+def test_other_settings_are_refused_before_text_is_looked_through_and_deleted_after_it(place, tmp_path, monkeypatch):
+    arm = tmp_path / "graft-seed0" / "settings.json"
+    arm.parent.mkdir()
+    for path in (arm, tmp_path / "plan.json"):
+        path.write_text('{"settings": {"steps": 3}}')
+
+    def refuse(*given):
+        raise CorpusError("overlap")
+
+    monkeypatch.setattr("memgraft.experiments.experiment._measure", refuse)
+    with pytest.raises(ConfigError, match="steps: there 3, asked 4"):
+        experiment(place, tmp_path)
+    with pytest.raises(CorpusError, match="overlap"):
+        experiment(place, tmp_path, overwrite=True)
+    assert arm.exists(), "what is refused deletes nothing"
+
+
 @pytest.mark.slow
 def test_what_is_finished_is_on_record_before_the_last_arm(place, tmp_path):
     out = tmp_path / "experiment"

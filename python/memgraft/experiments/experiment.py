@@ -112,9 +112,6 @@ def run_experiment(
     asked = None if tasks is None else check_tasks(Path(tasks))
     material = _material(bank, train, held_out, domains, recipe, tokenizer, eos_id)
     material = dataclasses.replace(material, tasks=None if tasks is None else Path(tasks))
-    text = {name: measured[name] for name in _MEASURES if measured} or _measure(
-        bank, train, held_out, domains, material
-    )
     out = Path(out)
     bf16 = native_compute_dtype("cuda" if torch.cuda.is_available() else None) == "bfloat16"
     shared = {
@@ -129,7 +126,15 @@ def run_experiment(
         **({} if asked is None else {"tasks": asked}),
     }
     budget = {**shared, "minutes": None if steps else minutes, "steps": steps}
-    _refuse_other(out, budget, overwrite)
+    others = _holds_others(out, budget)
+    if others is not None and not overwrite:
+        raise ConfigError(others)
+    # Looking through the text takes longer than all before it, and may refuse before anything is deleted.
+    text = {name: measured[name] for name in _MEASURES if measured} or _measure(
+        bank, train, held_out, domains, material
+    )
+    if others is not None:
+        _delete(out)
     settings = {**budget, "arms": list(arms), "seeds": list(seeds)}
     plan = make_plan(out / "plan.json", settings, budget, chosen, recipe, material, bf16, progress)
     record = Record(
@@ -190,25 +195,24 @@ def _measure(
     }
 
 
-def _refuse_other(out: Path, budget: dict[str, Any], overwrite: bool) -> None:
-    """Refuses a folder with an experiment of other settings; with ``overwrite`` its plan and its arms are deleted.
-
-    Raises:
-        ConfigError: the folder has one.
-    """
+def _holds_others(out: Path, budget: dict[str, Any]) -> str | None:
+    """Why a folder with an experiment of other settings is refused; None where there is none."""
     found = None
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((out / "plan.json").read_text())
     if found is None or found.get("settings") == budget:
-        return
+        return None
     there = found.get("settings") or {}
-    if not overwrite:
-        names = sorted(name for name in budget if there.get(name) != budget[name])
-        differ = "; ".join(_difference(name, there.get(name), budget[name]) for name in names)
-        raise ConfigError(
-            f"{out}: holds an experiment of other settings ({differ}); finished arms are not deleted. Use those "
-            "settings, another --out, or --overwrite (overwrite=True) to start anew"
-        )
+    names = sorted(name for name in budget if there.get(name) != budget[name])
+    differ = "; ".join(_difference(name, there.get(name), budget[name]) for name in names)
+    return (
+        f"{out}: holds an experiment of other settings ({differ}); finished arms are not deleted. Use those "
+        "settings, another --out, or --overwrite (overwrite=True) to start anew"
+    )
+
+
+def _delete(out: Path) -> None:
+    """Deletes the plan and the arms of the experiment in ``out``."""
     for mark in out.glob("*-seed*/settings.json"):
         shutil.rmtree(mark.parent)
     (out / "plan.json").unlink()

@@ -13,9 +13,12 @@ class Fits:
     def __init__(self, sample: Sample, vocab_size: int, fit: Fit, seed: int, device: str) -> None:
         self.classes = Classes.of(sample.training.targets, vocab_size, fit.num_classes)
         self._sample, self._fit, self._seed, self._device = sample, fit, seed, device
+        self._timed: tuple[FloatArray, FloatArray] | None = None
 
     def losses(self, values: FloatArray, seed: int) -> FloatArray:
-        """(E,) losses of the exam."""
+        """(E,) losses of the exam; those of the fit that was timed are known."""
+        if self._timed is not None and self._timed[0] is values and seed == self._seed:
+            return self._timed[1]
         return softmax_losses(
             values, self._sample.training, self._sample.exam, self.classes, self._fit, seed=seed, device=self._device
         )
@@ -26,7 +29,7 @@ class Fits:
         ``note`` is told how long one seed takes where it is not done by then.
         """
         begun = time.monotonic()
-        self.losses(values, self._seed)
+        self._timed = (values, self.losses(values, self._seed))
         now = time.monotonic()
         left, each = deadline - now, number * (now - begun)
         if each > left and note is not None:

@@ -144,8 +144,9 @@ def probe(
         embedded = ("the recipient's embeddings, mean over the key", recipient_embeddings(recipient, sample.keys))
     else:
         embedded = (f"input embeddings of {passes[0].reading.name}, mean over the key", passes[0].embeddings)
+    first = candidates[0][1]()
     if bounded:
-        seeds = fits.affordable(candidates[0][1](), seeds, len(candidates) + 2, begun + 60 * minutes, note)
+        seeds = fits.affordable(first, seeds, len(candidates) + 2, begun + 60 * minutes, note)
     numbers = [seed + number for number in range(seeds)]
 
     def fitted(place: int, values: FloatArray) -> FloatArray:
@@ -154,7 +155,7 @@ def probe(
             progress("fits", place, len(candidates) + 2)
         return losses
 
-    losses = [fitted(place + 1, values()) for place, (_, values) in enumerate(candidates)]
+    losses = [fitted(place + 1, values() if place else first) for place, (_, values) in enumerate(candidates)]
     best = int(np.argmin([each.mean() for each in losses]))
     shuffled = candidates[best][1]()[np.random.default_rng(seed).permutation(len(sample.keys))]
     by_counts, strength = count_losses(sample.training, sample.exam, fits.classes)
