@@ -235,6 +235,7 @@ def test_train_then_report(place, bank, tmp_path):
         (["--budget", 90, "--policy", "gain", "--orders", "2-4", "--held-out", "0.3", "--seed", 3], ["--taps", "1,2"]),
         (["--budget", "2=40,3=60"], ["--taps", 2, "--prefix", "none", "--contexts", "2,4"]),
         (["--budget", "all", "--min-count", 4, "--min-documents", 2], ["--taps", 2, "--prefix", "bos"]),
+        (["--budget", 40], ["--taps", 2, "--prefix", "the king"]),
     ],
 )
 def test_the_report_names_commands_that_make_the_same_bank(place, tmp_path, mining, harvesting):
@@ -253,6 +254,8 @@ def test_the_report_names_commands_that_make_the_same_bank(place, tmp_path, mini
     result = invoke("harvest", tmp_path / "keys.mgk", *command, *harvesting, *around)
     assert result.exit_code == 0, result.stderr
     commands = commands_of(memgraft.Bank.open(tmp_path / "bank"))
+    ids = memgraft.Bank.open(tmp_path / "bank").manifest.donor["prefix"]
+    files[f"TEXT OF DONOR IDS {' '.join(map(str, ids))}"] = "the king"
     assert [command.split()[1] for command in commands] == ["mine", "harvest"]
     for command in commands:
         words = [files.get(word, word) for word in shlex.split(command)[1:]]

@@ -55,7 +55,9 @@ def provenance(bank: Bank, experiment: Mapping[str, Any] | None, commands: Seque
         "tokenizer": manifest.tokenizer.get("file_fingerprint") or manifest.tokenizer.get("fingerprint"),
         "keys": bank.keys.fingerprint,
         "bank": bank.fingerprint,
-        "donor": _said({name: donor.get(name) for name in ("name", "fingerprint", "compute_dtype", "prefix_name")}),
+        "donor": _said(
+            {name: donor.get(name) for name in ("name", "fingerprint", "compute_dtype", "prefix_name", "prefix")}
+        ),
     }
     if experiment is not None:
         settings = experiment["settings"]

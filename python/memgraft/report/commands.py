@@ -13,7 +13,8 @@ _PYTHON_ALONE = ("keep",)
 def commands_of(bank: Bank) -> list[str]:
     """``memgraft mine`` and ``memgraft harvest`` as the artifacts record them; none for what they record nothing of.
 
-    Words in capitals stand for files whose names are recorded nowhere: artifacts name content, not places.
+    Words in capitals stand for what is recorded nowhere: names of files, since artifacts name content, and the text
+    of a prefix, beside the donor's ids.
     """
     keys, donor = bank.keys.metadata, bank.manifest.donor
     commands = []
@@ -57,7 +58,9 @@ def _harvest(bank: Bank) -> list[str]:
     elif name in ("none", "bos"):
         words += ["--prefix", name]
     else:
-        words += ["--prefix", "PREFIX", *(["--prepend-bos"] if str(name).startswith("bos+") else [])]
+        bos = str(name).startswith("bos+")
+        ids = " ".join(map(str, donor["prefix"][bos:]))
+        words += ["--prefix", f"TEXT OF DONOR IDS {ids}", *(["--prepend-bos"] if bos else [])]
     if contexts := donor.get("contexts"):
         words += ["--contexts", f"{contexts['occurrences']},{contexts['left']}", "--corpus", "CORPUS"]
     if donor.get("round_trip", "text") != "text":
