@@ -262,12 +262,15 @@ def test_inspect_refuses_another_tokenizer(made, tmp_path):
     assert "--tokenizer" in result.stderr
 
 
-def test_inspect_facts(made):
+def test_inspect_facts(made, tmp_path):
     facts = ok_json("inspect", made / "keys.mgk", "--rows", "2")
     keys = memgraft.KeySet.open(made / "keys.mgk")
     assert (facts["kind"], facts["num_keys"], facts["keyset"]) == ("keys", len(keys), keys.fingerprint)
     assert [tuple(key["key"]) for key in facts["top_keys"]] == [keys.key(0), keys.key(1)]
     assert ok_json("inspect", made / "index.mgi")["kind"] == "index"
+    for name, kind in (("keys.mgk", "keys"), ("index.mgi", "index")):
+        shutil.copyfile(made / name, tmp_path / "named otherwise")
+        assert ok_json("inspect", tmp_path / "named otherwise")["kind"] == kind
     corpus = ok_json("inspect", made / "corpus")
     assert (corpus["kind"], corpus["format"], corpus["num_documents"], corpus["longest_document"]) == (
         "corpus", "megatron", 22, 11,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -34,6 +35,9 @@ def test_parts_merge_into_the_bytes_of_mine(tmp_path, corpus):
     shown = json.loads(run("inspect", parts[1], "--json").stdout)
     assert (shown["kind"], shown["ranks"], shown["orders"]) == ("part", [1], [2, 3, 4])
     assert json.loads(run("verify", parts[1], "--json").stdout)["verified"][0]["fingerprint"] == shown["shards"][0]
+    # A user may name it otherwise.
+    shutil.copyfile(parts[1], tmp_path / "part")
+    assert json.loads(run("inspect", tmp_path / "part", "--json").stdout)["kind"] == "part"
     assert run("keys", "merge", *parts[:2], "-o", tmp_path / "two.mgr").exit_code == 0
     choosing = ["--budget", 90, "--policy", "gain", "--exclude", corpus, "--exclude-from", 4]
     merged = run("keys", "merge", tmp_path / "two.mgr", parts[2], "-o", tmp_path / "merged.mgk", *choosing, "--json")
@@ -181,6 +185,14 @@ def test_coverage_tells_folders_and_columns_apart(tmp_path):
         refused = run("coverage", keys, *arguments)
         assert refused.exit_code in (1, 2)
         assert message in refused.stderr
+    assert (
+        run(
+            "mine", tmp_path / "rows.parquet", "--held-out", 0.2, "--vocab-size", 60, "-o", tmp_path / "split.mgk"
+        ).exit_code
+        == 0
+    )
+    refused = run("coverage", tmp_path / "split.mgk", tmp_path / "rows.parquet", "--by-column", "source")
+    assert "--by-column: expected --part all" in refused.stderr
 
 
 def test_coverage_warns_above_30_percent_and_names_the_budget(tmp_path):

@@ -143,6 +143,22 @@ def reads_corpora(function: Callable[Concatenate[Reading, P], None]) -> Callable
     return wrapper
 
 
+_KINDS = {".mgk": "keys", ".mgi": "index", ".mgr": "part"}
+_HEADS = {(b"MEMGRAFT", 1): "keys", (b"MEMGRAFT", 2): "index"}
+"""By the first bytes and the number of the kind (docs/FORMAT.md)."""
+
+
+def _kind_by_head(path: Path) -> str | None:
+    """What a file that has another ending says that it is; None of anything else."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        head = file.read(24)
+    if head[:8] == b"MEMGRUNS":
+        return "part"
+    return _HEADS.get((head[:8], int.from_bytes(head[20:24], "little")))
+
+
 def kind_of(path: Path) -> str:
     """What is at ``path``, from name and content.
 
@@ -155,12 +171,8 @@ def kind_of(path: Path) -> str:
     if "," in str(path) and not path.exists():
         # Several banks, one on top of the other.
         return "bank"
-    if path.suffix == ".mgk":
-        return "keys"
-    if path.suffix == ".mgi":
-        return "index"
-    if path.suffix == ".mgr":
-        return "part"
+    if kind := _KINDS.get(path.suffix) or _kind_by_head(path):
+        return kind
     # Any of a bank's files makes a folder a bank, so that one without its bank.json is reported as such.
     if path.name == "bank.json" or any((path / name).exists() for name in ("bank.json", "keys.mgk", "index.mgi")):
         return "bank"

@@ -66,7 +66,11 @@ def run(
         part = "held-out" if split and split["of"] == stream.fingerprint else "all"
     if part != "all":
         if labels is not None or by_folder:
-            raise ArgumentError(f"--part {part}: domains are told apart in whole corpora; give --part all")
+            way = "--by-folder" if by_folder else "--by-column"
+            raise ArgumentError(
+                f"{way}: expected --part all, since whole corpora are told apart, found the {part} part of one that is "
+                "split; give --part all, or a corpus that holds that part alone"
+            )
         if keys is None:
             raise ArgumentError(f"--part {part}: expected the key set beside {index}, found none; give --part all")
         train, held_out = artifacts.split_of_keys(keys, stream, "--part all")
