@@ -290,6 +290,10 @@ def test_coverage_of_folders_of_text_goes_into_the_report(place, bank, tmp_path)
     assert "left out, since nothing in them is read: the folders empty, nothing, tables" in result.stderr
     assert result.stderr.count("left out, since their names are not those of text: tables/x.parquet") == 1
     assert result.stderr.count("tokenize:") == 1  # the text once, not each folder once more
+    refused = invoke("coverage", place / "keys.mgk", tmp_path / "text")
+    assert refused.exit_code == 1
+    assert "give --tokenizer" in refused.stderr
+    assert "left out" not in refused.stderr
     facts = json.loads(result.stdout)
     assert len(facts["domains"]) == 2
     assert sum(found["positions"] for found in facts["domains"].values()) < facts["positions"]

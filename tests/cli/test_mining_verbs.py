@@ -185,12 +185,8 @@ def test_coverage_tells_folders_and_columns_apart(tmp_path):
         refused = run("coverage", keys, *arguments)
         assert refused.exit_code in (1, 2)
         assert message in refused.stderr
-    assert (
-        run(
-            "mine", tmp_path / "rows.parquet", "--held-out", 0.2, "--vocab-size", 60, "-o", tmp_path / "split.mgk"
-        ).exit_code
-        == 0
-    )
+    split = ["--held-out", 0.2, "--vocab-size", 60, "-o", tmp_path / "split.mgk"]
+    assert run("mine", tmp_path / "rows.parquet", *split).exit_code == 0
     refused = run("coverage", tmp_path / "split.mgk", tmp_path / "rows.parquet", "--by-column", "source")
     assert "--by-column: expected --part all" in refused.stderr
 

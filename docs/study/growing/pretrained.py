@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from taught import invented, measured, split
+from taught import grafted, invented, measured, split
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
@@ -23,11 +23,8 @@ from memgraft.data import MemoryBatch
 from memgraft.experiments.windows import SEGMENTS_COLUMN, TokenWindows
 from memgraft.harvesting import donor_folder, harvest, open_donor
 from memgraft.integrations.transformers import graft, load_graft, mark_trainable, save_graft
-from memgraft.integrations.transformers.families import find_decoder
-from memgraft.integrations.transformers.runtime import the_runtime
 from memgraft.teaching import TeachSettings, teach
 from memgraft.teaching.measure import damage
-from memgraft.teaching.reading import Grafted
 from memgraft.tokenizer import open_tokenizer
 from run import CONFIG, finished, say, write
 
@@ -113,10 +110,8 @@ def teach_pretrained(quickstart: Path, out: Path, device: str) -> None:
 
 def harm(model: Any, base: memgraft.Bank, overlay: memgraft.Bank, texts: list[str], tokenizer: Path) -> dict[str, Any]:
     """What the overlay does to statements that nobody taught, each a text of its own."""
-    runtime = the_runtime(find_decoder(model)[0], None)
-    grafted = Grafted(model, runtime.name, tuple(runtime.eos_ids), next(model.parameters()).device)
     memory = memgraft.Bank.open([base.path, overlay.path])
-    found = damage(grafted, base, memory, [tuple(ids) for ids in open_tokenizer(tokenizer).encode(texts)])
+    found = damage(grafted(model), base, memory, [tuple(ids) for ids in open_tokenizer(tokenizer).encode(texts)])
     say(f"statements beside: {found}")
     return {"texts": len(texts), **found}
 

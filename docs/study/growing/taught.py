@@ -89,6 +89,12 @@ def teach_facts(quickstart: Path, out: Path, device: str) -> None:
         write(out / "teaching.json", {**about, "runs": runs})
 
 
+def grafted(model: Any) -> Grafted:
+    """The model with what a call of its graft needs."""
+    runtime = the_runtime(find_decoder(model)[0], None)
+    return Grafted(model, runtime.name, tuple(runtime.eos_ids), next(model.parameters()).device)
+
+
 def split(overlay: memgraft.Bank, number: int, folder: Path) -> list[memgraft.Bank]:
     """The rows of ``overlay`` dealt out to so many overlays."""
     made = []
@@ -118,8 +124,7 @@ def measured(
     stacks: dict[str, list[memgraft.Bank]],
 ) -> dict[str, Any]:
     """Recall of all facts and damage, for each stack."""
-    codec, runtime = open_tokenizer(tokenizer), the_runtime(find_decoder(model)[0], None)
-    grafted = Grafted(model, runtime.name, tuple(runtime.eos_ids), next(model.parameters()).device)
+    codec, module = open_tokenizer(tokenizer), grafted(model)
     prompts = spoken([(n, one.prompt, one.completion) for n, one in enumerate(facts)], codec, None, "prompt")
     other = [(n, words, one.completion) for n, one in enumerate(facts) for words in one.reworded]
     reworded = spoken(other, codec, None, "reworded prompt")
@@ -132,9 +137,9 @@ def measured(
         )
         found[name] = {
             "overlays": len(overlays),
-            "recall": {"prompts": recall(grafted, memory, prompts), "reworded": recall(grafted, memory, reworded)},
+            "recall": {"prompts": recall(module, memory, prompts), "reworded": recall(module, memory, reworded)},
             "windows_with_matches": windows.num_matched,
-            "neutral": damage(grafted, base, memory, [*windows.matched, *windows.plain]),
+            "neutral": damage(module, base, memory, [*windows.matched, *windows.plain]),
         }
         say(f"{name}: {found[name]}")
     return found
@@ -176,13 +181,12 @@ def ceilings(quickstart: Path, out: Path) -> None:
 @torch.no_grad()
 def by_place(model: Any, memory: memgraft.Bank, statements: list[Any]) -> list[list[float]]:
     """Log-probabilities of the completions' first tokens, their second, and so on, in nats."""
-    runtime = the_runtime(find_decoder(model)[0], None)
-    grafted = Grafted(model, runtime.name, tuple(runtime.eos_ids), torch.device("cpu"))
+    module = grafted(model)
     places: list[list[float]] = [[] for _ in range(max(len(one.completion) for one in statements))]
     for start in range(0, len(statements), CONFIG["teach"]["batch_size"]):
         some = statements[start : start + CONFIG["teach"]["batch_size"]]
-        padded = Padded.of([one.ids for one in some], grafted.eos_ids)
-        found, _ = log_probs(grafted.logits(padded, memory), some)
+        padded = Padded.of([one.ids for one in some], module.eos_ids)
+        found, _ = log_probs(module.logits(padded, memory), some)
         for row, one in zip(found.tolist(), some, strict=True):
             for place in range(len(one.completion)):
                 places[place].append(row[place])

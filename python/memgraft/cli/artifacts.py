@@ -77,7 +77,7 @@ class Reading:
         if made is not None and texts:
             tokenizer = tokenizer_of(made, tokenizer)
         for path in texts:
-            if not again and path.is_dir() and (told := unread(path)):
+            if tokenizer is not None and not again and path.is_dir() and (told := unread(path)):
                 common.log(told)
         with common.progress("bytes") as report:
             return Corpus.open(

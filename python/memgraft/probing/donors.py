@@ -9,7 +9,7 @@ from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.forward import check_taps
 from memgraft.harvesting.occurrences import Contexts
 from memgraft.harvesting.prefix import PrefixChoice, find_prefix
-from memgraft.probing.reading import DonorReading, default_taps
+from memgraft.probing.reading import DonorReading, default_taps, remember
 from memgraft.progress import Progress
 
 
@@ -50,11 +50,16 @@ def readings(
 
 
 def each_once(
-    asked: Iterable[DonorReading], donors: Donors, taps: Sequence[int] | None, note: Callable[[str], None] | None
+    asked: Iterable[DonorReading],
+    donors: Donors,
+    taps: Sequence[int] | None,
+    found: dict[str, dict[str, Any]],
+    note: Callable[[str], None] | None,
 ) -> list[DonorReading]:
     """The readings whose prefix no earlier one of the same donor and contexts has under another name.
 
-    One with the BOS of a donor that has none is left out, and said, where others are left.
+    One with the BOS of a donor that has none is left out, and said, where others are left. ``found`` gets what ``auto``
+    stands for.
 
     Raises:
         ArgumentError: no donor can read any of them so.
@@ -62,14 +67,14 @@ def each_once(
     asked = list(asked)
     if len({repr(reading.prefix) for reading in asked}) == 1:
         return asked
-    found: list[DonorReading] = []
+    kept: list[DonorReading] = []
     seen: set[tuple[str, tuple[int, ...], Contexts | None]] = set()
     refused: ArgumentError | None = None
     for reading in asked:
         donor = donors.get(reading.donor)
         try:
             depths = check_taps(donor, default_taps(donor.num_blocks) if taps is None else taps)
-            ids = find_prefix(donor, reading.prefix, taps=depths).ids
+            prefix = find_prefix(donor, reading.prefix, taps=depths, recorded=found.get(donor.fingerprint))
         except ArgumentError as error:
             if reading.prefix != "bos":
                 raise
@@ -77,9 +82,10 @@ def each_once(
             if note is not None:
                 note(f"left out: {error}")
             continue
-        if (key := (str(reading.donor), ids, reading.contexts)) not in seen:
+        remember(found, donor, prefix)
+        if (key := (str(reading.donor), prefix.ids, reading.contexts)) not in seen:
             seen.add(key)
-            found.append(reading)
-    if not found and refused is not None:
+            kept.append(reading)
+    if not kept and refused is not None:
         raise refused
-    return found
+    return kept

@@ -11,7 +11,7 @@ import numpy as np
 from memgraft.corpus import Corpus
 from memgraft.harvesting.donor import Donor
 from memgraft.harvesting.occurrences import Contexts
-from memgraft.harvesting.prefix import PrefixChoice
+from memgraft.harvesting.prefix import Prefix, PrefixChoice
 from memgraft.harvesting.readers import Reader, find_reader
 from memgraft.harvesting.selecting import select_keys
 from memgraft.harvesting.setup import set_up
@@ -150,8 +150,7 @@ class Bench:
             "text",
             recorded=self.found.get(donor.fingerprint),
         )
-        if (facts := setup.prefix.facts())["prefix_chosen"] == "auto":
-            self.found[donor.fingerprint] = {"fingerprint": donor.fingerprint, **facts}
+        remember(self.found, donor, setup.prefix)
         return find_reader(
             setup,
             select_keys(keys, setup.recipient, donor.tokenizer, "text"),
@@ -161,6 +160,12 @@ class Bench:
             batch_tokens=self.batch_tokens,
             recorded={},
         )
+
+
+def remember(found: dict[str, dict[str, Any]], donor: Donor, prefix: Prefix) -> None:
+    """Keeps what ``auto`` was measured to stand for, by donor, as `find_prefix` takes it for recorded."""
+    if prefix.chosen == "auto":
+        found[donor.fingerprint] = {"fingerprint": donor.fingerprint, **prefix.facts()}
 
 
 def default_taps(num_blocks: int) -> tuple[int, ...]:

@@ -126,7 +126,7 @@ def probe(
     training, exam = hits_of(index, training_part), hits_of(index, held_out)
     bench = Bench(recipient=codec, corpus=training_part, batch_tokens=batch_tokens)
     donors_open = Donors(compute_dtype, best_device(device), progress)
-    asked = each_once(asked, donors_open, taps, note)
+    asked = each_once(asked, donors_open, taps, bench.found, note)
     bounded = num_keys is None
     if num_keys is None:
         num_keys = _affordable(bench, donors_open, asked, taps, keys, training, minutes, seed, progress, note)

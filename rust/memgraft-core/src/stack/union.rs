@@ -6,7 +6,7 @@ use crate::automaton::{Table, Trie, build};
 use crate::batch::{Layer, Limits};
 use crate::ids::{saturating_u32, usize_of};
 
-/// Stacks of more keys than this keep their layers apart: the table takes some 25 bytes a key, 200 MB, in each process.
+/// Stacks of more keys than this keep their layers apart: the table takes some 30 bytes a key, 250 MB, in each process.
 pub(super) const MAX_UNION: usize = 1 << 23;
 
 /// The table, with the rows of the stack.
