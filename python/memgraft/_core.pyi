@@ -312,6 +312,9 @@ class ValueTable:
 
 def fingerprint_content(path: str | os.PathLike[str], start: int, threads: int) -> str: ...
 def fingerprint_bytes(data: bytes) -> str: ...
+def hash_documents(
+    tokens: NDArray[np.uint32], edges: NDArray[np.uint64], eos_id: int | None, length: int, zeros: int, most: int
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64]]: ...
 
 @final
 class Corpus:

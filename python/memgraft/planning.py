@@ -10,6 +10,7 @@ import numpy as np
 
 from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus
+from memgraft.distinct import distinct
 from memgraft.errors import ArgumentError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
@@ -250,20 +251,20 @@ def hot_rows(
     if size == 0:
         raise ArgumentError(f"{corpus.paths[0]}: expected tokens to count rows of, found none")
     batches = max(1, min(corpus.num_tokens, sample) // size)
-    starts, distinct = corpus.document_starts, 0
+    starts, total = corpus.document_starts, 0
     hot = np.zeros(len(wanted), np.int64)
     for first in np.linspace(0, corpus.num_tokens - size, batches).astype(np.int64):
         inner = starts[(starts > first) & (starts < first + size)].astype(np.int64) - first
         bounds = np.concatenate(([0], np.unique(inner), [size]))
         rows, _ = index.lookup(corpus.tokens(int(first), int(first) + size), cu_seqlens=bounds, threads=threads)
-        rows = np.unique(rows[rows >= 0])
-        distinct += len(rows)
+        rows = distinct(rows[rows >= 0])
+        total += len(rows)
         hot += np.searchsorted(rows, wanted)
     return [
         HotRowsPoint(
             num_rows=min(count, len(index)),
             batch_tokens=size,
-            rows_per_batch=distinct / batches,
+            rows_per_batch=total / batches,
             hot_per_batch=int(found) / batches,
         )
         for count, found in zip(wanted, hot, strict=True)

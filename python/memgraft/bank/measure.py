@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from memgraft.bank.bank import Bank
 from memgraft.bank.staging import default_threads
+from memgraft.distinct import distinct
 from memgraft.errors import ArgumentError
 
 _SECONDS = 1.0
@@ -50,7 +51,7 @@ def measure_datapath(
     draw = _drawer(bank, batch, hits, seed)
     cold = _measure_cold(bank, draw, threads, evict=evict)
     batches = [draw() for _ in range(4)]
-    unique = [len(np.unique(rows[rows >= 0])) for rows in batches]
+    unique = [len(distinct(rows[rows >= 0])) for rows in batches]
     num_hits = [int((rows >= 0).sum()) for rows in batches]
     out = np.zeros(max(unique) * bank.bytes_per_row, np.uint8)
     source = np.ones_like(out)

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from memgraft._core import hash_documents
 from memgraft.corpus.blocks import BLOCK, Documents, documents_in_blocks
+from memgraft.distinct import are_among, distinct
 from memgraft.errors import ArgumentError, CorpusError
-from memgraft.mixing import GAMMA, mix64
 
 MOST_SHARED = 0.1
 """Share of the tokens to measure by that may lie in documents of the training corpus; what has more is refused."""
@@ -18,11 +19,12 @@ WORTH_SAYING = 0.01
 """Share from which it is worth a word."""
 MOST_RUNS = 1 << 22
 """Runs remembered of the first corpus at most, by and large."""
-_FACTOR = GAMMA
-"""An odd factor: its powers can be undone modulo 2**64."""
-_MASK = (1 << 64) - 1
+ALL = (1 << 64) - 1
+"""The largest hash."""
 
 Hashes = npt.NDArray[np.uint64]
+Hashed = tuple[Hashes, npt.NDArray[np.int64], Hashes]
+"""Hashes and sizes of documents, and hashes of runs inside them."""
 
 
 class Delimited(Documents, Protocol):
@@ -133,15 +135,15 @@ def overlap(corpus: Delimited, other: Delimited, *, length: int = 32, most_runs:
     """
     if length < 2:
         raise ArgumentError(f"length: expected runs of at least 2 tokens, got {length}")
-    bits = max(0, (corpus.num_tokens // most_runs).bit_length())
-    there = list(read_hashes(corpus, length, bits))
-    known_documents = np.unique(np.concatenate([np.empty(0, np.uint64), *(documents for documents, _, _ in there)]))
-    known_runs = np.unique(np.concatenate([np.empty(0, np.uint64), *(runs for _, _, runs in there)]))
+    zeros = max(0, (corpus.num_tokens // most_runs).bit_length())
+    there = list(read_hashes(corpus, length, zeros=zeros))
+    known_documents = distinct(np.concatenate([np.empty(0, np.uint64), *(documents for documents, _, _ in there)]))
+    known_runs = distinct(np.concatenate([np.empty(0, np.uint64), *(runs for _, _, runs in there)]))
     del there
     counts = np.zeros(6, np.int64)
-    for documents, sizes, runs in read_hashes(other, length, bits):
-        shared = np.isin(documents, known_documents)
-        found = np.count_nonzero(np.isin(runs, known_runs))
+    for documents, sizes, runs in read_hashes(other, length, zeros=zeros):
+        shared = are_among(documents, known_documents)
+        found = np.count_nonzero(are_among(runs, known_runs))
         counts += np.array(
             [len(documents), np.count_nonzero(shared), sizes.sum(), sizes[shared].sum(), len(runs), found], np.int64
         )
@@ -156,54 +158,29 @@ def overlap(corpus: Delimited, other: Delimited, *, length: int = 32, most_runs:
     )
 
 
-def read_hashes(
-    corpus: Delimited, length: int, bits: int, *, every: int = 1, block_tokens: int = BLOCK
-) -> Iterator[tuple[Hashes, npt.NDArray[np.int64], Hashes]]:
-    """Hashes and sizes of documents that are not empty, and hashes of sampled runs, some documents at a time.
+def read_documents(
+    corpus: Delimited, *, every: int = 1, block_tokens: int = BLOCK
+) -> Iterator[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]]:
+    """The tokens of some documents at a time, and where they begin and the last one ends among these.
 
     Args:
         corpus: the tokens.
-        length: tokens of a run.
-        bits: of the runs, those whose hash ends in so many zeros are kept.
         every: one of so many blocks of documents is read.
         block_tokens: tokens of a block; a longer document is one.
     """
     for edges in itertools.islice(documents_in_blocks(corpus, block_tokens), 0, None, every):
-        tokens = corpus.tokens(int(edges[0]), int(edges[-1])).astype(np.uint64)
-        yield _hash(tokens, edges - edges[0], corpus.eos_id, length, bits)
+        tokens = corpus.tokens(int(edges[0]), int(edges[-1])).astype(np.uint32, copy=False)
+        yield np.ascontiguousarray(tokens), (edges - edges[0]).astype(np.uint64)
 
 
-def _hash(
-    tokens: Hashes, edges: npt.NDArray[np.int64], eos_id: int | None, length: int, bits: int
-) -> tuple[Hashes, npt.NDArray[np.int64], Hashes]:
-    begins, ends = edges[:-1].copy(), edges[1:].copy()
-    if eos_id is not None and len(tokens):
-        # A delimiter at either end belongs to the format, not to the document.
-        held = ends > begins
-        ends[held] -= tokens[ends[held] - 1] == eos_id
-        held = ends > begins
-        begins[held] += tokens[begins[held]] == eos_id
-    powers = _powers(_FACTOR, len(tokens))
-    inverse = _powers(pow(_FACTOR, -1, 1 << 64), len(tokens))
-    # sums[b] - sums[a], times the factor to the power of -a, is a polynomial of the tokens a .. b alone.
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((tokens + np.uint64(1)) * powers, dtype=np.uint64)])
-    begins, ends = begins[ends > begins], ends[ends > begins]
-    sizes = ends - begins
-    documents = mix64((sums[ends] - sums[begins]) * inverse[begins] + sizes.astype(np.uint64))
-    inside = np.zeros(len(tokens) + 1, np.int64)
-    long = sizes >= length
-    np.add.at(inside, begins[long], 1)
-    np.add.at(inside, ends[long] - length + 1, -1)
-    places = np.flatnonzero(np.cumsum(inside[:-1]) > 0)
-    runs = mix64((sums[places + length] - sums[places]) * inverse[places])
-    return documents, sizes, runs[runs & np.uint64((1 << bits) - 1) == 0]
+def read_hashes(corpus: Delimited, length: int, *, zeros: int = 0, most: int = ALL) -> Iterator[Hashed]:
+    """Hashes and sizes of documents that are not empty, and hashes of runs inside them, some documents at a time.
 
-
-def _powers(factor: int, count: int) -> Hashes:
-    """``factor`` to the powers 0 to ``count - 1``, modulo 2**64."""
-    powers = np.ones(1, np.uint64)
-    step = factor
-    while len(powers) < count:
-        powers = np.concatenate([powers, powers * np.uint64(step)])
-        step = step * step & _MASK
-    return powers[: max(count, 1)]
+    Args:
+        corpus: the tokens.
+        length: tokens of a run.
+        zeros: of the runs, those whose hash ends in so many zeros are kept,
+        most: and of these those of at most this hash.
+    """
+    for tokens, edges in read_documents(corpus):
+        yield hash_documents(tokens, edges, corpus.eos_id, length, zeros, most)

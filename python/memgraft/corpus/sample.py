@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from memgraft._core import fingerprint_bytes
+from memgraft._core import fingerprint_bytes, hash_documents
 from memgraft.corpus.blocks import BLOCK
-from memgraft.corpus.overlapping import MOST_SHARED, Delimited, Hashes, read_hashes
+from memgraft.corpus.overlapping import ALL, MOST_SHARED, Delimited, Hashes, read_documents, read_hashes
 from memgraft.corpus.writer import storage_errors
+from memgraft.distinct import are_among, distinct
 from memgraft.errors import CorpusError, FormatError
 from memgraft.keyset import SAMPLE_SUFFIX, KeySet
 from memgraft.progress import Progress, callback
@@ -76,7 +77,9 @@ class CorpusSample:
         every = max(1, -(-corpus.num_tokens // MOST_READ))
         documents = runs = np.empty(0, np.uint64)
         read = 0
-        for found, sizes, some in read_hashes(corpus, LENGTH, 0, every=every, block_tokens=block_tokens):
+        for tokens, edges in read_documents(corpus, every=every, block_tokens=block_tokens):
+            # Of the runs, only those that have a chance: the first blocks leave few.
+            found, sizes, some = hash_documents(tokens, edges, corpus.eos_id, LENGTH, 0, _most(runs))
             documents, runs = _smallest(documents, found), _smallest(runs, some)
             read += int(sizes.sum())
             if progress is not None:
@@ -123,12 +126,12 @@ class CorpusSample:
     def _shares(self, other: Delimited) -> tuple[float | None, float | None]:
         """The share by tokens of documents, and by runs."""
         counts = np.zeros((2, 3), np.int64)
-        for documents, sizes, runs in read_hashes(other, LENGTH, 0):
+        for documents, sizes, runs in read_hashes(other, LENGTH, most=_most(self.runs)):
             for place, (known, found, weights) in enumerate(
                 ((self.documents, documents, sizes), (self.runs, runs, np.ones(len(runs), np.int64)))
             ):
-                small = found <= known[-1] if len(known) == MOST else np.ones(len(found), np.bool_)
-                hit = np.isin(found[small], known)
+                small = found <= np.uint64(_most(known))
+                hit = are_among(found[small], known)
                 counts[place] += [np.count_nonzero(small), weights[small].sum(), weights[small][hit].sum()]
         documents_share, runs_share = (
             hit / max(1, weight) if number >= FEWEST or (number and len(known) < MOST) else None
@@ -357,9 +360,13 @@ def joint_sample(sets: Sequence[KeySet]) -> CorpusSample | None:
 
 def _smallest(known: Hashes, found: Hashes) -> Hashes:
     """The `MOST` smallest of both, ascending, each once."""
-    if len(known) == MOST:
-        found = found[found < known[-1]]
-    return np.unique(np.concatenate([known, found]))[:MOST]
+    found = found[found <= np.uint64(_most(known))]
+    return distinct(np.concatenate([known, found]))[:MOST]
+
+
+def _most(known: Hashes) -> int:
+    """The largest hash that a sample with these says something of: of a full one its last."""
+    return int(known[-1]) if len(known) == MOST else ALL
 
 
 def _packed(hashes: Hashes) -> str:

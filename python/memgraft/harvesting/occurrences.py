@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from memgraft.corpus import Corpus
 from memgraft.corpus.blocks import BLOCK, windows_with_lead
+from memgraft.distinct import distinct
 from memgraft.errors import ArgumentError, KeySetError
 from memgraft.harvesting.packing import IntArray
 from memgraft.index import NgramIndex
@@ -177,7 +178,7 @@ class _Smallest:
         if not len(rows):
             return
         k = self.ends.shape[1]
-        touched = np.unique(rows)
+        touched = distinct(rows)
         rows = np.concatenate([np.repeat(touched, k), rows])
         numbers = np.concatenate([self._numbers[touched].ravel(), numbers])
         ends = np.concatenate([self.ends[touched].ravel(), ends])

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus, overlap, sample_of
 from memgraft.corpus.blocks import BLOCK, windows_with_lead
+from memgraft.distinct import distinct
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyset import KeySet
 from memgraft.mining.options import positive
@@ -230,6 +231,6 @@ class _Batches:
         """Closes the open batch; returns the sum so far."""
         if self._open:
             rows = np.concatenate(self._open)
-            self._distinct += len(np.unique(rows[rows >= 0]))
+            self._distinct += len(distinct(rows[rows >= 0]))
             self._open, self._held = [], 0
         return self._distinct

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft.assets.cache import cache_directory
+from memgraft.distinct import distinct
 from memgraft.errors import ArgumentError, StorageError
 from memgraft.system import write_beside
 from memgraft.tokenizer import TextCodec, open_tokenizer
@@ -65,7 +66,7 @@ class CompressedVocabulary:
             raise ArgumentError(f"compressed ids must be a 1-D integer array, found {array.dtype} {array.shape}")
         self.ids: npt.NDArray[np.int64] = array.astype(np.int64)
         self.size = int(self.ids.max()) + 1
-        if self.ids.min() < 0 or np.unique(self.ids).size != self.size:
+        if self.ids.min() < 0 or distinct(self.ids).size != self.size:
             raise ArgumentError("compressed ids must be dense from 0: every id below the largest must occur")
 
     def __len__(self) -> int:

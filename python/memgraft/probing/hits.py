@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from memgraft.corpus import Corpus
 from memgraft.corpus.blocks import BLOCK, windows_with_lead
+from memgraft.distinct import distinct
 from memgraft.errors import CorpusError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
@@ -112,7 +113,7 @@ def draw(keys: KeySet, training: Hits, held_out: Hits, *, num_keys: int, num_exa
     if len(firsts) > most:
         order = order[: firsts[most]]
     exam = held_out.take(order)
-    wanted = np.unique(exam.rows)
+    wanted = distinct(exam.rows)
     drawn = training.rows[rng.permutation(len(training))]
     _, places = np.unique(drawn, return_index=True)
     others = drawn[np.sort(places)]

@@ -15,6 +15,7 @@ import numpy as np
 
 from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus
+from memgraft.distinct import distinct
 from memgraft.errors import DonorError
 from memgraft.harvesting.asked import recipient_codec
 from memgraft.harvesting.devices import best_device
@@ -239,7 +240,7 @@ def _affordable(
     note: Note | None,
 ) -> int:
     """So many keys that all passes take half the time, by a first few keys; ``note`` is told where that is too few."""
-    hit = np.random.default_rng(seed).permutation(np.unique(training.rows))[:_TRIED_KEYS]
+    hit = np.random.default_rng(seed).permutation(distinct(training.rows))[:_TRIED_KEYS]
     few = keys.select(np.sort(hit))
 
     def seconds_a_key(reading: DonorReading) -> float:

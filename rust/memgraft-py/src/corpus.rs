@@ -2,13 +2,17 @@
 
 use std::path::PathBuf;
 
-use memgraft_core::corpus::{Corpus, OpenOptions};
-use numpy::PyArray1;
+use memgraft_core::corpus::{Corpus, OpenOptions, Runs, hash_documents as hash};
+use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::arrays::{input, slice};
 use crate::errors::to_py;
 use crate::signals::interruptible;
+
+/// Of some documents: hashes, sizes, and the hashes of runs inside them.
+type Hashed<'py> = (Bound<'py, PyArray1<u64>>, Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u64>>);
 
 /// A token corpus: a stream of tokens cut into documents.
 #[pyclass(frozen, name = "Corpus", module = "memgraft._core")]
@@ -125,4 +129,27 @@ impl PyCorpus {
             self.0.num_documents() - 1
         ))))
     }
+}
+
+/// Hashes of documents of `tokens`, and of the runs of `length` tokens inside them that end in `zeros` and are at most `most`.
+#[pyfunction]
+fn hash_documents<'py>(
+    py: Python<'py>,
+    tokens: &Bound<'py, PyAny>,
+    edges: &Bound<'py, PyAny>,
+    eos_id: Option<u32>,
+    length: usize,
+    zeros: u32,
+    most: u64,
+) -> PyResult<Hashed<'py>> {
+    let (tokens, edges) = (input::<u32>(tokens, "tokens")?, input::<u64>(edges, "edges")?);
+    let (tokens, edges) = (slice(&tokens)?, slice(&edges)?);
+    let found = py.detach(|| hash(tokens, edges, eos_id, Runs { length, zeros, most })).map_err(to_py)?;
+    Ok((found.documents.into_pyarray(py), found.sizes.into_pyarray(py), found.runs.into_pyarray(py)))
+}
+
+/// Adds this file's names to the module.
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyCorpus>()?;
+    module.add_function(wrap_pyfunction!(hash_documents, module)?)
 }

@@ -26,7 +26,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(fingerprint_file, module)?)?;
     module.add_function(wrap_pyfunction!(limit_threads, module)?)?;
     values::register(module)?;
-    module.add_class::<corpus::PyCorpus>()?;
+    corpus::register(module)?;
     mining::register(module)
 }
 

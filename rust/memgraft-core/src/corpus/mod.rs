@@ -9,6 +9,7 @@ pub(crate) mod content;
 mod detect;
 mod dtype;
 mod flat;
+mod hashes;
 mod indexed;
 mod layout;
 mod numpy;
@@ -18,5 +19,6 @@ mod stream;
 
 pub use detect::Format;
 pub use dtype::TokenType;
+pub use hashes::{Hashes, Runs, hash_documents};
 pub(crate) use stream::BLOCK;
 pub use stream::{Corpus, OpenOptions, Split};

@@ -1,5 +1,6 @@
 //! Holding documents out: two views on the same files.
 
+use super::hashes::{GAMMA, scramble};
 use super::stream::{Corpus, Split};
 use crate::ids::{share_of, u64_of};
 use crate::{Error, Result};
@@ -7,10 +8,7 @@ use crate::{Error, Result};
 /// splitmix64's output function: the order in which documents are held out is fixed by the format of a split,
 /// never by a library.
 fn mix(value: u64) -> u64 {
-    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    scramble(value.wrapping_add(GAMMA))
 }
 
 /// The rank by which document `index` is chosen.
