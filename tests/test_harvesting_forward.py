@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 
 from memgraft.errors import DonorError
+from memgraft.harvesting.asked import refuse_donor
 from memgraft.harvesting.donor import donor_folder, open_donor
 from memgraft.harvesting.forward import batches_by_length, check_taps, donor_blocks, donor_values
 from tiny import tiny_donor
@@ -177,3 +179,37 @@ def test_places_that_hold_no_donor(tmp_path, monkeypatch):
         with pytest.raises(DonorError, match=message):
             donor_folder(place)
     assert not list((tmp_path / "cache").rglob("config.json"))
+
+
+def test_a_name_that_the_hub_does_not_have_is_refused_without_a_download(monkeypatch):
+    asked = []
+
+    class Hub:
+        """The hub's library: one repository in its cache, one more on the hub."""
+
+        def model_info(self, name, timeout):
+            asked.append(name)
+            if name == "nobody/unreachable":
+                raise RuntimeError("no route")
+            if name != "somebody/there":
+                raise OSError("404")
+
+    def snapshot(name, *, local_files_only):
+        assert local_files_only
+        if name != "somebody/cached":
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    refuse_donor("somebody/cached")
+    with pytest.raises(DonorError, match="HF_HUB_OFFLINE is set and the hub's cache does not hold it"):
+        refuse_donor("somebody/there")
+    assert not asked
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    refuse_donor("somebody/cached")
+    refuse_donor("somebody/there")
+    for name, found in (("nobody/absent", "404"), ("nobody/unreachable", "no route")):
+        with pytest.raises(DonorError, match=rf"the model hub cannot give it \({found}\)"):
+            refuse_donor(name)
+    assert asked == ["somebody/there", "nobody/absent", "nobody/unreachable"]

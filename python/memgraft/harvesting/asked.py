@@ -8,7 +8,7 @@ from typing import Any
 from memgraft.bank.dtypes import value_dtype
 from memgraft.errors import ArgumentError, DonorError, FingerprintError, TokenError
 from memgraft.harvesting.devices import check_compute_dtype
-from memgraft.harvesting.folder import local_donor
+from memgraft.harvesting.folder import local_donor, refuse_hub_name
 from memgraft.harvesting.gguf import gguf_blocks
 from memgraft.harvesting.memory import working_memory
 from memgraft.harvesting.occurrences import Contexts
@@ -82,13 +82,13 @@ def recipient_codec(keys: KeySet, tokenizer: Any) -> TextCodec:
 
 
 def refuse_donor(donor: object, taps: Sequence[int] | None = None) -> None:
-    """Refuses a donor that is not where it is said to be, and taps that it does not have, by its files.
+    """Refuses a donor that is neither on this machine nor on the hub, and taps that it does not have, by its files.
 
     Raises:
         DonorError: there is none, or no such tap.
     """
-    if isinstance(donor, (str, Path)):
-        local_donor(donor)
+    if isinstance(donor, (str, Path)) and local_donor(donor) is None:
+        refuse_hub_name(str(donor))
     if taps is not None:
         refuse_taps(donor, taps)
 

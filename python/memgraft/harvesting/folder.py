@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from memgraft.assets.cache import sha256_file
@@ -14,6 +16,8 @@ _HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer*
 _HUB_COPIES = ("original/*", "consolidated*", "*/consolidated*", "onnx/*", "gguf/*")
 """The weights once more, in the form of those who trained them."""
 _WEIGHTS = "*.safetensors"
+_HUB_SECONDS = 30
+"""The hub is given so long to say whether it has a donor."""
 
 
 def donor_folder(source: str | Path, progress: Progress | None = None) -> Path:
@@ -62,21 +66,62 @@ def local_donor(source: str | Path) -> Path | None:
     return None
 
 
+def refuse_hub_name(name: str) -> None:
+    """Refuses a donor that is not on this machine where the hub has none of that name, or cannot be asked.
+
+    Raises:
+        DonorError: so it is.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    with _hub_errors(name):
+        try:
+            huggingface_hub.snapshot_download(name, local_files_only=True)
+        except LocalEntryNotFoundError:
+            if _offline():
+                raise
+            _ask_hub(name)
+
+
+def _ask_hub(name: str) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        huggingface_hub.HfApi().model_info(name, timeout=_HUB_SECONDS)
+    except (HfHubHTTPError, OSError):
+        raise
+    except Exception as error:  # of the library below the hub's, which is another by version
+        raise OSError(str(error)) from error
+
+
 def _hub_snapshot(name: str) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    try:
+    with _hub_errors(name):
         return Path(
             huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_COPIES))
         )
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    """What the hub's library raises, as errors about the donor."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        yield
     except HFValidationError as error:
         raise DonorError(f"donor {name}: neither a local path nor a hub id ({error})") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         state = (
             "HF_HUB_OFFLINE is set and the hub's cache does not hold it"
-            if offline
+            if _offline()
             else f"the model hub cannot give it ({error})"
         )
         raise DonorError(

@@ -114,7 +114,7 @@ fn list(folder: &Path, format: Option<Format>) -> Result<Vec<PathBuf>> {
         return Err(Error::corpus(
             folder,
             format!(
-                "expected token files (.{}), found none; for a folder of text give a tokenizer, or run `memgraft tokenize`",
+                "expected token files (.{}), found none; if it holds text, give the tokenizer that is to read it, or run `memgraft tokenize`",
                 known.join(", .")
             ),
         ));
