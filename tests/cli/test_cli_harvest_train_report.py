@@ -407,6 +407,10 @@ def test_extend_writes_an_overlay_of_what_the_bank_lacks(place, bank, tmp_path):
         assert all(key["donor"] == base.manifest.donor["name"] for key in json.loads(shown.stdout)["top_keys"])
     stacked = f"{place / 'bank'},{overlay}"
     assert "overlay" in invoke("inspect", stacked, "--rows", made.num_rows + base.num_rows).stdout
+    assert invoke("bank", "truncate", tmp_path / "both", "--rows", 9, "--out", tmp_path / "few").exit_code == 0
+    shown = invoke("inspect", f"{tmp_path / 'few'},{overlay}", "--rows", 9, "--json")
+    origins = [memgraft.Bank.open(tmp_path / "few").origin_of(row)["bank"] for row in range(9)]
+    assert [key["bank"] for key in json.loads(shown.stdout)["top_keys"]] == [f"few ({name})" for name in origins]
     seen = invoke("inspect", stacked, "--text", tiny_text(20, sentences=12), "--json")
     assert seen.exit_code == 0, seen.stderr
     found = [match["bank"] for match in json.loads(seen.stdout)["tokens"] if match["row"] is not None]

@@ -172,12 +172,18 @@ def banks_of(bank: "Bank") -> list[dict[str, Any]]:
 
 
 def origin_facts(bank: "Bank", row: int) -> dict[str, Any]:
-    """The bank a row was harvested into, its corpus and its donor; empty where all rows are of one."""
+    """The bank a row is of, its corpus and its donor; empty where all rows are of one.
+
+    In a stack that is the layer, and in brackets the bank that the row was harvested into, if that is another.
+    """
     if len(bank.layers) == 1 and "sources" not in bank.manifest.corpus:
         return {}
     origin = bank.origin_of(row)
     corpus = origin["corpus"].get("corpus", origin["corpus"])
-    return {"bank": origin["bank"], "corpus": corpus.get("fingerprint"), "donor": origin["donor"].get("name")}
+    name, layer = origin["bank"], bank.layer_of(row).path.name
+    if len(bank.layers) > 1 and layer != name:
+        name = f"{layer} ({name})"
+    return {"bank": name, "corpus": corpus.get("fingerprint"), "donor": origin["donor"].get("name")}
 
 
 def key_facts(index: "NgramIndex", row: int, spell: Spell | None, bank: "Bank | None" = None) -> dict[str, Any]:
