@@ -19,7 +19,8 @@ from memgraft.harvesting import open_donor
 from memgraft.harvesting import prefix as prefix_module
 from memgraft.index import NgramIndex
 from memgraft.probing import choose_settings, fitting, probe
-from memgraft.probing.hits import Hits, draw, hits_of
+from memgraft.probing.fitting import Fits
+from memgraft.probing.hits import Hits, Sample, draw, hits_of
 from memgraft.probing.run import affordable_keys
 from memgraft.probing.softmax import (
     Classes,
@@ -293,6 +294,45 @@ def test_time_that_is_too_short_for_any_probe_is_told():
     assert told[0].startswith(
         "0.1 minutes are enough for 30 keys, and 400 are the least: reading them takes about 0.7 minutes"
     )
+
+
+def test_fits_take_fewer_hits_where_time_is_short(monkeypatch):
+    clock, used = [0.0], []
+
+    def losses(values, training, exam, classes, fit, *, seed, device):
+        used.append((seed, fit.num_hits))
+        clock[0] += min(fit.num_hits, len(training)) / 10_000
+        return np.zeros(1, np.float32)
+
+    monkeypatch.setattr(fitting, "softmax_losses", losses)
+    monkeypatch.setattr(fitting.time, "monotonic", lambda: clock[0])
+
+    def fitted(hits, deadline):
+        """Seeds, hits of a fit, what was said, and the fits made when the timed values are asked for once more."""
+        targets = np.zeros(hits, np.int64)
+        training = Hits(rows=targets, targets=targets, documents=targets)
+        fits = Fits(Sample(keys=None, training=training, exam=training), 4, Fit(num_hits=60_000), 7, "cpu")
+        told, values = [], np.zeros((1, 1), np.float32)
+        clock[0] = 0.0
+        used.clear()
+        seeds = fits.affordable(values, 3, 10, deadline, told.append)
+        fits.losses(values, 7)
+        return seeds, fits.num_hits, told, used[:]
+
+    # A fit of 60,000 hits takes 6 s, ten of them 60.
+    assert fitted(80_000, 200.0) == (3, 60_000, [], [(7, 60_000)])
+    assert fitted(80_000, 70.0) == (1, 60_000, [], [(7, 60_000)])
+    assert fitted(80_000, 36.0) == (
+        1,
+        30_000,
+        ["fitted on 30,000 of 60,000 training hits, for the time that is left"],
+        [(7, 60_000), (7, 30_000)],
+    )
+    seeds, hits, told, _ = fitted(80_000, 1.0)
+    assert (seeds, hits, len(told)) == (1, 10_000, 2)
+    assert told[1].startswith("10 fits take about 0.2 minutes")
+    seeds, hits, told, made = fitted(9_000, 1.0)
+    assert (seeds, hits, len(told), made) == (1, 9_000, 1, [(7, 60_000)])
 
 
 def test_what_passes_have_in_common_is_found_out_once(place, corpus, keys, monkeypatch):

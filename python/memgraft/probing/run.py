@@ -86,8 +86,8 @@ def probe(
         normalisations: ``"rms"`` (the graft's default), ``"none"``.
         recipient: a transformers folder, whose input embeddings, the mean over a key's tokens, are a baseline; without
             it the first donor's own are.
-        minutes: bound of the whole: fewer keys are drawn, down to 400, then fewer seeds taken, where it would take
-            longer.
+        minutes: bound of the whole: fewer keys are drawn, down to 400, then fewer seeds taken and fewer training hits
+            fitted, down to 10,000, where it would take longer.
         num_keys: sampled keys, whatever the minutes; with it the losses follow from the arguments alone.
         seeds: fits of each candidate, each on other training hits.
         seed: of the sample and the fits.
@@ -194,7 +194,7 @@ def probe(
         sample={
             "num_keys": len(sample.keys),
             "num_exam_hits": len(sample.exam),
-            "num_training_hits": min(len(sample.training), fit.num_hits),
+            "num_training_hits": fits.num_hits,
             "num_classes": len(fits.classes.log_prior),
             "seeds": numbers,
             "seconds": round(time.monotonic() - begun, 1),
