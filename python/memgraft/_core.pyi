@@ -26,6 +26,7 @@ __all__ = [
     "fingerprint_bytes",
     "fingerprint_content",
     "fingerprint_file",
+    "hash_documents",
     "limit_threads",
     "merge_parts",
     "mine",
