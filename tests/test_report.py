@@ -229,6 +229,13 @@ def test_means_over_seeds_are_spoken_of_where_there_are_several(seeds):
     assert page.count("means over seeds") == (3 if len(seeds) > 1 else 0)
 
 
+@pytest.mark.parametrize(("curve", "said"), [(3, True), (76, False), (None, False)])
+def test_a_curve_of_fewer_windows_than_the_table_says_so(curve, said):
+    plan = {"plan": {"curve_windows": curve, "held_out_windows": 76}}
+    page = render(build_facts(experiment=experiment(-0.4, -0.2, **plan)))
+    assert ("points of the curves are over 3 held-out windows, the table over 76" in page) == said
+
+
 def test_curves_are_means_in_bands_over_seeds():
     def svg(seeds):
         facts = experiment(-0.4, -0.2, seeds=seeds, arms=("none", "graft"))

@@ -82,6 +82,13 @@ def _arms(experiment: Mapping[str, Any]) -> str:
     )
     if len({result["seed"] for result in arms}) > 1:
         lead += " Curves are means over seeds, their bands go from the lowest seed to the highest."
+    plan = experiment.get("plan", {})
+    drawn, evaluated = plan.get("curve_windows"), plan.get("held_out_windows")
+    if drawn and evaluated and drawn != evaluated:
+        lead += (
+            f" The points of the curves are over {drawn:,} held-out windows, the table over {evaluated:,}, so that a "
+            "curve does not end at its arm's loss below."
+        )
     rows = [
         (
             result["label"] + (f", seed {result['seed']}" if len({r["seed"] for r in arms}) > 1 else ""),
