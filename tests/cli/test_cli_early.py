@@ -50,6 +50,8 @@ def place(tmp_path_factory):
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(facts))
     (folder / "facts.jsonl").write_text('{"prompt": "the king of", "completion": " Zembla"}\n')
+    for name in ("old.svg", "old.html"):
+        (folder / name).write_text("precious")
     for name, recipe in (("typo", "{widht: 8}"), ("site", "{site: 7}"), ("tap", "{tap: 3}")):
         paths = "bank: bank\ntrain: tokens\nheld_out: tokens\ntokenizer: tokenizer.json\nout: x\n"
         (folder / f"{name}.yaml").write_text(f"{paths}recipe: {recipe}\n")
@@ -86,6 +88,9 @@ def test_what_is_wrong_with_an_option_is_said_before_torch_is_imported(place):
         (*probe, "--seeds", "0"): "--seeds",
         (*probe, "--compute-dtype", "int4"): "compute_dtype: expected auto, float32",
         (*probe, "--contexts", "0:4"): "contexts: expected occurrences",
+        (*probe, "--contexts", "2:x"): "--contexts 2:x: expected two whole numbers K:L such as 1:0,2:12",
+        (*probe, "--plot", "old.svg"): "choose another --plot, or --overwrite",
+        ("inspect", "model", "--text", "the king", "--html", "old.html"): "choose another --html, or --overwrite",
         (*probe, "--tokenizer", "other.json"): "not the one that made the keys' tokens",
         (*train, "--seeds", "x"): "--seeds",
         (*train, "--arms", "nonne"): "'nonne'",

@@ -40,6 +40,21 @@ def test_a_file_that_is_no_tokenizer(way, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["text.txt"]
 
 
+def test_tokenizers_in_other_forms_are_named_with_the_way_out(tmp_path):
+    forms = {
+        "vocab.gguf": (b"GGUF\x03\x00\x00\x00\xff", f"found a GGUF file.*'{tmp_path}', gguf_file='vocab.gguf'"),
+        "tokenizer.model": (b"\n\x0e\n\x05<unk>", f"found a SentencePiece model.*from_pretrained\\('{tmp_path}'\\)"),
+    }
+    for name, (content, message) in forms.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(FormatError, match=message):
+            open_tokenizer(tmp_path / name)
+    (tmp_path / "vocab.json").write_text("{}", encoding="utf-8")
+    found = f"found tokenizer.model and vocab.json in place of it.*from_pretrained\\('{tmp_path}'\\)"
+    with pytest.raises(MemgraftError, match=found):
+        open_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_keys_are_shown_as_they_stand_inside_a_document(family, tmp_path):
     made = FAMILIES[family]()

@@ -281,13 +281,14 @@ def split_of_keys(keys: "KeySet", corpus: "Corpus", option: str) -> "tuple[Corpu
     return parts
 
 
-def check_output(path: Path, *, overwrite: bool = False, endings: tuple[str, ...] = ()) -> Path:
+def check_output(path: Path, *, overwrite: bool = False, endings: tuple[str, ...] = (), option: str = "--out") -> Path:
     """Returns ``path`` if a file can be written there, so that long work does not end in a refusal.
 
     Args:
         path: the file to be.
         overwrite: whether one that is there may go.
         endings: what a name of its format ends with, where another one would mislead its readers; none is fine.
+        option: the option that names the file, for the message.
 
     Raises:
         ArgumentError: a file is there and ``overwrite`` is not set, or the name is one of another format.
@@ -301,7 +302,9 @@ def check_output(path: Path, *, overwrite: bool = False, endings: tuple[str, ...
         raise StorageError(f"{path}: expected to write into the folder {path.parent}, found no such folder; make it")
     check_writable(path.parent)
     if path.exists() and not overwrite:
-        raise ArgumentError(f"{path}: is there already and is not written over; choose another --out, or --overwrite")
+        raise ArgumentError(
+            f"{path}: is there already and is not written over; choose another {option}, or --overwrite"
+        )
     return path
 
 

@@ -277,8 +277,12 @@ def parse_taps(text: str | None) -> tuple[int, ...] | None:
         raise ArgumentError(f"--taps {text}: expected numbers of blocks such as 8 or 8,24") from None
 
 
-def parse_contexts(text: str | None) -> tuple[int, int] | None:
+def parse_contexts(text: str | None, form: str = "K,L such as 2,12") -> tuple[int, int] | None:
     """``"2,12"`` or ``"2:12"``: up to 2 occurrences behind up to 12 tokens.
+
+    Args:
+        text: what was given.
+        form: how the verb takes them, for the message.
 
     Raises:
         ArgumentError: not two whole numbers.
@@ -289,7 +293,7 @@ def parse_contexts(text: str | None) -> tuple[int, int] | None:
         occurrences, left = (int(number) for number in text.replace(":", ",").split(","))
     except ValueError:
         raise ArgumentError(
-            f"--contexts {text}: expected two whole numbers K,L such as 2,12: occurrences and tokens of left context"
+            f"--contexts {text}: expected two whole numbers {form}: occurrences and tokens of left context"
         ) from None
     return occurrences, left
 

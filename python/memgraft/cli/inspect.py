@@ -49,7 +49,11 @@ def run(
 ) -> None:
     """Show the facts of an artifact; with --text, what each of its tokens finds, and what a graft does with it."""
     if text is not None and (graft := records.graft_of(path)) is not None:
-        page = None if html is None else artifacts.check_output(html, overwrite=overwrite, endings=(".html", ".htm"))
+        page = (
+            None
+            if html is None
+            else artifacts.check_output(html, overwrite=overwrite, endings=(".html", ".htm"), option="--html")
+        )
         inspect_model.run(path, graft, text=text, recipient=recipient, bank=bank_path, html=page, json=json)
         return
     if recipient is not None or bank_path is not None or html is not None:

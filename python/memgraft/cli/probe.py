@@ -73,7 +73,7 @@ def run(
     from memgraft.probing.asked import check_probe
 
     if plot is not None:
-        check_output(plot, overwrite=overwrite, endings=(".svg",))
+        check_output(plot, overwrite=overwrite, endings=(".svg",), option="--plot")
         common.need("matplotlib", "report")
     keyset = KeySet.open(keys)
     opening = replace(reading, tokenizer=tokenizer)
@@ -82,7 +82,9 @@ def run(
         "donors": donor,
         "taps": parse_taps(taps),
         "prefixes": [text.replace("\\n", "\n") for text in prefix or ["auto"]],
-        "contexts": [parse_contexts(each) for each in contexts.split(",")] if contexts else [None],
+        "contexts": [parse_contexts(each, "K:L such as 1:0,2:12") for each in contexts.split(",")]
+        if contexts
+        else [None],
         "dtypes": [common.storage_type(each) for each in value_dtypes.split(",")],
         "normalisations": normalise.split(","),
         "recipient": recipient,
