@@ -42,6 +42,8 @@ def place(tmp_path_factory):
     memgraft.Bank.create(
         folder / "bank", keys=keys, values=np.ones((len(keys), 1, 8), np.float32), taps=(2,), dtype="bf16"
     )
+    (folder / "begun.partial").mkdir()
+    (folder / "begun.partial" / "state.json").write_text(json.dumps({"dtype": "bf16", "taps": [2], "donor": {}}))
     (folder / "donor").mkdir()
     (folder / "donor" / "config.json").write_text(json.dumps({"num_hidden_layers": 3}))
     (folder / "donor" / "model.safetensors").write_bytes(b"")
@@ -80,6 +82,7 @@ def test_what_is_wrong_with_an_option_is_said_before_torch_is_imported(place):
         (*harvest, "--taps", "2", "--rank", "3"): "expected both or neither",
         (*harvest, "--taps", "2", "--tokenizer", "other.json"): "not the one that made the keys' tokens",
         (*harvest, "--taps", "1", "--out", "bank"): "taps: expected (1,), found (2,)",
+        (*harvest, "--taps", "1", "--out", "begun"): "taps: [2] there, [1] now",
         (*probe, "--taps", "77"): "donor donor has 3 blocks",
         (*probe, "--donor", "nowhere"): "HF_HUB_OFFLINE is set",
         (*probe, *missing): "no such file or folder",

@@ -100,7 +100,7 @@ def run(
     need("torch", "torch")
     need("transformers", "transformers")
     from memgraft.harvesting.asked import check_asked, recipient_codec
-    from memgraft.harvesting.finished import refuse_other
+    from memgraft.harvesting.finished import refuse_other, refuse_other_begun
     from memgraft.harvesting.ranks import Rank
 
     depths = parse_taps(taps)
@@ -135,6 +135,8 @@ def run(
     codec = recipient_codec(keyset, tokenizer)
     if out.exists() and not auto and not dry_run:
         refuse_other(out, {"dtype": stored, "taps": depths})
+    if depths is not None and resume and not dry_run:
+        refuse_other_begun(out, stored, depths)
     place, begun = Rank.find(rank, world), Path(f"{out}.partial")
     options["corpus"] = opening.open(corpus, made=keyset) if corpus else None
     exam = None if held_out is None else opening.open(held_out, made=keyset)

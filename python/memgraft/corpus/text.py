@@ -119,7 +119,7 @@ def tokenize_folder(
         vocab_size=vocab_size or size,
         eos_id=eos_id,
         tokenizer=tokenizer_file_fingerprint(tokenizer),
-        tokenizer_mapping=mapping_facts(tokenizer, vocab_size),
+        tokenizer_mapping=mapping_facts(loaded, vocab_size),
         special_ids=find_special_ids(loaded),
     ) as writer:
         for batch, size in _batches(_watched(documents(source, cutting), loaded, cutting)):

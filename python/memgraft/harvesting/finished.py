@@ -1,11 +1,12 @@
 """A bank that is there already: the one that a harvest's settings make, or refused by what differs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memgraft.bank import Bank
+from memgraft.bank.checks import check_settings
 from memgraft.errors import FingerprintError
 from memgraft.harvesting.selecting import select_keys
 from memgraft.keyset import KeySet
@@ -20,6 +21,20 @@ _FOLLOWS = (
     *("prefix_", "shared_prefixes", "num_donor_tokens", "num_prefixes", "storage"),
     *("probe", "shortest_key", "num_occurrences", "num_windows", "num_without_occurrence"),
 )
+
+
+def refuse_other_begun(out: Path, dtype: str, taps: Sequence[int]) -> None:
+    """Refuses an unfinished bank at ``out`` that was begun with another type or other taps, before the donor is opened.
+
+    Raises:
+        FingerprintError: it was.
+    """
+    state = out.with_name(out.name + ".partial") / "state.json"
+    try:
+        begun = json.loads(state.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # there is none, or who resumes it says what is wrong
+    check_settings(state, {**begun, "dtype": dtype, "taps": list(taps)})
 
 
 def facts_at(out: Path) -> Mapping[str, Any]:
