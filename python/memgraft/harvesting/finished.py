@@ -34,7 +34,8 @@ def refuse_other_begun(out: Path, dtype: str, taps: Sequence[int]) -> None:
         begun = json.loads(state.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # there is none, or who resumes it says what is wrong
-    check_settings(state, {**begun, "dtype": dtype, "taps": list(taps)})
+    if isinstance(begun, dict):
+        check_settings(state, {**begun, "dtype": dtype, "taps": list(taps)})
 
 
 def facts_at(out: Path) -> Mapping[str, Any]:
