@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import memgraft
 from memgraft.corpus import CorpusWriter
@@ -29,6 +30,10 @@ def test_rows_by_number_and_slice(keys, make):
     assert rows[::-1] == KEYS[::-1]
     assert (3, 4, 5) in rows
     assert (3, 4) not in rows
+    for key in ([3, 4, 5], np.array([3, 4, 5]), torch.tensor([3, 4, 5]), (np.uint16(3), 4, 5)):
+        assert key in rows
+    for no_key in ("345", ["3", "4"], [3.0, 4.0, 5.0], 3, None, [], [[3, 4, 5]], (3, -4, 5), (3, 4, 9)):
+        assert no_key not in rows
     for wrong in (3, -4):
         with pytest.raises(RowError, match="row: expected -3 to 2"):
             rows[wrong]
@@ -43,10 +48,46 @@ def test_values_of_a_bank(bank):
     assert np.array_equal(bank[-1], whole[2])
     assert np.array_equal(bank[:2], whole[:2])
     assert np.array_equal(bank[[2, 0]], whole[[2, 0]])
+    with pytest.raises(ArgumentError, match=r"several in \[\]; give a list"):
+        bank[1, 0]
     # An index ends an iteration.
     assert np.array_equal(np.stack(list(bank)), whole)
     with pytest.raises(IndexError):
         bank[3]
+
+
+def test_a_miss_has_no_value(bank):
+    rows, _ = bank.lookup([8, 1, 2])
+    assert rows.tolist() == [-1, -1, 0]
+    for read in (bank.__getitem__, bank.floats, bank.values):
+        with pytest.raises(RowError, match=r"-1 is a miss, which has no value; leave misses out: rows\[rows >= 0\]"):
+            read(rows)
+    assert np.array_equal(bank[rows[rows >= 0]], bank[[0]])
+
+
+def test_find_takes_whole_numbers_alone(keys):
+    index = memgraft.NgramIndex.build(keys)
+    assert index.find(np.array([6, 7])) == 2
+    for wrong in ([6.9, 7.0], "67", 6):
+        with pytest.raises(ArgumentError, match="tokens: expected the ids of a key, got "):
+            index.find(wrong)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "found"),
+    [
+        ([[1, 2], [3]], r"sequences of different lengths; .* segments=.* cu_seqlens="),
+        ("the king", "got text; encode it"),
+        (["the", "king"], "got text; encode it"),
+        ({"input_ids": [1, 2]}, r'got a dict; give its \["input_ids"\]'),
+        ((token for token in (1, 2)), "ids, got a generator"),
+        ([1.0, 2.0], "ids, got float64"),
+    ],
+)
+def test_what_a_lookup_takes_no_ids_from_says_so(bank, tokens, found):
+    for lookup in (bank.lookup, bank.index.lookup):
+        with pytest.raises(ArgumentError, match=f"tokens: expected .*{found}"):
+            lookup(tokens)
 
 
 def test_with_lets_go_of_the_files(bank, keys, tmp_path):

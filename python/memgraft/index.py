@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from memgraft import _core
 from memgraft.arguments import refuse_folder, refuse_paths
 from memgraft.errors import ArgumentError, FingerprintError
-from memgraft.keyed import Closed, Keyed
+from memgraft.keyed import Closed, Keyed, as_key
 from memgraft.keyset import KeySet
 
 __all__ = ["NgramIndex"]
@@ -208,15 +208,22 @@ class NgramIndex(Keyed):
         return rows, orders
 
     def find(self, tokens: Sequence[int]) -> int | None:
-        """The row of exactly this key, or None."""
-        ids = [int(token) for token in tokens]
+        """The row of exactly this key, or None.
+
+        Raises:
+            ArgumentError: tokens that are no whole numbers.
+        """
+        ids = as_key(tokens)
+        if ids is None:
+            raise ArgumentError(f"tokens: expected the ids of a key, got {tokens!r:.80}")
         if any(not 0 <= token < self.vocab_size for token in ids):
             return None
-        return self._core.find(ids)
+        return self._core.find(list(ids))
 
     def __contains__(self, tokens: object) -> bool:
         """Whether exactly these tokens are a key."""
-        return isinstance(tokens, Sequence) and self.find(tokens) is not None
+        key = as_key(tokens)
+        return key is not None and self.find(key) is not None
 
     def close(self) -> None:
         """Lets go of the file; every later use is refused."""
@@ -302,11 +309,22 @@ class NgramIndex(Keyed):
 
 
 def _ids(tokens: ArrayLike) -> NDArray[Any]:
-    ids = np.asarray(tokens)
+    if isinstance(tokens, Mapping):  # numpy would take its names
+        raise ArgumentError(f'tokens: expected ids, got a {type(tokens).__name__}; give its ["input_ids"]')
+    try:
+        ids = np.asarray(tokens)
+    except ValueError as error:
+        raise ArgumentError(
+            "tokens: expected (T,) or (B, T) ids, got sequences of different lengths; look each up by itself, pad them "
+            f"and say where with segments=, or join them into one with cu_seqlens= ({error})"
+        ) from None
     if ids.size == 0 and ids.dtype == np.float64:
         ids = ids.astype(np.int64)  # numpy's dtype for an empty list
+    if ids.dtype.kind == "U":
+        raise ArgumentError("tokens: expected ids, got text; encode it with the tokenizer that the keys are of")
     if ids.dtype.name not in _TOKEN_DTYPES:
-        raise ArgumentError(f"tokens: expected uint16, int32, uint32 or int64 ids, got {ids.dtype}")
+        found = ids.dtype if ids.dtype != object else f"a {type(tokens).__name__}"
+        raise ArgumentError(f"tokens: expected uint16, int32, uint32 or int64 ids, got {found}")
     return np.asarray(ids, order="C")
 
 

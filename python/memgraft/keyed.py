@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     import pandas as pd  # type: ignore[import-untyped]
 
-__all__ = ["Closed", "Closing", "Keyed", "checked_row", "decoder", "pandas_for", "place"]
+__all__ = ["Closed", "Closing", "Keyed", "as_key", "checked_row", "decoder", "pandas_for", "place"]
 
 
 class Closed:
@@ -136,6 +137,16 @@ def pandas_for(name: str, asked: int | None, length: int) -> tuple[Any, int]:
     if asked is not None and asked < 0:
         raise ArgumentError(f"{name}: expected at least 0, got {asked}")
     return pandas, length if asked is None else min(asked, length)
+
+
+def as_key(tokens: object) -> tuple[int, ...] | None:
+    """The tokens of a sequence, an array or a tensor as a tuple; None where they are not whole numbers."""
+    if not isinstance(tokens, Iterable):
+        return None
+    try:
+        return tuple(map(operator.index, tokens))
+    except TypeError:
+        return None
 
 
 def checked_row(row: int, num_keys: int) -> int:

@@ -16,7 +16,7 @@ from memgraft import _core
 from memgraft.arguments import refuse_folder
 from memgraft.config import MAX_VOCAB_SIZE
 from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenError
-from memgraft.keyed import Closed, Keyed
+from memgraft.keyed import Closed, Keyed, as_key
 from memgraft.system import write_beside
 
 __all__ = ["KeyArrays", "KeySet"]
@@ -202,6 +202,11 @@ class KeySet(Keyed):
             offsets = arrays.offsets.tolist()
             for begin, end in itertools.pairwise(offsets):
                 yield tuple(tokens[begin:end])
+
+    def __contains__(self, tokens: object) -> bool:
+        """Whether exactly these tokens are a key; reads the keys one by one, where an index finds it at once."""
+        wanted = as_key(tokens)
+        return wanted is not None and any(key == wanted for key in self)
 
     def __repr__(self) -> str:
         """Sizes and the head of the fingerprint."""

@@ -59,6 +59,8 @@ def test_what_cannot_be_explained(bank: Any) -> None:
         explain(grafted(bank), "a text")
     with pytest.raises(ArgumentError, match="at least one token"):
         explain(grafted(bank), [])
+    with pytest.raises(ArgumentError, match=r'got a dict; give its \["input_ids"\]'):
+        explain(grafted(bank), {"input_ids": [[5, 6]], "attention_mask": [[1, 1]]})
     with pytest.raises(GraftError, match="no memory to explain"):
         explain(grafted(bank, control="fallback_only"), [5, 6])
 

@@ -20,7 +20,7 @@ from memgraft.bank.overlay import Layer, Where
 from memgraft.bank.provenance import read as read_origins
 from memgraft.bank.rows import RowWriter
 from memgraft.bank.staging import Staged, as_rows, cold_reader_name, default_threads, output_bytes, stage_rows
-from memgraft.errors import ArgumentError, FingerprintError, FormatError
+from memgraft.errors import ArgumentError, FingerprintError, FormatError, RowError
 from memgraft.index import NgramIndex
 from memgraft.keyed import Closed, Closing, place
 from memgraft.keyset import KeySet
@@ -181,10 +181,13 @@ class Bank(BankFacts, Closing):
         """The values of a row, a slice or an array of rows as float32, ``(..., taps, value_dim)``.
 
         Raises:
-            RowError: no such row; -1 is the last one here, as everywhere in Python.
+            ArgumentError: several indices, or no integers.
+            RowError: no such row; -1 alone is the last one here, as everywhere in Python, in an array a miss.
         """
         if isinstance(rows, slice):
             return self.floats(np.arange(*rows.indices(self.num_rows), dtype=np.int32))
+        if isinstance(rows, tuple):
+            raise ArgumentError("rows: expected a row, a slice or an array of rows, got several in []; give a list")
         if isinstance(rows, int | np.integer):
             values: FloatArray = self.floats(np.array([place(int(rows), self.num_rows)], dtype=np.int32))[0]
             return values
@@ -213,10 +216,13 @@ class Bank(BankFacts, Closing):
             ``rows.shape + (taps, value_dim)``; bfloat16 as uint16, fp8 as uint8 codes.
 
         Raises:
+            RowError: a row is -1, the miss of a lookup.
             ArgumentError: a row is out of range.
             FormatError: a shard changed since the bank was opened.
         """
         wanted = as_rows(rows)
+        if wanted.size and int(wanted.min()) == -1:
+            raise RowError("rows: -1 is a miss, which has no value; leave misses out: rows[rows >= 0]")
         out = np.empty((wanted.size, len(self.taps), self.value_dim), dtype=self._dtype.storage)
         self._table.gather(wanted.reshape(-1), output_bytes(out), default_threads())
         return out.reshape(*wanted.shape, *out.shape[1:])

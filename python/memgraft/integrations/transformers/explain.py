@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -138,6 +139,8 @@ def _ids(text: Any, tokenizer: Any, decoder: nn.Module, bank: Memory) -> Tensor:
         if tokenizer is None:
             raise ArgumentError("text: expected ids, or a text with tokenizer=")
         text = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if isinstance(text, Mapping):
+        raise ArgumentError(f'text: expected a text or ids, got a {type(text).__name__}; give its ["input_ids"]')
     ids = torch.as_tensor(text, dtype=torch.int64)
     ids = ids[None] if ids.dim() == 1 else ids
     if ids.dim() != 2 or ids.shape[0] != 1 or not ids.numel():
