@@ -18,6 +18,7 @@ from memgraft.errors import ArgumentError, DonorError, FingerprintError
 from memgraft.harvesting import open_donor
 from memgraft.harvesting import prefix as prefix_module
 from memgraft.index import NgramIndex
+from memgraft.mining.origin import held_out_part
 from memgraft.probing import choose_settings, fitting, probe
 from memgraft.probing.fitting import Fits
 from memgraft.probing.hits import Hits, Sample, draw, hits_of
@@ -262,6 +263,8 @@ def test_text_that_was_mined_is_no_exam(place, corpus, keys):
         probe(keys, **options(place, training))
     with pytest.raises(FingerprintError, match="expected the corpus"):
         probe(keys, **options(place, held_out, held_out=held_out))
+    with pytest.raises(FingerprintError, match="; name that corpus, or the whole that it was split off"):
+        held_out_part(keys, held_out, None)
 
 
 def invoke(*arguments):

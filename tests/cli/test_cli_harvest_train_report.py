@@ -423,6 +423,8 @@ def test_extend_writes_an_overlay_of_what_the_bank_lacks(place, bank, tmp_path):
     covered = invoke("coverage", stacked, strange)
     assert covered.exit_code == 0, covered.stderr
     assert "more than 30%; how many keys would leave no more is told of one bank alone" in covered.stderr
+    alone = invoke("coverage", place / "bank", strange)
+    assert "more than 30%; no budget up to 16 times these keys is known to leave 30% or less" in alone.stderr
     refused = invoke("coverage", place / "bank", overlay, strange)
     assert refused.exit_code == 1
     assert f"{overlay}: expected token files or text, found a bank; several banks" in refused.stderr

@@ -99,7 +99,7 @@ def run(
             if wanted
             else "how many keys would leave no more is told of one bank alone"
             if stacked
-            else f"no budget up to {FARTHEST} times these keys is known to leave less"
+            else f"no budget up to {FARTHEST} times these keys is known to leave {MOST_FALLBACK:.0%} or less"
         )
         common.log(
             f"warning: {facts['fallback_share']:.0%} of positions are left to the fallback, more than "

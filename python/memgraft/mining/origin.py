@@ -46,8 +46,10 @@ def mined_part(metadata: Mapping[str, Any], corpus: Corpus) -> Corpus:
     """
     mined, split = (metadata.get("corpus") or {}).get("fingerprint"), metadata.get("split") or {}
     if mined not in (None, corpus.fingerprint) and split.get("of") != corpus.fingerprint:
+        whole = ", or the whole that it was split off" if split else ""
         raise FingerprintError(
-            f"{corpus.paths[0]}: expected the corpus {mined} that the keys were mined from, found {corpus.fingerprint}"
+            f"{corpus.paths[0]}: expected the corpus {mined} that the keys were mined from, "
+            f"found {corpus.fingerprint}; name that corpus{whole}"
         )
     if split.get("of") == corpus.fingerprint:
         return corpus.split(held_out=split["held_out"], seed=split["seed"])[0]
@@ -59,8 +61,9 @@ def held_out_part(keys: KeySet, corpus: Corpus, held_out: Corpus | None) -> Corp
 
     Raises:
         ArgumentError: nothing was held out, and nothing is given.
-        FingerprintError: what is given was mined.
+        FingerprintError: what is given was mined, or ``corpus`` is another than the mined one.
     """
+    mined = mined_part(keys.metadata, corpus)
     if held_out is None:
         split = keys.metadata.get("split") or {}
         if split.get("of") != corpus.fingerprint:
@@ -70,7 +73,7 @@ def held_out_part(keys: KeySet, corpus: Corpus, held_out: Corpus | None) -> Corp
                 f"was held out, found {found}; give the whole, or held_out="
             )
         return corpus.split(held_out=split["held_out"], seed=split["seed"])[1]
-    if held_out.fingerprint == mined_part(keys.metadata, corpus).fingerprint or mined_from(keys.metadata, held_out):
+    if held_out.fingerprint == mined.fingerprint or mined_from(keys.metadata, held_out):
         raise FingerprintError(
             f"{held_out.paths[0]}: expected documents that the keys were not mined from, found some that they were; "
             "name text that was held out"
