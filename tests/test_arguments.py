@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import memgraft
 from memgraft.bank.annotation import annotate
 from memgraft.errors import ArgumentError, DonorError, StorageError
 from memgraft.harvesting.asked import refuse_taps
+from memgraft.harvesting.donor import open_donor
 from memgraft.mining import mine_part
 from memgraft.planning import plan_budgets
 
@@ -33,6 +36,26 @@ CORPUS, KEYS = "memgraft.Corpus.open", "memgraft.KeySet.open"
 def test_a_path_is_refused_by_the_call_that_opens_it(call, name, opener):
     with pytest.raises(ArgumentError, match=rf"^{name}: expected it opened, got the path .*; open it with {opener}"):
         call()
+
+
+@pytest.mark.parametrize("wrong", [[[1, 2, 3], [1, 2]], np.arange(3), iter([[1, 2]]), {"input_ids": [[1, 2]]}])
+def test_what_is_in_memory_is_refused_by_the_call_that_makes_a_file_of_it(wrong):
+    with pytest.raises(
+        ArgumentError, match=r"^corpus: expected it opened, got a \w+; .* \(memgraft.CorpusWriter writes"
+    ):
+        memgraft.mine(wrong)
+    with pytest.raises(ArgumentError, match=r"^keys: expected it opened, got a \w+; .* \(memgraft.KeySet.from_keys"):
+        memgraft.NgramIndex.build(wrong)
+    if not isinstance(wrong, dict):
+        with pytest.raises(ArgumentError, match=r"^path: expected paths, got a \w+; .* memgraft.CorpusWriter"):
+            memgraft.Corpus.open(wrong)
+
+
+def test_a_donor_that_is_a_model_is_refused():
+    with pytest.raises(
+        ArgumentError, match=r"^donor: expected a path, .* got a Linear; save a model and its tokenizer"
+    ):
+        open_donor(torch.nn.Linear(1, 1))
 
 
 def test_coverage_names_what_makes_an_index_of_keys():

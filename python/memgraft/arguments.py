@@ -1,4 +1,4 @@
-"""Paths where opened objects are expected: one error that says how to open them."""
+"""Paths, lists and the like where opened objects are expected: one error that says how to open them."""
 
 import os
 from pathlib import Path
@@ -16,16 +16,28 @@ _OPENERS = {
 }
 """What opens an argument of this name."""
 
+_MAKERS = {
+    "memgraft.Corpus.open": "memgraft.CorpusWriter writes documents of ids, memgraft.tokenize_folder text",
+    "memgraft.KeySet.open": "memgraft.KeySet.from_keys takes keys that are ids",
+}
+"""What makes that which this opens of what is in memory."""
+
 
 def refuse_paths(**arguments: object) -> None:
-    """Refuses the path of what is to be given opened.
+    """Refuses the path of what is to be given opened, and what was never opened; None is an argument left out.
 
     Raises:
-        ArgumentError: an argument is a path or a text.
+        ArgumentError: an argument is a path or a text, or has no fingerprint, as all have that are opened.
     """
     for name, value in arguments.items():
+        opener = _OPENERS[name]
         if isinstance(value, (str, bytes, os.PathLike)):
-            raise ArgumentError(f"{name}: expected it opened, got the path {value!r}; open it with {_OPENERS[name]}")
+            raise ArgumentError(f"{name}: expected it opened, got the path {value!r}; open it with {opener}")
+        if value is not None and not hasattr(type(value), "fingerprint"):
+            maker = f" ({_MAKERS[opener]})" if opener in _MAKERS else ""
+            raise ArgumentError(
+                f"{name}: expected it opened, got a {type(value).__name__}; open a file with {opener}{maker}"
+            )
 
 
 def refuse_folder(path: str | os.PathLike[str], what: str) -> None:

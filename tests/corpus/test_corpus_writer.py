@@ -69,7 +69,25 @@ def test_nothing_stands_under_its_final_name_before_the_end(tmp_path):
     with CorpusWriter(tmp_path / "c", vocab_size=9) as corpus:
         corpus.add([1, 2])
         assert all(name.startswith(".") for name in os.listdir(tmp_path))
+        corpus.abort()
     assert os.listdir(tmp_path) == []
+    with pytest.raises(TokenError), CorpusWriter(tmp_path / "c", vocab_size=9) as corpus:
+        corpus.add_many([1, 2, 9], [2, 1])
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_end_of_the_block_finishes(tmp_path):
+    with CorpusWriter(tmp_path / "c", vocab_size=9) as corpus:
+        corpus.add([1, 2])
+        corpus.add([3])
+        assert repr(corpus) == f"CorpusWriter({tmp_path / 'c'}, 3 tokens, 2 documents)"
+    assert memgraft.Corpus.open(tmp_path / "c").tokens().tolist() == [1, 2, 3]
+    for late in (lambda: corpus.add([1]), lambda: corpus.add_many([1], [1]), corpus.finish):
+        with pytest.raises(ArgumentError, match="has finished or was given up; make another one"):
+            late()
+    assert sorted(os.listdir(tmp_path)) == ["c.bin", "c.idx", "c.json"]
+    with pytest.raises(CorpusError, match="expected at least one token"), CorpusWriter(tmp_path / "d", vocab_size=9):
+        pass
 
 
 def test_replacing_a_corpus(tmp_path):

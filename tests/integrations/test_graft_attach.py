@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from grafted_models import FAMILIES, VOCAB, config, grafted, make_bank, prompts, recipient, wake
 from memgraft.config import FallbackConfig, GraftConfig
-from memgraft.errors import ConfigError, GraftError
+from memgraft.errors import ArgumentError, ConfigError, GraftError
 from memgraft.integrations.transformers import (
     detach,
     disabled,
@@ -22,6 +22,7 @@ from memgraft.integrations.transformers import (
     optimizer_groups,
     parameter_counts,
     print_trainable_parameters,
+    save_graft,
 )
 from memgraft.nn.optim import RowwiseAdamW
 
@@ -195,6 +196,15 @@ def test_other_models_are_refused(bank: Any) -> None:
         graft(AutoModelForSeq2SeqLM.from_config(t5), bank, config())
     with pytest.raises(GraftError, match="no config: expected a transformers model"):
         graft(torch.nn.Linear(2, 2), bank, config())
+
+
+def test_what_is_no_model_or_config_is_refused(bank: Any, tmp_path: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"recipient: expected a model, got a str; AutoModelForCausalLM"):
+        graft("recipient/", bank, config())  # type: ignore[type-var]
+    with pytest.raises(ArgumentError, match="recipient: expected a model, got a Bank"):
+        save_graft(bank, tmp_path)
+    with pytest.raises(ConfigError, match="config: expected a GraftConfig, got a dict"):
+        graft(recipient(), bank, {"sites": (1,)})  # type: ignore[arg-type]
 
 
 def test_a_layer_that_loses_the_side_input_raises(bank: Any) -> None:

@@ -117,6 +117,11 @@ def test_another_recipient_is_refused(saved: Path, bank: Any) -> None:
         load_graft(recipient(vocab_size=20), saved, bank=bank)
 
 
+def test_a_recipient_of_another_architecture_is_warned_of(saved: Path, bank: Any) -> None:
+    with pytest.warns(UserWarning, match=r"trained on a recipient of type 'llama', this one is 'gpt2'"):
+        load_graft(recipient("gpt2"), saved, bank=bank)
+
+
 def test_damaged_folders_are_refused(saved: Path, bank: Any, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot read"):
         load_graft(recipient(), tmp_path / "nothing", bank=bank)

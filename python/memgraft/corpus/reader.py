@@ -74,7 +74,8 @@ class Corpus(Closing):
     ) -> "Corpus":
         """Opens token files, reads tables of token ids, or tokenises a folder of text.
 
-        The tokens of tables and text are kept in an unlinked temporary file while the corpus is open.
+        Documents that are in memory are written to a file first (:class:`memgraft.CorpusWriter`). The tokens of tables
+        and text are kept in an unlinked temporary file while the corpus is open.
 
         Args:
             path: a file, a Megatron prefix, a directory of shards in one format, or several of these in order; Parquet
@@ -95,12 +96,20 @@ class Corpus(Closing):
                 tables are read.
 
         Raises:
+            ArgumentError: an option out of range, or what is no path.
             ConfigError: the library that the files need is not installed.
             CorpusError: a file is empty, damaged, ambiguous, or does not tell documents apart.
             StorageError: a file cannot be read.
         """
         progress = callback(progress)
-        paths = [Path(item) for item in ([path] if isinstance(path, (str, os.PathLike)) else path)]
+        given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        for item in given:
+            if not isinstance(item, (str, os.PathLike)):
+                raise ArgumentError(
+                    f"path: expected paths, got a {type(item).__name__}; documents of ids are written to a file with "
+                    "memgraft.CorpusWriter"
+                )
+        paths = [Path(item) for item in given]
         if not paths:
             raise ArgumentError("path: expected at least one file or folder, got none")
         kind = kind_of(paths, tokenizer) if format is None else "tokens"

@@ -33,8 +33,9 @@ def storage_errors(path: Path, doing: str) -> Iterator[None]:
 class CorpusWriter:
     """Writes ``<path>.bin``, ``<path>.idx`` (Megatron's indexed dataset) and ``<path>.json`` (tokenizer facts).
 
-    Use as a context manager: nothing stands under the final names before :meth:`finish`, and a writer left without it
-    removes what it wrote. Tokens are uint16 up to 65,536 ids, int32 above.
+    Use as a context manager: nothing stands under the final names before :meth:`finish`, which the end of the block
+    calls where nobody has; a block that an error leaves removes what it wrote. Tokens are uint16 up to 65,536 ids,
+    int32 above.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class CorpusWriter:
         self.num_tokens = 0
         self._lengths: list[int] = []
         self._documents = [0]
+        self._open = True
         self._temporary = {suffix: name_beside(self.path, suffix) for suffix in (".bin", ".idx", ".json")}
         with self._writing():
             self._bin = open(self._temporary[".bin"], "wb")  # noqa: SIM115 - closed by finish() or abort()
@@ -86,6 +88,7 @@ class CorpusWriter:
         """Appends one document of ``(n,)`` token ids.
 
         Raises:
+            ArgumentError: no 1-D integers, or the writer is finished.
             TokenError: a token is not below ``vocab_size``.
             StorageError: the file cannot be written.
         """
@@ -94,6 +97,7 @@ class CorpusWriter:
         self._end_document(array.size)
 
     def _append(self, array: npt.NDArray[Any]) -> None:
+        self._refuse_closed()
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise ArgumentError(f"tokens: expected a 1-D integer array, got {array.dtype} of shape {array.shape}")
         if array.size and not (int(array.min()) >= 0 and int(array.max()) < self.vocab_size):
@@ -115,7 +119,7 @@ class CorpusWriter:
         """Appends documents that follow one another in ``(n,)`` token ids; their ``(d,)`` lengths sum to ``n``.
 
         Raises:
-            ArgumentError: the lengths do not sum to the number of tokens.
+            ArgumentError: the lengths do not sum to the number of tokens, or the writer is finished.
             TokenError: a token is not below ``vocab_size``.
             StorageError: the file cannot be written.
         """
@@ -132,6 +136,10 @@ class CorpusWriter:
         self._lengths.extend(sizes.tolist())
         self._documents.extend(range(first, first + sizes.size))
 
+    def _refuse_closed(self) -> None:
+        if not self._open:
+            raise ArgumentError(f"{self.path}: this writer has finished or was given up; make another one")
+
     def _writing(self) -> AbstractContextManager[None]:
         return storage_errors(
             self.path, "cannot write the corpus; choose a folder with enough space (TMPDIR, for text and tables)"
@@ -144,15 +152,19 @@ class CorpusWriter:
             source: what the tokens are from, which an error names; default: the corpus itself.
 
         Raises:
+            ArgumentError: it has finished before.
             CorpusError: no token was added.
             StorageError: the files cannot be written.
         """
+        self._refuse_closed()
         if self.num_tokens == 0:
             self.abort()
             named = os.fspath(source or self.path)
             raise CorpusError(f"{named}: expected at least one token, found none; is the text empty?")
         with self._writing():
-            return self._finish()
+            path = self._finish()
+        self._open = False
+        return path
 
     def _finish(self) -> Path:
         _sync_close(self._bin)
@@ -192,6 +204,7 @@ class CorpusWriter:
 
     def abort(self) -> None:
         """Removes the temporary files; the final names are untouched."""
+        self._open = False
         with suppress(OSError):  # closing flushes, which fails again where writing has failed
             self._bin.close()
         for path in self._temporary.values():
@@ -204,8 +217,14 @@ class CorpusWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Removes temporary files that :meth:`finish` has not renamed."""
+        """Finishes where :meth:`finish` or :meth:`abort` has not; after an error removes the temporary files."""
+        if kind is None and self._open:
+            self.finish()
         self.abort()
+
+    def __repr__(self) -> str:
+        """The prefix, and what was added."""
+        return f"CorpusWriter({self.path}, {self.num_tokens:,} tokens, {self.num_documents:,} documents)"
 
 
 def _sync(stream: Any) -> None:

@@ -1,10 +1,11 @@
 """A donor, loaded with its tokenizer from a transformers folder, a GGUF file or a hub id."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memgraft.errors import DonorError, FormatError
+from memgraft.errors import ArgumentError, DonorError, FormatError
 from memgraft.harvesting.causal import refuse_two_way
 from memgraft.harvesting.devices import best_device, check_compute_dtype, native_compute_dtype
 from memgraft.harvesting.folder import donor_folder, folder_fingerprint, quantisation
@@ -80,13 +81,18 @@ def open_donor(
     ``progress("open donor", done, total)``.
 
     Raises:
-        ArgumentError: an unknown ``compute_dtype``, or no such device.
+        ArgumentError: an unknown ``compute_dtype``, no such device, or a donor that is neither named nor a `Donor`.
         DonorError: nothing there, weights missing or pickled, no tokenizer, or not a causal language model (an encoder,
             a model that reads both ways).
     """
     progress = callback(progress)
     if isinstance(source, Donor):
         return source
+    if not isinstance(source, (str, os.PathLike)):
+        raise ArgumentError(
+            f"donor: expected a path, a hub id or what open_donor() gave, got a {type(source).__name__}; save a model "
+            "and its tokenizer into one folder (save_pretrained) and give that"
+        )
     check_compute_dtype(compute_dtype)
     import torch
     from transformers import AutoModelForCausalLM

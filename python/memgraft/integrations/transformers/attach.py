@@ -51,11 +51,16 @@ def graft(
         vocabulary: the compressed vocabulary itself, instead of ``tokenizer``.
 
     Raises:
+        ArgumentError: ``recipient`` is no model, or ``bank`` neither a bank nor a path.
         GraftError: the family is not supported, the name is taken, or the model is wrapped for several ranks already.
         ConfigError: the config does not fit the recipient or the bank.
         FingerprintError: the bank's keys are of another tokenizer than ``tokenizer``.
     """
     bank = open_memory(bank)
+    if not isinstance(config, GraftConfig):
+        raise ConfigError(
+            f"config: expected a GraftConfig, got a {type(config).__name__}; GraftConfig(**...) makes one"
+        )
     check_vocabulary(bank, inspect_recipient(recipient).vocab_size)
     if tokenizer is not None:
         check_tokenizer(bank, tokenizer)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from memgraft.errors import GraftError
+from memgraft.errors import ArgumentError, GraftError
 
 # Model types that our tests compare with the full forward, mode by mode.
 TESTED_FAMILIES = (
@@ -76,7 +76,15 @@ def _is_bare(module: nn.Module) -> bool:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Strips wrappers around the whole model: PEFT, DDP, FSDP, DeepSpeed, ``torch.compile``, one's own."""
+    """Strips wrappers around the whole model: PEFT, DDP, FSDP, DeepSpeed, ``torch.compile``, one's own.
+
+    Raises:
+        ArgumentError: no model.
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"recipient: expected a model, got a {type(model).__name__}; AutoModelForCausalLM.from_pretrained opens one"
+        )
     inner: Any = model
     while True:
         if hasattr(inner, "get_base_model"):

@@ -129,8 +129,10 @@ def load_graft(
         rows: ``"same"`` takes the bank that the graft was trained on and no other; ``"any"`` takes each bank of its
             value space (`Bank.space`): one with more rows, others, or of another dtype.
 
+    A recipient of another architecture than the graft was trained on is warned of.
+
     Raises:
-        ArgumentError: another ``rows``.
+        ArgumentError: another ``rows``, or no model.
         GraftError: missing or extra weights, or another recipient shape.
         FingerprintError: another bank, or another tokenizer.
         FormatError: a file of the folder is damaged or of another version.
@@ -323,6 +325,13 @@ def _check_recipient(folder: Path, manifest: Mapping[str, Any], model: nn.Module
     found, expected = text_config(model).hidden_size, manifest["recipient"]["hidden_dim"]
     if expected != found:
         raise GraftError(f"{folder}: expected a recipient of hidden_dim {expected}, found {found}")
+    trained, here = manifest["recipient"].get("model_type"), text_config(model).model_type
+    if trained not in (None, here):
+        warnings.warn(
+            f"{folder}: the graft was trained on a recipient of type {trained!r}, this one is {here!r}; unless these "
+            "are the same weights under another name, load it onto the recipient that it was trained on",
+            stacklevel=3,
+        )
 
 
 def _vocabulary_of(folder: Path, config: GraftConfig, weights: Mapping[str, Tensor]) -> CompressedVocabulary | None:
