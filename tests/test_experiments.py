@@ -23,7 +23,7 @@ from memgraft.experiments import (
     run_experiment,
     spread_windows,
 )
-from memgraft.experiments.experiment import unigram_loss
+from memgraft.experiments.experiment import save_model, unigram_loss
 from memgraft.experiments.models import start_fingerprint
 from memgraft.experiments.recipe import weights_fingerprint
 from memgraft.experiments.train import (
@@ -262,6 +262,27 @@ def test_the_saved_model_gives_the_same_loss_again(place, material, tmp_path):
     bf16 = results["settings"]["bf16"]
     again = held_out_loss(model, material.held_out, chosen, material.bank, grafted=True, batch_size=8, bf16=bf16)
     assert again.overall == pytest.approx(results["arms"][1]["held_out"]["overall"], abs=1e-4)
+
+
+def test_the_saved_recipient_opens_with_a_tokenizer_that_can_pad(place, tmp_path):
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = LlamaConfig(vocab_size=300, bos_token_id=None, eos_token_id=0, pad_token_id=0, **sizes)
+    for name in ("plain", "whole"):
+        source = tmp_path / f"{name}-tokenizer"
+        source.mkdir()
+        shutil.copyfile(place / "tokenizer.json", source / "tokenizer.json")
+        if name == "whole":
+            (source / "tokenizer_config.json").write_text('{"eos_token": "a", "model_max_length": 77}')
+        save_model(LlamaForCausalLM(config), tmp_path / name, grafted=False, tokenizer=source)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "plain" / "recipient")
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.bos_token) == (0, 0, None)
+    ids = Tokenizer.from_file(str(place / "tokenizer.json")).encode("a text of it").ids
+    assert tokenizer(["a text of it", ""], padding=True)["input_ids"] == [ids, [0] * len(ids)]
+    own = AutoTokenizer.from_pretrained(tmp_path / "whole" / "recipient")
+    assert (own.eos_token, own.pad_token, own.model_max_length) == ("a", None, 77)
 
 
 class Counted:

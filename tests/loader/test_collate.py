@@ -169,3 +169,16 @@ def test_columns_of_examples_that_were_padded_before(make_bank):
     np.testing.assert_array_equal(found.rows[0], expected)
     annotated = {**example, "memgraft_rows": np.where(mask, 5, -1), "memgraft_orders": mask}
     assert GraftCollator(bank)([annotated])["memgraft"].rows.tolist() == [[-1] * 3 + [5] * 9]
+
+
+def test_examples_that_nobody_pads_name_the_collator_that_does(make_bank):
+    bank = make_bank(200)
+    way_out = r"; give inner=, a collator that pads and makes tensors: DataCollatorForLanguageModeling"
+    lists = [{"input_ids": [1, 2, 3]}, {"input_ids": [4, 5, 6]}]
+    with pytest.raises(ArgumentError, match=r"gave a mapping whose input_ids are a list: expected .*" + way_out):
+        GraftCollator(bank)(lists)
+    for ragged in ([{"input_ids": [1, 2]}, {"input_ids": [1]}], [{"input_ids": torch.ones(n).long()} for n in (1, 2)]):
+        with pytest.raises(ArgumentError, match=r"the examples do not stack \(.*\)" + way_out):
+            GraftCollator(bank)(ragged)
+    with pytest.raises(ArgumentError, match=r"gave a mapping with tokens: expected .* \(B, T\)$"):
+        GraftCollator(bank, lambda _: {"tokens": 1})(lists)

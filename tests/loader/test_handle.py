@@ -28,7 +28,10 @@ def test_look_up_is_the_index(memory):
     assert bool(found.hit.any())
     with pytest.raises(GraftError, match="not staged"):
         found.floats()
+    hits = int(found.hit.sum())
+    assert repr(found) == f"MemoryBatch((2, 30), {hits} hits, not staged)"
     staged = found.stage(bank)
+    assert repr(staged) == f"MemoryBatch((2, 30), {hits} hits, {len(staged.values)} distinct rows, torch.bfloat16)"
     assert staged.values.dtype == torch.bfloat16
     place = staged.inverse[found.hit].long()
     expected = torch.from_numpy(bank.floats(found.rows[found.hit].numpy()))

@@ -21,7 +21,7 @@ KEY = "memgraft"
 """What a memory is called: a key of batches, a keyword of models, a child of blocks."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MemoryBatch:
     """The memory of one batch; travels as ``batch["memgraft"]`` and reaches the model as ``memgraft=``.
 
@@ -48,6 +48,11 @@ class MemoryBatch:
     scales: torch.Tensor | None = None
     facts: StageFacts | None = None
     source: tuple[str, str] | None = None
+
+    def __repr__(self) -> str:
+        """Shape, hits, and the values that are here."""
+        here = "not staged" if self.values is None else f"{len(self.values)} distinct rows, {self.values.dtype}"
+        return f"MemoryBatch({tuple(self.rows.shape)}, {int(self.hit.sum())} hits, {here})"
 
     @property
     def staged(self) -> bool:

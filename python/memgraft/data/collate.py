@@ -18,6 +18,9 @@ from memgraft.data.masks import UnreadableMask
 from memgraft.data.segments import PADDING, combine, from_batch, from_columns, from_examples, lay_out, positions_in
 from memgraft.errors import ArgumentError, ConfigError
 
+_PADS = "give inner=, a collator that pads and makes tensors: DataCollatorForLanguageModeling(tokenizer, mlm=False)"
+"""The way out where torch's own collator stands for one."""
+
 
 class GraftCollator:
     """Adds ``batch["memgraft"]``: rows by longest match, found in the loader's worker.
@@ -30,7 +33,8 @@ class GraftCollator:
 
     Args:
         bank: the bank or its path; pickles by path, so spawned workers open it themselves.
-        inner: makes the batch, with ``input_ids (B, T)``; torch's ``default_collate`` if None.
+        inner: makes the batch, with ``input_ids (B, T)``; if None torch's ``default_collate``, for tensors of one
+            length.
         mode: ``handle`` gives a `MemoryBatch`; ``ids`` one int32 tensor ``(B, T, 3)``, which also survives
             accelerate's ``dispatch_batches=True``.
         eos_id: also end a segment at each EOS (one token or several).
@@ -57,7 +61,7 @@ class GraftCollator:
         if mode not in ("handle", "ids"):
             raise ConfigError(f"mode {mode!r}: expected 'handle' or 'ids'")
         self.bank = open_memory(bank)
-        self.inner = default_collate if inner is None else inner
+        self.inner = _stack if inner is None else inner
         self.mode = mode
         self.eos_id = eos_id
         self.column = column
@@ -81,9 +85,9 @@ class GraftCollator:
             )
         batch = self.inner(features)
         if not isinstance(batch, (Mapping, MutableMapping)) or not isinstance(batch.get("input_ids"), torch.Tensor):
-            raise ArgumentError(
-                f"the inner collator gave {_describe(batch)}: expected a mapping with a tensor input_ids (B, T)"
-            )
+            way_out = f"; {_PADS}" if self.inner is _stack else ""
+            expected = "expected a mapping with a tensor input_ids (B, T)"
+            raise ArgumentError(f"the inner collator gave {_describe(batch)}: {expected}{way_out}")
         memory = self._memory(batch, features, columns)
         if self.mode == "handle":
             refuse_if_dispatching(self)
@@ -166,7 +170,18 @@ def _take(features: list[Any], names: list[str]) -> tuple[list[Any], dict[str, l
     return features, columns
 
 
+def _stack(features: list[Any]) -> Any:
+    """``default_collate`` of torch, whose refusal of examples that differ in length names who pads them."""
+    try:
+        return default_collate(features)
+    except (RuntimeError, TypeError) as error:
+        raise ArgumentError(f"the examples do not stack ({error}); {_PADS}") from error
+
+
 def _describe(batch: Any) -> str:
     if isinstance(batch, Mapping):
+        ids = batch.get("input_ids")
+        if ids is not None and not isinstance(ids, torch.Tensor):
+            return f"a mapping whose input_ids are a {type(ids).__name__}"
         return f"a mapping with {', '.join(map(str, batch)) or 'nothing'}"
     return type(batch).__name__

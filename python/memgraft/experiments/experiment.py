@@ -18,6 +18,7 @@ from memgraft import __version__
 from memgraft.assets.cache import directory_beside
 from memgraft.bank import Bank
 from memgraft.corpus import refuse_overlap, sample_of
+from memgraft.corpus.text import load_tokenizer
 from memgraft.errors import ConfigError, CorpusError
 from memgraft.experiments.arms import ARMS, DEFAULT_ARMS, Arm, arms_named
 from memgraft.experiments.measures import bytes_per_token
@@ -368,4 +369,22 @@ def save_model(
             return
         model.save_pretrained(building / "recipient")  # type: ignore[operator]
         if isinstance(tokenizer, (str, Path)):
-            shutil.copyfile(tokenizer_path(tokenizer), building / "recipient" / "tokenizer.json")
+            _save_tokenizer(tokenizer_path(tokenizer), building / "recipient", model.config)
+
+
+def _save_tokenizer(source: Path, folder: Path, config: Any) -> None:
+    """Copies ``tokenizer.json`` and the file beside it from which transformers has the roles of special tokens.
+
+    Where there is none it is made of ``config``'s: without it the tokenizer has no EOS, and nothing to pad with.
+    """
+    shutil.copyfile(source, folder / "tokenizer.json")
+    facts = source.with_name("tokenizer_config.json")
+    if facts.is_file():
+        shutil.copyfile(facts, folder / facts.name)
+        return
+    tokenizer = load_tokenizer(source)
+    ids = {role: getattr(config, f"{role}_id", None) for role in ("bos_token", "eos_token", "pad_token")}
+    tokens = {role: tokenizer.id_to_token(token) for role, token in ids.items() if isinstance(token, int)}
+    known = {role: token for role, token in tokens.items() if token is not None}
+    written = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **known}, indent=2) + "\n"
+    write_beside(folder / facts.name, written.encode())
