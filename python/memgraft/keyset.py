@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from memgraft import _core
 from memgraft.arguments import refuse_folder
 from memgraft.config import MAX_VOCAB_SIZE
-from memgraft.errors import ArgumentError, FingerprintError, KeySetError, TokenError
+from memgraft.errors import ArgumentError, FingerprintError, FormatError, KeySetError, TokenError
 from memgraft.keyed import Closed, Keyed, as_key
 from memgraft.system import write_beside
 
@@ -162,7 +162,16 @@ class KeySet(Keyed):
             FormatError: it is damaged, truncated, or no key set.
         """
         refuse_folder(path, "a key set")
-        return cls(_core.KeySet.open(Path(path)))
+        try:
+            return cls(_core.KeySet.open(Path(path)))
+        except FormatError:
+            with Path(path).open("rb") as file:
+                if file.read(4) != b"PAR1":
+                    raise
+            raise FormatError(
+                f"{os.fspath(path)}: expected a key set (keys.mgk), found a Parquet file; `memgraft keys import` makes "
+                "a key set of it"
+            ) from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes beside ``path``, fsyncs and renames; then the `sample`, if there is one.

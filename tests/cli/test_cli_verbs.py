@@ -311,6 +311,11 @@ def test_parquet_round_trip_is_exact(made, tmp_path):
     ok("keys", "export", made / "keys.mgk", "-o", tmp_path / "k.parquet")
     ok("keys", "import", tmp_path / "k.parquet", "-o", tmp_path / "k.mgk")
     assert (tmp_path / "k.mgk").read_bytes() == (made / "keys.mgk").read_bytes()
+    for asked in (("build", "-o", tmp_path / "no.mgi"), ("mine", "-o", tmp_path / "no.mgk"), ("verify",)):
+        refused = memgraft_cli(*asked, tmp_path / "k.parquet")
+        assert refused.exit_code == 1
+        assert "k.parquet: expected" in refused.stderr
+        assert "`memgraft keys import` makes a key set of it" in refused.stderr
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -262,6 +262,12 @@ def _columns(file: Path, schema: Any, column: str) -> list[str]:
     import pyarrow as pa
 
     if column not in schema.names:
+        if {"tokens", "count"} <= set(schema.names):
+            # With a column of text, too, where `keys export` was given a tokenizer.
+            raise CorpusError(
+                f"{file}: expected documents in a column {column!r}, found keys with their counts "
+                f"({', '.join(schema.names)}); `memgraft keys import` makes a key set of it"
+            )
         hint = "; it holds text: tokenise it first" if "text" in schema.names else ""
         raise CorpusError(
             f"{file}: expected a column {column!r} of token ids, found {', '.join(schema.names) or 'none'}{hint}; name "
