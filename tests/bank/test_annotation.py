@@ -1,10 +1,12 @@
 import json
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from memgraft.bank.annotation import Annotation, annotate, annotate_dataset
+from memgraft.corpus import Corpus, CorpusWriter
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 
 
@@ -66,6 +68,18 @@ def test_rows_of_the_whole_and_of_any_window(make_bank, tmp_path, chunk):
             np.testing.assert_array_equal(example["input_ids"], corpus.ids[start:stop])
     with pytest.raises(ArgumentError, match=r"within 0\.\.500"):
         found.example(490, 501)
+    assert repr(found) == f"Annotation({tmp_path / 'rows'}, {found.facts['num_hits']} hits in 500 tokens)"
+
+
+def test_an_annotation_pickles_by_path(make_bank, tmp_path):
+    with CorpusWriter(tmp_path / "corpus", vocab_size=50) as writer:
+        writer.add(make_corpus(9000).ids)
+    found = annotate(make_bank(2000), Corpus.open(tmp_path / "corpus"), tmp_path / "rows")
+    pickled = pickle.dumps(found)
+    assert len(pickled) < 2000
+    again, expected = pickle.loads(pickled).example(100, 180), found.example(100, 180)
+    assert again.keys() == expected.keys()
+    assert all(np.array_equal(again[name], expected[name]) for name in expected)
 
 
 def test_a_killed_run_goes_on_where_it_synced(make_bank, tmp_path):
@@ -151,6 +165,15 @@ def test_datasets_get_columns(make_bank):
         annotate_dataset(datasets.Dataset.from_dict({"input_ids": ids, "packed_lens": [[1]] * 4}), bank)
     with pytest.raises(ArgumentError, match="expected one of input_ids"):
         annotate_dataset(plain, bank, column="tokens")
+
+
+def test_bank_and_dataset_in_the_other_order_are_refused(make_bank):
+    datasets = pytest.importorskip("datasets")
+    bank, dataset = make_bank(200), datasets.Dataset.from_dict({"input_ids": [[1, 2]]})
+    with pytest.raises(ArgumentError, match="got a Bank; annotate_dataset takes the dataset, then the bank"):
+        annotate_dataset(bank, dataset)
+    with pytest.raises(ArgumentError, match="bank: expected it opened, got the path 'bank/'"):
+        annotate_dataset(dataset, "bank/")
 
 
 def test_streams_and_datasets_of_several_splits(make_bank):

@@ -1,5 +1,7 @@
 """Fingerprints and splits are fixed by docs/FORMAT.md: computed here from its words, not from the code."""
 
+import copy
+import pickle
 import struct
 import subprocess
 import sys
@@ -9,6 +11,8 @@ import pytest
 
 import memgraft
 from memgraft.corpus import CorpusWriter
+from memgraft.errors import ArgumentError, FingerprintError
+from tiny import byte_bpe
 
 blake3 = pytest.importorskip("blake3").blake3
 
@@ -89,3 +93,36 @@ def test_ctrl_c_ends_a_long_fingerprint(tmp_path):
         [sys.executable, "-c", code, tmp_path / "c.bin"], capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == ["stopped", "early", "True"], "pages that were mapped tell how far it read"
+
+
+def test_a_corpus_pickles_by_its_files(tmp_path, monkeypatch):
+    documents = [[number, number + 1] * (1 + number % 3) for number in range(101)]
+    make_corpus(tmp_path, documents)
+    monkeypatch.chdir(tmp_path)
+    whole = memgraft.Corpus.open("corpus", eos_id=7)
+    train, held = whole.split(held_out=0.3, seed=5)
+    inner = train.split(held_out=0.5, seed=1)[1]
+    pickled = [pickle.dumps(each) for each in (whole, train, held, inner, whole.without_documents())]
+    assert max(map(len, pickled)) < 1000
+    monkeypatch.chdir("/")
+    for each, data in zip((whole, train, held, inner), pickled, strict=False):
+        for again in (pickle.loads(data), copy.deepcopy(each)):
+            assert np.array_equal(again.tokens(), each.tokens())
+            assert np.array_equal(again.document_starts, each.document_starts)
+            assert (again.eos_id, again.vocab_size, again.split_facts) == (7, 60_000, each.split_facts)
+            assert again.fingerprint == each.fingerprint
+    assert len(pickle.loads(pickled[-1])) == 0
+
+    make_corpus(tmp_path, [[1, *documents[0][1:]], *documents[1:]])
+    with pytest.raises(FingerprintError, match=r"corpus: expected the corpus that was pickled, .* were replaced"):
+        pickle.loads(pickled[0])
+
+
+def test_a_corpus_without_files_does_not_pickle(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("the king of the hill", encoding="utf-8")
+    byte_bpe(["the king of the hill"], 300).save(str(tmp_path / "tokenizer.json"))
+    corpus = memgraft.Corpus.open(tmp_path / "texts", tokenizer=tmp_path / "tokenizer.json")
+    for make in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(ArgumentError, match=r"texts \(text\) lie in one without a name: .*tokenize_folder"):
+            make(corpus)

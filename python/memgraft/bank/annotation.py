@@ -187,6 +187,14 @@ class Annotation:
                 )
         return cls(folder, facts, bank, corpus)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles by path, as its bank and corpus do, never the rows; what was checked at `open` is not read again."""
+        return Annotation, (self.path, dict(self.facts), self.bank, self.corpus)
+
+    def __repr__(self) -> str:
+        """The folder, and how many positions have a row."""
+        return f"Annotation({self.path}, {self.facts['num_hits']:,} hits in {self.facts['num_tokens']:,} tokens)"
+
     def example(self, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
         """The window ``start .. stop`` of the corpus as an example for `GraftCollator`, exact for the window alone.
 
@@ -235,10 +243,16 @@ def annotate_dataset(
     read, and names a missing column then.
 
     Raises:
-        ArgumentError: no such column, or one that looks as if it spoke about boundaries and is not in the list; a
-            stream and ``num_proc``.
+        ArgumentError: no dataset, no such column, or one that looks as if it spoke about boundaries and is not in the
+            list; a stream and ``num_proc``.
         TokenError: a token outside the bank's vocabulary.
     """
+    if not hasattr(dataset, "column_names"):
+        raise ArgumentError(
+            f"dataset: expected one of the datasets library, got a {type(dataset).__name__}; annotate_dataset takes "
+            "the dataset, then the bank"
+        )
+    refuse_paths(bank=bank)
     _annotated.add(bank)
     names = dataset.column_names
     for listed in names.values() if isinstance(names, Mapping) else (names,):

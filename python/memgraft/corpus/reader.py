@@ -1,5 +1,6 @@
 """``Corpus``: one reader over token files, a stream of tokens cut into documents."""
 
+import hashlib
 import operator
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from memgraft import _core
 from memgraft.corpus.opening import PathLike, kind_of, open_tables, open_text, open_tokens
 from memgraft.corpus.tables import COLUMN
-from memgraft.errors import ArgumentError
+from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyed import Closed, Closing, decoder, pandas_for, place
 from memgraft.progress import Progress, callback
 from memgraft.system import num_threads
@@ -21,8 +22,17 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
 
+Step = tuple[str, tuple[Any, ...]]
+"""How a view is made of the corpus before: the name of a method, and its arguments."""
+
+_GLANCED = 4096
+"""Tokens at either end by which a corpus that is opened again is known."""
+
+
 class Corpus(Closing):
     """A token corpus: files, mapped and read on demand. Make one with :meth:`open`.
+
+    Token files pickle by path; text and tables, which lie in a file without a name, do not.
 
     Attributes:
         eos_id: the document delimiter, if there is one in the stream; never part of a key.
@@ -45,9 +55,13 @@ class Corpus(Closing):
         source: tuple[str, Sequence[Path]] | None = None,
         recorded_split: Mapping[str, Any] | None = None,
         files: Mapping[Path, int] | None = None,
+        opened: Mapping[str, Any] | None = None,
+        steps: Sequence[Step] = (),
     ) -> None:
         """Wraps the compiled corpus; use :meth:`open` instead."""
         self._core = core
+        self._opened = opened
+        self._steps = tuple(steps)
         self._source = source
         self._recorded_split = recorded_split
         self.eos_id = core.eos_id if eos_id is None else eos_id
@@ -113,6 +127,7 @@ class Corpus(Closing):
         if not paths:
             raise ArgumentError("path: expected at least one file or folder, got none")
         kind = kind_of(paths, tokenizer) if format is None else "tokens"
+        opened = None
         if kind == "text":
             assert tokenizer is not None
             core, facts = open_text(paths, tokenizer=tokenizer, eos_id=eos_id, temporary=temporary, progress=progress)
@@ -121,16 +136,19 @@ class Corpus(Closing):
                 paths, tokenizer=tokenizer, eos_id=eos_id, column=column, temporary=temporary, progress=progress
             )
         else:
-            core, facts = open_tokens(
-                paths,
-                format=format,
-                dtype=dtype,
-                eos_id=eos_id,
-                tokenizer=tokenizer,
-                documents=documents,
-                delimiter=delimiter,
-            )
-        return cls(core, **facts)
+            options: dict[str, Any] = {
+                "format": format,
+                "dtype": dtype,
+                "eos_id": eos_id,
+                "tokenizer": tokenizer,
+                "documents": documents,
+                "delimiter": delimiter,
+            }
+            core, facts = open_tokens(paths, **options)
+            # Absolute, since the process that opens it again may be in another folder.
+            place = None if tokenizer is None else os.path.abspath(tokenizer)
+            opened = {"path": [path.absolute() for path in paths], **options, "tokenizer": place}
+        return cls(core, opened=opened, **facts)
 
     @property
     def num_tokens(self) -> int:
@@ -208,7 +226,7 @@ class Corpus(Closing):
         if not 0 <= operator.index(seed) < 2**64:
             raise ArgumentError(f"seed: expected 0 to 2**64 - 1, got {seed}")
         train, held = self._core.split(float(held_out), seed, num_threads())
-        return self._view(train), self._view(held)
+        return self._view(train, "_part", 0, held_out, seed), self._view(held, "_part", 1, held_out, seed)
 
     def cut(self, rank: int, world: int) -> int:
         """The first document of shard ``rank`` where ``world`` shards get about equal tokens; the end for ``world``."""
@@ -216,9 +234,13 @@ class Corpus(Closing):
 
     def without_documents(self) -> "Corpus":
         """What a task mines that was given no document: the same tokenizer and special tokens, nothing to read."""
-        return self._view(self._core.without_documents())
+        return self._view(self._core.without_documents(), "without_documents")
 
-    def _view(self, core: _core.Corpus) -> "Corpus":
+    def _part(self, number: int, held_out: float, seed: int) -> "Corpus":
+        """One of the two parts of :meth:`split`."""
+        return self.split(held_out=held_out, seed=seed)[number]
+
+    def _view(self, core: _core.Corpus, step: str, *arguments: Any) -> "Corpus":
         return Corpus(
             core,
             eos_id=self.eos_id,
@@ -227,7 +249,22 @@ class Corpus(Closing):
             tokenizer_mapping=self.tokenizer_mapping,
             special_ids=self.special_ids,
             source=self._source,
+            opened=self._opened,
+            steps=(*self._steps, (step, arguments)),
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles by the paths of its files and how they were opened, never the tokens.
+
+        Raises:
+            ArgumentError: the tokens are of text or tables.
+        """
+        if self._opened is None:
+            raise ArgumentError(
+                f"a corpus pickles by its files, and the tokens of {self.paths[0]} ({self.format}) lie in one without "
+                "a name: write them with memgraft.tokenize_folder (text) or memgraft.CorpusWriter, and open that"
+            )
+        return _reopen, (dict(self._opened), self._steps, _glance(self))
 
     def __len__(self) -> int:
         """Tokens in the stream."""
@@ -276,3 +313,21 @@ class Corpus(Closing):
         where = self.paths[0] if len(self.paths) == 1 else f"{len(self.paths)} files from {self.paths[0]}"
         part = f", {self.split_facts['part']} part" if self.split_facts else ""
         return f"Corpus({where}, {self.format}, {self.num_tokens:,} tokens, {self.num_documents:,} documents{part})"
+
+
+def _glance(corpus: Corpus) -> tuple[int, int, str]:
+    """Tokens, documents, and a hash of both ends: the fingerprint would read the whole corpus in every process."""
+    ends = [corpus.tokens(0, min(_GLANCED, len(corpus))), corpus.tokens(max(0, len(corpus) - _GLANCED))]
+    return len(corpus), corpus.num_documents, hashlib.sha256(np.concatenate(ends).tobytes()).hexdigest()
+
+
+def _reopen(opened: Mapping[str, Any], steps: Sequence[Step], glance: tuple[int, int, str]) -> Corpus:
+    corpus = Corpus.open(**opened)
+    for name, arguments in steps:
+        corpus = getattr(corpus, name)(*arguments)
+    if (found := _glance(corpus)) != glance:
+        raise FingerprintError(
+            f"{opened['path'][0]}: expected the corpus that was pickled, of {glance[0]} tokens in {glance[1]} "
+            f"documents, found another one of {found[0]} in {found[1]}: the files were replaced; open them again and pickle that"
+        )
+    return corpus
