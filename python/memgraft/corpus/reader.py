@@ -327,7 +327,7 @@ def _reopen(opened: Mapping[str, Any], steps: Sequence[Step], glance: tuple[int,
         corpus = getattr(corpus, name)(*arguments)
     if (found := _glance(corpus)) != glance:
         raise FingerprintError(
-            f"{opened['path'][0]}: expected the corpus that was pickled, of {glance[0]} tokens in {glance[1]} "
-            f"documents, found another one of {found[0]} in {found[1]}: the files were replaced; open them again and pickle that"
+            f"{opened['path'][0]}: expected the corpus that was pickled, {glance[0]} tokens in {glance[1]} documents, "
+            f"found one of {found[0]} in {found[1]}: the files were replaced; open them again and pickle that"
         )
     return corpus
