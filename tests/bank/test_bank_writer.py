@@ -53,6 +53,10 @@ def test_what_was_written_survives_and_the_rest_is_named(tmp_path):
     assert not (tmp_path / "bank").exists()
     with pytest.raises(StorageError, match=r"bank\.partial holds an unfinished one"):
         Bank.open(tmp_path / "bank")
+    with pytest.raises(
+        StorageError, match=r"bank\.partial/bank\.json: not found: this one is unfinished: run the same"
+    ):
+        Bank.open(tmp_path / "bank.partial")
     with make_writer(tmp_path / "bank") as writer:
         assert writer.missing() == [(0, 10), (40, 90)]
         with pytest.raises(ArgumentError, match=r"rows 0\.\.10, 40\.\.90 are not written"):

@@ -140,6 +140,17 @@ def test_history_continues_exactly(streams: int) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-6, rtol=1e-6)
 
 
+def test_history_without_its_gated_values_is_refused() -> None:
+    hidden, values, inverse, segments, tokens = make_inputs()
+    layer = make_layer()
+    new = hidden[:, -2:], values, inverse[:, -2:], segments, tokens
+    with pytest.raises(
+        ArgumentError, match=rf"carries 15 positions of history.* last {layer.conv_reach} positions, as"
+    ):
+        layer(*new)
+    make_layer(conv=False)(*new)  # nothing else reads what is not in segments and tokens
+
+
 @pytest.mark.parametrize("gate", ["plain", "none"])
 @pytest.mark.parametrize("init", ["zero", "scalar"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -101,7 +101,9 @@ class Manifest:
         except FileNotFoundError:
             hint = "expected a bank directory with a bank.json"
             partial = path.parent.with_name(path.parent.name + ".partial")
-            if partial.exists():
+            if path.parent.name.endswith(".partial") and path.parent.is_dir():
+                hint = "this one is unfinished: run the same harvest again to finish it"
+            elif partial.exists():
                 hint += f"; {partial} holds an unfinished one: run the same harvest again to finish it"
             raise StorageError(f"{path}: not found: {hint}") from None
         except UnicodeDecodeError as error:

@@ -177,7 +177,10 @@ class MemoryBatch:
             return memory
         if isinstance(memory, torch.Tensor):
             return cls.from_ids(memory)
-        raise GraftError(f"memgraft: expected a MemoryBatch or its ids tensor, found {type(memory).__name__}")
+        raise GraftError(
+            "memgraft: expected a MemoryBatch or its ids tensor (a model also takes an open bank, or False for none), "
+            f"found {type(memory).__name__}"
+        )
 
     @classmethod
     def look_up(

@@ -153,6 +153,9 @@ class GraftLayer(nn.Module):
         Returns:
             The hidden state, or the target, in its dtype and shape, and the gated values of the new positions,
             (B, T, S, D or E) float32: the next call's ``conv_state_BCSD``; ``None`` where there will be none.
+
+        Raises:
+            ArgumentError: shapes that do not fit the layer, or history without ``conv_state_BCSD``.
         """
         hidden_BTSD = hidden_BTD.unsqueeze(2) if hidden_BTD.dim() == 3 else hidden_BTD
         if hidden_BTSD.dim() != 4 or hidden_BTSD.shape[2:] != (self.streams, self.hidden_dim):
@@ -168,6 +171,12 @@ class GraftLayer(nn.Module):
         if self.kernel and self._unfused is not None:
             raise ArgumentError(f"kernel=True: {self._unfused}")
         num_new = hidden_BTSD.shape[1]
+        if self.conv is not None and conv_state_BCSD is None and segments_BH.shape[1] > num_new:
+            raise ArgumentError(
+                f"segments_BH carries {segments_BH.shape[1] - num_new} positions of history, which the convolution "
+                "reads too: pass the gated values that the calls before returned, their last "
+                f"{self.conv_reach} positions, as conv_state_BCSD"
+            )
         rows = self.projected_rows(values_UV, rows_U, inverse_BT, segments_BH, tokens_BH, misses_M)
         sourced_BT = segments_BH[:, -num_new:] >= 0
         if self.fallback is None:
