@@ -8,11 +8,12 @@ import torch
 
 import memgraft
 from memgraft.bank.annotation import annotate
-from memgraft.errors import ArgumentError, DonorError, StorageError
+from memgraft.errors import ArgumentError, DonorError, KeySetError, StorageError
 from memgraft.harvesting.asked import refuse_taps
 from memgraft.harvesting.donor import open_donor
 from memgraft.mining import mine_part
 from memgraft.planning import plan_budgets
+from tiny import byte_bpe
 
 CORPUS, KEYS = "memgraft.Corpus.open", "memgraft.KeySet.open"
 
@@ -56,6 +57,34 @@ def test_a_donor_that_is_a_model_is_refused():
         ArgumentError, match=r"^donor: expected a path, .* got a Linear; save a model and its tokenizer"
     ):
         open_donor(torch.nn.Linear(1, 1))
+
+
+def test_open_tokenizers_are_refused_where_a_file_is_read(tmp_path):
+    (tmp_path / "a.txt").write_text("a text", encoding="utf-8")
+    tokenizer = byte_bpe(["a text"], 300)
+    for call in (
+        lambda: memgraft.tokenize_folder(tmp_path / "a.txt", tokenizer, tmp_path / "out"),
+        lambda: memgraft.Corpus.open(tmp_path / "a.txt", tokenizer=tokenizer),
+    ):
+        with pytest.raises(
+            ValueError, match=r"tokenizer: expected the path .*, got a Tokenizer; save_pretrained\(folder"
+        ):
+            call()
+
+
+def test_what_a_bank_is_not_made_of(tmp_path):
+    keys = memgraft.KeySet.from_keys([(1, 2), (3,)], vocab_size=8)
+    values = torch.randn(2, 1, 4)
+    with pytest.raises(ArgumentError, match=r"keys: expected it opened, got a list; .*KeySet.from_keys"):
+        memgraft.Bank.create(tmp_path / "bank", keys=[(1, 2), (3,)], values=values, taps=(1,))
+    bits = values.to(torch.bfloat16)
+    for wrong in (bits, values.clone().requires_grad_()):
+        with pytest.raises(ArgumentError, match=r"give .detach\(\).cpu\(\), and of bfloat16 its bits, .view"):
+            memgraft.Bank.create(tmp_path / "bank", keys=keys, values=wrong, taps=(1,))
+    bank = memgraft.Bank.create(tmp_path / "bank", keys=keys, values=bits.view(torch.uint16), taps=(1,))
+    assert torch.equal(torch.from_numpy(bank[:]), bits.float())
+    with pytest.raises(KeySetError, match="keys: expected sequences of integer token ids"):
+        memgraft.KeySet.from_keys([1, 2], vocab_size=8)
 
 
 def test_coverage_names_what_makes_an_index_of_keys():

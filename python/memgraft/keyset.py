@@ -81,7 +81,10 @@ class KeySet(Keyed):
             KeySetError: a duplicate, empty, too long or reserved key.
             TokenError: a token outside the vocabulary.
         """
-        listed = [tuple(key) for key in keys]
+        try:
+            listed = [tuple(key) for key in keys]
+        except TypeError as error:
+            raise KeySetError(f"keys: expected sequences of integer token ids: {error}") from error
         lengths = np.fromiter(map(len, listed), dtype=np.uint64, count=len(listed))
         flat = list(itertools.chain.from_iterable(listed))
         try:

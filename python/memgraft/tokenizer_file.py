@@ -10,7 +10,16 @@ TOKENIZER_NAME = "tokenizer.json"
 
 
 def tokenizer_path(path: str | os.PathLike[str]) -> Path:
-    """The ``tokenizer.json`` that ``path`` names: itself, or the one in a folder."""
+    """The ``tokenizer.json`` that ``path`` names: itself, or the one in a folder.
+
+    Raises:
+        ArgumentError: no path.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentError(
+            f"tokenizer: expected the path of a tokenizer.json or of its folder, got a {type(path).__name__}; "
+            "save_pretrained(folder) writes that of an open transformers tokenizer"
+        )
     return Path(path) / TOKENIZER_NAME if Path(path).is_dir() else Path(path)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft._core import fingerprint_content
+from memgraft.arguments import refuse_paths
 from memgraft.bank.dtypes import AnyArray, FloatArray, channel_scales, decode, value_dtype
 from memgraft.bank.extras import check_extras
 from memgraft.bank.facts import BankFacts
@@ -93,7 +94,14 @@ class Bank(BankFacts, Closing):
             FingerprintError: ``index`` belongs to other keys.
             StorageError: the disk refused.
         """
-        values = np.asarray(values)
+        refuse_paths(keys=keys)
+        try:
+            values = np.asarray(values)
+        except (TypeError, RuntimeError) as error:
+            raise ArgumentError(
+                f"values: numpy cannot take them as they are ({error}); of a tensor give .detach().cpu(), and of "
+                "bfloat16 its bits, .view(torch.uint16)"
+            ) from error
         if values.ndim != 3 or values.shape[:2] != (len(keys), len(taps)):
             raise ArgumentError(
                 f"values: expected ({len(keys)} keys, {len(taps)} taps, value_dim), found {values.shape}"

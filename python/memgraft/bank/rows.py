@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft._core import __version__
+from memgraft.arguments import refuse_paths
 from memgraft.bank.dtypes import AnyArray, FloatArray, encode, value_dtype
 from memgraft.bank.files import write_text
 from memgraft.bank.manifest import INDEX_NAME, MANIFEST_NAME, Manifest
@@ -69,6 +70,7 @@ class RowWriter(Closing):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        refuse_paths(keys=keys)
         if not 0 <= rank < world_size:
             raise ArgumentError(f"rank {rank}: expected 0 to {world_size - 1} in a world of {world_size}")
         self.rank, self.world_size = rank, world_size
