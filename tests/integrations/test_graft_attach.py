@@ -93,6 +93,18 @@ def test_disabled_context_and_call(bank: Any) -> None:
         pass
 
 
+def test_generation_without_memory(bank: Any) -> None:
+    model, ids, options = grafted(bank), prompts(1, 12), {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    on = model.generate(ids, **options)
+    plain = recipient().generate(ids, **options)
+    assert not torch.equal(on, plain)
+    assert torch.equal(model.generate(ids, memgraft=False, **options), plain)
+    assert torch.equal(model.generate(ids, memgraft=None, **options), on)
+    for wrong in (True, 5, ids):
+        with pytest.raises(GraftError, match=r"generate\(\) takes an open bank, .* or False for no memory, found"):
+            model.generate(ids, memgraft=wrong, **options)
+
+
 def test_disabled_does_not_reach_other_threads(bank: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

@@ -29,6 +29,8 @@ def test_round_trip(bank: Any, saved: Path) -> None:
     expected = grafted(bank)(ids).logits
     loaded = load_graft(recipient(), saved, bank=bank)
     assert torch.equal(loaded(ids).logits, expected)
+    # What a training keeps is a folder with the graft in it.
+    assert torch.equal(load_graft(recipient(), saved.parent, bank=bank)(ids).logits, expected)
     assert sorted(path.name for path in saved.iterdir()) == ["README.md", "graft.json", "graft.safetensors"]
     assert bank.fingerprint in (saved / "README.md").read_text()
     # The bank's rows are not in the folder.

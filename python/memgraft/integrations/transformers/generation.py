@@ -18,6 +18,7 @@ from memgraft.integrations.transformers.hooks import (
     is_off,
     refuse_paged,
     said_in,
+    switch_off,
 )
 from memgraft.integrations.transformers.memories import is_memory, refuse_unopened, requested, requesting
 from memgraft.integrations.transformers.runtime import runtimes_of
@@ -96,7 +97,7 @@ class PrepareInputs(_StandIn):
 
 
 class Generate(_StandIn):
-    """Stands in for the model's ``generate`` and takes a memory, or one for each row, as ``memgraft=``."""
+    """Stands in for the model's ``generate`` and takes a memory, one for each row, or False, as ``memgraft=``."""
 
     method = GENERATE
 
@@ -106,12 +107,23 @@ class Generate(_StandIn):
         return inspect.signature(self._original())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model's own method gives, reading the memory that the call names."""
-        given = kwargs.get(KWARG)
+        """What the model's own method gives, reading the memory that the call names, or none where it says False.
+
+        Raises:
+            GraftError: ``memgraft=`` is something else.
+        """
+        given = kwargs.pop(KWARG, None)
+        if given is None:
+            return self._original()(*args, **kwargs)
+        if given is False:
+            with switch_off(self.decoder):
+                return self._original()(*args, **kwargs)
         refuse_unopened(given)
         if not (is_memory(given) or (isinstance(given, Mapping) and all(map(is_memory, given.values())))):
-            return self._original()(*args, **kwargs)
-        del kwargs[KWARG]
+            raise GraftError(
+                "memgraft: generate() takes an open bank, a list of them for the rows of the batch, or False for no "
+                f"memory, found {type(given).__name__}"
+            )
         with requesting(self.decoder, given):
             return self._original()(*args, **kwargs)
 

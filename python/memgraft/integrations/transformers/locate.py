@@ -11,6 +11,8 @@ from memgraft.errors import GraftError, StorageError
 
 CHECKPOINT_FOLDER = KEY
 """Under a checkpoint, one folder for each graft by name."""
+KEPT_FOLDER = "graft"
+"""The graft's folder in what a training keeps, beside the recipient's."""
 _MANIFEST = "graft.json"
 _FILES = (_MANIFEST, "graft.safetensors", "README.md")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -20,7 +22,8 @@ def graft_folder(path: str | os.PathLike[str], name: str | None) -> Path:
     """The folder with ``graft.json`` that ``path`` means.
 
     Args:
-        path: that folder, a checkpoint that holds grafts, or ``"user/name"`` on the hub.
+        path: that folder, one that has it as ``graft/`` (what ``memgraft train`` keeps), a checkpoint that holds
+            grafts, or ``"user/name"`` on the hub.
         name: which graft of a checkpoint, if it holds several.
 
     Raises:
@@ -28,8 +31,9 @@ def graft_folder(path: str | os.PathLike[str], name: str | None) -> Path:
         StorageError: the hub (or its cache, offline) does not have it.
     """
     folder = Path(path)
-    if (folder / _MANIFEST).exists():
-        return folder
+    for place in (folder, folder / KEPT_FOLDER):
+        if (place / _MANIFEST).exists():
+            return place
     if not folder.exists() and isinstance(path, str) and _REPOSITORY.fullmatch(path):
         return _fetched(path)
     found = {place.parent.name: place.parent for place in folder.glob(f"{CHECKPOINT_FOLDER}/*/{_MANIFEST}")}

@@ -120,8 +120,9 @@ def load_graft(
 
     Args:
         recipient: the model it was trained on, or one alike.
-        path: the folder, a Trainer's checkpoint that `GraftCallback` wrote a graft into, or a repository of the hub
-            (``"user/name"``, fetched through huggingface_hub into its cache).
+        path: the folder, one with ``graft/`` in it (what ``memgraft train`` keeps), a Trainer's checkpoint that
+            `GraftCallback` wrote a graft into, or a repository of the hub (``"user/name"``, fetched through
+            huggingface_hub into its cache).
         bank: the open bank or its path; ``None`` opens the recorded path.
         tokenizer: checked against the graft's compressed vocabulary if given (a transformers tokenizer or a path to
             ``tokenizer.json``).
