@@ -325,7 +325,9 @@ def test_what_does_not_fit_is_refused(place, done, tmp_path):
             TeachSettings(**wrong)
 
 
-def test_the_verb(place, done, tmp_path):
+def test_the_verb(place, done, tmp_path, monkeypatch):
+    # The donor's states are trained next, so their health is nobody's concern.
+    monkeypatch.setattr("memgraft.harvesting.run.warn_of_health", lambda bank: pytest.fail(f"warned of {bank.path}"))
     model = recipient(place.bank)
     folder = tmp_path / "model" / "graft"
     save_graft(model, folder, bank_path=os.path.relpath(place.bank.path, folder))

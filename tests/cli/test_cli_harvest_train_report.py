@@ -1,6 +1,7 @@
 """The verbs harvest, train and report on files, as a user calls them."""
 
 import json
+import logging
 import shlex
 import shutil
 import sys
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import memgraft
 from memgraft.cli.app import build_app
 from memgraft.corpus import CorpusSample, sample_of, write_sample
+from memgraft.names import LOG_NAME
 from memgraft.report.commands import commands_of
 from tiny import byte_bpe, tiny_donor, tiny_text
 
@@ -374,11 +376,17 @@ def test_train_usage_errors_exit_with_two(place, bank, tmp_path, option):
     assert result.exit_code == 2, result.stderr
 
 
-def test_extend_writes_an_overlay_of_what_the_bank_lacks(place, bank, tmp_path):
+def test_extend_writes_an_overlay_of_what_the_bank_lacks(place, bank, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "memgraft.harvesting.run.warn_of_health", lambda _: logging.getLogger(LOG_NAME).warning("poor rows")
+    )
     text, overlay = place / "held-out-tokens.bin", tmp_path / "overlay"
     command = ["extend", place / "bank", "--corpus", text, "--donor", place / "donor", "--budget", 60, "--out", overlay]
     result = invoke(*command, "--json")
     assert result.exit_code == 0, result.stderr
+    assert "scan: " in result.stderr
+    assert " keys" not in next(line for line in result.stderr.splitlines() if line.startswith("scan: "))
+    assert "warning: poor rows" in result.stderr
     said = json.loads(result.stdout)
     base, made = memgraft.Bank.open(place / "bank"), memgraft.Bank.open(overlay)
     assert made.num_rows == said["num_rows"] > 0

@@ -52,7 +52,7 @@ def run(
     # Torch comes once nothing is left to refuse without it.
     from memgraft.harvesting.extend import harvest_like, mine_lacking
 
-    with common.progress("keys") as report:
+    with common.progress("tokens") as report:
         lacking = mine_lacking(
             base,
             opened,
@@ -64,6 +64,7 @@ def run(
             threads=threads,
             progress=report,
         )
+    with common.warnings_told(), common.progress("keys") as report:
         common.keeps(
             f"what is finished is in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
         )

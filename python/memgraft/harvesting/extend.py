@@ -139,11 +139,13 @@ def harvest_like(
     corpus: Corpus | None = None,
     device: str | None = None,
     resume: bool = True,
+    warn: bool = True,
     progress: Progress | bool | None = None,
 ) -> Bank:
     """Harvests ``keys`` with the donor, taps, prefix, contexts and storage type that ``bank`` was harvested with.
 
-    ``corpus`` is what ``keys`` were mined from; a bank that was harvested in contexts needs it.
+    ``corpus`` is what ``keys`` were mined from; a bank that was harvested in contexts needs it. ``warn`` is that of
+    `harvest`.
 
     Raises:
         FingerprintError: ``donor`` is not the one that made the bank's values, or the bank does not say how it ran.
@@ -182,5 +184,6 @@ def harvest_like(
         batch_tokens=int(facts["batch_tokens"]),
         device=device,
         resume=resume,
+        warn=warn,
         progress=progress,
     )

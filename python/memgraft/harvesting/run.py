@@ -57,6 +57,7 @@ def harvest(
     world_size: int | None = None,
     resume: bool = True,
     keep_tokenizer: bool = True,
+    warn: bool = True,
     progress: Progress | bool | None = None,
     note: Note | None = None,
 ) -> Bank:
@@ -94,11 +95,11 @@ def harvest(
         resume: take up ``<out>.partial``, and return a finished ``out`` of the same settings; else both are refused.
         keep_tokenizer: copy the recipient's ``tokenizer.json`` into the bank, where inspecting, explaining and grafting
             find it.
+        warn: tell what of the bank's health a person should look at.
         progress: True for bars, or called as ``progress(phase, done, total)``.
         note: called with lines about what is shared and how fast it goes.
 
-    What of the bank's health a person should look at goes to the log ``memgraft``, rows that are nearly one value to
-    Python's warnings.
+    What ``warn`` tells goes to the log ``memgraft``, rows that are nearly one value to Python's warnings.
 
     Returns:
         The bank, in every process: the one that finds all rows written seals it, the others wait for that.
@@ -141,7 +142,7 @@ def harvest(
         progress=progress,
     )
     bank = job if isinstance(job, Bank) else _made(job, place, recipient_tokenizer, keep_tokenizer, progress, note)
-    if place.rank == 0:
+    if warn and place.rank == 0:
         warn_of_health(bank)
     return bank
 

@@ -272,6 +272,7 @@ def _harvested(
         out=work / "donor",
         corpus=corpus,
         device=device,
+        warn=False,  # they are trained next, in a folder that is gone then
         progress=progress,
     )
 
