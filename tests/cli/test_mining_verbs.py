@@ -31,6 +31,9 @@ def test_parts_merge_into_the_bytes_of_mine(tmp_path, corpus):
         done = run("mine", "--partial", "--rank", rank, "--world", 3, corpus, "-o", tmp_path / f"{rank}.mgr", "--json")
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["rank"] == rank
+        # What is merged are records; "sort" counts tokens.
+        assert re.search(r"^sort: \d+ tokens$", done.stderr, re.M)
+        assert re.search(r"^merge$", done.stderr, re.M)
     parts = [tmp_path / f"{rank}.mgr" for rank in range(3)]
     shown = json.loads(run("inspect", parts[1], "--json").stdout)
     assert (shown["kind"], shown["ranks"], shown["orders"]) == ("part", [1], [2, 3, 4])

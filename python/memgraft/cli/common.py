@@ -39,8 +39,9 @@ OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Write over what is there under the name of --out; default: refuse.")
 ]
 
-_OTHER_UNITS = ("open ", "budgets", "fits", "measure ", "teach", "train arms")
-"""Beginnings of phases that count something else than their verb: a donor is opened tensor by tensor."""
+_OTHER_UNITS = ("open ", "budgets", "fits", "measure ", "merge", "teach", "train arms")
+"""Beginnings of phases that count something else than their verb: a donor is opened tensor by tensor, runs of mining
+are merged record by record or group by group."""
 
 Counted = Callable[[int, int], None]
 """``progress(done, total)`` of one phase."""

@@ -42,7 +42,7 @@ def run(
         common.keeps(
             f"what is merged stays in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
         )
-        with common.progress("records") as report:
+        with common.progress() as report:
             merged = merge_parts(
                 parts, out, part=parse_range(part), memory=memory, temporary=folder, threads=threads, progress=report
             )
