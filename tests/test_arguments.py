@@ -19,6 +19,21 @@ CORPUS, KEYS = "memgraft.Corpus.open", "memgraft.KeySet.open"
 
 
 @pytest.mark.parametrize(
+    ("wraps", "way_out"),
+    [
+        (memgraft.Bank, "memgraft.Bank.open opens a file; "),
+        (memgraft.Corpus, r"memgraft.Corpus.open opens a file \(memgraft.CorpusWriter writes documents of ids"),
+        (memgraft.KeySet, r"memgraft.KeySet.open opens a file \(memgraft.KeySet.from_keys takes keys that are ids\)"),
+        (memgraft.NgramIndex, "memgraft.NgramIndex.open opens a file; "),
+    ],
+)
+@pytest.mark.parametrize("given", ["a path", [[1, 2], [3]], None])
+def test_a_class_that_is_called_in_place_of_opened_names_what_opens_it(wraps, way_out, given):
+    with pytest.raises(ArgumentError, match=rf"^{way_out}.*the class itself was called with "):
+        wraps(given)
+
+
+@pytest.mark.parametrize(
     ("call", "name", "opener"),
     [
         (lambda: memgraft.mine("corpus.bin"), "corpus", CORPUS),

@@ -40,6 +40,17 @@ def refuse_paths(**arguments: object) -> None:
             )
 
 
+def refuse_constructor(given: object, compiled: type | tuple[type, ...], opener: str) -> None:
+    """Refuses what a class was called with where it wraps what is compiled: its class methods open and make it.
+
+    Raises:
+        ArgumentError: ``given`` is not ``compiled``.
+    """
+    if not isinstance(given, compiled):
+        maker = f" ({_MAKERS[opener]})" if opener in _MAKERS else ""
+        raise ArgumentError(f"{opener} opens a file{maker}; the class itself was called with {given!r:.80}")
+
+
 def refuse_folder(path: str | os.PathLike[str], what: str) -> None:
     """Refuses a folder where a file is to be read, with the way to what a bank's folder holds.
 

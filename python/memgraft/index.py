@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memgraft import _core
-from memgraft.arguments import refuse_folder, refuse_paths
+from memgraft.arguments import refuse_constructor, refuse_folder, refuse_paths
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyed import Closed, Keyed, as_key
 from memgraft.keyset import KeySet
@@ -34,6 +34,7 @@ class NgramIndex(Keyed):
 
     def __init__(self, core: _core.Index, load: Literal["map", "ram"] = "map") -> None:
         """Wraps the compiled index; use :meth:`build` or :meth:`open`."""
+        refuse_constructor(core, (_core.Index, _core.IndexStack), "memgraft.NgramIndex.open")
         self._core: _core.Index = core
         self._load: Literal["map", "ram"] = load
 

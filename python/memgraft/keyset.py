@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memgraft import _core
-from memgraft.arguments import refuse_folder
+from memgraft.arguments import refuse_constructor, refuse_folder
 from memgraft.config import MAX_VOCAB_SIZE
 from memgraft.errors import ArgumentError, FingerprintError, FormatError, KeySetError, TokenError
 from memgraft.keyed import Closed, Keyed, as_key
@@ -53,6 +53,7 @@ class KeySet(Keyed):
 
     def __init__(self, core: _core.KeySet, sample: bytes | None = None) -> None:
         """Wraps the compiled set; use the class methods instead."""
+        refuse_constructor(core, _core.KeySet, "memgraft.KeySet.open")
         self._core: _core.KeySet = core
         self.sample = sample
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft._core import fingerprint_content
-from memgraft.arguments import refuse_paths
+from memgraft.arguments import refuse_constructor, refuse_paths
 from memgraft.bank.dtypes import AnyArray, FloatArray, channel_scales, decode, value_dtype
 from memgraft.bank.extras import check_extras
 from memgraft.bank.facts import BankFacts
@@ -42,6 +42,16 @@ class Bank(BankFacts, Closing):
         path: the directory; of a stack that of its base.
         layers: the banks, from the base up, with their paths, facts and rows; one where it is no stack.
     """
+
+    def __new__(cls, path: object, *opened: object) -> "Bank":
+        """Refuses a path alone, which `open` takes.
+
+        Raises:
+            ArgumentError: nothing else is given.
+        """
+        if not opened:
+            refuse_constructor(path, Bank, "memgraft.Bank.open")
+        return super().__new__(cls)
 
     def __init__(
         self,

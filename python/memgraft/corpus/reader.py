@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft import _core
+from memgraft.arguments import refuse_constructor
 from memgraft.corpus.opening import PathLike, kind_of, open_tables, open_text, open_tokens
 from memgraft.corpus.tables import COLUMN
 from memgraft.errors import ArgumentError, FingerprintError
@@ -59,6 +60,7 @@ class Corpus(Closing):
         steps: Sequence[Step] = (),
     ) -> None:
         """Wraps the compiled corpus; use :meth:`open` instead."""
+        refuse_constructor(core, _core.Corpus, "memgraft.Corpus.open")
         self._core = core
         self._opened = opened
         self._steps = tuple(steps)
