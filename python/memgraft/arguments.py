@@ -34,9 +34,8 @@ def refuse_paths(**arguments: object) -> None:
         if isinstance(value, (str, bytes, os.PathLike)):
             raise ArgumentError(f"{name}: expected it opened, got the path {value!r}; open it with {opener}")
         if value is not None and not hasattr(type(value), "fingerprint"):
-            maker = f" ({_MAKERS[opener]})" if opener in _MAKERS else ""
             raise ArgumentError(
-                f"{name}: expected it opened, got a {type(value).__name__}; open a file with {opener}{maker}"
+                f"{name}: expected it opened, got a {type(value).__name__}; open a file with {opener}{_maker(opener)}"
             )
 
 
@@ -47,8 +46,12 @@ def refuse_constructor(given: object, compiled: type | tuple[type, ...], opener:
         ArgumentError: ``given`` is not ``compiled``.
     """
     if not isinstance(given, compiled):
-        maker = f" ({_MAKERS[opener]})" if opener in _MAKERS else ""
-        raise ArgumentError(f"{opener} opens a file{maker}; the class itself was called with {given!r:.80}")
+        raise ArgumentError(f"{opener} opens a file{_maker(opener)}; the class itself was called with {given!r:.80}")
+
+
+def _maker(opener: str) -> str:
+    """In brackets what makes a file for ``opener``, if anything does."""
+    return f" ({_MAKERS[opener]})" if opener in _MAKERS else ""
 
 
 def refuse_folder(path: str | os.PathLike[str], what: str) -> None:
