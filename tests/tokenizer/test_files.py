@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 from families import FAMILIES
@@ -41,16 +42,26 @@ def test_a_file_that_is_no_tokenizer(way, tmp_path):
 
 
 def test_tokenizers_in_other_forms_are_named_with_the_way_out(tmp_path):
+    here, sentencepiece = re.escape(str(tmp_path)), b"\n\x0e\n\x05<unk>"
     forms = {
-        "vocab.gguf": (b"GGUF\x03\x00\x00\x00\xff", f"found a GGUF file.*'{tmp_path}', gguf_file='vocab.gguf'"),
-        "tokenizer.model": (b"\n\x0e\n\x05<unk>", f"found a SentencePiece model.*from_pretrained\\('{tmp_path}'\\)"),
+        "vocab.gguf": (b"GGUF\x03\x00\x00\x00\xff", f"a GGUF file.*'{here}', gguf_file='vocab.gguf'"),
+        "spiece.model": (sentencepiece, f"a SentencePiece model.*: after pip install .*\\('{here}'\\)\\.save"),
+        "tokenizer.model.v3": (sentencepiece, r"a SentencePiece model.*as tokenizer\.model, .*\('folder'\)"),
+        "tekken.json": (b'{"config": {}}', f"a tekken file.*: after pip install mistral-common, .*\\('{here}'\\)"),
+        "tekken_240911.json": (b'{"config": {}}', r"a tekken file.*as tekken\.json, .*mistral-common, .*\('folder'\)"),
+        "tokenizer.model": (b"IQ== 0\nIg== 1\n", "a tiktoken file.*TikTokenConverter\\('.*tokenizer.model', pattern="),
     }
     for name, (content, message) in forms.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(FormatError, match=message):
+        with pytest.raises(FormatError, match=f"found {message}"):
             open_tokenizer(tmp_path / name)
+    with pytest.raises(MemgraftError, match=r"found spiece\.model and tekken\.json and .* name one of them"):
+        open_tokenizer(tmp_path)
+    for name in forms:
+        (tmp_path / name).unlink()
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece)
     (tmp_path / "vocab.json").write_text("{}", encoding="utf-8")
-    found = f"found tokenizer.model and vocab.json in place of it.*from_pretrained\\('{tmp_path}'\\)"
+    found = f"found tokenizer.model and vocab.json in place of it.*after pip install .*from_pretrained\\('{here}'\\)"
     with pytest.raises(MemgraftError, match=found):
         open_tokenizer(tmp_path)
 
