@@ -363,6 +363,11 @@ def no_text(folder):
     (folder / "text").mkdir()
 
 
+def only_parquet(folder):
+    (folder / "text").mkdir()
+    (folder / "text" / "a.parquet").write_bytes(b"PAR1")
+
+
 def bad_jsonl(folder):
     (folder / "text").mkdir()
     (folder / "text" / "a.jsonl").write_bytes(b'{"text": "x"}\n{"body": "x"}\n')
@@ -378,9 +383,13 @@ def bad_jsonl_bytes(folder):
     [
         (bad_text, r"b.txt: expected UTF-8, found byte 0xe9 at offset 3"),
         (bad_jsonl_bytes, r"a.jsonl: expected UTF-8, found byte 0xff at offset 24"),
-        (bad_jsonl, r'a.jsonl: line 2: expected an object with a string "text"'),
+        (
+            bad_jsonl,
+            'a.jsonl: line 2: expected an object with a string "text", found \'{"body": "x"}\'; its strings are body: ',
+        ),
         (empty_text, r"/text: expected at least one token, found none"),
         (no_text, "expected text files"),
+        (only_parquet, "found none among a.parquet; tokenize --column names the column"),
     ],
 )
 def test_bad_text(make, message, made, tmp_path):

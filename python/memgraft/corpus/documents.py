@@ -165,7 +165,9 @@ def documents(path: Path, cutting: Cutting) -> Iterator[Document]:
 
 def _seen(path: Path) -> str:
     names = [file.name for file in left_out(path)]
-    return f" among {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" if names else ""
+    tables = any(name.endswith(".parquet") for name in names)
+    way = "; tokenize --column names the column of a Parquet file that holds text" if tables else ""
+    return f" among {', '.join(names[:3])}{' …' if len(names) > 3 else ''}{way}" if names else ""
 
 
 def _of_whole(file: Path, separator: str | None) -> Iterator[Document]:
@@ -286,8 +288,10 @@ def _line_text(file: Path, number: int, line: str, field: str) -> str:
         ) from None
     text = record.get(field) if isinstance(record, dict) else None
     if not isinstance(text, str):
+        others = [name for name, value in record.items() if isinstance(value, str)] if isinstance(record, dict) else []
+        way = f"; its strings are {', '.join(others[:8])}: tokenize --field names the one to read" if others else ""
         raise CorpusError(
-            f'{file}: line {number}: expected an object with a string "{field}", found {line.strip()[:40]!r}'
+            f'{file}: line {number}: expected an object with a string "{field}", found {line.strip()[:40]!r}{way}'
         )
     try:
         text.encode()
