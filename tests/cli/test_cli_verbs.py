@@ -111,6 +111,14 @@ def test_coverage_takes_the_held_out_part_by_itself(made):
     assert whole["misses"] + sum(whole["hits"].values()) == corpus.num_tokens
 
 
+def test_a_part_of_another_corpus_is_refused(made, tmp_path):
+    ok("tokenize", made / "text", "--tokenizer", made / "tokenizer.json", "-o", tmp_path / "other")
+    refused = memgraft_cli("coverage", made / "keys.mgk", tmp_path / "other", "--part", "held-out")
+    assert refused.exit_code == 2
+    assert "--part held-out: expected keys that were mined" in refused.stderr
+    assert "give --part all" in refused.stderr
+
+
 def test_coverage_of_the_whole_says_that_the_keys_come_from_it(made):
     assert ok_json("coverage", made / "keys.mgk", made / "corpus", "--part", "all")["mined_from_it"] is True
     said = ok("coverage", made / "keys.mgk", made / "corpus", "--part", "all").stderr

@@ -265,18 +265,18 @@ def say_sample(out: Path, keys: "KeySet") -> None:
         )
 
 
-def split_of_keys(keys: "KeySet", corpus: "Corpus", option: str) -> "tuple[Corpus, Corpus]":
+def split_of_keys(keys: "KeySet", corpus: "Corpus", option: str, way: str) -> "tuple[Corpus, Corpus]":
     """Training and held-out part of ``corpus`` as they were when ``keys`` were mined from the former.
 
     Raises:
-        ArgumentError: the keys were not mined from a split of this corpus; ``option`` is the way out.
+        ArgumentError: the keys were not mined from a split of this corpus, which ``option`` asks for; ``way`` is the
+            way out.
     """
     from memgraft.mining import origin
 
     if (parts := origin.split_of_keys(keys, corpus)) is None:
         raise ArgumentError(
-            f"{option}: expected keys that were mined with --held-out from {corpus.paths[0]}, found others; "
-            f"give {option}"
+            f"{option}: expected keys that were mined with --held-out from {corpus.paths[0]}, found others; give {way}"
         )
     return parts
 

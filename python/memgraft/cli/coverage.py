@@ -73,7 +73,7 @@ def run(
             )
         if keys is None:
             raise ArgumentError(f"--part {part}: expected the key set beside {index}, found none; give --part all")
-        train, held_out = artifacts.split_of_keys(keys, stream, "--part all")
+        train, held_out = artifacts.split_of_keys(keys, stream, f"--part {part}", "--part all")
         stream = train if part == "train" else held_out
     mined = None if mined_from is None else reading.open(mined_from, made=bank or keys)
     with common.progress("tokens") as report:

@@ -113,7 +113,7 @@ def run(
     )
     train_corpus = reading.open(training, made=opened)
     if held_out is None:
-        train_corpus, held_out_corpus = artifacts.split_of_keys(opened.keys, train_corpus, "--held-out")
+        train_corpus, held_out_corpus = artifacts.split_of_keys(opened.keys, train_corpus, "--held-out", "--held-out")
     else:
         held_out_corpus = reading.open(held_out, made=opened)
     with progress() as report:
