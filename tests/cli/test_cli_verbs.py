@@ -356,6 +356,15 @@ def test_verify_names_what_is_damaged(made, tmp_path):
     assert str(tmp_path / "index.mgi") in result.stderr
 
 
+@pytest.mark.parametrize("verb", ["inspect", "verify"])
+def test_what_an_interrupted_command_left_is_named_as_such(verb, tmp_path):
+    (tmp_path / "bank.partial").mkdir()
+    (tmp_path / "bank.partial" / "done.log").write_bytes(b"")
+    refused = memgraft_cli(verb, tmp_path / "bank.partial")
+    assert refused.exit_code == 1
+    assert "bank.partial: is not finished: run the command that began it again" in refused.stderr
+
+
 def bad_text(folder):
     (folder / "text").mkdir()
     (folder / "text" / "a.txt").write_bytes(b"fine")

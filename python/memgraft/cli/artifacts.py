@@ -166,13 +166,18 @@ def kind_of(path: Path) -> str:
     ``"experiment"``, ``"corpus"``.
 
     Raises:
-        StorageError: nothing is there.
+        StorageError: nothing is there, or what an interrupted command left.
     """
     if "," in str(path) and not path.exists():
         # Several banks, one on top of the other.
         return "bank"
     if kind := _KINDS.get(path.suffix) or _kind_by_head(path):
         return kind
+    if path.suffix == ".partial" and path.is_dir():
+        raise StorageError(
+            f"{path}: is not finished: run the command that began it again, which goes on from there and writes "
+            f"{path.with_suffix('')}"
+        )
     # Any of a bank's files makes a folder a bank, so that one without its bank.json is reported as such.
     if path.name == "bank.json" or any((path / name).exists() for name in ("bank.json", "keys.mgk", "index.mgi")):
         return "bank"
