@@ -128,7 +128,9 @@ def test_what_is_no_number_is_refused(tmp_path):
 def test_a_bank_and_its_parts_are_told_apart(make_bank):
     place = make_bank(9).path
     for opened in (memgraft.KeySet, memgraft.NgramIndex):
-        with pytest.raises(StorageError, match=r"found a folder; Bank.open reads a bank, which has .keys and .index"):
+        with pytest.raises(
+            StorageError, match=r"found a folder of a bank: give keys\.mgk or index\.mgi inside it, or Bank"
+        ):
             opened.open(place)
         with pytest.raises(StorageError, match=r"found a folder$"):
             opened.open(place.parent)

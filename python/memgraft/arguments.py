@@ -55,11 +55,13 @@ def _maker(opener: str) -> str:
 
 
 def refuse_folder(path: str | os.PathLike[str], what: str) -> None:
-    """Refuses a folder where a file is to be read, with the way to what a bank's folder holds.
+    """Refuses a folder where a file is to be read, with the paths of a bank's own and what opens all of it.
 
     Raises:
         StorageError: it is one.
     """
     if Path(path).is_dir():
-        hint = "; Bank.open reads a bank, which has .keys and .index" if (Path(path) / "bank.json").is_file() else ""
+        hint = ""
+        if (Path(path) / "bank.json").is_file():
+            hint = " of a bank: give keys.mgk or index.mgi inside it, or Bank.open it, which has .keys and .index"
         raise StorageError(f"{os.fspath(path)}: expected the file of {what}, found a folder{hint}")
