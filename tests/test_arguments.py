@@ -8,10 +8,11 @@ import torch
 
 import memgraft
 from memgraft.bank.annotation import annotate
-from memgraft.errors import ArgumentError, DonorError, KeySetError, StorageError
+from memgraft.data import GraftCollator, MemoryBatch
+from memgraft.errors import ArgumentError, ConfigError, DonorError, KeySetError, StorageError
 from memgraft.harvesting.asked import refuse_taps
 from memgraft.harvesting.donor import open_donor
-from memgraft.mining import mine_part
+from memgraft.mining import mine_part, plan_spill
 from memgraft.planning import plan_budgets
 from tiny import byte_bpe
 
@@ -111,12 +112,60 @@ def test_coverage_names_what_makes_an_index_of_keys():
         memgraft.coverage(built, "corpus.bin")
 
 
+def test_swapped_arguments_are_told_apart(tmp_path, make_bank):
+    with memgraft.CorpusWriter(tmp_path / "corpus", vocab_size=9) as writer:
+        writer.add([1, 2, 1, 2])
+        corpus = memgraft.Corpus.open(writer.finish())
+    keys = memgraft.mine(corpus, (2,), 2)
+    bank = make_bank(9)
+    for call, name, found in (
+        (lambda: memgraft.coverage(corpus, keys), "index", "Corpus"),
+        (lambda: memgraft.mine(keys), "corpus", "KeySet"),
+        (lambda: plan_spill(bank), "corpus", "Bank"),
+        (lambda: memgraft.NgramIndex.build(corpus), "keys", "Corpus"),
+        (lambda: annotate(corpus, bank, tmp_path / "rows"), "bank", "Corpus"),
+        (lambda: MemoryBatch.look_up(keys, torch.ones(1, 2), torch.zeros(1, 2)), "bank", "KeySet"),
+    ):
+        with pytest.raises(ArgumentError, match=rf"^{name}: expected it opened, got a {found}; open a file with"):
+            call()
+
+
+def test_a_batch_names_what_opens_its_bank(make_bank):
+    bank, ids = make_bank(9), torch.ones(1, 2, dtype=torch.int64)
+    with pytest.raises(ArgumentError, match=r"bank: expected it opened, got the path 'bank/'; .*Bank.open"):
+        MemoryBatch.look_up("bank/", ids, torch.zeros_like(ids))
+    found = MemoryBatch.look_up(bank, ids, torch.zeros_like(ids))
+    with pytest.raises(ArgumentError, match=r"bank: expected it opened, got the path 'bank/'; .*Bank.open"):
+        found.stage("bank/")
+
+
+def test_an_inner_collator_is_one(make_bank):
+    with pytest.raises(ConfigError, match=r"inner: expected a collator, .* got 5"):
+        GraftCollator(make_bank(9), inner=5)
+
+
+def test_a_dataset_in_memory_is_saved_and_opened(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_dict({"input_ids": [[1, 2, 3], [1, 2]]})
+    with pytest.raises(ArgumentError, match=r"^corpus: .*got a Dataset; .*save_to_disk of a datasets.Dataset"):
+        memgraft.mine(dataset)
+    with pytest.raises(ArgumentError, match=r"^path: expected paths, got a Dataset; save_to_disk\(folder\)"):
+        memgraft.Corpus.open(dataset)
+    dataset.save_to_disk(tmp_path / "saved")
+    assert memgraft.Corpus.open(tmp_path / "saved").num_documents == 2
+
+
 def test_what_is_no_number_is_refused(tmp_path):
     with memgraft.CorpusWriter(tmp_path / "corpus", vocab_size=9) as writer:
         writer.add([1, 2, 1, 2])
         corpus = memgraft.Corpus.open(writer.finish())
     with pytest.raises(ArgumentError, match="budget: expected a whole number, got '3k'"):
         memgraft.mine(corpus, budget="3k")
+    with pytest.raises(ArgumentError, match=r"as a number, or by order as \{2: number, …\}, got \[3, 4\]"):
+        memgraft.mine(corpus, (2, 3), [3, 4])
+    mined = [memgraft.mine(corpus, (2,), number, policy="count") for number in (2, np.int64(2))]
+    assert mined[0].fingerprint == mined[1].fingerprint
+    assert mined[0].metadata == mined[1].metadata
     for orders in ("2-4", 3, (2, 2.5)):
         with pytest.raises(ArgumentError, match=r"orders: expected whole numbers, as \(2, 3, 4\), got "):
             memgraft.mine(corpus, orders=orders, budget=9)

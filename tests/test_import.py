@@ -25,13 +25,25 @@ print(json.dumps(sorted(root for root in roots if root not in sys.stdlib_module_
     [
         "",
         "memgraft.KeySet.from_keys([(1, 2)], vocab_size=4)",
+        "hasattr(memgraft, 'nothing')",
         "memgraft.NgramIndex.build(memgraft.KeySet.from_keys([(1, 2)], vocab_size=4)).lookup([0, 1, 2])",
     ],
-    ids=["import", "keyset", "index"],
+    ids=["import", "keyset", "no name", "index"],
 )
 def test_import_needs_numpy_alone(use: str) -> None:
     loaded = subprocess.run([sys.executable, "-c", PROBE.format(use=use)], check=True, capture_output=True, text=True)
     assert json.loads(loaded.stdout) == ["memgraft", "numpy"]
+
+
+def test_names_of_the_torch_half_say_where_they_are() -> None:
+    import memgraft
+
+    for name in ("graft", "GraftCollator", "load_graft"):
+        with pytest.raises(ImportError, match=rf"{name} is in the torch half: from memgraft.torch import {name}"):
+            exec(f"from memgraft import {name}")
+    assert not hasattr(memgraft, "grafft")
+    assert "harvest" in dir(memgraft)
+    assert set(dir(memgraft)) == set(memgraft.__all__)
 
 
 def test_nothing_newer_than_the_oldest_python_is_imported_at_run_time() -> None:

@@ -148,3 +148,24 @@ def test_a_corpus_by_position(tmp_path):
         assert [row.tolist() for row in table.tokens] == [[1, 2, 3], [4, 5]]
     with pytest.raises(ArgumentError, match="is closed"):
         corpus.tokens(0, 1)
+
+
+def test_what_is_closed_can_be_shown(tmp_path, make_bank):
+    with memgraft.CorpusWriter(tmp_path / "corpus", vocab_size=9) as writer:
+        writer.add([1, 2, 1, 2])
+        corpus = memgraft.Corpus.open(writer.finish())
+    bank = make_bank(9)
+    keys, index, stack = bank.keys, bank.index, memgraft.Bank.open([bank.path])
+    for opened in (bank, stack, corpus):
+        opened.close()
+    for shown in (keys, index, bank, stack, stack.keys, stack.index, corpus):
+        assert repr(shown).startswith(f"{type(shown).__name__.replace('Stacked', '')}(")
+        assert "closed" in repr(shown)
+
+
+def test_a_bank_knows_its_keys(make_bank):
+    bank = make_bank(9)
+    assert all(key in bank for key in bank.keys)
+    assert list(bank.keys[0]) in bank
+    assert (*bank.keys[0], 1, 1, 1) not in bank
+    assert "text" not in bank

@@ -4,6 +4,7 @@
 imports torch when it is first touched.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from memgraft import errors
@@ -37,9 +38,22 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Looks up what needs torch on first use."""
+    """Looks up what needs torch on first use.
+
+    Raises:
+        ImportError: the name is one of :mod:`memgraft.torch`; ``from memgraft import`` would not show an
+            AttributeError's text.
+        AttributeError: there is no such name.
+    """
     if name == "harvest":
         from memgraft.harvesting import harvest
 
         return harvest
+    if name in importlib.import_module("memgraft.torch").__all__:
+        raise ImportError(f"{name} is in the torch half: from memgraft.torch import {name}", name=__name__)
     raise AttributeError(f"module 'memgraft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What the package offers, for tab completion."""
+    return sorted(__all__)

@@ -16,24 +16,30 @@ _OPENERS = {
 }
 """What opens an argument of this name."""
 
+_MARKS = {"memgraft.Bank.open": "stage", "memgraft.Corpus.open": "document_starts", "memgraft.KeySet.open": "arrays"}
+"""What only that has which this opens, so that swapped arguments are told apart; an index or a bank has ``lookup``."""
+
 _MAKERS = {
-    "memgraft.Corpus.open": "memgraft.CorpusWriter writes documents of ids, memgraft.tokenize_folder text",
+    "memgraft.Corpus.open": "memgraft.CorpusWriter writes documents of ids, memgraft.tokenize_folder text, "
+    "save_to_disk of a datasets.Dataset a column of ids",
     "memgraft.KeySet.open": "memgraft.KeySet.from_keys takes keys that are ids",
 }
 """What makes that which this opens of what is in memory."""
 
 
 def refuse_paths(**arguments: object) -> None:
-    """Refuses the path of what is to be given opened, and what was never opened; None is an argument left out.
+    """Refuses the path of what is to be given opened, what was never opened, and what is of another kind.
+
+    None is an argument left out.
 
     Raises:
-        ArgumentError: an argument is a path or a text, or has no fingerprint, as all have that are opened.
+        ArgumentError: an argument is a path or a text, or nothing that its opener gives.
     """
     for name, value in arguments.items():
         opener = _OPENERS[name]
         if isinstance(value, (str, bytes, os.PathLike)):
             raise ArgumentError(f"{name}: expected it opened, got the path {value!r}; open it with {opener}")
-        if value is not None and not hasattr(type(value), "fingerprint"):
+        if value is not None and not hasattr(type(value), _MARKS.get(opener, "lookup")):
             raise ArgumentError(
                 f"{name}: expected it opened, got a {type(value).__name__}; open a file with {opener}{_maker(opener)}"
             )

@@ -59,6 +59,10 @@ class Cursor:
         """Number of sequences."""
         return len(self._states)
 
+    def __repr__(self) -> str:
+        """Sequences, steps that can be undone, and the head of the index's fingerprint."""
+        return f"Cursor({len(self)} sequences, {self.history} steps to roll back, index {self._fingerprint[:12]}…)"
+
     def advance(
         self,
         index: NgramIndex,

@@ -240,7 +240,10 @@ class NgramIndex(Keyed):
 
     def __repr__(self) -> str:
         """Sizes and the head of the fingerprint."""
-        return f"NgramIndex({len(self)} keys, orders {self.orders}, {self.fingerprint[:12]}…)"
+        try:
+            return f"NgramIndex({len(self)} keys, orders {self.orders}, {self.fingerprint[:12]}…)"
+        except ArgumentError as closed:
+            return f"NgramIndex({closed})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles by path and fingerprint, never the bytes."""

@@ -34,6 +34,10 @@ class Closed:
     def __len__(self) -> int:
         raise ArgumentError(f"{self.__name}: is closed; open it again")
 
+    def __repr__(self) -> str:
+        """For what has it inside, so that a closed object can be shown."""
+        return f"{self.__name}, closed"
+
 
 class Closing:
     """Has files, and lets go of them at the end of a ``with`` block."""

@@ -223,7 +223,11 @@ class KeySet(Keyed):
 
     def __repr__(self) -> str:
         """Sizes and the head of the fingerprint."""
-        return f"KeySet({len(self)} keys, orders {self.orders}, vocab_size {self.vocab_size}, {self.fingerprint[:12]}…)"
+        try:
+            sizes = f"{len(self)} keys, orders {self.orders}, vocab_size {self.vocab_size}"
+            return f"KeySet({sizes}, {self.fingerprint[:12]}…)"
+        except ArgumentError as closed:
+            return f"KeySet({closed})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles by path and fingerprint, never the bytes."""

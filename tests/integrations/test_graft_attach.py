@@ -114,7 +114,7 @@ def test_disabled_does_not_reach_other_threads(bank: Any) -> None:
         assert torch.equal(pool.submit(lambda: model(ids).logits).result(), on)
 
 
-def test_several_grafts(bank: Any, two_taps: Any) -> None:
+def test_several_grafts(bank: Any, two_taps: Any, tmp_path: Any) -> None:
     ids = prompts()
     model = grafted(bank)
     one = model(ids).logits
@@ -123,6 +123,12 @@ def test_several_grafts(bank: Any, two_taps: Any) -> None:
     assert not torch.equal(one, both)
     with pytest.raises(GraftError, match="a graft named 'second' already"):
         graft(model, two_taps, config(), name="second")
+    with pytest.raises(
+        GraftError, match=r"expected one graft, the model has \['default', 'second'\]: say which with name="
+    ):
+        save_graft(model, tmp_path)
+    with pytest.raises(GraftError, match="False, which switches all grafts off"):
+        model(ids, memgraft={"second": False})
     detach(model, "second")
     assert torch.equal(model(ids).logits, one)
     with pytest.raises(GraftError, match="identifier"):
@@ -193,6 +199,21 @@ def test_a_block_that_runs_twice_raises_where_a_state_is_kept(bank: Any) -> None
         model.generate(prompts(), max_new_tokens=2)
 
 
+def test_a_config_without_a_pad_token(bank: Any) -> None:
+    # The config of this family has no pad_token_id at all.
+    codegen = AutoConfig.for_model("codegen", vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, rotary_dim=8)
+    model = AutoModelForCausalLM.from_config(codegen).eval()
+    before = model(prompts()).logits
+    assert torch.equal(graft(model, bank, config(sites=(0, 1), init="zero"))(prompts()).logits, before)
+
+
+def test_one_sequence_without_a_batch_is_refused(bank: Any) -> None:
+    with pytest.raises(
+        ArgumentError, match=r"input_ids: expected \(batch, tokens\), found \(20,\); give .* input_ids\[None\]"
+    ):
+        grafted(bank)(prompts()[0])
+
+
 def test_streams_must_be_the_recipients(bank: Any) -> None:
     with pytest.raises(ConfigError, match=r"1 residual stream\(s\), the config 2"):
         graft(recipient(), bank, config(streams=2))
@@ -213,6 +234,8 @@ def test_other_models_are_refused(bank: Any) -> None:
 def test_what_is_no_model_or_config_is_refused(bank: Any, tmp_path: Any) -> None:
     with pytest.raises(ArgumentError, match=r"recipient: expected a model, got a str; AutoModelForCausalLM"):
         graft("recipient/", bank, config())  # type: ignore[type-var]
+    with pytest.raises(GraftError, match=r"^no graft to detach: the model has none"):
+        detach(recipient())
     with pytest.raises(ArgumentError, match="recipient: expected a model, got a Bank"):
         save_graft(bank, tmp_path)
     with pytest.raises(ConfigError, match="config: expected a GraftConfig, got a dict"):

@@ -45,6 +45,11 @@ def test_each_token_is_what_the_model_does_there(bank: Any) -> None:
     assert torch.equal(model(ids).logits.log_softmax(-1), logits), "nothing is left behind"
 
 
+def test_several_texts_are_refused(bank: Any) -> None:
+    with pytest.raises(ArgumentError, match="text: expected one text, or its ids, got several"):
+        explain(grafted(bank), ["a text", "another"])
+
+
 def test_a_stack_names_the_bank_of_each_row(bank: Any, tmp_path: Path) -> None:
     ids = prompts(1, 20)
     overlay = make_bank(tmp_path / "overlay", keys=[tuple(ids[0, 3:9].tolist()), *random_keys(5, seed=4)], seed=4)

@@ -7,10 +7,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from memgraft.data import MemoryBatch  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
+
+from memgraft import Cursor  # noqa: E402
+from memgraft.data import GraftCollator, MemoryBatch, prefetch  # noqa: E402
 from memgraft.data.handle import ShippedIds  # noqa: E402
 from memgraft.data.segments import from_batch  # noqa: E402
 from memgraft.errors import ArgumentError, GraftError  # noqa: E402
+from memgraft.torch import Telemetry  # noqa: E402
 
 
 @pytest.fixture
@@ -147,3 +151,15 @@ def test_copies_and_pickles_own_their_memory(memory):
     for again in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
         again.rows.fill_(-1)
         assert bool(found.hit.any())
+
+
+def test_what_stands_in_a_training_script_can_be_shown(make_bank):
+    bank = make_bank(9)
+    collator = GraftCollator(bank, eos_id=2)
+    assert repr(collator) == f"GraftCollator({bank!r}, inner=_stack, mode='handle', eos_id=2)"
+    loader = DataLoader([{"input_ids": torch.ones(4, dtype=torch.int64)}], collate_fn=collator)
+    assert repr(prefetch(loader, bank)) == f"PrefetchLoader(DataLoader, {bank!r}, depth=2)"
+    cursor = Cursor(bank.index, 3)
+    cursor.advance(bank.index, [1, 2, 3])
+    assert repr(cursor) == f"Cursor(3 sequences, 1 steps to roll back, index {bank.index.fingerprint[:12]}…)"
+    assert repr(Telemetry()) == "Telemetry(nothing recorded)"

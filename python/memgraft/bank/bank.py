@@ -172,6 +172,8 @@ class Bank(BankFacts, Closing):
         return _reopen, ([str(path) for path in self.paths], self.fingerprint, self._table.cold_reader[0])
 
     def __repr__(self) -> str:
+        if isinstance(self._table, Closed):
+            return f"Bank({self._table})"
         return (
             f"Bank({' + '.join(map(str, self.paths))!r}, num_rows={self.num_rows}, taps={self.taps}, "
             f"value_dim={self.value_dim}, dtype={self.dtype!r})"
@@ -194,6 +196,10 @@ class Bank(BankFacts, Closing):
 
     def __len__(self) -> int:
         return self.num_rows
+
+    def __contains__(self, tokens: object) -> bool:
+        """Whether exactly these tokens are a key, as for :class:`memgraft.NgramIndex`."""
+        return tokens in self.index
 
     def __getitem__(self, rows: Any) -> FloatArray:
         """The values of a row, a slice or an array of rows as float32, ``(..., taps, value_dim)``.

@@ -118,6 +118,11 @@ class Corpus(Closing):
             StorageError: a file cannot be read.
         """
         progress = callback(progress)
+        if hasattr(path, "save_to_disk"):
+            raise ArgumentError(
+                f"path: expected paths, got a {type(path).__name__}; save_to_disk(folder) writes a dataset as a folder "
+                "that this opens"
+            )
         given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         for item in given:
             if not isinstance(item, (str, os.PathLike)):
@@ -312,9 +317,13 @@ class Corpus(Closing):
         return pd.DataFrame(columns, index=pd.RangeIndex(chosen, name="document"))
 
     def __repr__(self) -> str:
+        try:
+            sizes = f"{self.format}, {self.num_tokens:,} tokens, {self.num_documents:,} documents"
+        except ArgumentError as closed:
+            return f"Corpus({closed})"
         where = self.paths[0] if len(self.paths) == 1 else f"{len(self.paths)} files from {self.paths[0]}"
         part = f", {self.split_facts['part']} part" if self.split_facts else ""
-        return f"Corpus({where}, {self.format}, {self.num_tokens:,} tokens, {self.num_documents:,} documents{part})"
+        return f"Corpus({where}, {sizes}{part})"
 
 
 def _glance(corpus: Corpus) -> tuple[int, int, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from memgraft.arguments import refuse_paths
 from memgraft.bank import Memory, Staged, StageFacts
 from memgraft.data.dispatch import refuse_if_dispatching
 from memgraft.data.dtypes import stored_tensor, to_floats
@@ -68,13 +69,14 @@ class MemoryBatch:
         """A copy with the values of ``bank``, in memory of ``ring`` if given; itself if staged already.
 
         Raises:
-            ArgumentError: a row is out of range.
+            ArgumentError: a row is out of range, or ``bank`` is a path, or no memory.
             FingerprintError: the rows are of another bank.
             FormatError: a shard changed since the bank was opened.
             StorageError: a read failed.
         """
         if self.staged:
             return self
+        refuse_paths(bank=bank)
         self.refuse_other(bank)
         rows = self.rows.cpu().numpy()
         if ring is None:
@@ -178,8 +180,8 @@ class MemoryBatch:
         if isinstance(memory, torch.Tensor):
             return cls.from_ids(memory)
         raise GraftError(
-            "memgraft: expected a MemoryBatch or its ids tensor (a model also takes an open bank, or False for none), "
-            f"found {type(memory).__name__}"
+            "memgraft: expected a MemoryBatch or its ids tensor (a model also takes an open bank, or False, which "
+            f"switches all grafts off), found {type(memory).__name__}"
         )
 
     @classmethod
@@ -207,8 +209,10 @@ class MemoryBatch:
             threads: of the lookup.
 
         Raises:
+            ArgumentError: ``bank`` is a path, or no memory.
             TokenError: a token that is negative or not below ``vocab_size``, at a wanted position that is not padding.
         """
+        refuse_paths(bank=bank)
         tokens, segments_host = input_ids.cpu().numpy(), segments.cpu().numpy()
         new = np.s_[..., 0 if num_new is None else tokens.shape[-1] - num_new :]
         read = segments_host[new] >= 0

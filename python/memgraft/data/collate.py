@@ -44,7 +44,7 @@ class GraftCollator:
             word; None warns once where this open bank has annotated a dataset and the columns have gone.
 
     Raises:
-        ConfigError: unknown ``mode``.
+        ConfigError: unknown ``mode``, or an ``inner`` that cannot be called.
     """
 
     def __init__(
@@ -60,6 +60,8 @@ class GraftCollator:
     ) -> None:
         if mode not in ("handle", "ids"):
             raise ConfigError(f"mode {mode!r}: expected 'handle' or 'ids'")
+        if inner is not None and not callable(inner):
+            raise ConfigError(f"inner: expected a collator, that is a function of examples, got {inner!r:.80}")
         self.bank = open_memory(bank)
         self.inner = _stack if inner is None else inner
         self.mode = mode
@@ -67,6 +69,13 @@ class GraftCollator:
         self.column = column
         self.threads = threads
         self.annotated = annotated
+
+    def __repr__(self) -> str:
+        """The bank, what makes the batches, and what differs from the default."""
+        inner = getattr(self.inner, "__name__", type(self.inner).__name__)
+        said = {"eos_id": self.eos_id, "column": self.column, "annotated": self.annotated}
+        options = "".join(f", {name}={value!r}" for name, value in said.items() if value is not None)
+        return f"GraftCollator({self.bank!r}, inner={inner}, mode={self.mode!r}{options})"
 
     def __call__(self, features: Sequence[Any]) -> Any:
         """Collates ``features`` and adds their memory.

@@ -196,6 +196,11 @@ class PrefetchLoader(Generic[BatchT]):
     def __len__(self) -> int:
         return len(cast(Any, self.loader))
 
+    def __repr__(self) -> str:
+        """The loader's class, the bank, and how far and where it stages ahead."""
+        place = "" if self.device is None else f", device={str(self.device)!r}"
+        return f"PrefetchLoader({type(self.loader).__name__}, {self.bank!r}, depth={self.depth}{place})"
+
     def __getattr__(self, name: str) -> Any:
         if name in ("loader", "_prepared"):
             raise AttributeError(name)

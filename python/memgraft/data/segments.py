@@ -338,6 +338,10 @@ def _expand(values: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
 
 
 def _check_2d(tensor: torch.Tensor, name: str) -> None:
+    if tensor.dim() == 1:
+        raise ArgumentError(
+            f"{name}: expected (batch, tokens), found {tuple(tensor.shape)}; give one sequence as {name}[None]"
+        )
     if tensor.dim() != 2:
         raise ArgumentError(
             f"{name}: expected (batch, tokens), found {tuple(tensor.shape)}; pass segments of your own in a column"

@@ -126,9 +126,9 @@ def coverage(
             not mined from ``mined``.
         TokenError: a token is outside the vocabulary of the keys.
     """
-    refuse_paths(index=index, corpus=corpus, keys=keys, mined=mined)
     if isinstance(index, KeySet):
         raise ArgumentError("index: expected an index or a bank, got a key set; give NgramIndex.build(keys)")
+    refuse_paths(index=index, corpus=corpus, keys=keys, mined=mined)
     progress = callback(progress)
     if isinstance(index, _Bank):
         keys, index = index.keys, index.index

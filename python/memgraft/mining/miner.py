@@ -171,6 +171,7 @@ def plan_spill(
     Raises:
         ArgumentError: as :func:`mine`.
     """
+    refuse_paths(corpus=corpus)
     chosen = options.choice(orders, None, 1)
     vocab_size, kept_out = options.vocabulary(corpus, vocab_size, reserved)
     return _plan(corpus, chosen, vocab_size, kept_out, options.means(memory, temporary, threads), temporary)

@@ -63,9 +63,9 @@ def choice(
         raise ArgumentError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
     total: int | None = None
     if policy != "shares":
-        if not isinstance(budget, int):
+        if budget is None or isinstance(budget, Mapping):
             raise ArgumentError(f'budget: policy "{policy}" expected a number of keys in all, got {budget!r}')
-        total = budget
+        total = positive("budget", budget)
     if (exclude is None) != (exclude_from is None):
         raise ArgumentError(
             "exclude: expected text and exclude_from=, the lowest order that it refuses, got one of them"
@@ -94,7 +94,7 @@ def choice(
     }
     # Entries appear where they are used, so that a plain mining records what it always has.
     if policy != "shares":
-        facts |= {"policy": policy, "budget": budget}
+        facts |= {"policy": policy, "budget": total}
     if min_documents:
         facts["min_documents"] = min_documents
     if exclude is not None:
@@ -186,6 +186,10 @@ def budgets_by_order(orders: Sequence[int], budget: int | Mapping[int, int] | No
         if set(budget) != set(wanted):
             raise ArgumentError(f"budget: expected one entry for each of the orders {wanted}, got {sorted(budget)}")
         return {order: positive(f"budget of order {order}", budget[order]) for order in wanted}
+    if np.ndim(budget):
+        raise ArgumentError(
+            f"budget: expected keys in all as a number, or by order as {{{wanted[0]}: number, …}}, got {budget!r}"
+        )
     share, rest = divmod(positive("budget", budget), len(wanted))
     if share == 0:
         raise ArgumentError(f"budget: expected at least one key for each of {len(wanted)} orders, got {budget}")

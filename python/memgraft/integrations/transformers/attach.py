@@ -132,7 +132,8 @@ def detach(recipient: Model, name: str | None = None) -> Model:
     decoder, layers = find_decoder(model)
     runtimes = runtimes_of(decoder)
     if not runtimes or (name is not None and name not in runtimes):
-        raise GraftError(f"no graft {name or ''!r} to detach: the model has {sorted(runtimes) or 'none'}")
+        wanted = "graft" if name is None else f"graft {name!r}"
+        raise GraftError(f"no {wanted} to detach: the model has {sorted(runtimes) or 'none'}")
     for gone in [name] if name is not None else list(runtimes):
         del runtimes[gone]
         for block in layers:

@@ -130,7 +130,7 @@ def pad_id(config: GraftConfig, model: nn.Module) -> int:
     """The id that stands left of a segment for the fallback's hashes."""
     pad = None if config.fallback is None else config.fallback.pad_token_id
     if pad is None:
-        pad = text_config(model).pad_token_id
+        pad = getattr(text_config(model), "pad_token_id", None)  # CodeGen's and a few others have no such name
         # Some configs name a pad id that has no embedding, as -1.
         pad = pad if pad is not None and 0 <= pad < vocab_size_of(model) else 0
     return int(pad)

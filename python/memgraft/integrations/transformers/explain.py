@@ -141,6 +141,8 @@ def _ids(text: Any, tokenizer: Any, decoder: nn.Module, bank: Memory) -> Tensor:
         text = tokenizer(text, add_special_tokens=False)["input_ids"]
     if isinstance(text, Mapping):
         raise ArgumentError(f'text: expected a text or ids, got a {type(text).__name__}; give its ["input_ids"]')
+    if isinstance(text, list | tuple) and any(isinstance(each, str) for each in text):
+        raise ArgumentError("text: expected one text, or its ids, got several; explain them one by one")
     ids = torch.as_tensor(text, dtype=torch.int64)
     ids = ids[None] if ids.dim() == 1 else ids
     if ids.dim() != 2 or ids.shape[0] != 1 or not ids.numel():

@@ -92,6 +92,10 @@ def the_runtime(decoder: nn.Module, name: str | None) -> GraftRuntime:
     if name is None and len(runtimes) == 1:
         return next(iter(runtimes.values()))
     if name is None or name not in runtimes:
-        wanted = "a graft" if name is None else f"a graft named {name!r}"
-        raise GraftError(f"expected {wanted}, the model has {sorted(runtimes) or 'none'}; attach one with graft()")
+        if runtimes:
+            wanted = "one graft" if name is None else f"a graft named {name!r}"
+            raise GraftError(f"expected {wanted}, the model has {sorted(runtimes)}: say which with name=")
+        raise GraftError(
+            f"expected a graft{'' if name is None else f' named {name!r}'}, the model has none; attach one with graft()"
+        )
     return runtimes[name]

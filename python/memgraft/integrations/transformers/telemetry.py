@@ -125,6 +125,11 @@ class Telemetry:
             for key, value in statistics.summary().items()
         }
 
+    def __repr__(self) -> str:
+        """The grafts and sites recorded so far."""
+        sites = ", ".join(f"{name}/site{site}" for name, site in sorted(self.sites))
+        return f"Telemetry({sites or 'nothing recorded'})"
+
     def reset(self) -> None:
         """Starts anew."""
         self.sites.clear()
