@@ -241,6 +241,25 @@ def test_what_is_finished_is_on_record_before_the_last_arm(place, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_arm_that_is_interrupted_after_its_last_step_trains_no_further(place, tmp_path):
+    def stop(phase, done, total):
+        if phase == "evaluate graft":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        experiment(place, tmp_path / "out", progress=stop)
+    assert (tmp_path / "out" / "graft-seed0" / "checkpoints" / "checkpoint-4").is_dir()
+    resumed = experiment(place, tmp_path / "out")
+    assert resumed["same_order"]
+    graft = resumed["arms"][1]
+    assert graft["resumed"]
+    assert graft["tokens_per_second"] > 0
+    (whole,) = experiment(place, tmp_path / "whole", arms=("graft",))["arms"]
+    for name in ("order_fingerprint", "train_curve", "held_out_curve", "held_out"):
+        assert graft[name] == whole[name], name
+
+
+@pytest.mark.slow
 def test_two_seeds_give_an_interval_over_seeds(place, tmp_path):
     results = experiment(place, tmp_path / "out", arms=("graft", "shuffled"), seeds=(0, 1), steps=2)
     (comparison,) = results["comparisons"]

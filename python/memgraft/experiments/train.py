@@ -86,6 +86,10 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, 0.95), fused=True)
 
 
+class _TrainedBefore(Exception):
+    """Ends a training whose checkpoint is of its last step: the trainer would take one step more."""
+
+
 class _Watch(TrainerCallback):  # type: ignore[misc]
     """Progress, token order and the held-out curve; the last two go to the trainer's log, which checkpoints keep."""
 
@@ -104,10 +108,16 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.before = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Notes where this process starts: batches before it were read by the one that was interrupted."""
+        """Notes where this process starts: batches before it were read by the one that was interrupted.
+
+        Raises:
+            _TrainedBefore: it was interrupted after the last step.
+        """
         self.first_step = state.global_step
         self.before = max((entry.get("seconds", 0.0) for entry in state.log_history), default=0.0)
         self.began = time.perf_counter()
+        if state.global_step >= args.max_steps:
+            raise _TrainedBefore
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any) -> None:
         """Reports the step; measures the curve where a point is due."""
@@ -197,7 +207,7 @@ def train_arm(
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)
-        with disk_errors(checkpoints):
+        with disk_errors(checkpoints), contextlib.suppress(_TrainedBefore):
             trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from else None)
         history = trainer.state.log_history
     else:
@@ -220,6 +230,8 @@ def train_arm(
     if arm.grafted:
         memory = memory_facts(model, material.held_out, chosen, curve_windows, material.bank, **evaluation)
     steps_run = steps - (int(resumed_from.name.split("-")[1]) if resumed_from else 0)
+    if not steps_run:
+        steps_run, seconds = steps, watch.before
     if material.tasks is not None:
         memory["tasks"] = run_tasks(model, material.tasks, material.tokenizer, material.eos_id, recipe.batch_size)
     batches = [entry["batch"] for entry in history if "batch" in entry]
