@@ -248,6 +248,10 @@ def test_the_softmax_learns_what_is_there_and_no_more():
         ({"seeds": 0}, ArgumentError, "expected at least one dtype, normalisation and seed"),
         ({"normalisations": ["l3"]}, ArgumentError, "normalisations: expected rms, none, found 'l3'"),
         ({"contexts": [(0, 3)]}, ArgumentError, "contexts: expected occurrences of 1"),
+        ({"donors": "donor"}, ArgumentError, r"donors: expected a list, got 'donor'; for one give \['donor'\]"),
+        ({"prefixes": "none"}, ArgumentError, "prefixes: expected a list, got 'none'"),
+        ({"dtypes": "bf16"}, ArgumentError, "dtypes: expected a list, got 'bf16'"),
+        ({"normalisations": "rms"}, ArgumentError, "normalisations: expected a list, got 'rms'"),
     ],
 )
 def test_what_is_refused(place, corpus, keys, changes, error, message):

@@ -277,6 +277,18 @@ def test_a_prompt_that_ends_in_a_token_of_no_key(place):
         choose_keys([statement], place.neutral, reserved=[9], **options)
 
 
+def test_what_is_no_fact_and_no_opened_text_is_refused(place, tmp_path):
+    model, out = recipient(place.bank), tmp_path / "overlay"
+    for neutral in ("neutral.bin", ["a text"]):
+        with pytest.raises(ArgumentError, match=r"^neutral: expected it opened, got .*memgraft.Corpus.open"):
+            teach(model, FACTS, out=out, donor=place.donor, neutral=neutral)
+    for facts in ("facts.jsonl", [{"prompt": "a", "completion": "b"}]):
+        with pytest.raises(
+            ArgumentError, match=r"^facts: expected a list of .*Fact, found \w+; .*read_facts reads a file"
+        ):
+            teach(model, facts, out=out, donor=place.donor, neutral=place.neutral)
+
+
 def test_a_graft_that_was_never_trained_is_refused(place, tmp_path):
     with pytest.raises(GraftError, match="Train it first"):
         taught(place, tmp_path / "facts", model=recipient(place.bank, init="zero", init_std=0.02))

@@ -13,6 +13,7 @@ _OPENERS = {
     "index": "memgraft.NgramIndex.open, or memgraft.Bank.open",
     "keys": "memgraft.KeySet.open",
     "mined": "memgraft.Corpus.open",
+    "neutral": "memgraft.Corpus.open",
 }
 """What opens an argument of this name."""
 
@@ -58,6 +59,17 @@ def refuse_constructor(given: object, compiled: type | tuple[type, ...], opener:
 def _maker(opener: str) -> str:
     """In brackets what makes a file for ``opener``, if anything does."""
     return f" ({_MAKERS[opener]})" if opener in _MAKERS else ""
+
+
+def refuse_text(**arguments: object) -> None:
+    """Refuses one text where several are expected, which would be read letter by letter.
+
+    Raises:
+        ArgumentError: an argument is a text or a path.
+    """
+    for name, value in arguments.items():
+        if isinstance(value, (str, bytes, os.PathLike)):
+            raise ArgumentError(f"{name}: expected a list, got {value!r}; for one give [{value!r}]")
 
 
 def refuse_folder(path: str | os.PathLike[str], what: str) -> None:

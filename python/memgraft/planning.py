@@ -181,6 +181,7 @@ def budget_for(keys: KeySet, corpus: Corpus, target: float, *, sample: int = 1 <
     Raises:
         TokenError: a token is outside the vocabulary of the keys.
     """
+    refuse_paths(keys=keys, corpus=corpus)
     if len(keys) < 4:
         return None
     tokens = corpus.tokens(0, min(corpus.num_tokens, sample))

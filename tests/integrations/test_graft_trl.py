@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,32 @@ def test_sft_trains_the_graft_alone(with_collator: bool, tmp_path: Path) -> None
     assert all(".memgraft." in name for name in changed)
     assert any("memory_value" in name for name in changed)
     assert any("fallback" in name for name in changed)
+
+
+def test_a_copy_is_the_reference_that_dpo_would_open_without_the_graft(tmp_path: Path) -> None:
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    model = wake(graft(recipient(), make_bank(tmp_path / "bank"), config()))
+    arguments = DPOConfig(
+        output_dir=str(tmp_path / "out"),
+        max_steps=1,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
+        disable_tqdm=True,
+        logging_steps=1,
+    )
+    pairs = {"prompt": ["w3 w4 w5"] * 4, "chosen": [" w6 w7"] * 4, "rejected": [" w8 w9"] * 4}
+    trainer = DPOTrainer(
+        model,
+        copy.deepcopy(model),
+        args=arguments,
+        train_dataset=Dataset.from_dict(pairs),
+        processing_class=word_tokenizer(),
+    )
+    trainer.train()
+    first = trainer.state.log_history[0]
+    # Policy and reference say the same before the first step, as they would not if one had no memory.
+    assert first["rewards/chosen"] == first["rewards/rejected"] == 0

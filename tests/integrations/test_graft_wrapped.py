@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+    inject_adapter_in_model,
+)
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
@@ -328,3 +335,17 @@ def test_sharded_by_fsdp_1(use_orig_params: bool, bank: Any, tmp_path: Path, one
         save_graft(wrapped, tmp_path / "graft")
     fresh = load_graft(recipient(), tmp_path / "graft", bank=bank)
     torch.testing.assert_close(fresh(ids, use_cache=False).logits, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers and PEFT, about names of theirs
+def test_virtual_tokens_are_refused_and_other_adapters_work(bank: Any) -> None:
+    virtual: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 3}
+    with pytest.raises(GraftError, match=r"PEFT's prompt tuning .* its virtual tokens have no ids: use a LoRA"):
+        get_peft_model(grafted(bank), PromptTuningConfig(**virtual))(prompts())
+    with pytest.raises(GraftError, match="the cache holds 3 positions, the graft 'default' saw none of them"):
+        get_peft_model(grafted(bank), PrefixTuningConfig(**virtual))(prompts())
+    scaled = IA3Config(
+        task_type="CAUSAL_LM", target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]
+    )
+    model, expected = get_peft_model(grafted(bank), scaled), grafted(bank)(prompts()).logits
+    assert torch.equal(model(prompts()).logits, expected)  # its scales begin at 1

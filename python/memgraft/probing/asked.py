@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from memgraft.arguments import refuse_text
 from memgraft.bank.dtypes import value_dtype
 from memgraft.errors import ArgumentError
 from memgraft.harvesting.asked import refuse_donor
@@ -31,6 +32,7 @@ def check_probe(
         ArgumentError: an option is out of range.
         DonorError: nothing is where a donor is said to be, or it has no such tap.
     """
+    refuse_text(dtypes=dtypes, normalisations=normalisations)
     if not dtypes or not normalisations or seeds < 1 or not minutes > 0 or (num_keys is not None and num_keys < 8):
         raise ArgumentError(
             f"expected at least one dtype, normalisation and seed, some minutes and 8 keys; found dtypes {dtypes}, "

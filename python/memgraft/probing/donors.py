@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from memgraft.arguments import refuse_text
 from memgraft.errors import ArgumentError
 from memgraft.harvesting.donor import Donor, open_donor
 from memgraft.harvesting.forward import check_taps
@@ -36,7 +37,12 @@ def readings(
     prefixes: Sequence[PrefixChoice],
     contexts: Sequence[Contexts | Sequence[int] | None],
 ) -> list[DonorReading]:
-    """Every way to read, donor by donor; each once."""
+    """Every way to read, donor by donor; each once.
+
+    Raises:
+        ArgumentError: nothing to measure, or one text in place of a list.
+    """
+    refuse_text(donors=donors, prefixes=prefixes)
     found: list[DonorReading] = []
     for donor in donors:
         for prefix in prefixes:

@@ -81,7 +81,10 @@ def checked(facts: Iterable[Fact], where: str = "facts") -> list[Fact]:
     by_prompt: dict[str, Fact] = {}
     for number, fact in enumerate(facts, start=1):
         if not isinstance(fact, Fact):
-            raise ArgumentError(f"{where}: expected memgraft.teaching.Fact, found {type(fact).__name__}")
+            raise ArgumentError(
+                f"{where}: expected a list of memgraft.teaching.Fact, found {type(fact).__name__}; "
+                "Fact(prompt=, completion=) makes one, memgraft.teaching.read_facts reads a file of them"
+            )
         for name in ("prompt", "completion"):
             if not getattr(fact, name).strip():
                 raise ArgumentError(f"{where}: fact {number}: expected a text as {name}, found none")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from memgraft.arguments import refuse_paths
 from memgraft.bank import Bank, BankWriter, Memory
 from memgraft.bank.dtypes import value_dtype
 from memgraft.bank.extras import tokenizer_files
@@ -102,6 +103,7 @@ def teach(
         GraftError: no such graft, one that reads no bank, or one that was never trained and writes nothing.
         DonorError, KeySetError, StorageError: as for `memgraft.harvest`.
     """
+    refuse_paths(neutral=neutral, bank=bank)
     progress, settings, out = callback(progress), settings or TeachSettings(), Path(out)
     if out.exists():
         raise ArgumentError(f"{out}: exists; name another --out, or remove it")

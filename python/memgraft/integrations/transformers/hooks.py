@@ -88,7 +88,8 @@ class DecoderHook:
             raise GraftError(
                 "the memory is looked up by token ids, and the call has none: pass input_ids (inputs_embeds alone do "
                 "not name tokens; a multimodal model embeds them before its decoder, so graft its language model "
-                "alone), or switch the memory off with disabled(model) or memgraft=False"
+                "alone; PEFT's prompt tuning embeds them too, and its virtual tokens have no ids: use a LoRA), or "
+                "switch the memory off with disabled(model) or memgraft=False"
             )
         use_cache = arguments.get("use_cache")
         if use_cache is None:
