@@ -52,7 +52,7 @@ impl<const W: usize> Encoder<W> {
     pub(super) fn push_all(&mut self, gathered: &mut Gathered, items: &[Item<W>]) {
         let (num, mut last) = (self.bytes.num, self.last);
         for items in items.chunks(BATCH) {
-            let (room, mut at) = (gathered.room(), 0);
+            let (room, mut at) = (gathered.room(BATCH), 0);
             for item in items {
                 at += Self::put(&mut room[at..], num, &last, item);
                 last = item.0;

@@ -33,10 +33,10 @@ impl Gathered {
         self.len = self.bytes.len();
     }
 
-    /// Room for a batch of records.
+    /// Room for so many records.
     #[inline]
-    pub(super) fn room(&mut self) -> &mut [u8] {
-        let end = self.len + BATCH * ROOM;
+    pub(super) fn room(&mut self, records: usize) -> &mut [u8] {
+        let end = self.len + records * ROOM;
         if self.bytes.len() < end {
             self.bytes.resize(self.bytes.capacity().max(end), 0);
         }

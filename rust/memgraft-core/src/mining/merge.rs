@@ -5,7 +5,7 @@ use super::options::Means;
 use super::record::Item;
 use super::spill::{Reader, Run, SpillWriter};
 use super::stream::Stream;
-use super::stretch::{MIN_READ_BUFFER, STREAM_BYTES};
+use super::stretch::{MAX_READ_BUFFER, MIN_READ_BUFFER, STREAM_BYTES};
 use super::window::{Key, Packing};
 use crate::Result;
 use crate::ids::{u64_of, usize_of_u64};
@@ -79,12 +79,9 @@ impl<const W: usize> Ranges<W> {
     }
 }
 
-/// What is read at a time is hashed and decoded while it lies in a processor's own cache.
-const MAX_READ_BUFFER: u64 = 256 << 10;
-
 /// Buffer per reader so that `num_runs` of them take `memory` bytes.
 pub(super) fn buffer_size(memory: u64, num_runs: usize) -> usize {
-    let share = usize_of_u64((memory / u64_of(num_runs.max(1))).min(MAX_READ_BUFFER));
+    let share = usize_of_u64((memory / u64_of(num_runs.max(1))).min(u64_of(MAX_READ_BUFFER)));
     share.saturating_sub(STREAM_BYTES).max(MIN_READ_BUFFER)
 }
 

@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -198,7 +199,7 @@ impl<const W: usize> FileReader<'_, W> {
     #[inline]
     fn fill(&mut self, items: &mut [Item<W>]) -> Result<usize> {
         if self.stretch.is_short() {
-            let read = self.stretch.refill(&self.spill.file);
+            let read = self.stretch.refill(|bytes, at| self.spill.file.read_exact_at(bytes, at));
             read.map_err(|e| Error::io(&self.spill.folder, "reading temporary data of mining back", e))?;
         }
         self.stretch.records(&mut self.decoder, items, |_| ()).ok_or_else(|| {

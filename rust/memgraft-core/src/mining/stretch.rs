@@ -1,13 +1,12 @@
 //! A stretch of a file of records, read through a buffer.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
 use super::codec::{BACK, Decoder, FRONT};
 use super::record::{BATCH, Item, MAX_RECORD};
 use super::window::MAX_WORDS;
 use crate::ids::{u64_of, usize_of_u64};
 
+/// What is read at a time is hashed and decoded while it lies in a processor's own cache.
+pub(super) const MAX_READ_BUFFER: usize = 256 << 10;
 /// Smallest buffer of a reader.
 pub(super) const MIN_READ_BUFFER: usize = 4 << 10;
 /// The most that batches take for each run that is merged: its own, and that of a pair.
@@ -66,16 +65,16 @@ impl Stretch {
         self.used = self.filled;
     }
 
-    /// Reads on; returns what is new.
-    pub(super) fn refill(&mut self, file: &File) -> std::io::Result<&[u8]> {
+    /// Reads on with `read`, which gets room and where in the file it starts.
+    pub(super) fn refill<E>(&mut self, read: impl FnOnce(&mut [u8], u64) -> Result<(), E>) -> Result<(), E> {
         self.buffer.copy_within(self.used..self.filled, FRONT);
         let kept = FRONT + self.filled - self.used;
         let room = self.buffer.len() - BACK - kept;
         let filled = kept + usize_of_u64((self.end - self.at).min(u64_of(room)));
-        file.read_exact_at(&mut self.buffer[kept..filled], self.at)?;
+        read(&mut self.buffer[kept..filled], self.at)?;
         self.buffer[filled..filled + BACK].fill(0);
         self.at += u64_of(filled - kept);
         (self.used, self.filled) = (FRONT, filled);
-        Ok(&self.buffer[kept..filled])
+        Ok(())
     }
 }

@@ -20,7 +20,7 @@ pub struct RunSet {
     pub(super) sections: Vec<RunSection>,
     num_bytes: u64,
     /// How its records lie.
-    pub(super) key_bytes: KeyBytes,
+    pub(in crate::mining) key_bytes: KeyBytes,
 }
 
 impl RunSet {

@@ -4,12 +4,14 @@ mod facts;
 mod file;
 mod journal;
 mod read;
+mod sections;
 mod write;
 
 pub(super) use facts::add_piece;
 pub use facts::{Facts, Shard};
 pub use file::RunSet;
-pub(super) use read::SetReader;
+pub(super) use read::{MAX_COUNT, SetReader};
+pub(super) use sections::Sections;
 pub(super) use write::RunWriter;
 
 use crate::fingerprint::Fingerprint;

@@ -1,10 +1,7 @@
 //! Records of a run file, checked on the way.
 
-use std::fs::File;
-
-use super::RunSet;
-use crate::fingerprint::Fingerprint;
-use crate::ids::{u64_of, usize_of};
+use super::{RunSet, Sections};
+use crate::ids::u64_of;
 use crate::mining::codec::Decoder;
 use crate::mining::record::{BATCH, Item, before};
 use crate::mining::stretch::Stretch;
@@ -12,7 +9,7 @@ use crate::mining::window::{Common, Key, Packing, with_words};
 use crate::{Error, Result};
 
 /// No count is larger, so that sums do not overflow.
-const MAX_COUNT: u64 = 1 << 62;
+pub(in crate::mining) const MAX_COUNT: u64 = 1 << 62;
 /// Counts below this can be summed over a batch and looked at afterwards.
 const SMALL_COUNT: u64 = 1 << 55;
 const _: () = assert!(SMALL_COUNT <= MAX_COUNT >> BATCH.ilog2() && BATCH.is_power_of_two());
@@ -46,18 +43,10 @@ impl<const W: usize> Seen<W> {
 
 /// Reads the records between two keys, which are bounds of first tokens.
 pub(in crate::mining) struct SetReader<'a, const W: usize> {
-    set: &'a RunSet,
+    sections: Sections<'a>,
     packing: Packing,
-    file: File,
-    /// The section that is read, and one past the last to read.
-    section: usize,
-    end: usize,
-    open: bool,
     stretch: Stretch,
     decoder: Decoder<W>,
-    /// First tokens of the section: from, to.
-    tokens: (u32, u32),
-    hasher: blake3::Hasher,
     from: Option<Key<W>>,
     to: Option<Key<W>>,
     /// The record before, of the file.
@@ -77,27 +66,18 @@ impl<'a, const W: usize> SetReader<'a, W> {
         longs: u64,
         capacity: usize,
     ) -> Result<Self> {
-        let token = |key: &Key<W>| packing.first_token(key).unwrap_or(0);
-        let sections = &set.sections;
-        // The section before the first that starts at or after `from` may hold records from `from` on.
-        let section = from.map_or(0, |key| sections.partition_point(|section| section.token <= token(&key)).max(1) - 1);
-        let end = to.map_or(sections.len(), |key| sections.partition_point(|section| section.token < token(&key)));
+        let token = |key: Option<Key<W>>| key.map(|key| packing.first_token(&key).unwrap_or(0));
+        let sections = Sections::open(set, token(from), token(to))?;
         Ok(Self {
-            set,
+            max_tag: sections.max_tag(),
+            sections,
             packing: *packing,
-            file: set.reopen()?,
-            section,
-            end,
-            open: false,
             stretch: Stretch::new(0, 0, capacity),
             decoder: Decoder::new(set.key_bytes),
-            tokens: (0, 0),
-            hasher: blake3::Hasher::new(),
             from,
             to,
             last: ([0; W], 0, 0),
             sum: 0,
-            max_tag: u64_of(packing.max_order() + set.facts().longs.len()),
             longs,
         })
     }
@@ -117,7 +97,7 @@ impl<'a, const W: usize> SetReader<'a, W> {
             }
             let (mut seen, packing) = (Seen::after(self.last), self.packing);
             let found = self.stretch.records(&mut self.decoder, items, |item| seen.take(&packing, item));
-            let found = found.ok_or_else(|| self.damaged())?;
+            let found = found.ok_or_else(|| self.sections.damaged())?;
             self.check(&seen, &items[..found])?;
             let below = |bound: Option<Key<W>>, none: usize| {
                 bound.map_or(none, |bound| items[..found].partition_point(|item| item.0 < bound))
@@ -127,7 +107,6 @@ impl<'a, const W: usize> SetReader<'a, W> {
             if end < found {
                 // The rest of the section is another reader's; its checksum covers it all.
                 self.drain()?;
-                self.section = self.end;
             }
             if start < end {
                 if start > 0 {
@@ -153,12 +132,12 @@ impl<'a, const W: usize> SetReader<'a, W> {
             good &= items.iter().all(|item| item.2 > 0);
             items.iter().fold(self.sum, |sum, item| sum.saturating_add(item.2))
         };
-        let (from, to) = self.tokens;
+        let (from, to) = self.sections.tokens();
         let belongs =
             |item: &Item<W>| self.packing.first_token(&item.0).is_some_and(|token| token >= from && token < to);
         // Keys rise: what lies between the first and the last has first tokens between theirs.
         if !good || sum >= MAX_COUNT || !items.first().is_none_or(belongs) || !belongs(&seen.last) {
-            return Err(self.damaged());
+            return Err(self.sections.damaged());
         }
         (self.last, self.sum) = (seen.last, sum);
         Ok(())
@@ -173,59 +152,25 @@ impl<'a, const W: usize> SetReader<'a, W> {
     /// Ends the section that is read and starts the next; false where there is none.
     #[cold]
     fn open_next(&mut self) -> Result<bool> {
-        if self.open {
-            self.close()?;
-        }
-        if self.section >= self.end {
-            return Ok(false);
-        }
-        let sections = &self.set.sections;
-        let section = &sections[self.section];
-        let to = sections.get(self.section + 1).map_or(self.set.facts().tokens.1, |next| next.token);
-        self.tokens = (section.token, to);
-        self.stretch.restart(section.offset, section.offset + section.length);
+        let Some((at, end)) = self.sections.next()? else { return Ok(false) };
+        self.stretch.restart(at, end);
         self.decoder.restart();
-        self.hasher.reset();
-        self.open = true;
         Ok(true)
     }
 
     #[cold]
     fn refill(&mut self) -> Result<()> {
-        let fail = |e| Error::io(self.set.path(), "cannot read the run file", e);
-        let fresh = self.stretch.refill(&self.file).map_err(fail)?;
-        self.hasher.update(fresh);
-        Ok(())
+        self.stretch.refill(|bytes, at| self.sections.read(bytes, at))
     }
 
-    /// Ends a section: what was read is what was written.
-    fn close(&mut self) -> Result<()> {
-        if Fingerprint(*self.hasher.finalize().as_bytes()) != self.set.sections[self.section].checksum {
-            return Err(self.damaged());
-        }
-        self.section += 1;
-        self.open = false;
-        Ok(())
-    }
-
+    /// Reads the section to its end, and no further one.
     fn drain(&mut self) -> Result<()> {
         self.stretch.skip_all();
         while !self.stretch.is_used_up() {
             self.refill()?;
             self.stretch.skip_all();
         }
-        self.close()
-    }
-
-    fn damaged(&self) -> Error {
-        let place = self.set.sections.get(self.section).map_or(0, |section| section.offset);
-        let token = self.set.sections.get(self.section).map_or(0, |section| usize_of(section.token));
-        Error::format(
-            self.set.path(),
-            format!(
-                "the records from byte {place} on (first token {token}) are damaged; copy it again or mine the part again"
-            ),
-        )
+        self.sections.stop()
     }
 }
 

@@ -126,12 +126,31 @@ impl<const W: usize> RunWriter<W> {
         Ok(())
     }
 
-    /// Another first token comes: a section may end.
-    fn start_token(&mut self, token: Option<u32>) -> Result<()> {
+    /// Records of first token `token` come next, as bytes; returns whether the first of them is the first of a section.
+    pub(in crate::mining) fn start(&mut self, token: u32) -> Result<bool> {
+        Ok(Some(token) != self.token && self.start_token(Some(token))?)
+    }
+
+    /// Room for so many records, encoded.
+    pub(in crate::mining) fn room(&mut self, records: usize) -> &mut [u8] {
+        self.buffer.room(records)
+    }
+
+    /// The caller has written so many records at the start of [`RunWriter::room`]: those that come next, and that share
+    /// what they share with the record before them.
+    pub(in crate::mining) fn wrote(&mut self, num_bytes: usize, num_records: u64) -> Result<()> {
+        self.buffer.wrote(num_bytes);
+        self.num_records += num_records;
+        if self.buffer.len() >= WRITE_BUFFER { self.flush() } else { Ok(()) }
+    }
+
+    /// Another first token comes: a section may end. Returns whether one starts.
+    fn start_token(&mut self, token: Option<u32>) -> Result<bool> {
         if self.token.is_some() && self.at() - self.start >= SECTION_BYTES {
             self.end_section(token)?;
         }
-        if self.start == self.at() {
+        let starts = self.start == self.at();
+        if starts {
             self.sections.push(RunSection {
                 token: token.unwrap_or(0),
                 offset: self.start,
@@ -140,7 +159,7 @@ impl<const W: usize> RunWriter<W> {
             });
         }
         self.token = token;
-        Ok(())
+        Ok(starts)
     }
 
     fn at(&self) -> u64 {
