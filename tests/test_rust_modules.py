@@ -19,6 +19,7 @@ FOLDERS = [
     "keyset",
     "mining",
     "mining/runs",
+    "mining/splice",
     "stack",
     "values",
 ]

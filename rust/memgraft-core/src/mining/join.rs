@@ -6,18 +6,16 @@ use std::path::{Path, PathBuf};
 use super::control::{REPORT, Report, single};
 use super::left::{lock, partial, remove, remove_leftover};
 use super::merge::{self, Ranges};
-use super::options::{self, Means, MineOptions, Mined};
+use super::options::{self, MAX_FILES, Means, MineOptions, Mined};
 use super::parts::{MergedFacts, Parts, check_kin};
 use super::runs::{Facts, RunSet, RunWriter};
 use super::select::Wanted;
+use super::splice::{self, MOST_RECORDS, Splice, with_chunks};
 use super::task::{excluded, not_conserved};
 use super::window::{Packing, with_words};
 use super::{count, plan};
 use crate::ids::u64_of;
 use crate::{Error, Result};
-
-/// Run files open at a time.
-const MAX_FILES: usize = 256;
 
 /// Merges parts into one at `out`: all their first tokens, or those of range `range.0` of `range.1`, which the parts alone
 /// decide. A merge that was killed goes on where it was; one that is there stays.
@@ -84,22 +82,13 @@ fn write<const W: usize>(
     let (from, to) = facts.tokens;
     let from = next.unwrap_or(from);
     if from < to {
-        let bound = (to < facts.vocab_size).then(|| packing.first(to));
-        let ranges = Ranges::starting(packing.first(from)).bounded(bound);
-        let runs = parts.runs::<W>(packing);
-        let (runs, _) = merge::reduce(runs, packing, &ranges, &few_files(means), report)?;
-        let capacity = merge::buffer_size(means.buffers(), runs.len());
         let total = parts.sets.iter().map(|set| set.facts().num_records).fold(0, u64::saturating_add);
-        single(report, "merge", total, |control| {
-            let mut seen = 0;
-            ranges.merge(&runs, 1, capacity, |items, read| {
-                seen += read;
-                if seen >= REPORT {
-                    control.advance(std::mem::take(&mut seen))?;
-                }
-                writer.push_all(items)
-            })
-        })?;
+        match splice::capacity(packing, &parts.sets, means) {
+            Some(capacity) => with_chunks!(packing, C => {
+                spliced::<W, C>(&mut Splice::open(packing, &parts.sets, (from, to), capacity)?, &mut writer, total, report)?;
+            }),
+            None => joined(parts, (from, to), packing, means, &mut writer, total, report)?,
+        }
     }
     for shard in &mut facts.shards {
         let Some((set, source)) = parts.source(shard.rank) else { continue };
@@ -109,6 +98,56 @@ fn write<const W: usize>(
     drop(locked);
     remove(&folder)?;
     Ok(set)
+}
+
+/// Copies the records of `splice`.
+fn spliced<const W: usize, const C: usize>(
+    splice: &mut Splice<'_, C>,
+    writer: &mut RunWriter<W>,
+    total: u64,
+    report: &mut Report<'_>,
+) -> Result<()> {
+    single(report, "merge", total, |control| {
+        let mut seen = 0;
+        while let Some(token) = splice.token(&mut seen)? {
+            if writer.start(token)? {
+                splice.restart();
+            }
+            let written = splice.read(writer.room(MOST_RECORDS), &mut seen)?;
+            writer.wrote(written.bytes, written.records)?;
+            if seen >= REPORT {
+                control.advance(std::mem::take(&mut seen))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Merges the records of first tokens `tokens` decoded.
+fn joined<const W: usize>(
+    parts: &Parts,
+    tokens: (u32, u32),
+    packing: &Packing,
+    means: &Means,
+    writer: &mut RunWriter<W>,
+    total: u64,
+    report: &mut Report<'_>,
+) -> Result<()> {
+    let bound = (tokens.1 < parts.facts.vocab_size).then(|| packing.first(tokens.1));
+    let ranges = Ranges::starting(packing.first(tokens.0)).bounded(bound);
+    let runs = parts.runs::<W>(packing);
+    let (runs, _) = merge::reduce(runs, packing, &ranges, &few_files(means), report)?;
+    let capacity = merge::buffer_size(means.buffers(), runs.len());
+    single(report, "merge", total, |control| {
+        let mut seen = 0;
+        ranges.merge(&runs, 1, capacity, |items, read| {
+            seen += read;
+            if seen >= REPORT {
+                control.advance(std::mem::take(&mut seen))?;
+            }
+            writer.push_all(items)
+        })
+    })
 }
 
 /// The same means, with no more files open than a process may have.

@@ -37,6 +37,7 @@ mod scan;
 mod select;
 mod sketch;
 mod spill;
+mod splice;
 mod stream;
 mod stretch;
 mod task;

@@ -13,6 +13,9 @@ use crate::{Error, Result};
 /// The least memory that mining works in.
 pub const MIN_MEMORY: u64 = 1 << 20;
 
+/// Run files open at a time.
+pub(super) const MAX_FILES: usize = 256;
+
 /// With what means to work; they never change the result.
 #[derive(Debug, Clone)]
 pub struct Means {

@@ -98,6 +98,11 @@ impl Packing {
         self.max_order.div_ceil(self.per_word)
     }
 
+    /// Bits of a slot.
+    pub(super) fn token_bits(&self) -> u32 {
+        self.bits
+    }
+
     pub(super) fn max_order(&self) -> usize {
         self.max_order
     }
