@@ -1,5 +1,6 @@
 """Paths where something opened is expected: one error, whichever call it is."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from memgraft.data import GraftCollator, MemoryBatch
 from memgraft.errors import ArgumentError, ConfigError, DonorError, KeySetError, StorageError
 from memgraft.harvesting.asked import refuse_taps
 from memgraft.harvesting.donor import open_donor
-from memgraft.mining import mine_part, plan_spill
+from memgraft.mining import merge_parts, mine_part, plan_spill, select_parts
 from memgraft.planning import plan_budgets
 from tiny import byte_bpe
 
@@ -142,6 +143,46 @@ def test_a_batch_names_what_opens_its_bank(make_bank):
 def test_an_inner_collator_is_one(make_bank):
     with pytest.raises(ConfigError, match=r"inner: expected a collator, .* got 5"):
         GraftCollator(make_bank(9), inner=5)
+
+
+def test_the_text_of_an_eos_is_no_token_id(tmp_path, make_bank):
+    bank, text = make_bank(9), r"eos_id: expected a token id, got '<eos>'; a tokenizer has it as eos_token_id"
+    (tmp_path / "tokens.bin").write_bytes(np.arange(8, dtype=np.uint16).tobytes())
+    for call in (
+        lambda: bank.lookup([1, 2], eos_id="<eos>"),
+        lambda: GraftCollator(bank, eos_id="<eos>"),
+        lambda: GraftCollator(bank, eos_id=[2, "<eos>"]),
+        lambda: memgraft.Corpus.open(tmp_path / "tokens.bin", eos_id="<eos>"),
+        lambda: memgraft.CorpusWriter(tmp_path / "written", vocab_size=9, eos_id="<eos>"),
+    ):
+        with pytest.raises(ArgumentError, match=text):
+            call()
+    ids = torch.tensor([[1, 2, 3, 4, 5]])
+    for several in (2, [2, 4], (2, 4), np.array([2, 4]), np.int64(2)):
+        segments = GraftCollator(bank, eos_id=several)([{"input_ids": ids[0]}])["memgraft"].segments
+        assert segments.tolist() == [[0, 0, 1, 1, 2] if np.size(several) == 2 else [0, 0, 1, 1, 1]]
+
+
+def test_a_text_is_no_list_of_parts_and_a_number_no_list_of_taps(tmp_path):
+    for call in (lambda: merge_parts("part.mgr", tmp_path / "out.mgr"), lambda: select_parts(tmp_path / "part.mgr")):
+        with pytest.raises(ArgumentError, match=r"parts: expected a list, got .*part.mgr.*; for one give"):
+            call()
+    keys = memgraft.KeySet.from_keys([(1, 2)], vocab_size=8)
+    with pytest.raises(ArgumentError, match=r"taps: expected donor depths, one per tap, as \(8,\), found 1"):
+        memgraft.Bank.create(tmp_path / "bank", keys=keys, values=np.zeros((1, 1, 4), np.float32), taps=1)
+    bank = memgraft.Bank.create(
+        tmp_path / "bank", keys=keys, values=np.zeros((1, 1, 4), np.float32), taps=np.array([1])
+    )
+    with pytest.raises(ArgumentError, match="resident: expected True, False or a number of rows, found 'all'"):
+        memgraft.Bank.open(bank.path, resident="all")
+
+
+def test_counts_of_keys_are_given_apart():
+    counted = Counter([(1, 2), (3,), (3,)])
+    with pytest.raises(ArgumentError, match=r"keys: expected keys alone, got a Counter; .*list\(counted.values\(\)\)"):
+        memgraft.KeySet.from_keys(counted, vocab_size=8)
+    keys = memgraft.KeySet.from_keys(list(counted), list(counted.values()), vocab_size=8)
+    assert [(key, keys.count(row)) for row, key in enumerate(keys)] == [((3,), 2), ((1, 2), 1)]
 
 
 def test_a_dataset_in_memory_is_saved_and_opened(tmp_path):

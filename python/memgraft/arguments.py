@@ -1,5 +1,6 @@
-"""Paths, lists and the like where opened objects are expected: one error that says how to open them."""
+"""Paths where opened objects are expected, texts where lists or ids are: one error that says the way out."""
 
+import operator
 import os
 from pathlib import Path
 
@@ -70,6 +71,21 @@ def refuse_text(**arguments: object) -> None:
     for name, value in arguments.items():
         if isinstance(value, (str, bytes, os.PathLike)):
             raise ArgumentError(f"{name}: expected a list, got {value!r}; for one give [{value!r}]")
+
+
+def token_id(name: str, value: object) -> int:
+    """``value`` as an int; a token's text, which would equal no token, is refused.
+
+    Raises:
+        ArgumentError: it is no whole number.
+    """
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ArgumentError(
+            f"{name}: expected a token id, got {value!r:.80}; a tokenizer has it as eos_token_id, or by "
+            "convert_tokens_to_ids"
+        ) from None
 
 
 def refuse_folder(path: str | os.PathLike[str], what: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memgraft import _core
-from memgraft.arguments import refuse_constructor, refuse_folder, refuse_paths
+from memgraft.arguments import refuse_constructor, refuse_folder, refuse_paths, token_id
 from memgraft.errors import ArgumentError, FingerprintError
 from memgraft.keyed import Closed, Keyed, as_key
 from memgraft.keyset import KeySet
@@ -307,7 +307,7 @@ class NgramIndex(Keyed):
         return (batch,)
 
     def _token(self, token: int, name: str) -> int:
-        if not 0 <= token < self.vocab_size:
+        if not 0 <= token_id(name, token) < self.vocab_size:
             raise ArgumentError(f"{name}: expected 0 to {self.vocab_size - 1}, got {token}")
         return int(token)
 

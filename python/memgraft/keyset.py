@@ -79,9 +79,15 @@ class KeySet(Keyed):
             metadata: JSON to carry along; not part of the fingerprint.
 
         Raises:
+            ArgumentError: ``keys`` is a mapping, whose numbers would be lost.
             KeySetError: a duplicate, empty, too long or reserved key.
             TokenError: a token outside the vocabulary.
         """
+        if isinstance(keys, Mapping):
+            raise ArgumentError(
+                f"keys: expected keys alone, got a {type(keys).__name__}; give what it counts apart: "
+                "from_keys(list(counted), list(counted.values()), …)"
+            )
         try:
             listed = [tuple(key) for key in keys]
         except TypeError as error:

@@ -206,9 +206,21 @@ def test_bf16_model_keeps_gate_and_sum_in_float32() -> None:
     assert torch.equal(out, expected)
 
 
+def test_names_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="gate: expected one of plain, signed_sqrt, none, found 'signed-sqrt'"):
+        GraftLayer(8, 8, gate="signed-sqrt")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="init: expected one of zero, scalar, scratch, found 'zeros'"):
+        initialize(GraftLayer(8, 8), "zeros", seed=0)  # type: ignore[arg-type]
+
+
 def test_wrong_width_is_refused() -> None:
     layer = make_layer()
     hidden, values, inverse, segments, tokens = make_inputs()
+    with pytest.raises(ArgumentError, match=r"values_UV must be \(U, \d+\), .* take memory.floats\(\)\[:, tap\]"):
+        layer(hidden, values[:, None], inverse, segments, tokens)
+    for other in ((inverse[:, 1:], segments), (inverse, segments[:, 1:])):
+        with pytest.raises(ArgumentError, match=r"inverse_BT must be of the .* positions of the hidden state"):
+            layer(hidden, values, *other, tokens)
     with pytest.raises(ArgumentError, match=r"\(B, T, 8\)"):
         layer(hidden[..., :7], values, inverse, segments, tokens)
     with pytest.raises(ArgumentError, match="tokens_BH is missing"):

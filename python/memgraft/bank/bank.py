@@ -1,5 +1,6 @@
 """A bank: one directory with keys, index, values and manifest."""
 
+import operator
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +106,10 @@ class Bank(BankFacts, Closing):
             StorageError: the disk refused.
         """
         refuse_paths(keys=keys)
+        try:
+            taps = [operator.index(tap) for tap in taps]
+        except TypeError:
+            raise ArgumentError(f"taps: expected donor depths, one per tap, as (8,), found {taps!r}") from None
         try:
             values = np.asarray(values)
         except (TypeError, RuntimeError) as error:

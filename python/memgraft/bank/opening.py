@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from memgraft._core import ValueTable
 from memgraft.bank.checks import channel_scales_of, check_table, expect_same
 from memgraft.bank.dtypes import DTYPES
@@ -48,8 +50,8 @@ def open_stack(
     Returns:
         The base's directory, manifest, keys, index and values of all, and the layers.
     """
-    if not isinstance(resident, bool) and resident < 0:
-        raise ArgumentError(f"resident: expected True, False or a number of rows, found {resident}")
+    if not isinstance(resident, int | np.integer) or resident < 0:
+        raise ArgumentError(f"resident: expected True, False or a number of rows, found {resident!r}")
     parts = [_open_parts(folder) for folder in bank_paths(where)]
     layers: list[Layer] = []
     for folder, manifest, _, _ in parts:

@@ -1,6 +1,5 @@
 """What lies at the paths given to `Corpus.open`: token files, tables or text, opened with the facts beside them."""
 
-import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memgraft import _core
+from memgraft.arguments import token_id
 from memgraft.config import MAX_VOCAB_SIZE
 from memgraft.corpus.documents import TEXT_SUFFIXES, TOKEN_SUFFIXES, has_token_files, is_text, text_files
 from memgraft.corpus.facts import read_facts
@@ -202,6 +202,6 @@ def _refuse_mixed(paths: Sequence[Path]) -> None:
 def _token(name: str, value: int | None) -> int | None:
     if value is None:
         return None
-    if not 0 <= operator.index(value) < 2**32:
+    if not 0 <= token_id(name, value) < 2**32:
         raise ArgumentError(f"{name}: expected a token id, got {value}")
-    return operator.index(value)
+    return token_id(name, value)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from memgraft.arguments import token_id
 from memgraft.config import MAX_VOCAB_SIZE as MAX_VOCAB_SIZE
 from memgraft.corpus.facts import FACTS_FORMAT
 from memgraft.errors import ArgumentError, CorpusError, StorageError, TokenError
@@ -66,7 +67,8 @@ class CorpusWriter:
             raise ArgumentError(f"vocab_size: expected 1 to {MAX_VOCAB_SIZE}, got {vocab_size}")
         text = os.fspath(path)
         self.path = Path(text[:-4] if text.endswith(".bin") else text)
-        self.vocab_size, self.eos_id, self.tokenizer = vocab_size, eos_id, tokenizer
+        self.vocab_size, self.tokenizer = vocab_size, tokenizer
+        self.eos_id = None if eos_id is None else token_id("eos_id", eos_id)
         self.tokenizer_mapping = tokenizer_mapping
         self.special_ids = [int(token) for token in special_ids]
         self.split, self.declared = split, declared

@@ -15,7 +15,16 @@ from memgraft.data.batch import KEY, MemoryBatch
 from memgraft.data.dispatch import refuse_if_dispatching
 from memgraft.data.handle import ShippedIds
 from memgraft.data.masks import UnreadableMask
-from memgraft.data.segments import PADDING, combine, from_batch, from_columns, from_examples, lay_out, positions_in
+from memgraft.data.segments import (
+    PADDING,
+    combine,
+    ending_ids,
+    from_batch,
+    from_columns,
+    from_examples,
+    lay_out,
+    positions_in,
+)
 from memgraft.errors import ArgumentError, ConfigError
 
 _PADS = "give inner=, a collator that pads and makes tensors: DataCollatorForLanguageModeling(tokenizer, mlm=False)"
@@ -45,6 +54,7 @@ class GraftCollator:
 
     Raises:
         ConfigError: unknown ``mode``, or an ``inner`` that cannot be called.
+        ArgumentError: no bank, or an ``eos_id`` that is no token id.
     """
 
     def __init__(
@@ -65,6 +75,8 @@ class GraftCollator:
         self.bank = open_memory(bank)
         self.inner = _stack if inner is None else inner
         self.mode = mode
+        if eos_id is not None:
+            ending_ids(eos_id)
         self.eos_id = eos_id
         self.column = column
         self.threads = threads

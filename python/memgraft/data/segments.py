@@ -6,8 +6,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
+from memgraft.arguments import token_id
 from memgraft.boundaries import LONGEST, MARKS, RAGGED, example_numbers, unread_names
 from memgraft.data.masks import PADDING, UnreadableMask, count, from_attention_mask, read_mask
 from memgraft.errors import ArgumentError
@@ -65,17 +67,30 @@ def from_cu_seqlens(cu_seqlens: torch.Tensor, length: int) -> torch.Tensor:
     return segments[None]
 
 
+def ending_ids(eos_id: int | Sequence[int]) -> tuple[int, ...]:
+    """One end-of-segment token or several, as ints.
+
+    Raises:
+        ArgumentError: what is no token id.
+    """
+    several = eos_id if isinstance(eos_id, tuple | list | np.ndarray) else (eos_id,)
+    return tuple(each if isinstance(each, int) else token_id("eos_id", each) for each in several)
+
+
 def from_eos(input_ids: torch.Tensor, eos_id: int | Sequence[int]) -> torch.Tensor:
     """An EOS belongs to the segment it ends; the next position starts a new one.
 
     Args:
         input_ids: ints ``(B, T)``.
         eos_id: the end-of-segment token, or several.
+
+    Raises:
+        ArgumentError: what is no token id.
     """
     _check_2d(input_ids, "input_ids")
     starts = torch.ones_like(input_ids, dtype=torch.bool)
     starts[:, 1:] = False
-    for ending in (eos_id,) if isinstance(eos_id, int) else eos_id:
+    for ending in ending_ids(eos_id):
         starts[:, 1:] |= input_ids[:, :-1] == ending
     return count(starts)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from memgraft import _core
-from memgraft.arguments import refuse_paths
+from memgraft.arguments import refuse_paths, refuse_text
 from memgraft.corpus import Corpus, CorpusSample, Shard, join_samples, joint_name, write_sample
 from memgraft.corpus.sample import sample_path, samples_beside
 from memgraft.errors import ArgumentError
@@ -199,6 +199,7 @@ def merge_parts(
         FingerprintError: parts that do not belong together, or one that is there twice.
         FormatError: a part is damaged, truncated, or of a later version.
     """
+    refuse_text(parts=parts)
     progress = callback(progress)
     used = options.means(memory, temporary, threads)
     paths = [Path(path) for path in parts]
@@ -255,6 +256,7 @@ def select_parts(
         FormatError: a part is damaged, truncated, or of a later version.
         ArgumentError: options out of range.
     """
+    refuse_text(parts=parts)
     progress = callback(progress)
     paths = [Path(path) for path in parts]
     if orders is None:

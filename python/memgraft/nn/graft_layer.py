@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,8 @@ class GraftLayer(nn.Module):
         target_dim: int | None = None,
     ) -> None:
         super().__init__()
+        if gate not in get_args(Gate):
+            raise ArgumentError(f"gate: expected one of {', '.join(get_args(Gate))}, found {gate!r}")
         if value_dim is None and fallback is None:
             raise ArgumentError("a graft layer needs a memory (value_dim), a fallback, or both")
         if target_dim is not None and streams > 1:
@@ -155,7 +158,7 @@ class GraftLayer(nn.Module):
             (B, T, S, D or E) float32: the next call's ``conv_state_BCSD``; ``None`` where there will be none.
 
         Raises:
-            ArgumentError: shapes that do not fit the layer, or history without ``conv_state_BCSD``.
+            ArgumentError: shapes that do not fit the layer or each other, or history without ``conv_state_BCSD``.
         """
         hidden_BTSD = hidden_BTD.unsqueeze(2) if hidden_BTD.dim() == 3 else hidden_BTD
         if hidden_BTSD.dim() != 4 or hidden_BTSD.shape[2:] != (self.streams, self.hidden_dim):
@@ -170,7 +173,18 @@ class GraftLayer(nn.Module):
             raise ArgumentError(f"target_BTE must be of width {self.target_dim} at each position, found {found}")
         if self.kernel and self._unfused is not None:
             raise ArgumentError(f"kernel=True: {self._unfused}")
+        if values_UV is not None and self.value_dim is not None and values_UV.shape[1:] != (self.value_dim,):
+            raise ArgumentError(
+                f"values_UV must be (U, {self.value_dim}), the rows at one tap, found {tuple(values_UV.shape)}; of a "
+                "MemoryBatch take memory.floats()[:, tap]"
+            )
         num_new = hidden_BTSD.shape[1]
+        if inverse_BT.shape != hidden_BTSD.shape[:2] or segments_BH.shape[1] < num_new:
+            raise ArgumentError(
+                f"inverse_BT must be of the {tuple(hidden_BTSD.shape[:2])} positions of the hidden state, and "
+                f"segments_BH of these and their history, found {tuple(inverse_BT.shape)} and "
+                f"{tuple(segments_BH.shape)}"
+            )
         if self.conv is not None and conv_state_BCSD is None and segments_BH.shape[1] > num_new:
             raise ArgumentError(
                 f"segments_BH carries {segments_BH.shape[1] - num_new} positions of history, which the convolution "

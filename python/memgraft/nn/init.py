@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from torch import nn
 
@@ -26,8 +28,10 @@ def initialize(layer: GraftLayer, init: Init, *, seed: int, std: float = 0.02) -
         std: standard deviation.
 
     Raises:
-        ArgumentError: the layer has an output scale under another mode, or none under ``"scalar"``.
+        ArgumentError: no such mode; the layer has an output scale under another mode, or none under ``"scalar"``.
     """
+    if init not in get_args(Init):
+        raise ArgumentError(f"init: expected one of {', '.join(get_args(Init))}, found {init!r}")
     if (layer.scale is not None) != (init == "scalar" or layer.gate_kind == "none"):
         raise ArgumentError('output_scale goes with init="scalar" and with no other')
     generator = torch.Generator().manual_seed(seed)
