@@ -78,34 +78,39 @@ struct Tied {
 fn tie(bytes: &[u8], ahead: &Ahead, num: usize, a: Head, b: Head, room: &mut [u8]) -> Option<Tied> {
     let shared = a.code.shared();
     let rest = num - shared;
-    let key = |head: Head| bytes.get(head.place.at() + 1..head.place.at() + 1 + rest);
-    let (key_a, key_b) = (key(a)?, key(b)?);
-    let equal = key_a.iter().zip(key_b).take_while(|(a, b)| a == b).count();
-    let a_first = if equal < rest {
-        key_a[equal] < key_b[equal]
+    let from = |head: Head| bytes[head.place.at()..].first_chunk::<WINDOW>();
+    let (from_a, from_b) = (from(a)?, from(b)?);
+    // Codes hold seven bytes: with fewer to come, the keys are equal.
+    let equal = if rest <= 7 {
+        rest
     } else {
-        let read = |head: Head| {
-            let mut at = head.place.at() + 1 + rest;
-            let tag = read_leb128(bytes, &mut at)?;
-            Some((tag, if head.place.one() == 0 { read_leb128(bytes, &mut at)? } else { 1 }))
+        from_a[1..=rest].iter().zip(&from_b[1..=rest]).take_while(|(a, b)| a == b).count()
+    };
+    let to: &mut [u8; WINDOW] = room.first_chunk_mut()?;
+    let a_first = if equal < rest {
+        from_a[1 + equal] < from_b[1 + equal]
+    } else {
+        let read = |from: &[u8; WINDOW], head: Head| {
+            let mut at = 1 + rest;
+            let tag = read_leb128(from, &mut at)?;
+            Some((tag, if head.place.one() == 0 { read_leb128(from, &mut at)? } else { 1 }))
         };
-        let ((tag_a, count_a), (tag_b, count_b)) = (read(a)?, read(b)?);
+        let ((tag_a, count_a), (tag_b, count_b)) = (read(from_a, a)?, read(from_b, b)?);
         if tag_a == tag_b {
-            room[0] = low_u8(low_u32(u64_of(shared)));
-            room[1..=rest].copy_from_slice(key_a);
+            *to = *from_a;
+            to[0] = low_u8(low_u32(u64_of(shared)));
             let mut written = 1 + rest;
-            put_leb128(room, &mut written, tag_a);
-            put_leb128(room, &mut written, count_a.checked_add(count_b)?);
+            put_leb128(to, &mut written, tag_a);
+            put_leb128(to, &mut written, count_a.checked_add(count_b)?);
             return Some(Tied { heads: [ahead.next(a.place), ahead.next(b.place)], joined: true, written });
         }
         tag_a < tag_b
     };
-    let (first, later) = if a_first { (a, b) } else { (b, a) };
+    let (first, later, record) = if a_first { (a, b, from_a) } else { (b, a, from_b) };
     let next = ahead.next(first.place);
-    let record = &bytes[first.place.at()..next.place.at()];
-    room[..record.len()].copy_from_slice(record);
-    room[0] = first.first_byte();
+    *to = *record;
+    to[0] = first.first_byte();
     let place = Place(later.place.0 + u64_of(equal));
     let code = Code::new(Shape::word(bytes, place.at()), FEWEST - u64_of(shared + equal));
-    Some(Tied { heads: [next, Head { code, place }], joined: false, written: record.len() })
+    Some(Tied { heads: [next, Head { code, place }], joined: false, written: next.place.at() - first.place.at() })
 }
