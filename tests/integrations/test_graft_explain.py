@@ -91,3 +91,11 @@ def test_the_verb(bank: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert [one["effect"] for one in found] == pytest.approx([one.effect for one in expected], abs=1e-5)
     shown = CliRunner().invoke(build_app(), arguments)
     assert "longest match" in shown.output
+    (tmp_path / "model" / "recipient" / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    refused = CliRunner().invoke(build_app(), arguments)
+    assert refused.exit_code == 2
+    assert "recipient/tokenizer.json, found none; give --tokenizer" in refused.stderr
+    named = CliRunner().invoke(build_app(), [*arguments, "--tokenizer", str(tmp_path / "tokenizer.json"), "--json"])
+    assert json.loads(named.stdout)["tokens"] == found
+    wrong = CliRunner().invoke(build_app(), [*arguments, "--tokenizer", str(tmp_path / "none.json")])
+    assert "none.json: expected a tokenizer.json, found no such file" in wrong.stderr

@@ -54,7 +54,16 @@ def run(
             if html is None
             else artifacts.check_output(html, overwrite=overwrite, endings=(".html", ".htm"), option="--html")
         )
-        inspect_model.run(path, graft, text=text, recipient=recipient, bank=bank_path, html=page, json=json)
+        inspect_model.run(
+            path,
+            graft,
+            text=text,
+            recipient=recipient,
+            bank=bank_path,
+            tokenizer=reading.tokenizer,
+            html=page,
+            json=json,
+        )
         return
     if recipient is not None or bank_path is not None or html is not None:
         if not path.exists():

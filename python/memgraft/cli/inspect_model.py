@@ -10,7 +10,15 @@ from memgraft.names import TOOL
 
 
 def run(
-    path: Path, graft: Path, *, text: str, recipient: Path | None, bank: str | None, html: Path | None, json: bool
+    path: Path,
+    graft: Path,
+    *,
+    text: str,
+    recipient: Path | None,
+    bank: str | None,
+    tokenizer: Path | None,
+    html: Path | None,
+    json: bool,
 ) -> None:
     """Print what each token of ``text`` finds, the gates, and what the row changes.
 
@@ -20,33 +28,41 @@ def run(
         text: the text.
         recipient: the recipient's folder, where it is not beside the graft.
         bank: the bank (several with commas), where the graft names none.
+        tokenizer: its tokenizer, where the recipient's folder and the bank have none.
         html: also write a page there.
         json: print one JSON object.
 
     Raises:
-        ArgumentError: no recipient is named or found.
+        ArgumentError: no recipient is named or found, or no tokenizer.
+        FingerprintError: the tokenizer is not the one that the bank's keys were made with.
     """
     folder = recipient or path / "recipient"
     if not (folder / "config.json").is_file():
         raise ArgumentError(f"{path}: expected the recipient at {folder}, found none; give --recipient")
     from memgraft.bank import open_memory_of
     from memgraft.keyed import decoder
+    from memgraft.tokenizer_file import TOKENIZER_NAME, load_tokenizer_file
 
     # Before the imports, which take seconds.
-    open_memory_of(graft, records.read_json(graft / "graft.json")["bank"], bank)
+    memory = open_memory_of(graft, records.read_json(graft / "graft.json")["bank"], bank)
+    places = [tokenizer, folder / TOKENIZER_NAME, getattr(memory, "tokenizer_path", None)]
+    chosen = next((place for place in places if place is not None and (place == tokenizer or place.is_file())), None)
+    if chosen is None:
+        raise ArgumentError(f"{path}: expected {folder / TOKENIZER_NAME}, found none; give --tokenizer")
+    opened = load_tokenizer_file(chosen)
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     from memgraft.harvesting.gguf import quiet_transformers
     from memgraft.integrations.transformers import explain, load_graft
 
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    fast = PreTrainedTokenizerFast(tokenizer_object=opened)
     with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(folder)
-    load_graft(model, graft, bank=bank, rows="same" if bank is None else "any")
-    explained = explain(model, text, tokenizer=tokenizer)
+    load_graft(model, graft, bank=bank, tokenizer=fast, rows="same" if bank is None else "any")
+    explained = explain(model, text, tokenizer=fast)
     ids = [one.token for one in explained]
-    texts = decoder(tokenizer)([[token] for token in ids])
-    matches = decoder(tokenizer)([ids[place - one.order + 1 : place + 1] for place, one in enumerate(explained)])
+    texts = decoder(fast)([[token] for token in ids])
+    matches = decoder(fast)([ids[place - one.order + 1 : place + 1] for place, one in enumerate(explained)])
     tokens = []
     for one, spelled, match in zip(explained, texts, matches, strict=True):
         facts: dict[str, Any] = {"token": one.token, "text": spelled, "order": one.order}
