@@ -2,7 +2,7 @@
 
 use super::shape::Shape;
 use crate::ids::{low_u8, low_u32, u64_of, u64_of_u8, usize_of, usize_of_u64};
-use crate::mining::record::ROOM;
+use crate::mining::record::{MAX_RECORD, ROOM};
 
 /// Places for records of one side, one of them for what is behind the last.
 const HALF: usize = 128;
@@ -25,6 +25,7 @@ pub(super) const ONE: u8 = 0x80;
 pub(super) const FEWEST: u64 = 0x7f;
 /// Bytes from a record on that may be looked at.
 pub(super) const WINDOW: usize = 80;
+const _: () = assert!(MAX_RECORD <= WINDOW, "a record whose tag or count is large is copied as a window");
 
 /// How a record compares with another, where both follow the same one: by the bytes of its key that it shares with that,
 /// more of them first, then by the next seven bytes.

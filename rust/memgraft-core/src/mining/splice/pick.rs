@@ -11,7 +11,7 @@ use crate::wire::{put_leb128, read_leb128};
 /// Returns the bytes, and how many pairs were joined; `None` where counts are too large.
 ///
 /// Which side comes first cannot be foretold, and a wrong guess costs a processor more than the rest of a record: so it
-/// does not matter here which of two heads is whose, and masks swap them.
+/// does not matter here which of two heads is whose, and they change places without a jump.
 #[inline(never)]
 pub(super) fn pick<const C: usize>(
     bytes: &[u8],
@@ -80,7 +80,7 @@ fn tie(bytes: &[u8], ahead: &Ahead, num: usize, a: Head, b: Head, room: &mut [u8
     let rest = num - shared;
     let from = |head: Head| bytes[head.place.at()..].first_chunk::<WINDOW>();
     let (from_a, from_b) = (from(a)?, from(b)?);
-    // Codes hold seven bytes: with fewer to come, the keys are equal.
+    // Codes hold seven bytes: with no more to come, the keys are equal.
     let equal = if rest <= 7 {
         rest
     } else {
