@@ -10,7 +10,7 @@ use super::options::{self, MAX_FILES, Means, MineOptions, Mined};
 use super::parts::{MergedFacts, Parts, check_kin};
 use super::runs::{Facts, RunSet, RunWriter};
 use super::select::Wanted;
-use super::splice::{self, MOST_RECORDS, Splice, with_chunks};
+use super::splice::{self, CAPACITY, MOST_RECORDS, Splice, with_chunks};
 use super::task::{excluded, not_conserved};
 use super::window::{Packing, with_words};
 use super::{count, plan};
@@ -83,11 +83,13 @@ fn write<const W: usize>(
     let from = next.unwrap_or(from);
     if from < to {
         let total = parts.sets.iter().map(|set| set.facts().num_records).fold(0, u64::saturating_add);
-        match splice::capacity(packing, &parts.sets, means) {
-            Some(capacity) => with_chunks!(packing, C => {
-                spliced::<W, C>(&mut Splice::open(packing, &parts.sets, (from, to), capacity)?, &mut writer, total, report)?;
-            }),
-            None => joined(parts, (from, to), packing, means, &mut writer, total, report)?,
+        if splice::fits(packing, &parts.sets, means) {
+            with_chunks!(packing, C => {
+                let mut splice = Splice::<C>::open(packing, &parts.sets, (from, to), CAPACITY)?;
+                spliced::<W, C>(&mut splice, &mut writer, total, report)?;
+            });
+        } else {
+            joined(parts, (from, to), packing, means, &mut writer, total, report)?;
         }
     }
     for shard in &mut facts.shards {

@@ -13,13 +13,14 @@
 mod ahead;
 mod pair;
 mod pick;
+mod plain;
 mod shape;
 mod side;
 #[cfg(test)]
 mod tests;
 
 pub(super) use ahead::MOST_RECORDS;
-pub(super) use pair::{Splice, capacity};
+pub(super) use pair::{CAPACITY, Splice, fits};
 
 /// Evaluates `$run`, in which the constant `$C` is the number of 16 bytes in which a record of `$packing`'s keys lies,
 /// unless tag or count is large.

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::ahead::{Ahead, Head, MOST_BYTES, WINDOW};
+use super::ahead::{Ahead, BOTH, Both, Head, MOST_BYTES, WINDOW};
 use super::pick;
+use super::plain::Ends;
 use super::shape::Shape;
 use super::side::{Records, Side, Source, Written};
-use crate::ids::{u64_of, usize_of, usize_of_u64};
+use crate::ids::{u64_of, usize_of};
 use crate::mining::codec::KeyBytes;
 use crate::mining::options::{MAX_FILES, Means};
 use crate::mining::record::{MAX_RECORD, ROOM};
 use crate::mining::runs::{RunSet, Sections};
-use crate::mining::stretch::{MAX_READ_BUFFER, MIN_READ_BUFFER};
 use crate::mining::window::Packing;
 use crate::{Error, Result};
 
@@ -21,23 +21,25 @@ const BETWEEN: usize = MOST_BYTES + MAX_RECORD + (12 << 10);
 const FRONT: usize = 8;
 /// Bytes behind a side's records that a read of whole words touches.
 const BACK: usize = ROOM + WINDOW;
-/// The most that a merge takes for each run besides what it reads.
-pub(super) const SPLICE_BYTES: usize = BETWEEN + FRONT + BACK + size_of::<Ahead>();
+/// Bytes that are read at a time.
+pub(in crate::mining) const CAPACITY: usize = BOTH / 2 - FRONT - BACK;
+/// What a merge takes for each run.
+pub(super) const SPLICE_BYTES: usize = size_of::<Both>() + size_of::<Ahead>() + size_of::<Ends>();
 
-/// Bytes to read at a time of each of `sets`; `None` where they are merged decoded: for want of memory or of open files, or
-/// since run files of version 1.0 give bytes of a key in which no token lies.
-pub(in crate::mining) fn capacity(packing: &Packing, sets: &[Arc<RunSet>], means: &Means) -> Option<usize> {
+/// Whether `sets` are merged here. Decoded they are for want of memory or of open files, and since run files of version 1.0
+/// give bytes of a key in which no token lies.
+pub(in crate::mining) fn fits(packing: &Packing, sets: &[Arc<RunSet>], means: &Means) -> bool {
     let wanted = KeyBytes::of(packing).num;
-    let share = usize_of_u64((means.memory / 2 / u64_of(sets.len())).min(u64_of(MAX_READ_BUFFER + SPLICE_BYTES)));
-    let capacity = share.checked_sub(SPLICE_BYTES).filter(|&capacity| capacity >= MIN_READ_BUFFER)?;
-    (sets.len() <= MAX_FILES && sets.iter().all(|set| set.key_bytes.num == wanted)).then_some(capacity)
+    means.memory / 2 >= u64_of(sets.len() * SPLICE_BYTES)
+        && sets.len() <= MAX_FILES
+        && sets.iter().all(|set| set.key_bytes.num == wanted)
 }
 
 /// Two sorted streams of records, or one, as one.
 pub(in crate::mining) struct Splice<'a, const C: usize> {
     shape: Shape,
-    /// What both sides have read.
-    bytes: Vec<u8>,
+    ends: Box<Ends>,
+    bytes: Box<Both>,
     ahead: Box<Ahead>,
     sides: [Side<'a, C>; 2],
     /// The next record of each side, and what it shares with the record written last if that has its first token.
@@ -70,9 +72,11 @@ impl<'a, const C: usize> Splice<'a, C> {
         let left_end = FRONT + room(&left);
         let right_start = left_end + BACK + FRONT;
         let right_end = right_start + room(&right);
+        assert!(right_end + BACK <= BOTH, "expected at most {CAPACITY} bytes to read at a time");
         Ok(Self {
             shape: Shape::of(packing),
-            bytes: vec![0; right_end + BACK],
+            ends: Box::new(Ends::of(packing)),
+            bytes: vec![0; BOTH + WINDOW].try_into().expect("as many bytes as it has"),
             ahead: Box::new(Ahead::new()),
             sides: [Side::new(0, left, FRONT, left_end), Side::new(1, right, right_start, right_end)],
             heads: [Head::USED_UP; 2],
@@ -82,12 +86,13 @@ impl<'a, const C: usize> Splice<'a, C> {
 
     /// First token of the next record, `None` at the end. Adds the number of records that were looked at to `read`.
     pub(in crate::mining) fn token(&mut self, read: &mut u64) -> Result<Option<u32>> {
-        for (index, side) in self.sides.iter_mut().enumerate() {
-            if self.heads[index].code.is_end() && side.advance(&mut self.bytes, &mut self.ahead, &self.shape, read)? {
-                self.heads[index] = self.ahead.first(index);
+        let Self { shape, ends, bytes, ahead, sides, heads, .. } = self;
+        for (index, (side, head)) in sides.iter_mut().zip(heads).enumerate() {
+            if head.code.is_end() && side.advance(&mut bytes[..], ahead, shape, ends, read)? {
+                *head = ahead.first(index);
             }
         }
-        Ok(self.sides.iter().filter_map(Side::token).min())
+        Ok(sides.iter().filter_map(Side::token).min())
     }
 
     /// The next record, which is the first of its first token, is written as if none came before it.
@@ -106,7 +111,7 @@ impl<'a, const C: usize> Splice<'a, C> {
             let shared = usize_of(u64::from_be_bytes(differ).leading_zeros() / 8);
             let bytes = self.shape.bytes(slot);
             for index in (0..2).filter(|&index| has[index]) {
-                self.heads[index] = self.ahead.share(index, shared, &bytes, &mut self.bytes);
+                self.heads[index] = self.ahead.share(index, shared, &bytes, &mut self.bytes[..]);
             }
             self.slot = slot;
         }
@@ -119,7 +124,7 @@ impl<'a, const C: usize> Splice<'a, C> {
         }
         let index = usize::from(has[1]);
         let head = std::mem::replace(&mut self.heads[index], Head::USED_UP);
-        let (bytes, records) = self.ahead.rest(index, &head, &self.bytes, room);
+        let (bytes, records) = self.ahead.rest(index, &head, &self.bytes[..], room);
         Ok(Written { bytes, records })
     }
 }

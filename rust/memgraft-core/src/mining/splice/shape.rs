@@ -1,6 +1,6 @@
 //! What is the same of all records of a merge.
 
-use crate::ids::{low_u32, u64_of, usize_of};
+use crate::ids::usize_of;
 use crate::mining::codec::KeyBytes;
 use crate::mining::window::Packing;
 
@@ -12,8 +12,6 @@ pub(super) struct Shape {
     /// Bits of a first token, and bytes in which they lie.
     pub(super) token_bits: u32,
     pub(super) token_bytes: usize,
-    /// What a tag of more than the longest order makes at least 0x80 with.
-    pub(super) large_tag: u32,
 }
 
 impl Shape {
@@ -22,7 +20,6 @@ impl Shape {
             num: KeyBytes::of(packing).num,
             token_bits: packing.token_bits(),
             token_bytes: usize_of(packing.token_bits().div_ceil(8)),
-            large_tag: 0x7f - low_u32(u64_of(packing.max_order())),
         }
     }
 
@@ -31,10 +28,10 @@ impl Shape {
         u64::from_be_bytes(bytes) >> (u64::BITS - self.token_bits)
     }
 
-    /// The word at `at`.
+    /// The word at `at`, its first byte the lowest.
     #[inline]
     pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
-        u64::from_be_bytes(*bytes[at..].first_chunk().expect("expected room behind the records"))
+        u64::from_le_bytes(*bytes[at..].first_chunk().expect("expected room behind the records"))
     }
 
     /// The bytes that keys with first token `slot` - 1 start with, but for bits of other tokens.

@@ -1,6 +1,7 @@
 //! One of two streams: where its records come from, and a look at the next of them.
 
-use super::ahead::{Ahead, Head, MOST, MOST_BYTES, ONE, WINDOW};
+use super::ahead::{Ahead, Code, Head, MOST, MOST_BYTES, ONE, Place, WINDOW};
+use super::plain::{self, Ends, KEY, Key};
 use super::shape::Shape;
 use crate::ids::{low_u32, u64_of, usize_of_u64};
 use crate::mining::record::MAX_RECORD;
@@ -61,9 +62,8 @@ pub(super) struct Side<'a, const C: usize> {
     back: usize,
     used: usize,
     filled: usize,
-    /// The key of the record looked at last, behind it its tag's first byte.
-    key: [u8; 128],
-    tag: u64,
+    /// The key of the record looked at last, and its tag.
+    key: Key,
     /// Whether the next record starts a section.
     starts: bool,
     /// The first token, plus one, of the records looked at; zero before the first and behind the last.
@@ -84,8 +84,7 @@ impl<'a, const C: usize> Side<'a, C> {
             back,
             used: front,
             filled: front,
-            key: [0; 128],
-            tag: 0,
+            key: [0; KEY],
             starts: true,
             slot: 0,
             ended: false,
@@ -104,6 +103,7 @@ impl<'a, const C: usize> Side<'a, C> {
         bytes: &mut [u8],
         ahead: &mut Ahead,
         shape: &Shape,
+        ends: &Ends,
         read: &mut u64,
     ) -> Result<bool> {
         while !self.ended {
@@ -114,7 +114,7 @@ impl<'a, const C: usize> Side<'a, C> {
                 self.ended = !self.next_section()?;
                 continue;
             }
-            let number = self.look(bytes, ahead, shape)?;
+            let number = self.look(bytes, ahead, shape, ends)?;
             let Source::Set(set) = &mut self.source else { return Ok(true) };
             *read += u64_of(number);
             let token = low_u32(self.slot - 1);
@@ -181,60 +181,41 @@ impl<'a, const C: usize> Side<'a, C> {
     }
 
     /// Looks at the records from `used` on that have one first token; returns their number, at least one.
-    fn look(&mut self, bytes: &[u8], ahead: &mut Ahead, shape: &Shape) -> Result<usize> {
-        let Shape { num, large_tag, token_bytes, .. } = *shape;
+    fn look(&mut self, bytes: &[u8], ahead: &mut Ahead, shape: &Shape, ends: &Ends) -> Result<usize> {
         let (heads, first) = ahead.half(self.index);
         let stop = if self.is_read { self.filled } else { (self.filled + 1).saturating_sub(MAX_RECORD) };
-        let (mut at, mut found) = (self.used, 0);
-        self.start(bytes, at, shape)?;
-        let mut key = self.key;
-        // Only the first may share less: with it, another first token starts.
-        let mut least = 0;
-        while found < MOST && at < stop {
-            let window: &[u8; WINDOW] = bytes[at..].first_chunk().expect("expected room behind the records");
-            let head = window[0];
-            let sharing = usize::from(head & !ONE);
-            if sharing.wrapping_sub(least) > num - least {
-                break;
-            }
-            let tail = (1 + num - sharing) & 63;
-            let (tag, count) = (window[tail], window[tail + 1]);
-            let one = head >> 7;
-            let mut end = at + tail + 2 - usize::from(one);
-            // Tags of several bytes and those of long documents, counts of several bytes, none, or zero.
-            let large = (u32::from(tag) + large_tag) | u32::from((count | count.wrapping_sub(1)) & one.wrapping_sub(1));
-            let before = key[sharing & 63];
-            // A key that is shared as a whole has its tag behind it.
-            if large >= 0x80 || window[1] <= before {
-                let rises = (sharing < num).then_some(window[1] > before);
-                let last = found.checked_sub(1).map(|last| heads[last]);
-                end = self.careful(bytes, at, shape, rises, last)?;
-            }
-            let fresh: &mut [u8; 64] = key[sharing & 63..].first_chunk_mut().expect("expected room behind a key");
-            fresh.as_chunks_mut::<16>().0[..C].copy_from_slice(&window[1..65].as_chunks::<16>().0[..C]);
-            heads[found] = Head::new(Shape::word(window, 0), first + found, at);
-            at = end;
+        self.start(bytes, self.used, shape)?;
+        // A window that starts before `stop` ends in here.
+        let bytes = &bytes[..stop + WINDOW - 1];
+        let (mut place, mut found) = (Place::new(first, self.used, shape.num), 0);
+        while found < MOST && place.at() < stop {
+            let window = bytes[place.at()..].first_chunk().expect("expected room behind the records");
+            let Some(len) = self.careful(window, shape, found > 0)? else { break };
+            plain::note::<4>(window, &mut self.key);
+            let code = Code::new(Shape::word(window, 1), u64_of(shape.num - usize::from(window[0] & !ONE)));
+            heads[found] = Head { code, place: place.of(window[0]) };
+            place.0 += Place::step(u64_of(len));
             found += 1;
-            least = token_bytes;
+            found += plain::look::<C>(bytes, &mut place, &mut heads[found..MOST], &mut self.key, ends);
         }
-        self.key = key;
-        let Some(last) = found.checked_sub(1).filter(|_| at <= self.filled) else { return Err(self.damaged()) };
-        self.tag = self.tag_of(bytes, &heads[last], shape)?;
-        heads[found] = Head::end(first + found, at);
-        self.used = at;
+        if found == 0 || place.at() > self.filled {
+            return Err(self.damaged());
+        }
+        heads[found] = Head::end(place);
+        self.used = place.at();
         Ok(found)
     }
 
     /// Notes the first token of the record at `at`, which may be another than that of the one before.
     fn start(&mut self, bytes: &[u8], at: usize, shape: &Shape) -> Result<()> {
-        let word = Shape::word(bytes, at).to_be_bytes();
+        let word = Shape::word(bytes, at).to_le_bytes();
         let sharing = usize::from(word[0] & !ONE);
         if sharing >= shape.token_bytes && !self.starts {
             return Ok(());
         }
         let starts = std::mem::take(&mut self.starts);
         if starts {
-            self.key = [0; 128];
+            self.key = [0; KEY];
         }
         let mut bytes = *self.key.first_chunk::<8>().expect("keys have room for a word");
         bytes.iter_mut().skip(sharing).zip(&word[1..]).for_each(|(byte, fresh)| *byte = *fresh);
@@ -254,38 +235,37 @@ impl<'a, const C: usize> Side<'a, C> {
         Ok(())
     }
 
-    /// Where the record at `at` ends, which is large, or does not seem to rise. `rises`: whether its key is larger than
-    /// that of the `last`; `None` where it is the same.
+    /// Bytes of the record that `window` starts with, whatever its tag and count; `None` if it is one of another first token
+    /// than those before, which `goes_on` says that there are.
     #[cold]
-    fn careful(
-        &mut self,
-        bytes: &[u8],
-        at: usize,
-        shape: &Shape,
-        rises: Option<bool>,
-        last: Option<Head>,
-    ) -> Result<usize> {
-        let before = last.map_or(Ok(self.tag), |last| self.tag_of(bytes, &last, shape))?;
-        let mut end = at + 1 + shape.num - usize::from(bytes[at] & !ONE);
-        let mut read = || read_leb128(bytes, &mut end);
+    fn careful(&mut self, window: &[u8; WINDOW], shape: &Shape, goes_on: bool) -> Result<Option<usize>> {
+        let (num, shared) = (shape.num, usize::from(window[0] & !ONE));
+        if goes_on && shared < shape.token_bytes {
+            return Ok(None);
+        }
+        if shared > num {
+            return Err(self.damaged());
+        }
+        let mut end = 1 + num - shared;
+        let mut read = || read_leb128(window, &mut end);
         let tag = read();
-        let count = if bytes[at] & ONE == 0 { read() } else { Some(1) };
+        let count = if window[0] & ONE == 0 { read() } else { Some(1) };
         let (Some(tag), Some(count)) = (tag, count) else { return Err(self.damaged()) };
         let (max_tag, max_sum) = match &self.source {
             Source::Set(set) => (set.max_tag, MAX_COUNT),
             _ => (u64::MAX, u64::MAX),
         };
         self.sum = self.sum.saturating_add(count);
-        if count == 0 || tag > max_tag || self.sum >= max_sum || !rises.unwrap_or(before < tag) {
+        // A key that is shared as a whole has its tag behind it.
+        let rises = if shared < num {
+            window[1] > self.key[shared] || self.starts
+        } else {
+            read_leb128(&self.key, &mut num.clone()).is_some_and(|before| before < tag)
+        };
+        if count == 0 || tag > max_tag || self.sum >= max_sum || !rises {
             return Err(self.damaged());
         }
-        Ok(end)
-    }
-
-    /// The tag of a record.
-    fn tag_of(&self, bytes: &[u8], record: &Head, shape: &Shape) -> Result<u64> {
-        let mut tail = record.place.at() + 1 + shape.num - record.code.shared();
-        read_leb128(bytes, &mut tail).ok_or_else(|| self.damaged())
+        Ok(Some(end))
     }
 
     /// Something is no record of a stream in order.

@@ -17,7 +17,6 @@ use crate::mining::options::{MAX_FILES, Means};
 use crate::mining::record::Item;
 use crate::mining::runs::{Facts, RunSet, RunWriter};
 use crate::mining::spill::Run;
-use crate::mining::stretch::{MAX_READ_BUFFER, MIN_READ_BUFFER};
 use crate::mining::window::{Packing, with_words};
 use crate::{Error, Result};
 
@@ -132,7 +131,7 @@ proptest! {
         kinds in prop::sample::select(vec![1u32, 2, 3, 40, u32::MAX]),
         low in any::<bool>(),
         cut in prop::option::of((any::<u32>(), any::<u32>())),
-        capacity in prop::sample::select(vec![1usize, 100, 700, 1 << 16]),
+        capacity in prop::sample::select(vec![1usize, 100, 700, CAPACITY]),
     ) {
         let kinds = kinds.min(vocab_size);
         let token = |token: u32| if low { token % kinds } else { vocab_size - 1 - token % kinds };
@@ -235,14 +234,12 @@ fn small_memory_and_old_files_are_left_to_who_decodes() {
         .map(|index| written::<2>(&folder.path().join(format!("{index}.mgr")), &packing, &facts, |_| ()))
         .collect();
     let means = |memory: u64| Means { memory, ..crate::mining::tests::means() };
-    let of = |memory| capacity(&packing, &sets, &means(memory));
-    assert_eq!(of(1 << 30), Some(MAX_READ_BUFFER));
-    let least = u64_of(4 * (SPLICE_BYTES + MIN_READ_BUFFER));
-    assert_eq!((of(least), of(least - 4)), (Some(MIN_READ_BUFFER), None));
+    let fits = |sets: &[_], memory| fits(&packing, sets, &means(memory));
+    let least = u64_of(4 * SPLICE_BYTES);
+    assert!(fits(&sets, least) && !fits(&sets, least - 1));
     let many: Vec<_> = std::iter::repeat_n(Arc::clone(&sets[0]), MAX_FILES + 1).collect();
-    assert_eq!(capacity(&packing, &many[..MAX_FILES], &means(1 << 40)), Some(MAX_READ_BUFFER));
-    assert_eq!(capacity(&packing, &many, &means(1 << 40)), None);
+    assert!(fits(&many[..MAX_FILES], 1 << 40) && !fits(&many, 1 << 40));
     let mut old = RunSet::open(folder.path().join("0.mgr")).unwrap();
     old.key_bytes = KeyBytes::all(&packing);
-    assert_eq!(capacity(&packing, &[Arc::new(old)], &means(1 << 30)), None);
+    assert!(!fits(&[Arc::new(old)], 1 << 40));
 }
