@@ -7,7 +7,7 @@ use crate::ids::{low_u8, low_u32, u64_of, usize_of, usize_of_u64};
 use crate::mining::record::{MAX_RECORD, ROOM};
 
 /// Places for records of one side, one of them for what is behind the last.
-const HALF: usize = 128;
+const HALF: usize = 256;
 /// Places for those of both.
 const PLACES: usize = 2 * HALF;
 /// Records of one side that are looked at in one go.
