@@ -40,13 +40,6 @@ pub const fn u32_of(value: u8) -> u32 {
     value as u32
 }
 
-/// `u8` to `u64`, lossless, where `From` cannot be called.
-#[inline(always)]
-#[must_use]
-pub const fn u64_of_u8(value: u8) -> u64 {
-    value as u64
-}
-
 /// `u64` to `usize`, lossless on the 64-bit targets this crate builds for.
 #[inline(always)]
 #[must_use]

@@ -81,17 +81,15 @@ fn write<const W: usize>(
     let (mut writer, next) = RunWriter::<W>::resume(out, &folder, &facts.identity(), packing)?;
     let (from, to) = facts.tokens;
     let from = next.unwrap_or(from);
-    if from < to {
-        let total = parts.sets.iter().map(|set| set.facts().num_records).fold(0, u64::saturating_add);
-        if splice::fits(packing, &parts.sets, means) {
-            with_chunks!(packing, C => {
-                let mut splice = Splice::<C>::open(packing, &parts.sets, (from, to), CAPACITY)?;
-                spliced::<W, C>(&mut splice, &mut writer, total, report)?;
-            });
-        } else {
-            joined(parts, (from, to), packing, means, &mut writer, total, report)?;
-        }
+    let merged = if from < to { records(parts, (from, to), packing, means, &mut writer, report) } else { Ok(()) };
+    if let Err(Error::Format { .. }) = merged {
+        // Of a part that is damaged, records may have been written before its checksum was seen: once it is mended, the
+        // merge starts anew.
+        drop((writer, locked));
+        remove(&folder).ok();
+        return merged.and(RunSet::open(out));
     }
+    merged?;
     for shard in &mut facts.shards {
         let Some((set, source)) = parts.source(shard.rank) else { continue };
         shard.lengths = writer.lengths(|put| set.read_lengths(source, |bytes| put(bytes)))?;
@@ -100,6 +98,24 @@ fn write<const W: usize>(
     drop(locked);
     remove(&folder)?;
     Ok(set)
+}
+
+/// Merges the records of first tokens `tokens`.
+fn records<const W: usize>(
+    parts: &Parts,
+    tokens: (u32, u32),
+    packing: &Packing,
+    means: &Means,
+    writer: &mut RunWriter<W>,
+    report: &mut Report<'_>,
+) -> Result<()> {
+    let total = parts.sets.iter().map(|set| set.facts().num_records).fold(0, u64::saturating_add);
+    if !splice::fits(packing, &parts.sets, means) {
+        return joined(parts, tokens, packing, means, writer, total, report);
+    }
+    with_chunks!(packing, C => {
+        spliced::<W, C>(&mut Splice::open(packing, &parts.sets, tokens, CAPACITY)?, writer, total, report)
+    })
 }
 
 /// Copies the records of `splice`.

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::tests::{EOS, corpus, corpus as elsewhere_corpus, documents_strategy, means, options, quiet, rows, zipf};
 use super::*;
 use crate::corpus::Corpus;
+use crate::ids::usize_of_u64;
 use crate::{Error, Result};
 
 pub(super) fn part_options(rank: u64, world: u64, max_order: usize, vocab_size: u32) -> PartOptions {
@@ -183,6 +184,30 @@ fn a_torn_merge_goes_on_after_its_last_durable_section() {
         let set = merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap();
         set.verify().unwrap();
         assert_eq!(std::fs::read(&out).unwrap(), want, "{cut} {records}");
+    }
+}
+
+#[test]
+fn a_part_that_was_damaged_and_mended_leaves_nothing_in_the_merge() {
+    let folder = tempfile::tempdir().unwrap();
+    let documents: Vec<Vec<u32>> = zipf(600, 3000).chunks(60).map(<[u32]>::to_vec).collect();
+    let corpus = corpus(&folder, &documents);
+    let parts = mine_all(&corpus, folder.path(), 2, |_, _| ());
+    let out = folder.path().join("out.mgr");
+    merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap();
+    let want = std::fs::read(&out).unwrap();
+    let good = std::fs::read(&parts[1]).unwrap();
+    let records = RunSet::open(&parts[1]).unwrap().facts().shards[0].lengths.0;
+    for at in (HEAD_LEN..usize_of_u64(records)).step_by(usize_of_u64(records) / 40) {
+        std::fs::remove_file(&out).unwrap();
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 7);
+        std::fs::write(&parts[1], bad).unwrap();
+        let found = message(merge_parts(&parts, &out, None, &means(), &mut quiet));
+        assert!(found.contains("are damaged"), "{found}");
+        std::fs::write(&parts[1], &good).unwrap();
+        merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap();
+        assert!(std::fs::read(&out).unwrap() == want, "byte {at}");
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) const WINDOW: usize = 80;
 pub(super) type Both = [u8; BOTH + WINDOW];
 /// A power of two, so that no place in it is compared with its end.
 pub(super) const BOTH: usize = 1 << 19;
+const _: () = assert!(MOST_RECORDS * MAX_RECORD + WINDOW <= MOST_BYTES, "a window is written behind the last record");
 const _: () = assert!(MAX_RECORD <= WINDOW, "a record whose tag or count is large is copied as a window");
 
 /// How a record compares with another, where both follow the same one: by the bytes of its key that it gives, since the

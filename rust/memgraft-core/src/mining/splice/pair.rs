@@ -15,11 +15,12 @@ use crate::mining::runs::{RunSet, Sections};
 use crate::mining::window::Packing;
 use crate::{Error, Result};
 
-/// Room between a pair and those it is made of.
+/// Room between a pair and those it is made of: for what is read at a time, and much more than a record that is left of the
+/// time before.
 const BETWEEN: usize = MOST_BYTES + MAX_RECORD + (12 << 10);
 /// Bytes before a side's records: those of a first token that a record does not give itself.
 const FRONT: usize = 8;
-/// Bytes behind a side's records that a read of whole words touches.
+/// Bytes behind a side's records that a read of a window touches.
 const BACK: usize = ROOM + WINDOW;
 /// Bytes that are read at a time.
 pub(in crate::mining) const CAPACITY: usize = BOTH / 2 - FRONT - BACK;

@@ -1,12 +1,14 @@
-//! A look at records whose tags are orders and whose counts take a byte: nearly all.
+//! A look at records whose tags are orders and whose counts take a byte, nearly all: plain ones.
 
 use super::ahead::{Code, Head, ONE, Place, WINDOW};
 use super::shape::Shape;
 use crate::ids::{low_u8, low_u32, u64_of, usize_of_u64};
 use crate::mining::window::Packing;
 
-/// Bytes in which a key and its tag lie, and what is written behind them.
-pub(super) const KEY: usize = 192;
+/// Bytes in which a key and its tag lie, and what is noted with them: from any byte that a first one may name.
+pub(super) const KEY: usize = 128 + 64;
+/// More than the count of a plain record.
+pub(super) const SMALL_COUNT: u64 = 0x80;
 pub(super) type Key = [u8; KEY];
 
 /// What plain records are.
@@ -33,12 +35,13 @@ impl Ends {
         let end = |head: usize| {
             let (shared, one) = (head & 0x7f, head >= 0x80);
             if shared > shape.num || shared < shape.token_bytes {
-                // Not one with the first token of that before it: of two bytes, or one less, some bit is always set.
+                // One that may have another first token, or is none: of two bytes, or one less, some bit is always set.
                 return End { bias: u16::MAX, large: u16::MAX, turn: 0 };
             }
-            // A tag of more than the longest order is that of a long document. Less one, a count of zero is all bits.
+            // A tag of more than the longest order is that of a long document. Counts of zero, and of one, which is never
+            // given, have the high bit when two less.
             let tag = 0x7f - low_u8(low_u32(u64_of(packing.max_order())));
-            let (bias, large) = if one { ([0, tag], [0, 0x80]) } else { ([tag, 0xff], [0x80; 2]) };
+            let (bias, large) = if one { ([0, tag], [0, 0x80]) } else { ([tag, 0xfe], [0x80; 2]) };
             let turn = low_u32(u64_of(head ^ (shape.num - shared)));
             End { bias: u16::from_le_bytes(bias), large: u16::from_le_bytes(large), turn }
         };

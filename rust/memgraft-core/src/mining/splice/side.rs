@@ -1,7 +1,7 @@
 //! One of two streams: where its records come from, and a look at the next of them.
 
 use super::ahead::{Ahead, Code, Head, MOST, MOST_BYTES, ONE, Place, WINDOW};
-use super::plain::{self, Ends, KEY, Key};
+use super::plain::{self, Ends, KEY, Key, SMALL_COUNT};
 use super::shape::Shape;
 use crate::ids::{low_u32, u64_of, usize_of_u64};
 use crate::mining::record::MAX_RECORD;
@@ -66,10 +66,10 @@ pub(super) struct Side<'a, const C: usize> {
     key: Key,
     /// Whether the next record starts a section.
     starts: bool,
-    /// The first token, plus one, of the records looked at; zero before the first and behind the last.
+    /// The first token, plus one, of the records looked at; zero before the first.
     slot: u64,
     ended: bool,
-    /// Sum of counts that take more than a byte.
+    /// At least the sum of all counts.
     sum: u64,
 }
 
@@ -198,7 +198,10 @@ impl<'a, const C: usize> Side<'a, C> {
             found += 1;
             found += plain::look::<C>(bytes, &mut place, &mut heads[found..MOST], &mut self.key, ends);
         }
-        if found == 0 || place.at() > self.filled {
+        // Plain ones are not looked up for this: no corpus comes near the largest sum.
+        self.sum = self.sum.saturating_add(SMALL_COUNT * u64_of(found));
+        let max_sum = if matches!(self.source, Source::Set(_)) { MAX_COUNT } else { u64::MAX };
+        if found == 0 || place.at() > self.filled || self.sum >= max_sum {
             return Err(self.damaged());
         }
         heads[found] = Head::end(place);
@@ -235,8 +238,8 @@ impl<'a, const C: usize> Side<'a, C> {
         Ok(())
     }
 
-    /// Bytes of the record that `window` starts with, whatever its tag and count; `None` if it is one of another first token
-    /// than those before, which `goes_on` says that there are.
+    /// Bytes of the record that `window` starts with, whatever its tag and count; `None` if it may have another first token
+    /// than those before it, which `goes_on` says that there are.
     #[cold]
     fn careful(&mut self, window: &[u8; WINDOW], shape: &Shape, goes_on: bool) -> Result<Option<usize>> {
         let (num, shared) = (shape.num, usize::from(window[0] & !ONE));
@@ -247,24 +250,25 @@ impl<'a, const C: usize> Side<'a, C> {
             return Err(self.damaged());
         }
         let mut end = 1 + num - shared;
-        let mut read = || read_leb128(window, &mut end);
-        let tag = read();
-        let count = if window[0] & ONE == 0 { read() } else { Some(1) };
-        let (Some(tag), Some(count)) = (tag, count) else { return Err(self.damaged()) };
-        let (max_tag, max_sum) = match &self.source {
-            Source::Set(set) => (set.max_tag, MAX_COUNT),
-            _ => (u64::MAX, u64::MAX),
+        // Of as few bytes as it takes: what is copied is what would be written.
+        let mut read = || {
+            let start = end;
+            read_leb128(window, &mut end).filter(|_| end == start + 1 || window[end - 1] != 0)
         };
-        self.sum = self.sum.saturating_add(count);
+        let tag = read();
+        let count = if window[0] & ONE == 0 { read().filter(|&count| count > 1) } else { Some(1) };
+        let (Some(tag), Some(count)) = (tag, count) else { return Err(self.damaged()) };
+        let max_tag = if let Source::Set(set) = &self.source { set.max_tag } else { u64::MAX };
         // A key that is shared as a whole has its tag behind it.
         let rises = if shared < num {
-            window[1] > self.key[shared] || self.starts
+            window[1] > self.key[shared]
         } else {
             read_leb128(&self.key, &mut num.clone()).is_some_and(|before| before < tag)
         };
-        if count == 0 || tag > max_tag || self.sum >= max_sum || !rises {
+        if tag > max_tag || !rises {
             return Err(self.damaged());
         }
+        self.sum = self.sum.saturating_add(count);
         Ok(Some(end))
     }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::ahead::MOST;
 use super::pair::SPLICE_BYTES;
 use super::*;
 use crate::fingerprint::Fingerprint;
-use crate::ids::u64_of;
+use crate::ids::{low_u32, u64_of};
 use crate::mining::codec::{Encoder, KeyBytes};
 use crate::mining::gathered::Gathered;
 use crate::mining::merge::Ranges;
@@ -23,7 +24,7 @@ use crate::{Error, Result};
 /// Tags of so many long documents are allowed.
 const LONGS: u64 = 300;
 
-fn facts(vocab_size: u32, max_order: usize) -> Facts {
+fn facts(vocab_size: u32, max_order: usize, longs: u64) -> Facts {
     Facts {
         vocab_size,
         max_order,
@@ -35,7 +36,7 @@ fn facts(vocab_size: u32, max_order: usize) -> Facts {
         settings: json!({}),
         shards: Vec::new(),
         pieces: Vec::new(),
-        longs: (0..LONGS).collect(),
+        longs: (0..longs).collect(),
         block_of: Some(Fingerprint([0; 32])),
     }
 }
@@ -86,7 +87,7 @@ fn check<const W: usize>(
 ) {
     let packing = Packing::new(vocab_size, max_order);
     let folder = tempfile::tempdir().unwrap();
-    let facts = facts(vocab_size, max_order);
+    let facts = facts(vocab_size, max_order, LONGS);
     let mut sets = Vec::new();
     for (index, run) in runs.iter().enumerate() {
         let mut items: Vec<Item<W>> = run.iter().map(|(key, tag, count)| (packing.pack(key), *tag, *count)).collect();
@@ -152,28 +153,36 @@ proptest! {
 }
 
 /// Bytes that hold these records as a section does.
-fn section(packing: &Packing, items: &[Item<1>]) -> Vec<u8> {
+fn section<const W: usize>(packing: &Packing, items: &[Item<W>]) -> Vec<u8> {
     let mut gathered = Gathered::with_capacity(0);
-    Encoder::<1>::new(KeyBytes::of(packing)).push_all(&mut gathered, items);
+    Encoder::<W>::new(KeyBytes::of(packing)).push_all(&mut gathered, items);
     gathered.as_slice().to_vec()
 }
 
 #[test]
 fn what_no_writer_leaves_is_refused() {
-    let (vocab_size, max_order) = (255, 3);
+    // First tokens of one to three bytes, of bits that fill them and that do not; records in 16, 32 and 64 bytes.
+    for (vocab_size, max_order) in [(255, 3), (2000, 5), (60_000, 4), (100_000, 9), (1 << 20, 16)] {
+        let packing = Packing::new(vocab_size, max_order);
+        with_words!(packing, W => refused::<W>(vocab_size, max_order));
+    }
+}
+
+fn refused<const W: usize>(vocab_size: u32, max_order: usize) {
     let packing = Packing::new(vocab_size, max_order);
     let folder = tempfile::tempdir().unwrap();
-    let facts = facts(vocab_size, max_order);
-    let item = |key: &[u32], tag, count| -> Item<1> { (packing.pack(key), tag, count) };
-    let merge = |bytes: &[u8]| {
-        let write = |writer: &mut RunWriter<1>| {
+    let item = |key: &[u32], tag, count| -> Item<W> { (packing.pack(key), tag, count) };
+    let order = u64_of(max_order);
+    let merge_with = |longs: u64, bytes: &[u8]| {
+        let facts = facts(vocab_size, max_order, longs);
+        let write = |writer: &mut RunWriter<W>| {
             writer.start(4).unwrap();
             writer.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
             writer.wrote(bytes.len(), 1).unwrap();
         };
         let bad = written(&folder.path().join("bad.mgr"), &packing, &facts, write);
         let good = section(&packing, &[item(&[1], 0, 1)]);
-        let good = written(&folder.path().join("good.mgr"), &packing, &facts, |writer: &mut RunWriter<1>| {
+        let good = written(&folder.path().join("good.mgr"), &packing, &facts, |writer: &mut RunWriter<W>| {
             writer.start(1).unwrap();
             writer.room(1)[..good.len()].copy_from_slice(&good);
             writer.wrote(good.len(), 1).unwrap();
@@ -182,7 +191,7 @@ fn what_no_writer_leaves_is_refused() {
         // Their number is not what this is about.
         let read = bad.verify().or_else(|e| if e.to_string().contains("records, found") { Ok(()) } else { Err(e) });
         for sets in [vec![Arc::clone(&bad)], vec![Arc::clone(&good), Arc::clone(&bad)], vec![bad, good.clone(), good]] {
-            let found = copied::<1>(&out, &packing, &facts, &sets, (0, vocab_size), 100);
+            let found = copied::<W>(&out, &packing, &facts, &sets, (0, vocab_size), 100);
             match (found, &read) {
                 (Ok(_), Ok(())) => (),
                 (Err(error), _) => {
@@ -195,33 +204,75 @@ fn what_no_writer_leaves_is_refused() {
         }
         true
     };
+    let merge = |bytes: &[u8]| merge_with(LONGS, bytes);
     let (first, second) = (item(&[4, 5], 0, 1), item(&[4, 6], 1, 2));
     let good = section(&packing, &[first, second]);
     assert!(merge(&good));
-    // Out of order, twice the same, tags that do not rise, tags of no document, another first token, none.
+    // Out of order, twice the same, tags that do not rise, another first token, none.
     assert!(!merge(&section(&packing, &[second, first])));
     assert!(!merge(&section(&packing, &[first, first])));
     assert!(!merge(&section(&packing, &[item(&[4, 5], 300, 1), item(&[4, 5], 2, 1)])));
     assert!(merge(&section(&packing, &[item(&[4, 5], 2, 1), item(&[4, 5], 300, 1)])));
-    assert!(!merge(&section(&packing, &[item(&[4, 5], 4 + LONGS, 1)])));
     assert!(!merge(&section(&packing, &[item(&[3, 5], 0, 1)])));
     assert!(!merge(&section(&packing, &[item(&[], 0, 1)])));
-    // No count, counts of more than any corpus.
-    assert!(!merge(&section(&packing, &[item(&[4, 5], 0, 0)])));
-    assert!(!merge(&section(&packing, &[item(&[4, 5], 0, 1 << 62)])));
+    // Of a first record, and of one behind it, which others look at.
+    for ahead in [&[][..], &[first]] {
+        let behind = |key: &[u32], tag, count| section(&packing, &[ahead, &[item(key, tag, count)]].concat());
+        for key in [&[4, 5][..], &[4, 6]] {
+            // Tags of no document.
+            for count in [1, 2] {
+                assert!(merge_with(0, &behind(key, order, count)));
+                assert!(!merge_with(0, &behind(key, order + 1, count)));
+                assert!(merge_with(LONGS, &behind(key, order + LONGS, count)));
+                assert!(!merge_with(LONGS, &behind(key, order + LONGS + 1, count)));
+            }
+            // No count, a count of one that is given, counts of more than any corpus.
+            assert!(!merge(&behind(key, 1, 0)));
+            let mut given = behind(key, 1, 2);
+            assert!(merge(&given));
+            *given.last_mut().unwrap() = 1;
+            assert!(!merge(&given));
+            assert!(!merge(&behind(key, 1, 1 << 62)));
+            // Tags and counts in more bytes than they take.
+            let mut long = behind(key, 1, 1);
+            assert!(merge(&long));
+            long.pop();
+            long.extend([0x81, 0]);
+            assert!(!merge(&long));
+            let mut long = behind(key, 1, 2);
+            long.pop();
+            long.extend([0x82, 0]);
+            assert!(!merge(&long));
+        }
+    }
+    assert!(!merge(&section(&packing, &[item(&[4, 5], 0, (1 << 62) - 1), second])));
     // Cut short; more shared bytes than a key has; fewer than are shared.
     (1..good.len()).for_each(|len| assert!(merge(&good[..len]) == (len == section(&packing, &[first]).len())));
-    let with = |at: usize, byte: u8| {
+    let (num, second_at) = (KeyBytes::of(&packing).num, section(&packing, &[first]).len());
+    for sharing in [num + 1, 0x7f] {
         let mut bytes = good.clone();
-        bytes[at] = byte;
-        bytes
-    };
-    let second_at = section(&packing, &[first]).len();
-    assert_eq!(good[second_at], 1);
-    assert!(!merge(&with(second_at, 4)) && !merge(&with(second_at, 0x7f)));
+        bytes[second_at] = u8::try_from(sharing).unwrap();
+        assert!(!merge(&bytes));
+    }
     let mut again = good.clone();
-    again.splice(second_at..=second_at, [0, good[1]]);
+    let (zeros, shared) = (usize::from(good[0] & 0x7f), usize::from(good[second_at]));
+    again.splice(second_at..=second_at, [good[second_at] - 1, good[shared - zeros]]);
     assert!(!merge(&again));
+}
+
+/// Streams of one first token, of as many records as are looked at in one go, and one fewer and more.
+#[test]
+fn sides_that_end_where_a_look_ends() {
+    let (vocab_size, max_order) = (40_000, 3);
+    let lens = [0, 1, MOST - 1, MOST, MOST + 1, 2 * MOST, 2 * MOST + 1];
+    let run = |len: usize, step: u32, tag: u64| -> Vec<(Vec<u32>, u64, u64)> {
+        (0..len).map(|index| (vec![7, low_u32(u64_of(index)) * step, 9], tag, 1 + u64_of(index % 2))).collect()
+    };
+    for (a, b) in lens.iter().flat_map(|&a| lens.iter().map(move |&b| (a, b))) {
+        for (step, tag) in [(1, 0), (2, 0), (1, 1)] {
+            check::<1>((vocab_size, max_order), &[run(a, 1, 0), run(b, step, tag)], (0, vocab_size), CAPACITY);
+        }
+    }
 }
 
 #[test]
@@ -229,7 +280,7 @@ fn small_memory_and_old_files_are_left_to_who_decodes() {
     let (vocab_size, max_order) = (32_768, 5);
     let packing = Packing::new(vocab_size, max_order);
     let folder = tempfile::tempdir().unwrap();
-    let facts = facts(vocab_size, max_order);
+    let facts = facts(vocab_size, max_order, LONGS);
     let sets: Vec<_> = (0..2)
         .map(|index| written::<2>(&folder.path().join(format!("{index}.mgr")), &packing, &facts, |_| ()))
         .collect();
