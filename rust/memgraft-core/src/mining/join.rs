@@ -82,14 +82,15 @@ fn write<const W: usize>(
     let (from, to) = facts.tokens;
     let from = next.unwrap_or(from);
     let merged = if from < to { records(parts, (from, to), packing, means, &mut writer, report) } else { Ok(()) };
-    if let Err(Error::Format { .. }) = merged {
-        // Of a part that is damaged, records may have been written before its checksum was seen: once it is mended, the
-        // merge starts anew.
-        drop((writer, locked));
-        remove(&folder).ok();
-        return merged.and(RunSet::open(out));
+    if let Err(error) = merged {
+        if matches!(error, Error::Format { .. }) {
+            // Of a part that is damaged, records may have been written before its checksum was seen: once it is mended, the
+            // merge starts anew.
+            drop((writer, locked));
+            remove(&folder).ok();
+        }
+        return Err(error);
     }
-    merged?;
     for shard in &mut facts.shards {
         let Some((set, source)) = parts.source(shard.rank) else { continue };
         shard.lengths = writer.lengths(|put| set.read_lengths(source, |bytes| put(bytes)))?;
