@@ -3,11 +3,11 @@
 //! An input is `flags | length of the facts, u16 | facts | number of sections | (token u32, length u16) each | bytes`;
 //! the target lays it out as a file and mends places, lengths and checksums, so that the fuzzer gets past them. Bit 0 of
 //! the flags: the facts stay as they are. Bit 1: the numbers of positions are not mended. Bit 2: the bytes after the flags
-//! are the file. Bit 3: a merge of two ranges in place of one merge. Bit 4: the file says that it is of version 1.0. The bytes
-//! of a key that the facts name are mended with the version. `seed_runs.py` writes inputs from parts of small corpora.
+//! are the file. Bit 3: a merge of two ranges in place of one merge. Bit 4: the file says that it is of version 1.0. Bit 5: the
+//! same once more, as other shards, so that two parts are merged. The bytes of a key that the facts name are mended with the version. `seed_runs.py` writes inputs from parts of small corpora.
 #![no_main]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
@@ -48,8 +48,20 @@ impl<'a> Input<'a> {
         Some(Self { flags, facts, sections, bytes })
     }
 
-    /// The file, with `fits` as the positions of its only shard where given.
-    fn file(&self, fits: Option<&[u64]>) -> Vec<u8> {
+    /// Writes the files, with `fits` as the positions of their only shard where given.
+    fn write(&self, fits: Option<&[u64]>) -> Vec<PathBuf> {
+        let copies = if self.flags & 32 == 0 { 1 } else { 2 };
+        (0..copies)
+            .map(|copy| {
+                let part = FOLDER.join(format!("part-{copy}.mgr"));
+                std::fs::write(&part, self.file(fits, copy, copies)).expect("the fuzz file can be written");
+                part
+            })
+            .collect()
+    }
+
+    /// One of so many files that differ in the ranks of their shards alone.
+    fn file(&self, fits: Option<&[u64]>, copy: u64, copies: u64) -> Vec<u8> {
         let parsed = if self.flags & 1 == 0 { serde_json::from_slice::<Value>(self.facts).ok() } else { None };
         let mut facts = parsed.unwrap_or(Value::Null);
         let end = HEAD_LEN + self.bytes.len();
@@ -65,6 +77,13 @@ impl<'a> Input<'a> {
             let checksum = blake3::hash(piece).to_hex().to_string();
             shard["lengths"] = json!({"offset": at, "bytes": piece.len(), "blake3": checksum});
             at += piece.len();
+        }
+        if let Some(world) = facts.get("world").and_then(Value::as_u64).filter(|_| copies > 1) {
+            facts["world"] = json!(world.saturating_mul(copies));
+            shards(&mut facts).for_each(|shard| {
+                let rank = shard.get("rank").and_then(Value::as_u64).unwrap_or(0);
+                shard["rank"] = json!(rank.saturating_add(world.saturating_mul(copy)));
+            });
         }
         if let (Some(fits), Some(shard)) = (fits, shards(&mut facts).next()) {
             shard["fits"] = json!(fits);
@@ -137,13 +156,13 @@ fn found(error: &Error) -> Option<(usize, u64)> {
     Some((order, text.split("fits, found ").nth(1)?.split(':').next()?.parse().ok()?))
 }
 
-/// Merges `part`, which holds nothing but whole records if `is_whole`.
-fn merged(part: &Path, ranges: usize, is_whole: bool) -> Result<Vec<PathBuf>, Error> {
+/// Merges `parts`, which hold nothing but whole records if `is_whole`.
+fn merged(parts: &[PathBuf], ranges: usize, is_whole: bool) -> Result<Vec<PathBuf>, Error> {
     (0..ranges)
         .map(|index| {
             let out = FOLDER.join(format!("merged-{index}.mgr"));
             let range = (ranges > 1).then_some((index, ranges));
-            let set = merge_parts(&[part.to_path_buf()], &out, range, &means(), &mut |_, _, _| Ok(()))?;
+            let set = merge_parts(parts, &out, range, &means(), &mut |_, _, _| Ok(()))?;
             // A merge does not look into keys: one that has a hole is found by who does.
             let found = set.verify();
             assert!(found.is_ok() || !is_whole, "expected the merge of what is whole to be whole, found {found:?}");
@@ -163,20 +182,20 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     let Some(input) = Input::read(data) else { return };
-    std::fs::write(&part, input.file(None)).expect("the fuzz file can be written");
-    let Ok(set) = RunSet::open(&part) else { return };
-    let max_order = set.facts().max_order;
-    let is_whole = set.verify().is_ok();
-    let mut fits = set.facts().shards.first().map(|shard| shard.fits.clone()).unwrap_or_default();
-    let mut mined = all_keys(std::slice::from_ref(&part), max_order);
+    let parts = input.write(None);
+    let Ok(sets) = parts.iter().map(|part| RunSet::open(part)).collect::<Result<Vec<_>, _>>() else { return };
+    let max_order = sets[0].facts().max_order;
+    let is_whole = sets.iter().all(|set| set.verify().is_ok());
+    let mut fits = sets[0].facts().shards.first().map(|shard| shard.fits.clone()).unwrap_or_default();
+    let mut mined = all_keys(&parts, max_order);
     for _ in 0..max_order {
         let Some((order, count)) = mined.as_ref().err().and_then(found).filter(|_| input.flags & 2 == 0) else { break };
-        fits[order - 1] = count;
-        std::fs::write(&part, input.file(Some(&fits))).expect("the fuzz file can be written");
-        mined = all_keys(std::slice::from_ref(&part), max_order);
+        fits[order - 1] = count / sets.len() as u64;
+        input.write(Some(&fits));
+        mined = all_keys(&parts, max_order);
     }
     let ranges = if input.flags & 8 == 0 { 1 } else { 2 };
-    let outs = merged(&part, ranges, is_whole);
+    let outs = merged(&parts, ranges, is_whole);
     if let (Ok(mined), Ok(outs)) = (&mined, &outs) {
         let mut sums = [0u64; 17];
         for (row, key) in mined.keys.iter().enumerate() {
