@@ -3,8 +3,9 @@
 //! An input is `flags | length of the facts, u16 | facts | number of sections | (token u32, length u16) each | bytes`;
 //! the target lays it out as a file and mends places, lengths and checksums, so that the fuzzer gets past them. Bit 0 of
 //! the flags: the facts stay as they are. Bit 1: the numbers of positions are not mended. Bit 2: the bytes after the flags
-//! are the file. Bit 3: a merge of two ranges in place of one merge. Bit 4: the file says that it is of version 1.0. Bit 5: the
-//! same once more, as other shards, so that two parts are merged. The bytes of a key that the facts name are mended with the version. `seed_runs.py` writes inputs from parts of small corpora.
+//! are the file. Bit 3: a merge of two ranges in place of one merge. Bit 4: the file says that it is of version 1.0. Bit 5:
+//! the same once more, as other shards, so that two parts are merged. The bytes of a key that the facts name are mended with
+//! the version. `seed_runs.py` writes inputs from parts of small corpora.
 #![no_main]
 
 use std::path::PathBuf;

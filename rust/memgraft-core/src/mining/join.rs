@@ -85,7 +85,7 @@ fn write<const W: usize>(
     if let Err(error) = merged {
         if matches!(error, Error::Format { .. }) {
             // Of a part that is damaged, records may have been written before its checksum was seen: once it is mended, the
-            // merge starts anew.
+            // merge starts anew. Best effort, since the first error is the one to report.
             drop((writer, locked));
             remove(&folder).ok();
         }

@@ -263,7 +263,8 @@ impl<'a, const C: usize> Side<'a, C> {
         let rises = if shared < num {
             window[1] > self.key[shared]
         } else {
-            read_leb128(&self.key, &mut num.clone()).is_some_and(|before| before < tag)
+            let mut behind = num;
+            read_leb128(&self.key, &mut behind).is_some_and(|before| before < tag)
         };
         if tag > max_tag || !rises {
             return Err(self.damaged());
