@@ -8,7 +8,7 @@ use crate::mining::window::Packing;
 /// Bytes in which a key and its tag lie, and what is noted with them: from any byte that a first one may name.
 pub(super) const KEY: usize = 128 + 64;
 /// More than the count of a plain record.
-pub(super) const SMALL_COUNT: u64 = 0x80;
+pub(super) const PLAIN_COUNT: u64 = 0x80;
 pub(super) type Key = [u8; KEY];
 
 /// What plain records are.

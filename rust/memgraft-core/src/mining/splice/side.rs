@@ -1,7 +1,7 @@
 //! One of two streams: where its records come from, and a look at the next of them.
 
 use super::ahead::{Ahead, Code, Head, MOST, MOST_BYTES, ONE, Place, WINDOW};
-use super::plain::{self, Ends, KEY, Key, SMALL_COUNT};
+use super::plain::{self, Ends, KEY, Key, PLAIN_COUNT};
 use super::shape::Shape;
 use crate::ids::{low_u32, u64_of, usize_of_u64};
 use crate::mining::record::MAX_RECORD;
@@ -199,7 +199,7 @@ impl<'a, const C: usize> Side<'a, C> {
             found += plain::look::<C>(bytes, &mut place, &mut heads[found..MOST], &mut self.key, ends);
         }
         // Plain ones are not looked up for this: no corpus comes near the largest sum.
-        self.sum = self.sum.saturating_add(SMALL_COUNT * u64_of(found));
+        self.sum = self.sum.saturating_add(PLAIN_COUNT * u64_of(found));
         let max_sum = if matches!(self.source, Source::Set(_)) { MAX_COUNT } else { u64::MAX };
         if found == 0 || place.at() > self.filled || self.sum >= max_sum {
             return Err(self.damaged());
