@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +55,60 @@ def test_any_split_gives_the_bytes_of_one_process(tmp_path_factory, documents, w
     sample = write_sample(corpus, folder / "one.mgk").read_bytes()
     for name in ("parts", "merged"):
         assert (folder / f"{name}.mgk.sample").read_bytes() == sample
+
+
+def test_shards_that_share_leaves_of_a_large_corpus_have_its_fingerprint(tmp_path):
+    # A leaf has 2^20 tokens: shards start in one that a shard before began, and hold whole ones.
+    tokens = np.random.default_rng(5).zipf(1.3, 2_400_000).clip(max=999).astype(np.uint16)
+    with CorpusWriter(tmp_path / "large", vocab_size=1000) as writer:
+        writer.add_many(tokens, np.full(2400, 1000))
+        path = writer.finish()
+    corpus = memgraft.Corpus.open(path)
+    want = memgraft.mine(corpus, (1, 2), 500)
+    for world in (2, 3, 7):
+        parts = [
+            mine_part(corpus, tmp_path / f"{world}-{rank}.mgr", (1, 2), rank=rank, world=world).path
+            for rank in range(world)
+        ]
+        keys = select_parts(parts, budget=500)
+        assert keys.metadata["corpus"] == want.metadata["corpus"]
+        assert keys.fingerprint == want.fingerprint
+
+
+@pytest.mark.parametrize("num_tokens", [1, 63, 64, 65_536, 65_537, 200_001])
+def test_an_outline_is_what_the_format_says(tmp_path, num_tokens):
+    tokens = np.random.default_rng(num_tokens).integers(0, 50, num_tokens, dtype=np.uint32)
+    corpus = make_corpus(tmp_path, [tokens[: num_tokens // 3], tokens[num_tokens // 3 :]])
+    part = mine_part(corpus, tmp_path / "part.mgr", (1,)).path
+    want = blake3(b"memgraft corpus outline v1" + struct.pack("<QQQQ", num_tokens, 2, num_tokens // 3, num_tokens))
+    if num_tokens <= 65_536:
+        want.update(tokens.tobytes())
+    else:
+        for stretch in range(1024):
+            start = stretch * (num_tokens - 64) // 1023
+            want.update(tokens[start : start + 64].tobytes())
+    assert f'"outline":"{want.hexdigest()}"'.encode() in part.read_bytes()
+
+
+def test_parts_of_two_corpora_are_refused(tmp_path):
+    corpora = {
+        "a": make_corpus(tmp_path, [[1, 2, 3] * 10] * 20, name="a"),
+        "b": make_corpus(tmp_path, [[7, 8, 9] * 10] * 20, name="b"),
+    }
+    mixed = [
+        mine_part(corpora[name], tmp_path / f"{name}{rank}.mgr", (1, 2), rank=rank, world=2).path
+        for rank, name in enumerate(corpora)
+    ]
+    for refused in (lambda: select_parts(mixed), lambda: merge_parts(mixed, tmp_path / "out.mgr")):
+        with pytest.raises(FingerprintError, match=r"b1\.mgr: expected the corpus of .*a0\.mgr"):
+            refused()
+    assert not (tmp_path / "out.mgr").exists()
+    apart = [
+        mine_part(corpora["a"], tmp_path / f"apart{rank}.mgr", (1, 2), rank=rank, world=2, apart=True).path
+        for rank in range(2)
+    ]
+    with pytest.raises(FingerprintError, match="found the same documents in shards 0 and 1"):
+        select_parts(apart)
 
 
 def test_split_memory_and_ranges_change_nothing(tmp_path):

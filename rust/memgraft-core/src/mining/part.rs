@@ -90,12 +90,13 @@ impl<'a, const W: usize> Part<'a, W> {
         report: &mut Report<'_>,
     ) -> Result<Self> {
         let threads = options.means.threads;
-        let (shard, leaves) = if options.apart {
-            (corpus.clone(), Vec::new())
+        let (shard, outline, leaves, shared_leaf) = if options.apart {
+            (corpus.clone(), None, Vec::new(), None)
         } else {
             let (from, to) = (corpus.cut(options.rank, options.world), corpus.cut(options.rank + 1, options.world));
-            let start = |document: usize| corpus.document_start(document);
-            (corpus.slice(from..to), corpus.leaves(start(from), start(to), threads)?)
+            let (start, end) = (corpus.document_start(from), corpus.document_start(to));
+            let shared_leaf = if start < end { corpus.shared_leaf(start)? } else { None };
+            (corpus.slice(from..to), Some(corpus.outline()?), corpus.leaves(start, end, threads)?, shared_leaf)
         };
         let reserved = reserved_mask(options.vocab_size, &options.reserved);
         let scan = scan::scan(&shard, &reserved, options.max_order, threads, report)?;
@@ -111,6 +112,7 @@ impl<'a, const W: usize> Part<'a, W> {
             num_records: 0,
             world: options.world,
             apart: options.apart,
+            outline,
             settings: options.settings.clone(),
             shards: vec![Shard {
                 rank: options.rank,
@@ -119,6 +121,7 @@ impl<'a, const W: usize> Part<'a, W> {
                 num_documents: u64_of(shard.num_documents()),
                 fits: scan.fits[1..].to_vec(),
                 leaves,
+                shared_leaf,
                 lengths: (0, 0, empty),
             }],
             pieces: Vec::new(),

@@ -188,6 +188,36 @@ fn a_torn_merge_goes_on_after_its_last_durable_section() {
 }
 
 #[test]
+fn what_a_killed_merge_has_made_durable_is_not_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = mixed(&folder);
+    let parts = mine_all(&corpus, folder.path(), 3, |_, _| ());
+    let (want, out) = (folder.path().join("want.mgr"), folder.path().join("out.mgr"));
+    merge_parts(&parts, &want, None, &means(), &mut quiet).unwrap();
+    let partial = folder.path().join("out.mgr.partial");
+    std::fs::create_dir_all(&partial).unwrap();
+    let (journal, records) = runs_of(&parts, &partial);
+    // The records that lie first in a part are in sections that are durable: who read them would see the damage.
+    let good = std::fs::read(&parts[0]).unwrap();
+    let mut bad = good.clone();
+    bad[HEAD_LEN + 1] ^= 1;
+    std::fs::write(&parts[0], bad).unwrap();
+    merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap();
+    assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(&want).unwrap());
+    std::fs::remove_file(&out).unwrap();
+    // Half of the journal: what lies first is durable still, what lies last is merged once more.
+    std::fs::create_dir_all(&partial).unwrap();
+    std::fs::write(partial.join("merged.journal"), &journal[..journal.len() / 2]).unwrap();
+    std::fs::write(partial.join("merged.records"), &records).unwrap();
+    merge_parts(&parts, &out, None, &means(), &mut quiet).unwrap();
+    assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(&want).unwrap());
+    std::fs::remove_file(&out).unwrap();
+    // Nothing durable: all is read.
+    let found = message(merge_parts(&parts, &out, None, &means(), &mut quiet));
+    assert!(found.contains("are damaged"), "{found}");
+}
+
+#[test]
 fn a_part_that_was_damaged_and_mended_leaves_nothing_in_the_merge() {
     let folder = tempfile::tempdir().unwrap();
     let documents: Vec<Vec<u32>> = zipf(600, 3000).chunks(60).map(<[u32]>::to_vec).collect();
@@ -286,16 +316,84 @@ fn parts_that_do_not_belong_together_are_refused() {
         let found = select(&[parts[0].clone(), out, parts[2].clone()]);
         assert!(found.contains(&format!("expected the {want} of")), "{want}: {found}");
     }
-    let changed = elsewhere_corpus(&other, &documents[..40]);
-    let out = other.path().join("changed.mgr");
-    mine_part(&changed, &out, &part_options(1, 3, 4, 3001), &mut quiet).unwrap();
     let merged = folder.path().join("merged.mgr");
     merge_parts(&parts, &merged, None, &means(), &mut quiet).unwrap();
-    let found = message(merge_parts(&[parts[0].clone(), out.clone()], &merged, None, &means(), &mut quiet));
+    let found = message(merge_parts(&parts[..2], &merged, None, &means(), &mut quiet));
     assert!(found.contains("remove it, or choose another out"), "{found}");
-    let again = folder.path().join("range-of.mgr");
-    merge_parts(&parts[1..2], &again, Some((0, 2)), &means(), &mut quiet).unwrap();
-    let found = select(&[again, out]);
+}
+
+#[test]
+fn parts_of_two_corpora_are_refused_though_all_else_is_the_same() {
+    let documents: Vec<Vec<u32>> = zipf(3000, 3000).chunks(50).map(<[u32]>::to_vec).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let parts = mine_all(&corpus(&folder, &documents), folder.path(), 2, |_, _| ());
+    let mut edited = documents.clone();
+    edited[50][25] ^= 1;
+    let reversed = documents.iter().rev().cloned().collect();
+    let grown = [&documents[..], &[vec![7]]].concat();
+    for others in [edited, reversed, grown] {
+        let other = tempfile::tempdir().unwrap();
+        let others = mine_all(&elsewhere_corpus(&other, &others), other.path(), 2, |_, _| ());
+        for mixed in [[&parts[0], &others[1]], [&others[0], &parts[1]]] {
+            let mixed = mixed.map(Clone::clone);
+            let out = other.path().join("out.mgr");
+            let merged = message(merge_parts(&mixed, &out, None, &means(), &mut quiet));
+            assert!(merged.contains("expected the corpus of"), "{merged}");
+            let selected = message(select_parts(&mixed, &options(&[(2, None)], 3001), &mut quiet));
+            assert!(selected.contains("expected the corpus of"), "{selected}");
+        }
+    }
+}
+
+#[test]
+fn a_corpus_that_changed_between_the_ranks_is_refused() {
+    // Beyond what an outline sees: between two of its stretches.
+    let documents: Vec<Vec<u32>> = zipf(120_000, 3000).chunks(400).map(<[u32]>::to_vec).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let whole = corpus(&folder, &documents);
+    let parts = mine_all(&whole, folder.path(), 3, |_, _| ());
+    let want = whole.fingerprint(1).unwrap();
+    let choose = options(&[(2, Some(9))], 3001);
+    assert_eq!(select_parts(&parts, &choose, &mut quiet).unwrap().1.fingerprint, want);
+    let mut unseen = 0;
+    for document in [10, 150, 290] {
+        let mut edited = (0..30).map(|shift| {
+            let mut edited = documents.clone();
+            edited[document][200 + shift] ^= 1;
+            edited
+        });
+        let other = tempfile::tempdir().unwrap();
+        let changed = edited.find_map(|edited| {
+            let changed = elsewhere_corpus(&other, &edited);
+            (changed.outline().unwrap() == whole.outline().unwrap()).then_some(changed)
+        });
+        let Some(changed) = changed else { continue };
+        unseen += 1;
+        let changed = mine_all(&changed, other.path(), 3, |_, _| ());
+        for mask in 1..7usize {
+            let of = |rank: usize| if mask >> rank & 1 == 0 { parts[rank].clone() } else { changed[rank].clone() };
+            let found = message(select_parts(&[of(0), of(1), of(2)], &choose, &mut quiet));
+            assert!(found.contains("found other tokens where they meet"), "{found}");
+        }
+    }
+    assert!(unseen > 0, "expected a token that the outline does not see");
+}
+
+#[test]
+fn corpora_of_their_own_hold_every_document_once() {
+    let documents: Vec<Vec<u32>> = zipf(3000, 3000).chunks(50).map(<[u32]>::to_vec).collect();
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let apart = |_, options: &mut PartOptions| options.apart = true;
+    let parts = mine_all(&corpus(&folder, &documents), folder.path(), 2, apart);
+    let select = |paths: &[PathBuf]| select_parts(paths, &options(&[(2, None)], 3001), &mut quiet);
+    let found = message(select(&parts));
+    assert!(found.contains("found the same documents in shards 0 and 1"), "{found}");
+    let others = mine_all(&elsewhere_corpus(&other, &documents[1..]), other.path(), 2, apart);
+    select(&[parts[0].clone(), others[1].clone()]).unwrap();
+    // One shard, of which two ranges are of different corpora.
+    let range = folder.path().join("range.mgr");
+    merge_parts(&parts[1..], &range, Some((0, 2)), &means(), &mut quiet).unwrap();
+    let found = message(select(&[range, others[1].clone()]));
     assert!(found.contains("expected shard 1 to be"), "{found}");
 }
 

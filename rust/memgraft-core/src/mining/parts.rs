@@ -89,6 +89,7 @@ impl Parts {
                 return Err(missing(*rank, at.0, at.1));
             }
         }
+        check_apart(first.facts().apart, shards.values().map(|(shard, _)| shard))?;
         let facts = Facts {
             tokens: tokens.unwrap_or_default(),
             shards: shards.into_values().map(|(shard, _)| shard).collect(),
@@ -152,8 +153,10 @@ impl Parts {
                 Fingerprint(*hasher.finalize().as_bytes())
             }
             (false, shards) => {
+                let leaves: Vec<&Fingerprint> = shards.iter().flat_map(|shard| &shard.leaves).collect();
+                check_shared_leaves(shards, &leaves)?;
                 let mut root = Root::new(num_tokens, num_documents);
-                shards.iter().flat_map(|shard| &shard.leaves).for_each(|leaf| root.add_leaf(leaf));
+                leaves.iter().for_each(|leaf| root.add_leaf(leaf));
                 let mut end = 0u64;
                 for shard in shards {
                     self.visit_lengths(shard.rank, |length| {
@@ -187,6 +190,42 @@ impl Parts {
             Ok(())
         })
     }
+}
+
+/// Every shard has read the tokens that the shards before it share a leaf with: else the fingerprint would name others than
+/// those that were counted.
+fn check_shared_leaves(shards: &[Shard], leaves: &[&Fingerprint]) -> Result<()> {
+    let mut start = 0u64;
+    for shard in shards {
+        if shard.shared_leaf.is_some_and(|leaf| Root::leaf_at(leaves, start) != Some(&leaf)) {
+            let rank = shard.rank;
+            return Err(Error::Fingerprint {
+                message: format!(
+                    "parts: expected shard {rank} to be of the corpus that the shards before it are of, found other tokens \
+                     where they meet: the corpus has changed between the ranks; mine its parts again"
+                ),
+            });
+        }
+        start = start.saturating_add(shard.num_tokens);
+    }
+    Ok(())
+}
+
+/// Of corpora of their own, no two are the same: their documents would count twice.
+fn check_apart<'a>(apart: bool, shards: impl Iterator<Item = &'a Shard>) -> Result<()> {
+    let mut known = BTreeMap::new();
+    for shard in shards.filter(|shard| apart && shard.num_tokens > 0) {
+        if let Some(other) = known.insert(shard.fingerprint.0, shard.rank) {
+            let rank = shard.rank;
+            return Err(Error::Fingerprint {
+                message: format!(
+                    "parts: expected every document once, found the same documents in shards {other} and {rank}; give each \
+                     rank its own files, or where documents are to count twice, put both copies into one shard"
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn missing(rank: u64, from: u32, to: u32) -> Error {
@@ -229,6 +268,10 @@ pub(super) fn check_kin(first: &RunSet, set: &RunSet) -> Result<()> {
     if let Some(name) = kin::differing(&a.settings, &b.settings) {
         let show = |value: &Value| value.get(&name).map_or_else(|| "nothing".into(), Value::to_string);
         return differs(&name, show(&a.settings), show(&b.settings));
+    }
+    if a.outline != b.outline {
+        let show = |facts: &Facts| facts.outline.map_or_else(|| "not recorded".into(), |outline| outline.to_string());
+        return differs("corpus", show(a), show(b));
     }
     Ok(())
 }

@@ -59,7 +59,8 @@ fn written(path: &Path, rank: u64, world: u64, records: &[(Vec<u32>, u64, u64)])
     let lengths = writer.lengths(|put| put(&[1])).unwrap();
     let num_tokens = fits[0];
     let fingerprint = Fingerprint(*blake3::hash(&[u8::try_from(rank).unwrap()]).as_bytes());
-    let shard = Shard { rank, fingerprint, num_tokens, num_documents: 1, fits, leaves: Vec::new(), lengths };
+    let shard =
+        Shard { rank, fingerprint, num_tokens, num_documents: 1, fits, leaves: Vec::new(), shared_leaf: None, lengths };
     let facts = Facts {
         vocab_size,
         max_order,
@@ -68,6 +69,7 @@ fn written(path: &Path, rank: u64, world: u64, records: &[(Vec<u32>, u64, u64)])
         num_records: 0,
         world,
         apart: true,
+        outline: None,
         settings: json!({}),
         shards: vec![shard],
         pieces: Vec::new(),

@@ -29,6 +29,8 @@ pub struct Shard {
     pub fits: Vec<u64>,
     /// Hashes of the corpus's leaves of 2^20 tokens that start in the shard; none where shards are corpora of their own.
     pub leaves: Vec<Fingerprint>,
+    /// Hash of the leaf that its first token lies in, where that leaf starts in a shard before it.
+    pub shared_leaf: Option<Fingerprint>,
     /// Where the lengths of its documents lie: offset, bytes, BLAKE3.
     pub lengths: (u64, u64, Fingerprint),
 }
@@ -50,6 +52,9 @@ pub struct Facts {
     pub world: u64,
     /// Whether the shards are corpora of their own, not stretches of one.
     pub apart: bool,
+    /// What every rank knows of the whole corpus: [`crate::corpus::Corpus::outline`]; none where shards are corpora of their
+    /// own, and in files of before.
+    pub outline: Option<Fingerprint>,
     /// What the caller wants equal in all parts: JSON.
     pub settings: Value,
     /// What is in it; empty in the blocks of an unfinished part.
@@ -79,6 +84,7 @@ impl Facts {
             "key_bytes": KeyBytes::of(&Packing::new(self.vocab_size, self.max_order)).num,
             "world": self.world,
             "apart": self.apart,
+            "outline": self.outline.map(|outline| outline.to_string()),
             "settings": self.settings,
             "shards": shards,
             "pieces": self.pieces.iter().map(|&(from, to)| json!([from, to])).collect::<Vec<_>>(),
@@ -154,14 +160,12 @@ impl Facts {
             num_records: map.get("num_records")?.as_u64()?,
             world: map.get("world")?.as_u64()?,
             apart: map.get("apart")?.as_bool()?,
+            outline: hash_or_none(map.get("outline"))?,
             settings: map.get("settings")?.clone(),
             shards: map.get("shards")?.as_array()?.iter().map(Shard::decode).collect::<Option<_>>()?,
             pieces: map.get("pieces")?.as_array()?.iter().map(pair).collect::<Option<_>>()?,
             longs: numbers("longs")?,
-            block_of: match map.get("block_of")? {
-                Value::Null => None,
-                hex => Some(hex.as_str()?.parse().ok()?),
-            },
+            block_of: hash_or_none(Some(map.get("block_of")?))?,
         })
     }
 }
@@ -175,6 +179,7 @@ impl Shard {
             "num_documents": self.num_documents,
             "fits": self.fits,
             "leaves": self.leaves.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "shared_leaf": self.shared_leaf.map(|leaf| leaf.to_string()),
             "lengths": {"offset": self.lengths.0, "bytes": self.lengths.1, "blake3": self.lengths.2.to_string()},
         })
     }
@@ -190,6 +195,7 @@ impl Shard {
             num_documents: number("num_documents")?,
             fits: value.get("fits")?.as_array()?.iter().map(Value::as_u64).collect::<Option<_>>()?,
             leaves: value.get("leaves")?.as_array()?.iter().map(hash).collect::<Option<_>>()?,
+            shared_leaf: hash_or_none(value.get("shared_leaf"))?,
             lengths: (lengths.get("offset")?.as_u64()?, lengths.get("bytes")?.as_u64()?, hash(lengths.get("blake3")?)?),
         })
     }
@@ -198,6 +204,15 @@ impl Shard {
     pub(crate) fn same(&self, other: &Self) -> bool {
         let place = |shard: &Self| Self { lengths: (0, shard.lengths.1, shard.lengths.2), ..shard.clone() };
         place(self) == place(other)
+    }
+}
+
+/// A fingerprint that may be null or absent; `None` where it is neither.
+#[allow(clippy::option_option, reason = "what is not there, and what is wrong")]
+fn hash_or_none(value: Option<&Value>) -> Option<Option<Fingerprint>> {
+    match value {
+        None | Some(Value::Null) => Some(None),
+        Some(hex) => Some(Some(hex.as_str()?.parse().ok()?)),
     }
 }
 

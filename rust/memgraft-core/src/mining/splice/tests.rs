@@ -33,6 +33,7 @@ fn facts(vocab_size: u32, max_order: usize, longs: u64) -> Facts {
         num_records: 0,
         world: 1,
         apart: true,
+        outline: None,
         settings: json!({}),
         shards: Vec::new(),
         pieces: Vec::new(),
