@@ -50,6 +50,10 @@ def test_budgets_must_be_there_and_large_enough(corpus):
         plan_budgets(corpus, [])
     with pytest.raises(ArgumentError, match="at least one key for each of 3 orders, got 2"):
         plan_budgets(corpus, [2, 100])
+    with pytest.raises(ArgumentError, match="at least one key for each of 3 orders, got 2"):
+        plan_budgets(corpus, [2, 100], policies=("count", "shares"))
+    with pytest.raises(ArgumentError, match="budget: expected 1 or more, got 0"):
+        plan_budgets(corpus, [0, 100], policies=("count",))
 
 
 def test_policies_are_weighed_as_mining_by_them_would(corpus):
@@ -66,6 +70,11 @@ def test_policies_are_weighed_as_mining_by_them_would(corpus):
     assert len({point.coverage for point in points}) > 4
     with pytest.raises(ArgumentError, match=r"policies: expected some of shares, count, documents, gain, got best"):
         plan_budgets(corpus, (9,), policies=("best",))
+
+
+def test_policies_without_shares_take_budgets_below_the_number_of_orders(corpus):
+    _, points = plan_budgets(corpus, (1, 2), policies=("count", "documents", "gain"), held_out=0.2, seed=3)
+    assert [(point.budget, point.num_keys) for point in points] == [(1, 1), (2, 2)] * 3
 
 
 @pytest.mark.parametrize("batch", [2, 37, 100_000])

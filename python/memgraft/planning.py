@@ -1,6 +1,7 @@
 """How large a bank to build: what each budget of keys reaches on text that was not mined, and what it weighs."""
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from memgraft.errors import ArgumentError
 from memgraft.index import NgramIndex
 from memgraft.keyset import KeySet
 from memgraft.mining import budgets_by_order, coverage, mine
-from memgraft.mining.options import GAIN_CANDIDATES, POLICIES, Policy
+from memgraft.mining.options import GAIN_CANDIDATES, POLICIES, Policy, choice
 from memgraft.progress import Progress, callback
 
 FARTHEST = 16
@@ -83,7 +84,7 @@ def plan_budgets(
         order given, budgets ascending.
 
     Raises:
-        ArgumentError: no budget, one below the number of orders, or an unknown policy.
+        ArgumentError: no budget, one that is too small (``"shares"`` wants a key for each order), or an unknown policy.
         CorpusError: fewer than two documents.
     """
     refuse_paths(corpus=corpus)
@@ -94,8 +95,8 @@ def plan_budgets(
     asked = list(dict.fromkeys(policies))
     if not asked or not set(asked) <= set(POLICIES):
         raise ArgumentError(f"policies: expected some of {', '.join(POLICIES)}, got {', '.join(asked) or 'none'}")
-    for budget in wanted:
-        budgets_by_order(orders, budget)
+    for budget, policy in itertools.product(wanted, asked):
+        choice(orders, budget, min_count, policy=policy)
     train, held = corpus.split(held_out=held_out, seed=seed)
 
     @functools.cache

@@ -211,6 +211,10 @@ def test_coverage_warns_above_30_percent_and_names_the_budget(tmp_path):
         said[number] = re.search(r"about ([\d,]+)\s+keys\s+like\s+these\s+would\s+leave\s+no\s+more", done.stderr)
     assert said[2 * needed] is None
     assert needed / 1.5 < int(said[100][1].replace(",", "")) < needed * 1.5
+    # An index has the keys in itself, and says the same without their file beside it.
+    (tmp_path / "alone").mkdir()
+    assert run("build", tmp_path / "100.mgk", "-o", tmp_path / "alone" / "index.mgi").exit_code == 0
+    assert said[100][0] in run("coverage", tmp_path / "alone" / "index.mgi", text).stderr
 
 
 def test_plan_weighs_policies(corpus):

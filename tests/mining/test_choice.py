@@ -10,6 +10,7 @@ import memgraft
 from memgraft.corpus import CorpusWriter
 from memgraft.errors import ArgumentError, StorageError, TokenError
 from memgraft.mining import mine_part, plan_spill, select_parts
+from memgraft.mining.options import POLICIES
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,44 @@ def test_required_keys_are_kept_and_a_filter_is_asked(corpus, counted):
     assert set(keys) == set(want)
     assert keys.count(list(keys).index(rare)) == counted[0][rare]
     assert keys.metadata["mining"]["required"] == 2
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_required_keys_fit_the_budget_or_are_refused(tmp_path, corpus, policy):
+    # As many as the budget holds of these orders; as shares, as many of each order.
+    required = [(1, 2), (39, 39, 39), (2, 1), (39, 38, 37)]
+    given = {"orders": (2, 3), "policy": policy, "require": required}
+    part = mine_part(corpus, tmp_path / "part.mgr", (2, 3)).path
+
+    def chosen(**given):
+        keys, same = memgraft.mine(corpus, **given), select_parts([part], **given)
+        assert (keys.fingerprint, keys.metadata) == (same.fingerprint, same.metadata)
+        return keys
+
+    assert set(chosen(budget=4, **given)) == set(required)
+    assert len(chosen(budget=6, **given)) == 6
+    room = "2 keys of order 2, its share of the budget, got 3" if policy == "shares" else "4 keys of the budget, got 5"
+    for work in (lambda **given: memgraft.mine(corpus, **given), lambda **given: select_parts([part], **given)):
+        with pytest.raises(ArgumentError, match=rf"require: expected at most (the )?{room}; give .* or require fewer"):
+            work(budget=4, **given | {"require": [*required, (7, 7)]})
+    # A key that is named twice is one.
+    assert set(chosen(budget=4, **given | {"require": [*required, *required]})) == set(required)
+
+
+def test_required_keys_fit_the_budget_of_their_order(corpus):
+    required = [(1, 2), (2, 1), (39, 39, 39)]
+    assert set(memgraft.mine(corpus, (2, 3), {2: 2, 3: 1}, require=required)) == set(required)
+    with pytest.raises(ArgumentError, match="at most 1 keys of order 2, its share of the budget, got 2"):
+        memgraft.mine(corpus, (2, 3), {2: 1, 3: 99}, require=required)
+    assert set(required) < set(memgraft.mine(corpus, (2, 3), None, require=required))
+
+
+@pytest.mark.parametrize("policy", POLICIES[1:])
+def test_orders_that_compete_need_no_key_each(corpus, policy):
+    whole = memgraft.mine(corpus, budget=2, policy=policy)
+    assert len(whole) == 2
+    assert whole.metadata["mining"]["budgets"] == {"2": None, "3": None, "4": None}
+    assert len(memgraft.mine(corpus, budget=1, policy=policy, require=[(39, 39, 39, 39)])) == 1
 
 
 def test_parts_choose_alike(tmp_path, corpus):

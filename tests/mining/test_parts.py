@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import memgraft
 from memgraft.corpus import CorpusWriter, write_sample
+from memgraft.corpus.sample import sample_path
 from memgraft.errors import ArgumentError, FingerprintError, FormatError
 from memgraft.mining import RunSet, merge_parts, mine_part, select_parts
 
@@ -189,6 +190,70 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
         select_parts(parts, (2, 5))
     with pytest.raises(ArgumentError, match="rank: expected 0 to 2"):
         mine_part(corpus, tmp_path / "x.mgr", rank=3, world=3)
+
+
+@pytest.mark.parametrize("setting", ["orders", "split"])
+def test_parts_of_other_settings_are_refused(tmp_path, setting):
+    corpus = make_corpus(tmp_path, [[n % 7, 1, 2, n % 5] for n in range(60)], tokenizer="ab" * 32)
+    (train, _), (other, _) = corpus.split(held_out=0.2, seed=0), corpus.split(held_out=0.2, seed=1)
+    first = mine_part(train, tmp_path / "0.mgr", (2, 4), rank=0, world=2).path
+    # Of the same longest order, so that its records alone do not tell.
+    given = (other, (2, 4)) if setting == "split" else (train, (3, 4))
+    second = mine_part(given[0], tmp_path / "1.mgr", given[1], rank=1, world=2).path
+    for parts in ([first, second], [second, first]):
+        refused = f"{parts[1]}: expected the {setting} of {parts[0]}, .*merge parts of one corpus"
+        for work in (select_parts, lambda parts: merge_parts(parts, tmp_path / "merged.mgr")):
+            with pytest.raises(FingerprintError, match=refused):
+                work(parts)
+    assert not (tmp_path / "merged.mgr").exists()
+    with pytest.raises(FingerprintError, match="remove it, or choose another out"):
+        mine_part(given[0], first, given[1], rank=0, world=2)
+
+
+def test_a_merge_that_is_there_stays_whatever_the_order_of_its_parts(tmp_path):
+    corpus = make_corpus(tmp_path, [[n % 7, 1, 2, n % 5] for n in range(60)])
+    parts = [mine_part(corpus, tmp_path / f"{rank}.mgr", rank=rank, world=3).path for rank in range(3)]
+    calls = [{"part": None}, {"part": (1, 2)}]
+    outs = [merge_parts(parts, tmp_path / f"{number}-of-all.mgr", **call).path for number, call in enumerate(calls)]
+
+    def state():
+        # The sample is joined anew from those beside the parts, into the same bytes.
+        untouched = [(out.stat().st_mtime_ns, out.stat().st_ino, out.read_bytes()) for out in outs]
+        return untouched, [sample_path(out).read_bytes() for out in outs]
+
+    before = state()
+    for order in (parts, parts[::-1], [parts[1], parts[2], parts[0]]):
+        for out, call in zip(outs, calls, strict=True):
+            assert merge_parts(order, out, **call).path == out
+        assert state() == before
+    with pytest.raises(FingerprintError, match="expected the merge of the parts given, found one of others"):
+        merge_parts(parts[:2], outs[0])
+    assert state() == before
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_smallest_memory_changes_nothing(tmp_path, threads):
+    corpus = large_corpus(tmp_path)
+    needed = (1 << 20) + 997 * 16 * threads
+    means = {"memory": needed, "threads": threads}
+    want = saved(memgraft.mine(corpus, (2, 4), 3000, memory="4GiB", threads=threads), tmp_path / "want.mgk")
+    assert saved(memgraft.mine(corpus, (2, 4), 3000, **means), tmp_path / "mined.mgk") == want
+    parts = [mine_part(corpus, tmp_path / f"{rank}.mgr", (2, 4), rank=rank, world=2, **means).path for rank in range(2)]
+    large = [mine_part(corpus, tmp_path / f"large-{rank}.mgr", (2, 4), rank=rank, world=2).path for rank in range(2)]
+    assert [part.read_bytes() for part in parts] == [part.read_bytes() for part in large]
+    assert saved(select_parts(parts, budget=3000, **means), tmp_path / "parts.mgk") == want
+    merged = merge_parts(parts, tmp_path / "merged.mgr", **means).path
+    assert merged.read_bytes() == merge_parts(large, tmp_path / "large.mgr").path.read_bytes()
+    assert saved(select_parts([merged], budget=3000, **means), tmp_path / "merged.mgk") == want
+    less = means | {"memory": needed - 1}
+    for work in (
+        lambda: memgraft.mine(corpus, (2, 4), 3000, **less),
+        lambda: mine_part(corpus, tmp_path / "less.mgr", (2, 4), **less),
+        lambda: select_parts(parts, budget=3000, **less),
+        lambda: merge_parts(parts, tmp_path / "less.mgr", **less),
+    ):
+        with pytest.raises(ArgumentError, match=f"memory: expected at least {needed} bytes .* got {needed - 1}"):
+            work()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "version", "foreign"])

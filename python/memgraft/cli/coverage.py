@@ -93,7 +93,8 @@ def run(
         )
     if facts["fallback_share"] > MOST_FALLBACK:
         stacked = bank is not None and len(bank.paths) > 1
-        wanted = None if keys is None or stacked else budget_for(keys, stream, 1 - MOST_FALLBACK)
+        # An index without its key set beside it holds the keys too, in the same order.
+        wanted = None if stacked else budget_for(opened.key_set() if keys is None else keys, stream, 1 - MOST_FALLBACK)
         reach = (
             f"about {float(f'{wanted:.2g}'):,.0f} keys like these would leave no more"
             if wanted

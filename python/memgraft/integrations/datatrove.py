@@ -3,18 +3,21 @@
 ``pip install 'memgraft[datatrove]'``; the same step runs under the local, Slurm and Ray executors.
 """
 
+import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
+from memgraft.bank.locks import open_lock, try_lock
 from memgraft.corpus import Corpus, tokenize_folder
-from memgraft.errors import ArgumentError, CorpusError
+from memgraft.corpus.writer import storage_errors
+from memgraft.errors import ArgumentError, CorpusError, StorageError
 from memgraft.mining import RunSet, mine_part
 
 
@@ -22,7 +25,8 @@ class MineNgrams(PipelineStep):  # type: ignore[misc]
     """Leaves the n-grams of each task in ``<output>/part-<rank>.mgr``; ``memgraft keys merge`` makes keys of them.
 
     After a reader, the step tokenises the documents of its task. First in a pipeline, it reads the tokenised files that
-    ``tokens`` names, each task a stretch of them. A task that is run again goes on where it was killed.
+    ``tokens`` names, each task a stretch of them. A task that is run again goes on where it was killed, and removes
+    what was left of its text and tokens. A second run of a task that is at work is refused.
 
     Args:
         output: folder for the parts.
@@ -71,6 +75,7 @@ class MineNgrams(PipelineStep):  # type: ignore[misc]
 
         Raises:
             MemgraftError: as :func:`memgraft.mining.mine_part`.
+            StorageError: a second run of the task is at work, or the text cannot be written.
         """
         self.output.mkdir(parents=True, exist_ok=True)
         if self.tokens is not None:
@@ -80,8 +85,8 @@ class MineNgrams(PipelineStep):  # type: ignore[misc]
             if data is not None:
                 yield from data
             return
-        with tempfile.TemporaryDirectory(prefix=f".tokens-{rank:05d}-", dir=self.output) as folder:
-            text = Path(folder) / "documents.jsonl"
+        with _own_folder(self.output / f".tokens-{rank:05d}") as folder:
+            text = folder / "documents.jsonl"
             num_documents = 0
             with text.open("w", encoding="utf-8") as lines:
                 for document in data or ():
@@ -109,6 +114,40 @@ class MineNgrams(PipelineStep):  # type: ignore[misc]
         self.stat_update("documents", value=shard["num_documents"], unit="part")
         self.stat_update("records", value=part.facts["num_records"], unit="part")
         return part
+
+
+@contextlib.contextmanager
+def _own_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder for this run of a task alone, removed at the end.
+
+    It has one name a task, so that the next run finds what a killed one has left.
+
+    Raises:
+        StorageError: another run is at work there, or nothing can be written there.
+    """
+    with storage_errors(folder, "cannot be made; choose another output="):
+        folder.mkdir(exist_ok=True)
+    lock = folder / "lock"
+    held = open_lock(lock)
+    try:
+        # The kernel ends the lock of a killed process. Without one a second run would empty the folder of the first,
+        # which would mine whatever the second has written by then.
+        if not try_lock(held, lock):
+            raise StorageError(f"{folder}: another run of this task is at work there; wait for it, or stop it")
+    except BaseException:
+        os.close(held)
+        raise
+    try:
+        with storage_errors(folder, "what a killed run has left there cannot be removed; remove the folder"):
+            for path in sorted(folder.iterdir()):
+                if path != lock:
+                    path.unlink()
+        yield folder
+    finally:
+        # Closed first, because NFS keeps a file in its folder as long as it is open.
+        os.close(held)
+        with storage_errors(folder, "cannot be removed; remove it"):
+            shutil.rmtree(folder)
 
 
 def _listed(tokens: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:

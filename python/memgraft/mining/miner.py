@@ -60,7 +60,7 @@ def mine(
         min_documents: fewest documents with a key.
         exclude: evaluation text, as tokens of the same tokenizer.
         exclude_from: no key of this order and longer is kept that occurs in ``exclude``.
-        require: keys that are kept whatever their count; they are part of the budget.
+        require: keys that are kept whatever their count; they are part of the budget, and of the share of their order.
         keep: given candidates (:class:`memgraft.keyset.KeyArrays`) in batches, from several threads, says which may be
             kept: a boolean each. Its answer for a key must not depend on the batch.
         memory: working memory, such as ``"4GiB"`` or a number of bytes; the finished key set comes on top.
@@ -77,7 +77,7 @@ def mine(
             the mining.
 
     Raises:
-        ArgumentError: options out of range, or no vocabulary size.
+        ArgumentError: options out of range, more keys required than the budget holds, or no vocabulary size.
         TokenError: a token of the corpus, or its tokenizer, is not below ``vocab_size``.
         LimitError: the selected keys outgrow the memory.
         StorageError: the temporary folder cannot be written, or has too little room.

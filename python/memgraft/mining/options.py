@@ -58,11 +58,14 @@ def choice(
     Raises:
         ArgumentError: options out of range or at odds.
     """
-    budgets = budgets_by_order(orders, budget)
     if policy not in POLICIES:
         raise ArgumentError(f"policy: expected one of {', '.join(POLICIES)}, got {policy!r}")
     total: int | None = None
-    if policy != "shares":
+    if policy == "shares":
+        budgets = budgets_by_order(orders, budget)
+    else:
+        # Orders compete, so that none has a share, and a budget may be smaller than their number.
+        budgets = budgets_by_order(orders, None)
         if budget is None or isinstance(budget, Mapping):
             raise ArgumentError(f'budget: policy "{policy}" expected a number of keys in all, got {budget!r}')
         total = positive("budget", budget)
@@ -75,6 +78,7 @@ def choice(
     required = sorted({tuple(operator.index(token) for token in key) for key in require})
     if any(not 0 <= token < 2**32 for key in required for token in key):
         raise ArgumentError("require: expected keys of token ids, got a negative one or one beyond 32 bits")
+    _check_required(required, budgets, total)
     held = total * GAIN_CANDIDATES if total is not None and policy == "gain" else total
     core = _core.Choice(
         dict(budgets),
@@ -104,6 +108,22 @@ def choice(
     if keep is not None:
         facts["keep"] = getattr(keep, "__qualname__", type(keep).__name__)
     return Choice(core, budgets, facts, policy, total)
+
+
+def _check_required(required: Sequence[Sequence[int]], budgets: Mapping[int, int | None], total: int | None) -> None:
+    """Refuses more required keys than the budget, or the share of their order, has room for."""
+    if total is not None and len(required) > total:
+        raise ArgumentError(
+            f"require: expected at most the {total} keys of the budget, got {len(required)}; give a larger budget, or "
+            "require fewer"
+        )
+    for order, share in budgets.items():
+        count = sum(len(key) == order for key in required)
+        if share is not None and count > share:
+            raise ArgumentError(
+                f"require: expected at most {share} keys of order {order}, its share of the budget, got {count}; give "
+                'that order a larger budget, take the policy "count", whose orders have no shares, or require fewer'
+            )
 
 
 def _answers(kept: object, num_candidates: int) -> NDArray[np.bool_]:
