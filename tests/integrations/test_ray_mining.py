@@ -9,10 +9,9 @@ import pytest
 
 import memgraft
 from memgraft.corpus import CorpusWriter, write_sample
+from memgraft.errors import ArgumentError
 
 pytest.importorskip("ray")
-# Ray gives a node 30 seconds to start, whatever else runs.
-pytestmark = pytest.mark.cluster
 
 CODE = """
 import os, pathlib, signal, sys, threading, time
@@ -45,6 +44,7 @@ ray.shutdown()
 """
 
 
+@pytest.mark.cluster  # Ray gives a node 30 seconds to start, whatever else runs.
 def test_two_workers_one_killed(tmp_path):
     rng = np.random.default_rng(3)
     with CorpusWriter(tmp_path / "corpus", vocab_size=997) as writer:
@@ -65,3 +65,21 @@ def test_two_workers_one_killed(tmp_path):
     assert (tmp_path / "keys.mgk.sample").read_bytes() == sample.read_bytes()
     parts = ["part-00000-of-00002.mgr", "part-00001-of-00002.mgr"]
     assert sorted(os.listdir(folder)) == sorted([*parts, *(f"{part}.sample" for part in parts)])
+
+
+@pytest.mark.parametrize(
+    ("selection", "error", "found"),
+    [
+        ({"budget": 0}, ArgumentError, "budget"),
+        ({"budget": 2, "orders": (2, 3, 4)}, ArgumentError, "budget"),
+        ({"policy": "gain", "budget": {2: 5}}, ArgumentError, "policy"),
+        ({"require": [[1, 2]] * 3, "policy": "count", "budget": 2, "min_count": 0}, ArgumentError, "min_count"),
+        ({"bugdet": 5}, TypeError, "bugdet"),
+    ],
+)
+def test_a_selection_that_would_be_refused_is_before_anything_is_mined(tmp_path, selection, error, found):
+    from memgraft.integrations.ray import mine
+
+    with pytest.raises(error, match=found):
+        mine(tmp_path / "corpus.bin", tmp_path / "parts", **selection)
+    assert not (tmp_path / "parts").exists()

@@ -1,7 +1,8 @@
 """Mining on a Ray cluster: a task for each part, one selection at the end."""
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import ray
 from memgraft.corpus import Corpus
 from memgraft.errors import ArgumentError
 from memgraft.keyset import KeySet
-from memgraft.mining import mine_part, select_parts
+from memgraft.mining import mine_part, options, select_parts
 
 PathLike = str | os.PathLike[str]
 
@@ -48,9 +49,11 @@ def mine(
         selection: which keys, as for :func:`memgraft.mining.select_parts`: ``budget``, ``min_count``, ``policy`` …
 
     Raises:
-        ArgumentError: Ray is not initialised, or options out of range.
+        ArgumentError: Ray is not initialised, or options out of range: before anything is mined.
+        TypeError: an option that ``select_parts`` does not have.
         MemgraftError: as :func:`memgraft.mining.mine_part` and :func:`memgraft.mining.select_parts`.
     """
+    _check_selection(orders, selection)
     if not ray.is_initialized():
         raise ArgumentError("ray: expected a running cluster, found none; call ray.init() first")
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
@@ -78,6 +81,13 @@ def mine(
         # The worker's own error, so that a caller meets the same types as without Ray.
         raise error.cause from error
     return select_parts(parts, temporary=target, **selection)
+
+
+def _check_selection(orders: Sequence[int], selection: Mapping[str, Any]) -> None:
+    """Refuses what the selection would refuse once every part is mined."""
+    given = inspect.signature(select_parts).bind((), orders, **selection)
+    given.apply_defaults()
+    options.choice(**{name: given.arguments[name] for name in inspect.signature(options.choice).parameters})
 
 
 def _part(sources: list[str], open_options: dict[str, Any], out: str, rank: int, given: dict[str, Any]) -> str:
