@@ -77,7 +77,7 @@ def select_parts(
     progress: Callable[[str, int, int], object] | None,
 ) -> tuple[Mined, MergedFacts]: ...
 def estimate_spill(
-    corpus: Corpus, choice: Choice, vocab_size: int, reserved: Sequence[int], means: Means
+    corpus: Corpus, choice: Choice, vocab_size: int, reserved: Sequence[int], means: Means, always: bool
 ) -> tuple[int, int, bool]: ...
 
 @final
@@ -98,6 +98,8 @@ class Choice:
 @final
 class Means:
     def __new__(cls, memory: int, temporary: _Path, threads: int, sketch: bool) -> Means: ...
+    @property
+    def most_parts(self) -> tuple[int, int]: ...
 
 @final
 class Mined:

@@ -86,6 +86,47 @@ def test_sets_of_sets_keep_the_sample_of_what_they_were_mined_from(tmp_path, cor
     assert shared(out) is None
 
 
+def test_what_will_be_written_is_said_before_the_start(tmp_path, corpus, monkeypatch):
+    with CorpusWriter(tmp_path / "large", vocab_size=900) as writer:
+        for document in np.random.default_rng(0).integers(0, 900, (40, 5000)):
+            writer.add(document.astype(np.uint32))
+        large = writer.finish()
+    usage = shutil.disk_usage(tmp_path)
+    said = re.compile(
+        r"^about ([\d.]+) (?:MB|kB) will be written to (\S+) for (.+); 6.0 MB are free there$", re.MULTILINE
+    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=6_000_000))
+    keys, small = tmp_path / "keys.mgk", ("--threads", 1, "--memory", "2MiB")
+    mined = run("mine", large, "-o", keys, *small)
+    assert mined.exit_code == 0, mined.output
+    [(_, folder, what)] = said.findall(mined.stderr)
+    assert folder == str(tmp_path)
+    rates = r"\([\d.]+ bytes a token, [\d.]+ up to order 2, [\d.]+ up to order 3; --sketch takes less\)"
+    assert re.fullmatch(rf"what outgrows the memory {rates}", what)
+    sketched = run("mine", large, "-o", keys, *small, "--sketch", "--overwrite")
+    assert "less what occurs once" in said.search(sketched.stderr)[3]
+    for rank in range(2):
+        part = run(
+            "mine", large, "--partial", "--orders", 2, "--rank", rank, "--world", 2, "-o", tmp_path / f"{rank}.mgr"
+        )
+        assert part.exit_code == 0, part.output
+    [(_, folder, what)] = said.findall(run("mine", large, "--partial", "-o", tmp_path / "part.mgr").stderr)
+    assert folder == str(tmp_path)
+    assert what.startswith("blocks and the part that they are merged into (")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=600_000))
+    said = re.compile(said.pattern.replace("6.0 MB", "600.0 kB"), re.MULTILINE)
+    parts = [tmp_path / "0.mgr", tmp_path / "1.mgr"]
+    merged = run("keys", "merge", *parts, "-o", tmp_path / "merged.mgr")
+    assert merged.exit_code == 0, merged.output
+    [(_, _, what)] = said.findall(merged.stderr)
+    assert what == "the merge of 2 parts"
+    # Keys of few parts take no room.
+    assert not said.search(run("keys", "merge", *parts, "--orders", 2, "-o", tmp_path / "merged.mgk").stderr)
+    # Little for much room is no news.
+    monkeypatch.undo()
+    assert "will be written" not in run("mine", "--partial", corpus, "-o", tmp_path / "small.mgr").stderr
+
+
 def test_verify_finds_a_damaged_part(tmp_path, corpus):
     run("mine", "--partial", corpus, "-o", tmp_path / "0.mgr")
     data = bytearray((tmp_path / "0.mgr").read_bytes())

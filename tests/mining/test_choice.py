@@ -175,8 +175,49 @@ def test_a_full_disk_is_said_before_the_start(tmp_path, corpus, monkeypatch):
     assert plan_spill(corpus).bytes == 0
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(StorageError, match=r"found 1,000; give another temporary="):
+    with pytest.raises(StorageError, match=r"expected about .* at least .*, found 1,000; give another temporary="):
         memgraft.mine(large, memory="2MiB", temporary=tmp_path)
+    # An estimate refuses by no hair.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=plan.least))
+    assert plan.least == plan.bytes // 2
+    memgraft.mine(large, memory="2MiB", temporary=tmp_path)
+
+
+def test_a_sketch_is_refused_only_what_recurs(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    once, again = rng.integers(0, 60_000, 300_000), np.tile(rng.integers(0, 60_000, 15_000), 20)
+    plans = {}
+    for name, tokens in (("once", once), ("again", again)):
+        with CorpusWriter(tmp_path / name, vocab_size=60_000) as writer:
+            for document in np.split(tokens.astype(np.uint32), 20):
+                writer.add(document)
+            corpus = memgraft.Corpus.open(writer.finish())
+        means = {"orders": (2,), "memory": "4MiB", "temporary": tmp_path, "threads": 1}
+        plans[name] = corpus, plan_spill(corpus, **means), plan_spill(corpus, sketch=True, **means), means
+    for _, plain, sketched, _ in plans.values():
+        assert sketched.bytes == plain.bytes > 0
+        assert sketched.least <= plain.least
+    # Of random tokens a sketch leaves single ones; of a text that is there twenty times, everything.
+    (corpus, plain, sketched, means), (repeated, *_, plan, _) = plans["once"], plans["again"]
+    assert sketched.least < plain.least * 0.8
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=sketched.least))
+    memgraft.mine(corpus, sketch=True, **means)
+    with pytest.raises(StorageError, match=r"more memory="):
+        memgraft.mine(corpus, **means)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(StorageError, match=r"found 1,000; give another temporary=, or more memory=$"):
+        memgraft.mine(repeated, sketch=True, **means)
+    assert plan.least > 1000
+
+
+def test_the_rate_is_known_by_order(corpus, tmp_path):
+    plan = plan_spill(corpus, (2, 4), temporary=tmp_path, by_order=True)
+    rates = list(plan.by_order.values())
+    assert list(plan.by_order) == [1, 2, 3, 4]
+    assert 0 < rates[0] < rates[1] < rates[2] < rates[3] == plan.bytes_per_token
+    assert plan.bytes == 0
+    assert plan_spill(corpus, (2, 4), temporary=tmp_path).by_order == {}
 
 
 def test_refusals(corpus):

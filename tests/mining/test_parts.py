@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 import memgraft
 from memgraft.corpus import CorpusWriter, write_sample
 from memgraft.corpus.sample import sample_path
-from memgraft.errors import ArgumentError, FingerprintError, FormatError
+from memgraft.errors import ArgumentError, FingerprintError, FormatError, StorageError
 from memgraft.mining import RunSet, merge_parts, mine_part, select_parts
+from memgraft.mining.room import plan_merge, plan_part, plan_selection
 
 
 def make_corpus(folder, documents, vocab_size=50, name="corpus", **facts):
@@ -254,6 +256,95 @@ def test_the_smallest_memory_changes_nothing(tmp_path, threads):
     ):
         with pytest.raises(ArgumentError, match=f"memory: expected at least {needed} bytes .* got {needed - 1}"):
             work()
+
+
+@pytest.fixture
+def with_free(monkeypatch):
+    usage = shutil.disk_usage("/")
+    return lambda free: monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+
+
+def test_a_part_that_does_not_fit_is_refused_before_it_is_begun(tmp_path, with_free):
+    corpus = large_corpus(tmp_path)
+    out = tmp_path / "out" / "part.mgr"
+    plan = plan_part(corpus, out, (2, 3))
+    # Blocks, and the part that they are merged into.
+    assert plan.bytes == int(2 * plan.bytes_per_token * corpus.num_tokens)
+    half = plan_part(corpus, out, (2, 3), rank=1, world=2)
+    assert abs(half.bytes - plan.bytes / 2) < plan.bytes / 50
+    assert plan_part(corpus, out, (2, 3), rank=1, world=2, apart=True).bytes == plan.bytes
+    with_free(1000)
+    with pytest.raises(StorageError, match=rf"{out.parent}: expected about {plan.bytes:,} .* found 1,000; free some"):
+        mine_part(corpus, out, (2, 3))
+    assert list(out.parent.iterdir()) == []
+    with_free(plan.least)
+    part = mine_part(corpus, out, (2, 3))
+    assert plan.least < 2 * part.facts["num_bytes"] < plan.bytes * 1.1
+    # What is there is not written again.
+    with_free(0)
+    assert mine_part(corpus, out, (2, 3)).path == out
+
+
+def test_what_an_unfinished_part_or_merge_left_is_there(tmp_path, with_free):
+    corpus = large_corpus(tmp_path)
+    out = tmp_path / "part.mgr"
+    whole = plan_part(corpus, out, (2,))
+
+    def stopped(phase, done, total):
+        if phase == "merge":
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        mine_part(corpus, out, (2,), memory="1200KiB", threads=1, progress=stopped)
+    there = list((tmp_path / "part.mgr.partial").iterdir())
+    left = sum(path.stat().st_size for path in there if path.suffix in (".block", ".records"))
+    plan = plan_part(corpus, out, (2,))
+    assert plan.bytes == whole.bytes - left
+    # All blocks are there: at least a quarter of them is still to be merged.
+    assert abs(plan.least - whole.bytes / 8) < 100
+    with_free(plan.least)
+    parts = [mine_part(corpus, out, (2,)).path]
+    merged = tmp_path / "merged.mgr"
+    [before] = plan_merge(parts, merged)
+    (tmp_path / "merged.mgr.partial").mkdir()
+    (tmp_path / "merged.mgr.partial" / "merged.records").write_bytes(b"0" * 500)
+    [after] = plan_merge(parts, merged)
+    assert (before.bytes - after.bytes, before.least - after.least) == (500, 500)
+
+
+def test_merges_that_do_not_fit_are_refused(tmp_path, with_free):
+    corpus = large_corpus(tmp_path)
+    parts = [mine_part(corpus, tmp_path / f"{rank}.mgr", (2,), rank=rank, world=5).path for rank in range(5)]
+    size = sum(path.stat().st_size for path in parts)
+    out = tmp_path / "all.mgr"
+    [plan] = plan_merge(parts, out)
+    assert plan.bytes == size
+    assert plan.least == size // 4
+    [ranged] = plan_merge(parts, out, part=(0, 2))
+    assert ranged.bytes == size // 2
+    with_free(1000)
+    with pytest.raises(StorageError, match=r"for the merge of 5 parts, at least .* found 1,000; free some space"):
+        merge_parts(parts, out)
+    assert not (tmp_path / "all.mgr.partial").exists()
+    # A selection writes nothing, unless there are more parts than it reads at a time.
+    assert plan_selection(parts) == []
+    select_parts(parts, (2,), 100)
+    with_free(None)
+    many = [parts[0]] * 400
+    [most] = plan_selection(many, threads=1)
+    assert "of which 256 are read at a time" in most.what
+    assert most.bytes == 400 * parts[0].stat().st_size
+    [joint] = plan_merge(many, out, temporary=tmp_path, threads=1)
+    assert joint.bytes == 2 * most.bytes
+    with_free(1000)
+    with pytest.raises(StorageError, match="intermediate merges of 400 parts"):
+        select_parts(many, (2,), 100, threads=1)
+    with_free(plan.least)
+    merged = merge_parts(parts, out)
+    assert plan.least < merged.facts["num_bytes"] <= plan.bytes
+    assert plan_merge(parts, out) == []
+    with_free(0)
+    merge_parts(parts, out)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "version", "foreign"])

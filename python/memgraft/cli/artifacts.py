@@ -15,6 +15,7 @@ from memgraft.system import check_writable
 
 if TYPE_CHECKING:
     from memgraft import Bank, Corpus, KeySet, NgramIndex
+    from memgraft.mining import SpillPlan
 
 CorpusPaths = Annotated[
     list[Path],
@@ -143,6 +144,10 @@ def reads_corpora(function: Callable[Concatenate[Reading, P], None]) -> Callable
     return wrapper
 
 
+WORTH_SAYING = 10**8
+"""Bytes to be written that are announced; fewer only where they are a tenth of what is free, since the line would be
+noise for every small corpus."""
+
 _KINDS = {".mgk": "keys", ".mgi": "index", ".mgr": "part"}
 _HEADS = {(b"MEMGRAFT", 1): "keys", (b"MEMGRAFT", 2): "index"}
 """By the first bytes and the number of the kind (docs/FORMAT.md)."""
@@ -268,6 +273,32 @@ def say_sample(out: Path, keys: "KeySet") -> None:
         common.log(
             f"{out}: no sample of the mined text, since not all of the sources have one; coverage needs --mined-from"
         )
+
+
+def worth_saying(plan: "SpillPlan") -> bool:
+    """Whether so much is going to be written that someone may want to know of it."""
+    return plan.bytes >= WORTH_SAYING or (plan.free is not None and plan.bytes > plan.free / 10)
+
+
+def say_room(plan: "SpillPlan", more: str = "") -> None:
+    """Announces what is going to be written, in one line, where it is much, or much of what is free.
+
+    Args:
+        plan: what is written, and where.
+        more: what else is known of its rate.
+    """
+    if not worth_saying(plan):
+        return
+    rate = f" ({plan.bytes_per_token:.1f} bytes a token{more})" if plan.bytes_per_token else ""
+    free = "how much is free there is not known" if plan.free is None else f"{_size(plan.free)} are free there"
+    common.log(f"about {_size(plan.bytes)} will be written to {plan.folder} for {plan.what}{rate}; {free}")
+
+
+def _size(num_bytes: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:,.1f} {unit}"
+    return f"{num_bytes} bytes"
 
 
 def split_of_keys(keys: "KeySet", corpus: "Corpus", option: str, way: str) -> "tuple[Corpus, Corpus]":

@@ -1,7 +1,7 @@
 """``memgraft keys merge``: parts to a key set, or to a part."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,8 +29,10 @@ def run(
 ) -> None:
     """Merge parts: the keys that mining the whole corpus in one process gives, or one part of several."""
     from memgraft.mining import merge_parts, select_parts
+    from memgraft.mining.room import plan_merge, plan_selection
 
     folder = reading.temporary or out.absolute().parent
+    means: dict[str, Any] = {"memory": memory, "temporary": folder, "threads": threads}
     if out.suffix == ".mgr":
         why, way_out = (
             "a run file holds every n-gram",
@@ -42,10 +44,11 @@ def run(
         common.keeps(
             f"what is merged stays in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
         )
+        cut = parse_range(part)
+        for plan in plan_merge(parts, out, part=cut, **means):
+            artifacts.say_room(plan)
         with common.progress() as report:
-            merged = merge_parts(
-                parts, out, part=parse_range(part), memory=memory, temporary=folder, threads=threads, progress=report
-            )
+            merged = merge_parts(parts, out, part=cut, progress=report, **means)
         facts = merged.facts
         common.emit(
             {"part": out, "shards": [shard["rank"] for shard in facts["shards"]], "world": facts["world"]}
@@ -57,14 +60,14 @@ def run(
     if part is not None:
         raise ArgumentError("--part: a range of first tokens goes into a run file; give --out something.mgr")
     artifacts.check_output(out, overwrite=overwrite)
+    for plan in plan_selection(parts, **means):
+        artifacts.say_room(plan)
     with common.progress("n-grams") as report:
         keys = select_parts(
             parts,
             None if orders is None else artifacts.parse_ids("orders", orders),
-            memory=memory,
-            temporary=folder,
-            threads=threads,
             progress=report,
+            **means,
             **choosing.arguments(reading),
         )
     keys.save(out)

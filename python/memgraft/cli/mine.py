@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["parse_budget", "run"]
 
-WORTH_SAYING = 10**9
-"""Bytes of temporary data that are announced; mining refuses without a word of its own where they do not fit."""
-
 
 @common.verb
 @artifacts.reads_corpora
@@ -50,7 +47,7 @@ def run(
 ) -> None:
     """Mine the most frequent n-grams of a token corpus, with exact counts."""
     from memgraft.corpus import write_sample
-    from memgraft.mining import mine, plan_spill
+    from memgraft.mining import mine
 
     if partial:
         choosing.refuse("a part holds every n-gram of its documents", "give it to `memgraft keys merge`")
@@ -78,13 +75,7 @@ def run(
         return
     artifacts.check_output(out, overwrite=overwrite)
     folder = reading.temporary or out.absolute().parent
-    spill = plan_spill(opened, wanted, temporary=folder, **means)
-    if spill.bytes >= WORTH_SAYING:
-        less = "; --sketch takes less" if not sketch else ", less what occurs once"
-        common.log(
-            f"mining writes about {spill.bytes / 1e9:,.1f} GB to {folder} "
-            f"({spill.bytes_per_token:.1f} bytes a token{less})"
-        )
+    _say_spill(opened, wanted, sketch=sketch, temporary=folder, **means)
     with common.progress("tokens") as report:
         # Keys are saved before the sample is taken: Ctrl-C then loses no mining.
         keys = mine(
@@ -109,12 +100,26 @@ def run(
     )
 
 
+def _say_spill(corpus: "Corpus", orders: list[int], *, sketch: bool, **means: Any) -> None:
+    from memgraft.mining import plan_spill
+
+    if not artifacts.worth_saying(plan_spill(corpus, orders, sketch=sketch, **means)):
+        return
+    # Only then, since it sorts a sample for each order.
+    spill = plan_spill(corpus, orders, sketch=sketch, by_order=True, **means)
+    shorter = [f"{spill.by_order[order]:.1f} up to order {order}" for order in sorted(set(orders))[:-1]]
+    less = "less what occurs once" if sketch else "--sketch takes less"
+    artifacts.say_room(spill, "".join(f", {rate}" for rate in shorter) + f"; {less}")
+
+
 def _part(corpus: "Corpus", out: Path, orders: list[int], rank: int, world: int, *, json: bool, **means: Any) -> None:
     from memgraft.mining import mine_part
+    from memgraft.mining.room import plan_part
 
     common.keeps(
         f"finished blocks stay in {out}.partial; the same command goes on from there", Path(f"{out}.partial"), out
     )
+    artifacts.say_room(plan_part(corpus, out, orders, rank=rank, world=world, **means))
     with common.progress("tokens") as report:
         part = mine_part(corpus, out, orders, rank=rank, world=world, progress=report, **means)
     shard = part.facts["shards"][0]

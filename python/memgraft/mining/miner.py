@@ -1,23 +1,19 @@
 """``mine``: the frequent n-grams of a corpus, with exact counts."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from memgraft import _core
 from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus, CorpusSample
-from memgraft.errors import StorageError
 from memgraft.keyset import KeySet
-from memgraft.mining import options
+from memgraft.mining import options, room
 from memgraft.mining.options import Choice, Keep, Policy, Progress, budgets_by_order, parse_bytes
 from memgraft.names import TOOL
 from memgraft.progress import callback
 
-__all__ = ["SpillPlan", "budgets_by_order", "finished", "mine", "parse_bytes", "plan_spill"]
+__all__ = ["budgets_by_order", "finished", "mine", "parse_bytes"]
 
 
 def mine(
@@ -80,7 +76,8 @@ def mine(
         ArgumentError: options out of range, more keys required than the budget holds, or no vocabulary size.
         TokenError: a token of the corpus, or its tokenizer, is not below ``vocab_size``.
         LimitError: the selected keys outgrow the memory.
-        StorageError: the temporary folder cannot be written, or has too little room.
+        StorageError: the temporary folder cannot be written, or has less room than mining takes at least
+            (:class:`SpillPlan`).
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
     """
     refuse_paths(corpus=corpus, exclude=exclude)
@@ -98,8 +95,9 @@ def mine(
     )
     vocab_size, kept_out = options.vocabulary(corpus, vocab_size, reserved)
     used = options.means(memory, temporary, threads, sketch=sketch)
-    if not sketch:
-        _check_room(_plan(corpus, chosen, vocab_size, kept_out, used, temporary))
+    room.plan_mining(
+        corpus, chosen, vocab_size, kept_out, memory=memory, sketch=sketch, temporary=temporary, threads=threads
+    ).check()
     mined = _core.mine(corpus._core, chosen.core, vocab_size, kept_out, used, progress)
     found = {
         "fingerprint": corpus.fingerprint,
@@ -140,67 +138,3 @@ def finished(
     mapping = {} if tokenizer_mapping is None else {"tokenizer_mapping": dict(tokenizer_mapping)}
     named = {"corpus": corpus, "tokenizer": tokenizer, **mapping}
     return keys.with_metadata({**named, "split": None if split is None else dict(split), "mining": facts})
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpillPlan:
-    """What mining will write to its temporary folder."""
-
-    folder: str
-    bytes: int
-    """Expected bytes; 0 where the corpus fits the memory. Records of n-grams that recur are joined, so that large
-    blocks take less than the sample says."""
-    free: int | None
-    """Bytes free there; None where the folder cannot be asked."""
-    bytes_per_token: float
-    """Of the sample, for the longest order mined."""
-
-
-def plan_spill(
-    corpus: Corpus,
-    orders: Sequence[int] = (2, 3, 4),
-    *,
-    memory: int | str = "4GiB",
-    reserved: Sequence[int] = (),
-    vocab_size: int | None = None,
-    temporary: str | os.PathLike[str] | None = None,
-    threads: int | None = None,
-) -> SpillPlan:
-    """Sorts a sample of the corpus and says how much :func:`mine` will write to ``temporary``.
-
-    Raises:
-        ArgumentError: as :func:`mine`.
-    """
-    refuse_paths(corpus=corpus)
-    chosen = options.choice(orders, None, 1)
-    vocab_size, kept_out = options.vocabulary(corpus, vocab_size, reserved)
-    return _plan(corpus, chosen, vocab_size, kept_out, options.means(memory, temporary, threads), temporary)
-
-
-def _plan(
-    corpus: Corpus,
-    chosen: Choice,
-    vocab_size: int,
-    reserved: Sequence[int],
-    used: _core.Means,
-    temporary: str | os.PathLike[str] | None,
-) -> SpillPlan:
-    folder = os.fspath(temporary) if temporary is not None else tempfile.gettempdir()
-    sampled, size, spills = _core.estimate_spill(corpus._core, chosen.core, vocab_size, reserved, used)
-    each = size / max(sampled, 1)
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError:
-        free = None  # the mining itself says what is wrong with the folder
-    return SpillPlan(
-        folder=folder, bytes=int(each * corpus.num_tokens) if spills else 0, free=free, bytes_per_token=each
-    )
-
-
-def _check_room(plan: SpillPlan) -> None:
-    if plan.free is not None and plan.bytes > plan.free:
-        raise StorageError(
-            f"{plan.folder}: expected {plan.bytes:,} bytes free for what outgrows the memory "
-            f"({plan.bytes_per_token:.1f} a token), found {plan.free:,}; give another temporary=, more memory=, "
-            "or sketch=True"
-        )

@@ -12,7 +12,7 @@ from memgraft.corpus import Corpus, CorpusSample, Shard, join_samples, joint_nam
 from memgraft.corpus.sample import sample_path, samples_beside
 from memgraft.errors import ArgumentError
 from memgraft.keyset import KeySet
-from memgraft.mining import options
+from memgraft.mining import options, room
 from memgraft.mining.miner import finished
 from memgraft.mining.options import Keep, Policy, Progress
 from memgraft.progress import callback
@@ -135,7 +135,7 @@ def mine_part(
     Raises:
         ArgumentError: options out of range.
         FingerprintError: ``out``, or what is left beside it, is a part of something else.
-        StorageError: the files cannot be written.
+        StorageError: the files cannot be written, or there is less room than they take at least (:class:`SpillPlan`).
         TokenError: a token is not below ``vocab_size``.
     """
     refuse_paths(corpus=corpus)
@@ -152,6 +152,18 @@ def mine_part(
         "split": None if split is None else dict(split),
         "orders": sorted(wanted),
     }
+    room.plan_part(
+        corpus,
+        out,
+        orders,
+        rank=rank,
+        world=world,
+        apart=apart,
+        memory=memory,
+        reserved=reserved,
+        vocab_size=vocab_size,
+        threads=threads,
+    ).check()
     core = _core.mine_part(
         corpus._core,
         Path(out),
@@ -198,11 +210,14 @@ def merge_parts(
     Raises:
         FingerprintError: parts that do not belong together, or one that is there twice.
         FormatError: a part is damaged, truncated, or of a later version.
+        StorageError: the file cannot be written, or there is less room than it takes at least (:class:`SpillPlan`).
     """
     refuse_text(parts=parts)
     progress = callback(progress)
     used = options.means(memory, temporary, threads)
     paths = [Path(path) for path in parts]
+    for plan in room.plan_merge(paths, out, part=part, memory=memory, temporary=temporary, threads=threads):
+        plan.check()
     merged = RunSet(_core.merge_parts(paths, Path(out), part, used, progress))
     join_samples(paths, out, _sampled(merged))
     return merged
@@ -255,6 +270,7 @@ def select_parts(
         FingerprintError: parts that do not belong together, are missing, or are there twice.
         FormatError: a part is damaged, truncated, or of a later version.
         ArgumentError: options out of range.
+        StorageError: there are so many parts that some are merged in ``temporary``, which has too little room.
     """
     refuse_text(parts=parts)
     progress = callback(progress)
@@ -275,6 +291,8 @@ def select_parts(
         keep=keep,
     )
     used = options.means(memory, temporary, threads)
+    for plan in room.plan_selection(paths, memory=memory, temporary=temporary, threads=threads):
+        plan.check()
     samples = samples_beside(paths)
     mined, merged = _core.select_parts(paths, chosen.core, used, progress)
     settings = json.loads(merged.settings)

@@ -57,6 +57,12 @@ impl PyMeans {
     fn new(memory: u64, temporary: PathBuf, threads: usize, sketch: bool) -> Self {
         Self(Means { memory, temporary, threads, sketch, block_size: None, max_fan_in: None })
     }
+
+    /// How many parts a merge, and how many a selection, reads without an intermediate merge.
+    #[getter]
+    fn most_parts(&self) -> (usize, usize) {
+        mining::most_parts(&self.0)
+    }
 }
 
 /// Mined keys and what was counted, by order from 0.
@@ -236,7 +242,7 @@ pub(crate) fn merge_parts(
     watched(py, progress, move |_, report| mining::merge_parts(&parts, &out, range, &means, report)).map(PyRunSet::new)
 }
 
-/// (tokens sampled, bytes of their records, whether mining spills).
+/// (tokens sampled, bytes of their records, whether mining spills); nothing is sampled where it does not, unless `always`.
 #[pyfunction]
 pub(crate) fn estimate_spill(
     py: Python<'_>,
@@ -245,10 +251,13 @@ pub(crate) fn estimate_spill(
     vocab_size: u32,
     reserved: Vec<u32>,
     means: &PyMeans,
+    always: bool,
 ) -> PyResult<(u64, u64, bool)> {
     let corpus = corpus.0.clone();
     let Estimate { sampled, sampled_bytes, spills } =
-        chosen(py, choice, vocab_size, reserved, means, None, move |options, _| mining::estimate(&corpus, options))?;
+        chosen(py, choice, vocab_size, reserved, means, None, move |options, _| {
+            mining::estimate(&corpus, options, always)
+        })?;
     Ok((sampled, sampled_bytes, spills))
 }
 

@@ -174,6 +174,13 @@ fn few_files(means: &Means) -> Means {
     Means { max_fan_in: Some(means.fan_in().min(MAX_FILES / means.threads.max(1)).max(2)), ..means.clone() }
 }
 
+/// How many parts a merge, and how many a selection, reads as they are. Of more, groups are first merged in the temporary
+/// folder; of parts of version 1.0 a merge reads as many as a selection.
+pub fn most_parts(means: &Means) -> (usize, usize) {
+    let decoded = few_files(means).fan_in();
+    (splice::most(means).max(decoded), decoded)
+}
+
 /// Counts parts that make up a whole corpus and picks the keys: those that mining the corpus in one process picks.
 ///
 /// Vocabulary and reserved tokens of `options` are those of the parts.

@@ -40,18 +40,23 @@ pub struct Estimate {
     pub spills: bool,
 }
 
-/// Sorts a sample of `corpus` and says what its records take.
+/// Sorts a sample of `corpus` and says what its records take; where mining does not spill, only if `always`.
+///
+/// With a sketch they are those of n-grams that occur twice in the sample alone: mining spills no fewer, since it knows
+/// more of what recurs.
 ///
 /// # Errors
 /// As [`mine`].
-pub fn estimate(corpus: &Corpus, options: &MineOptions<'_>) -> Result<Estimate> {
+pub fn estimate(corpus: &Corpus, options: &MineOptions<'_>, always: bool) -> Result<Estimate> {
     options.check()?;
     let packing = Packing::new(options.vocab_size, options.choice.max_order());
-    with_words!(packing, W => Task::<W>::new(corpus, options, packing).estimate())
+    with_words!(packing, W => Task::<W>::new(corpus, options, packing).estimate(always))
 }
 
 /// Positions of a sampled block, and the blocks that are sampled.
 const SAMPLE: (u64, usize) = (1 << 18, 4);
+/// Most bytes of a sketch of the sample: many slots for each of its n-grams.
+const SAMPLE_SKETCH: u64 = 16 << 20;
 
 struct Task<'a, const W: usize> {
     corpus: &'a Corpus,
@@ -88,7 +93,7 @@ impl<'a, const W: usize> Task<'a, W> {
         let parts = if means.threads == 1 { 1 } else { means.threads * 8 };
         let ranges = Ranges::<W>::new(packing, &scan.weights, parts);
         let sketch = if means.sketch && spills && options.choice.min_count > 1 {
-            Some(self.sketch(&blocks, report)?)
+            Some(self.sketch(&blocks, means.memory / 4, report)?)
         } else {
             None
         };
@@ -110,11 +115,11 @@ impl<'a, const W: usize> Task<'a, W> {
         })
     }
 
-    /// A first pass: which n-grams may occur twice.
-    fn sketch(&self, blocks: &[CorpusBlock], report: &mut Report<'_>) -> Result<Sketch> {
+    /// A first pass: which n-grams may occur twice in `blocks`.
+    fn sketch(&self, blocks: &[CorpusBlock], bytes: u64, report: &mut Report<'_>) -> Result<Sketch> {
         let means = &self.options.means;
         let choice = &self.options.choice;
-        let sketch = Sketch::new(means.memory / 4, choice.budgets.keys().copied());
+        let sketch = Sketch::new(bytes, choice.budgets.keys().copied());
         choice.required.iter().for_each(|key| sketch.keep(&self.packing.pack::<W>(key)));
         phase(report, "sketch", self.corpus.num_tokens(), means.threads, |control| {
             while let Some(index) = control.take(blocks.len()) {
@@ -187,23 +192,36 @@ impl<'a, const W: usize> Task<'a, W> {
         Ok(())
     }
 
-    fn estimate(&self) -> Result<Estimate> {
+    fn estimate(&self, always: bool) -> Result<Estimate> {
         let none = Estimate { sampled: 0, sampled_bytes: 0, spills: !self.in_memory() };
-        if !none.spills {
+        if !none.spills && !always {
             return Ok(none);
         }
-        let (blocks, _) = plan::blocks(self.corpus, SAMPLE.0.min(self.block_size()), self.packing.max_order());
-        let mut found = none;
-        for block in blocks.iter().step_by(blocks.len().div_ceil(SAMPLE.1).max(1)) {
-            let (records, _) = match block::sorted::<W>(self.corpus, block, &self.reserved, &self.packing, None) {
-                // A token outside the vocabulary: the first pass of the mining says where.
-                Err(Error::Corpus { .. }) => return Ok(none),
-                other => other?,
-            };
-            found.sampled += block.end - block.start;
-            found.sampled_bytes += codec::encoded_len(&self.packing, &records);
+        match self.sample() {
+            // A token outside the vocabulary: the first pass of the mining says where.
+            Err(Error::Corpus { .. }) => Ok(none),
+            found => found.map(|(sampled, sampled_bytes)| Estimate { sampled, sampled_bytes, ..none }),
         }
-        Ok(found)
+    }
+
+    /// Positions of a sample, and bytes of their records.
+    fn sample(&self) -> Result<(u64, u64)> {
+        let MineOptions { means, choice, .. } = self.options;
+        let (mut blocks, _) = plan::blocks(self.corpus, SAMPLE.0.min(self.block_size()), self.packing.max_order());
+        let every = blocks.len().div_ceil(SAMPLE.1).max(1);
+        blocks = blocks.into_iter().step_by(every).collect();
+        let sketch = if means.sketch && choice.min_count > 1 {
+            Some(self.sketch(&blocks, SAMPLE_SKETCH.min(means.memory / 4), &mut |_, _, _| Ok(()))?)
+        } else {
+            None
+        };
+        let (mut sampled, mut bytes) = (0, 0);
+        for block in &blocks {
+            let (records, _) = block::sorted::<W>(self.corpus, block, &self.reserved, &self.packing, sketch.as_ref())?;
+            sampled += block.end - block.start;
+            bytes += codec::encoded_len(&self.packing, &records);
+        }
+        Ok((sampled, bytes))
     }
 }
 

@@ -199,9 +199,19 @@ fn a_sketch_saves_most_of_the_spill() {
     let sketched = mine(&corpus, &options, &mut quiet).unwrap();
     assert_eq!(plain.keys.fingerprint(), sketched.keys.fingerprint());
     assert!(sketched.spilled_bytes * 4 < plain.spilled_bytes * 3, "{} {}", sketched.spilled_bytes, plain.spilled_bytes);
-    let estimate = estimate(&corpus, &options).unwrap();
-    let bytes = estimate.sampled_bytes * corpus.num_tokens() / estimate.sampled;
-    assert!(estimate.spills && bytes.abs_diff(plain.spilled_bytes) * 10 < plain.spilled_bytes, "{bytes}");
+    let guess = |options: &MineOptions<'_>, always| {
+        let estimate = estimate(&corpus, options, always).unwrap();
+        (estimate.spills, estimate.sampled_bytes * corpus.num_tokens() / estimate.sampled.max(1))
+    };
+    let (spills, least) = guess(&options, false);
+    assert!(spills && 0 < least && least < sketched.spilled_bytes * 11 / 10, "{least}");
+    options.means.sketch = false;
+    let (_, bytes) = guess(&options, false);
+    assert!(bytes.abs_diff(plain.spilled_bytes) * 10 < plain.spilled_bytes, "{bytes}");
+    options.means.block_size = None;
+    assert_eq!(guess(&options, false), (false, 0));
+    let (spills, whole) = guess(&options, true);
+    assert!(!spills && 0 < whole && whole <= bytes, "{whole}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ mod side;
 mod tests;
 
 pub(super) use ahead::MOST_RECORDS;
-pub(super) use pair::{CAPACITY, Splice, fits};
+pub(super) use pair::{CAPACITY, Splice, fits, most};
 
 /// Evaluates `$run`, in which the constant `$C` is the number of 16 bytes in which a record of `$packing`'s keys lies,
 /// unless tag or count is large.

@@ -7,7 +7,7 @@ use super::pick;
 use super::plain::Ends;
 use super::shape::Shape;
 use super::side::{Records, Side, Source, Written};
-use crate::ids::{u64_of, usize_of};
+use crate::ids::{u64_of, usize_of, usize_of_u64};
 use crate::mining::codec::KeyBytes;
 use crate::mining::options::{MAX_FILES, Means};
 use crate::mining::record::{MAX_RECORD, ROOM};
@@ -31,9 +31,12 @@ pub(super) const SPLICE_BYTES: usize = size_of::<Both>() + size_of::<Ahead>() + 
 /// give bytes of a key in which no token lies.
 pub(in crate::mining) fn fits(packing: &Packing, sets: &[Arc<RunSet>], means: &Means) -> bool {
     let wanted = KeyBytes::of(packing).num;
-    means.memory / 2 >= u64_of(sets.len() * SPLICE_BYTES)
-        && sets.len() <= MAX_FILES
-        && sets.iter().all(|set| set.key_bytes.num == wanted)
+    sets.len() <= most(means) && sets.iter().all(|set| set.key_bytes.num == wanted)
+}
+
+/// How many run files may be merged here at a time.
+pub(in crate::mining) fn most(means: &Means) -> usize {
+    usize_of_u64(means.memory / 2 / u64_of(SPLICE_BYTES)).min(MAX_FILES)
 }
 
 /// Two sorted streams of records, or one, as one.
