@@ -75,6 +75,9 @@ def test_two_workers_one_killed(tmp_path):
         ({"policy": "gain", "budget": {2: 5}}, ArgumentError, "policy"),
         ({"require": [[1, 2]] * 3, "policy": "count", "budget": 2, "min_count": 0}, ArgumentError, "min_count"),
         ({"bugdet": 5}, TypeError, "bugdet"),
+        ({"temporary": "elsewhere"}, TypeError, "temporary"),
+        ({"threads": 0}, ArgumentError, "threads"),
+        ({"require": iter([(1, 2, 3, 4, 5)])}, ArgumentError, "orders mined"),
     ],
 )
 def test_a_selection_that_would_be_refused_is_before_anything_is_mined(tmp_path, selection, error, found):
@@ -82,4 +85,4 @@ def test_a_selection_that_would_be_refused_is_before_anything_is_mined(tmp_path,
 
     with pytest.raises(error, match=found):
         mine(tmp_path / "corpus.bin", tmp_path / "parts", **selection)
-    assert not (tmp_path / "parts").exists()
+    assert list(tmp_path.glob("parts/*")) == []

@@ -170,17 +170,20 @@ def test_a_full_disk_is_said_before_the_start(tmp_path, corpus, monkeypatch):
     with CorpusWriter(tmp_path / "large", vocab_size=900) as writer:
         writer.add(np.random.default_rng(0).integers(0, 900, 200_000).astype(np.uint32))
         large = memgraft.Corpus.open(writer.finish())
-    plan = plan_spill(large, memory="2MiB", temporary=tmp_path)
+    plan = plan_spill(large, memory="2MiB", temporary=tmp_path, threads=1)
     assert plan.bytes == int(plan.bytes_per_token * 200_000) > 200_000
+    # Two threads have buffers for fewer runs: these are merged into longer ones, which lie beside them.
+    twice = plan_spill(large, memory="2MiB", temporary=tmp_path, threads=2)
+    assert twice.bytes == int(2 * twice.bytes_per_token * 200_000)
     assert plan_spill(corpus).bytes == 0
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(StorageError, match=r"expected about .* at least .*, found 1,000; give another temporary="):
-        memgraft.mine(large, memory="2MiB", temporary=tmp_path)
+        memgraft.mine(large, memory="2MiB", temporary=tmp_path, threads=1)
     # An estimate refuses by no hair.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=plan.least))
     assert plan.least == plan.bytes // 2
-    memgraft.mine(large, memory="2MiB", temporary=tmp_path)
+    memgraft.mine(large, memory="2MiB", temporary=tmp_path, threads=1)
 
 
 def test_a_sketch_is_refused_only_what_recurs(tmp_path, monkeypatch):

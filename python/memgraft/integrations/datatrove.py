@@ -140,14 +140,16 @@ def _own_folder(folder: Path) -> Iterator[Path]:
     try:
         with storage_errors(folder, "what a killed run has left there cannot be removed; remove the folder"):
             for path in sorted(folder.iterdir()):
-                if path != lock:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path != lock:
                     path.unlink()
         yield folder
     finally:
-        # Closed first, because NFS keeps a file in its folder as long as it is open.
+        # Closed first, because NFS keeps a file in its folder as long as it is open. Best effort: what stays, the next
+        # run removes, and an error of the task is the one to report.
         os.close(held)
-        with storage_errors(folder, "cannot be removed; remove it"):
-            shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _listed(tokens: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:

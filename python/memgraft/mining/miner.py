@@ -105,7 +105,7 @@ def mine(
         "num_documents": corpus.num_documents,
         "eos_id": corpus.eos_id,
     }
-    keys = finished(mined, chosen, found, corpus.tokenizer, corpus.tokenizer_mapping, corpus.split_facts, require)
+    keys = finished(mined, chosen, found, corpus.tokenizer, corpus.tokenizer_mapping, corpus.split_facts)
     return keys.with_sample(CorpusSample.of(corpus, progress=progress).to_bytes()) if sample else keys
 
 
@@ -116,12 +116,11 @@ def finished(
     tokenizer: str | None,
     tokenizer_mapping: Mapping[str, Any] | None,
     split: Mapping[str, Any] | None,
-    require: Sequence[Sequence[int]] | KeySet,
 ) -> KeySet:
     """The key set of what was mined, with its metadata."""
     keys = KeySet(mined.keys)
     if chosen.policy == "gain" and chosen.budget is not None:
-        keys = keys.select_by_gain(min(chosen.budget, len(keys)), require)
+        keys = keys.select_by_gain(min(chosen.budget, len(keys)), chosen.required)
 
     def by_order(values: list[int]) -> dict[str, int]:
         return {str(order): values[order] for order in chosen.budgets}

@@ -39,6 +39,7 @@ class Choice(NamedTuple):
     facts: dict[str, Any]
     policy: Policy
     budget: int | None
+    required: list[tuple[int, ...]]
 
 
 def choice(
@@ -107,11 +108,16 @@ def choice(
         facts["required"] = len(required)
     if keep is not None:
         facts["keep"] = getattr(keep, "__qualname__", type(keep).__name__)
-    return Choice(core, budgets, facts, policy, total)
+    return Choice(core, budgets, facts, policy, total, required)
 
 
 def _check_required(required: Sequence[Sequence[int]], budgets: Mapping[int, int | None], total: int | None) -> None:
-    """Refuses more required keys than the budget, or the share of their order, has room for."""
+    """Refuses required keys of other orders, or more than the budget, or the share of their order, has room for."""
+    if other := next((key for key in required if len(key) not in budgets), None):
+        orders = ", ".join(map(str, sorted(budgets)))
+        raise ArgumentError(
+            f"require: expected keys of the orders mined, {orders}, got {list(other)}; leave it out, or mine its order"
+        )
     if total is not None and len(required) > total:
         raise ArgumentError(
             f"require: expected at most the {total} keys of the budget, got {len(required)}; give a larger budget, or "

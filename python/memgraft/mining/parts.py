@@ -155,7 +155,7 @@ def mine_part(
     room.plan_part(
         corpus,
         out,
-        orders,
+        sorted(wanted),
         rank=rank,
         world=world,
         apart=apart,
@@ -303,5 +303,5 @@ def select_parts(
         "eos_id": settings["eos_id"],
     }
     mapping = settings.get("tokenizer_mapping")
-    keys = finished(mined, chosen, corpus, settings["tokenizer"], mapping, settings["split"], require)
+    keys = finished(mined, chosen, corpus, settings["tokenizer"], mapping, settings["split"])
     return keys.with_sample(CorpusSample.joint(samples, merged.fingerprint).to_bytes()) if samples else keys

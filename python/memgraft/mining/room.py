@@ -1,6 +1,7 @@
 """Room on the disk: what mining and merging are going to write, said and checked before they write any of it."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from memgraft import _core
 from memgraft.arguments import refuse_paths
 from memgraft.corpus import Corpus
-from memgraft.errors import StorageError
+from memgraft.errors import ArgumentError, StorageError
 from memgraft.mining import options
 from memgraft.mining.options import Choice
 
@@ -20,9 +21,9 @@ SURE_SORTED = 0.5
 """Share of an estimate of sorted blocks without which mining does not start. The sample has blocks of 262 k tokens;
 real ones have up to 64 times as many and join more, so that the estimate was 1.2 to 1.4 times what 30 M tokens of the
 benches' text took. Half leaves room for text that repeats more: what fits is not refused."""
-SURE_MERGED = 0.25
-"""Share of what is merged without which a merge does not start. A merge is as large as its parts where they share no
-n-gram and joins more the more they repeat each other; one that is stopped by a full disk goes on where it was."""
+SURE_MERGED = 0.5
+"""Share of the largest of what is merged without which a merge does not start: it holds all keys of that one. It is as
+large as all together where they share no n-gram, and one that is stopped by a full disk goes on where it was."""
 
 MERGED = "merged.records"
 """What an unfinished merge is called in its folder."""
@@ -34,11 +35,11 @@ class SpillPlan:
 
     folder: str
     bytes: int
-    """Expected bytes; 0 where nothing is written, as where the corpus fits the memory. Rather too many: records of
-    n-grams that recur are joined, so that large blocks take less than the sample says."""
+    """Expected bytes at a time; 0 where nothing is written, as where the corpus fits the memory. Rather too many, since
+    records of n-grams that recur are joined, so that large blocks take less than the sample says."""
     least: int
     """Bytes that it takes by the most cautious guess: where fewer are free, it does not start. Half of the expected
-    ones, with a sketch half of those that recur in the sample; a quarter of what is merged."""
+    ones, with a sketch half of those that recur in the sample; half of the largest of what is merged."""
     free: int | None
     """Bytes free there; None where the folder cannot be asked."""
     bytes_per_token: float = 0.0
@@ -104,7 +105,7 @@ def plan_spill(
         return plan
     used = options.means(memory, temporary, threads)
     rates = {
-        order: _rate(corpus, options.choice((order,), None, 1), vocab_size, kept_out, used, always=True)[0]
+        order: _rate(corpus._core, options.choice((order,), None, 1), vocab_size, kept_out, used, always=True)[0]
         for order in range(1, max(chosen.budgets) + 1)
     }
     return replace(plan, by_order=rates, bytes_per_token=rates[max(rates)])
@@ -127,15 +128,16 @@ def plan_mining(
     recurs in the sample is spilled for sure, so that alone is needed at least.
     """
     used = options.means(memory, temporary, threads)
-    each, spills = _rate(corpus, chosen, vocab_size, reserved, used)
+    each, copies = _rate(corpus._core, chosen, vocab_size, reserved, used)
     surely = each
-    if sketch and spills:
-        surely, _ = _rate(corpus, chosen, vocab_size, reserved, options.means(memory, temporary, threads, sketch=True))
-    num_tokens = corpus.num_tokens if spills else 0
+    if sketch and copies:
+        sketched = options.means(memory, temporary, threads, sketch=True)
+        surely, _ = _rate(corpus._core, chosen, vocab_size, reserved, sketched)
+    num_tokens = corpus.num_tokens if copies else 0
     folder = tempfile.gettempdir() if temporary is None else os.fspath(temporary)
     plan = SpillPlan(
         folder=folder,
-        bytes=int(each * num_tokens),
+        bytes=int(each * num_tokens * copies),
         least=int(SURE_SORTED * surely * num_tokens),
         free=_free(folder),
         bytes_per_token=each,
@@ -163,6 +165,9 @@ def plan_part(
     Raises:
         ArgumentError: as :func:`mine_part`.
     """
+    refuse_paths(corpus=corpus)
+    if not 0 <= rank < options.positive("world", world):
+        raise ArgumentError(f"rank: expected 0 to {world - 1}, got {rank}")
     folder = os.fspath(Path(out).absolute().parent)
     what = "blocks and the part that they are merged into"
     way_out = "free some space, choose another out, or cut the corpus into more parts"
@@ -171,14 +176,18 @@ def plan_part(
     vocab_size, kept_out = options.vocabulary(corpus, vocab_size, reserved)
     used = options.means(memory, folder, threads)
     chosen = options.choice((max(options.budgets_by_order(orders, None)),), None, 1)
-    num_tokens = corpus.num_tokens if apart else _start(corpus, rank + 1, world) - _start(corpus, rank, world)
-    each, _ = _rate(corpus, chosen, vocab_size, kept_out, used, always=True)
-    size = each * num_tokens
-    blocks, merged = _left(out, "*.block"), _left(out, MERGED)
+    core = corpus._core
+    shard = core if apart else core.slice(core.cut(rank, world), core.cut(rank + 1, world))
+    each, _ = _rate(shard, chosen, vocab_size, kept_out, used, always=True)
+    blocks, covered = _blocks(out)
+    more = each * max(0, shard.num_tokens - covered)
+    merged = sum(_sizes([Path(f"{os.fspath(out)}.partial") / MERGED]))
+    # Of what is merged, the largest block is not known before it is there.
+    largest = max(blocks, default=0)
     return SpillPlan(
         folder=folder,
-        bytes=max(0, int(2 * size) - blocks - merged),
-        least=max(0, int(SURE_SORTED * size) - blocks) + max(0, int(SURE_MERGED * size) - merged),
+        bytes=int(more) + max(0, int(sum(blocks) + more) - merged),
+        least=int(SURE_SORTED * more) + max(0, int(SURE_MERGED * largest) - merged),
         free=_free(folder),
         bytes_per_token=each,
         what=what,
@@ -202,11 +211,11 @@ def plan_merge(
     sizes = _sizes(parts)
     if not sizes or Path(out).exists():
         return []
-    # Ranges of first tokens are cut to about equal bytes.
+    # Ranges of first tokens are cut to about equal bytes, but for tokens with which more than that begins.
     share = sum(sizes) if part is None else sum(sizes) // max(1, part[1])
-    surely = max(SURE_MERGED * share, SURE_SORTED * max(sizes) if part is None else 0)
+    surely = SURE_MERGED * max(sizes) if part is None else 0
     folder = os.fspath(Path(out).absolute().parent)
-    left = _left(out, MERGED)
+    left = sum(_sizes([Path(f"{os.fspath(out)}.partial") / MERGED]))
     merged = SpillPlan(
         folder=folder,
         bytes=max(0, share - left),
@@ -216,7 +225,7 @@ def plan_merge(
         way_out="free some space, choose another out, or merge ranges with part= on several disks",
     )
     most, _ = options.means(memory, temporary, threads).most_parts
-    between = _intermediate(len(sizes), share, most, temporary)
+    between = _intermediate(sizes, share, most, temporary)
     if between is None:
         return [merged]
     if not _same_disk(between.folder, folder):
@@ -236,47 +245,52 @@ def plan_selection(
     """What :func:`select_parts` writes: nothing, but for intermediate merges of more parts than it reads at a time."""
     sizes = _sizes(parts)
     _, most = options.means(memory, temporary, threads).most_parts
-    between = _intermediate(len(sizes), sum(sizes), most, temporary)
+    between = _intermediate(sizes, sum(sizes), most, temporary)
     return [] if between is None else [between]
 
 
 def _rate(
-    corpus: Corpus,
+    corpus: _core.Corpus,
     chosen: Choice,
     vocab_size: int,
     reserved: Sequence[int],
     used: _core.Means,
     *,
     always: bool = False,
-) -> tuple[float, bool]:
-    """Bytes a token of a sample, and whether mining spills; 0 where it does not, unless ``always``."""
-    sampled, size, spills = _core.estimate_spill(corpus._core, chosen.core, vocab_size, reserved, used, always)
-    return size / max(sampled, 1), spills
+) -> tuple[float, int]:
+    """Bytes a token of a sample, and how often they lie on the disk at once.
+
+    Both are 0 where nothing is spilled; the former is not, if it is asked for ``always``.
+    """
+    sampled, size, copies = _core.estimate_spill(corpus, chosen.core, vocab_size, reserved, used, always)
+    return size / max(sampled, 1), copies
 
 
-def _intermediate(num_parts: int, size: int, most: int, temporary: PathLike | None) -> SpillPlan | None:
+def _intermediate(sizes: Sequence[int], size: int, most: int, temporary: PathLike | None) -> SpillPlan | None:
+    num_parts = len(sizes)
     if num_parts <= most:
         return None
     folder = tempfile.gettempdir() if temporary is None else os.fspath(temporary)
     return SpillPlan(
         folder=folder,
         bytes=size,
-        least=int(SURE_MERGED * size),
+        least=int(SURE_MERGED * max(sizes)) if size == sum(sizes) else 0,
         free=_free(folder),
         what=f"intermediate merges of {num_parts} parts, of which {most} are read at a time",
         way_out="give another temporary=, more memory= or fewer threads=, or merge some of the parts first",
     )
 
 
-def _start(corpus: Corpus, rank: int, world: int) -> int:
-    """The position at which the documents of a rank begin."""
-    document = corpus.cut(rank, world)
-    return corpus._core.document(document)[0] if document < corpus.num_documents else corpus.num_tokens
-
-
-def _left(out: PathLike, names: str) -> int:
-    """Bytes of the files that an unfinished run has left beside ``out`` under such names."""
-    return sum(_sizes(Path(f"{os.fspath(out)}.partial").glob(names)))
+def _blocks(out: PathLike) -> tuple[list[int], int]:
+    """Bytes of the blocks that an unfinished run has left beside ``out``, and the tokens that they are of."""
+    sizes, covered = [], 0
+    for path in Path(f"{os.fspath(out)}.partial").glob("*.block"):
+        # Named by positions: from, to, and of blocks how many it was merged of.
+        if re.fullmatch(r"\d+-\d+(-\d+)?", path.stem):
+            start, end, *_ = map(int, path.stem.split("-"))
+            sizes += _sizes([path])
+            covered += end - start
+    return sizes, covered
 
 
 def _sizes(paths: Iterable[PathLike]) -> list[int]:
@@ -290,15 +304,21 @@ def _sizes(paths: Iterable[PathLike]) -> list[int]:
     return found
 
 
+def _there(folder: str) -> Path:
+    """The folder, or of one that is still to be made the nearest above it."""
+    path = Path(folder).absolute()
+    return next((each for each in (path, *path.parents) if each.exists()), path)
+
+
 def _free(folder: str) -> int | None:
     try:
-        return shutil.disk_usage(folder).free
+        return shutil.disk_usage(_there(folder)).free
     except OSError:
         return None  # the mining itself says what is wrong with the folder
 
 
 def _same_disk(one: str, other: str) -> bool:
     try:
-        return os.stat(one).st_dev == os.stat(other).st_dev
+        return _there(one).stat().st_dev == _there(other).stat().st_dev
     except OSError:
         return False

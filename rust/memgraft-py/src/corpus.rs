@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use memgraft_core::Error;
 use memgraft_core::corpus::{Corpus, OpenOptions, Runs, hash_documents as hash};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
@@ -101,8 +102,12 @@ impl PyCorpus {
         self.0.cut(rank, world)
     }
 
-    fn without_documents(&self) -> Self {
-        Self(self.0.slice(0..0))
+    fn slice(&self, first: usize, last: usize) -> PyResult<Self> {
+        if first > last || last > self.0.num_documents() {
+            let message = format!("documents: expected some of {}, got {first} to {last}", self.0.num_documents());
+            return Err(to_py(Error::argument(message)));
+        }
+        Ok(Self(self.0.slice(first..last)))
     }
 
     #[getter]
@@ -124,10 +129,7 @@ impl PyCorpus {
         if document < self.0.num_documents() {
             return Ok(());
         }
-        Err(to_py(memgraft_core::Error::argument(format!(
-            "document: expected 0 to {}, got {document}",
-            self.0.num_documents() - 1
-        ))))
+        Err(to_py(Error::argument(format!("document: expected 0 to {}, got {document}", self.0.num_documents() - 1))))
     }
 }
 

@@ -242,7 +242,8 @@ pub(crate) fn merge_parts(
     watched(py, progress, move |_, report| mining::merge_parts(&parts, &out, range, &means, report)).map(PyRunSet::new)
 }
 
-/// (tokens sampled, bytes of their records, whether mining spills); nothing is sampled where it does not, unless `always`.
+/// (tokens sampled, bytes of their records, how often these lie in the temporary folder at once); nothing is sampled where
+/// they do not, unless `always`.
 #[pyfunction]
 pub(crate) fn estimate_spill(
     py: Python<'_>,
@@ -252,13 +253,13 @@ pub(crate) fn estimate_spill(
     reserved: Vec<u32>,
     means: &PyMeans,
     always: bool,
-) -> PyResult<(u64, u64, bool)> {
+) -> PyResult<(u64, u64, u64)> {
     let corpus = corpus.0.clone();
-    let Estimate { sampled, sampled_bytes, spills } =
+    let Estimate { sampled, sampled_bytes, copies } =
         chosen(py, choice, vocab_size, reserved, means, None, move |options, _| {
             mining::estimate(&corpus, options, always)
         })?;
-    Ok((sampled, sampled_bytes, spills))
+    Ok((sampled, sampled_bytes, copies))
 }
 
 /// Runs `work` with options of `choice`, whose filter asks Python.

@@ -53,18 +53,20 @@ def mine(
         TypeError: an option that ``select_parts`` does not have.
         MemgraftError: as :func:`memgraft.mining.mine_part` and :func:`memgraft.mining.select_parts`.
     """
-    _check_selection(orders, selection)
+    orders, target = tuple(orders), Path(folder).absolute()
+    if "require" in selection and not isinstance(selection["require"], KeySet):
+        selection["require"] = list(selection["require"])
+    _check_selection(orders, target, selection)
     if not ray.is_initialized():
         raise ArgumentError("ray: expected a running cluster, found none; call ray.init() first")
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     sources = [os.fspath(Path(path).absolute()) for path in listed]
-    target = Path(folder).absolute()
     target.mkdir(parents=True, exist_ok=True)
     if world is None:
         resources: dict[str, float] = ray.cluster_resources()
         world = max(int(resources.get("CPU", 1)) // cpus, 1)
     given: dict[str, Any] = {
-        "orders": tuple(orders),
+        "orders": orders,
         "vocab_size": vocab_size,
         "reserved": tuple(reserved),
         "memory": memory,
@@ -83,11 +85,13 @@ def mine(
     return select_parts(parts, temporary=target, **selection)
 
 
-def _check_selection(orders: Sequence[int], selection: Mapping[str, Any]) -> None:
+def _check_selection(orders: Sequence[int], target: Path, selection: Mapping[str, Any]) -> None:
     """Refuses what the selection would refuse once every part is mined."""
-    given = inspect.signature(select_parts).bind((), orders, **selection)
+    given = inspect.signature(select_parts).bind((), orders, temporary=target, **selection)
     given.apply_defaults()
-    options.choice(**{name: given.arguments[name] for name in inspect.signature(options.choice).parameters})
+    for check in (options.choice, options.means):
+        names = inspect.signature(check).parameters.keys() & given.arguments.keys()
+        check(**{name: given.arguments[name] for name in names})
 
 
 def _part(sources: list[str], open_options: dict[str, Any], out: str, rank: int, given: dict[str, Any]) -> str:

@@ -64,8 +64,8 @@ pub(super) fn blocks(folder: &Path, same: impl Fn(&Facts) -> bool) -> Result<Vec
             if !same(set.facts()) {
                 return Err(Error::Fingerprint {
                     message: format!(
-                        "{}: expected blocks of the part that is to be mined, found one of another corpus, rank or \
-                         settings; remove the folder, or choose another out",
+                        "{}: expected blocks of the part that is to be mined, found one of another corpus, rank, \
+                         settings or version; remove the folder, or choose another out",
                         path.display()
                     ),
                 });

@@ -165,10 +165,13 @@ impl<'a, const W: usize> Part<'a, W> {
         if plain(want) == plain(have) && kin::differing(&want.settings, &have.settings).is_none() {
             return Ok(());
         }
+        let why = match (want.outline, have.outline) {
+            (Some(_), None) => "a version before, which does not say of what corpus it is",
+            _ => "another corpus, rank, world or settings",
+        };
         Err(Error::Fingerprint {
             message: format!(
-                "{}: expected the part that is to be mined, found one of another corpus, rank, world or settings; remove \
-                 it, or choose another out",
+                "{}: expected the part that is to be mined, found one of {why}; remove it, or choose another out",
                 found.path().display()
             ),
         })

@@ -386,8 +386,28 @@ fn corpora_of_their_own_hold_every_document_once() {
     let apart = |_, options: &mut PartOptions| options.apart = true;
     let parts = mine_all(&corpus(&folder, &documents), folder.path(), 2, apart);
     let select = |paths: &[PathBuf]| select_parts(paths, &options(&[(2, None)], 3001), &mut quiet);
+    let same = "found the same documents in shards 0 and 1";
     let found = message(select(&parts));
-    assert!(found.contains("found the same documents in shards 0 and 1"), "{found}");
+    assert!(found.contains(same), "{found}");
+    // Of some shards, those of few documents may be the same by chance; those of many are not.
+    for (num_tokens, is_refused) in [(65_535, false), (65_536, true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let many: Vec<Vec<u32>> = zipf(num_tokens, 3000).chunks(500).map(<[u32]>::to_vec).collect();
+        let mut parts = mine_all(&corpus(&folder, &many), folder.path(), 3, apart);
+        let last = elsewhere_corpus(&folder, &documents);
+        let mut options = part_options(2, 3, 4, 3001);
+        options.apart = true;
+        parts[2] = folder.path().join("last.mgr");
+        mine_part(&last, &parts[2], &options, &mut quiet).unwrap();
+        let out = folder.path().join("out.mgr");
+        if is_refused {
+            let found = [message(select(&parts)), message(merge_parts(&parts[..2], &out, None, &means(), &mut quiet))];
+            assert!(found.iter().all(|found| found.contains(same)), "{found:?}");
+        } else {
+            select(&parts).unwrap();
+            merge_parts(&parts[..2], &out, None, &means(), &mut quiet).unwrap();
+        }
+    }
     let others = mine_all(&elsewhere_corpus(&other, &documents[1..]), other.path(), 2, apart);
     select(&[parts[0].clone(), others[1].clone()]).unwrap();
     // One shard, of which two ranges are of different corpora.

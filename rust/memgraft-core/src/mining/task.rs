@@ -36,8 +36,9 @@ pub struct Estimate {
     pub sampled: u64,
     /// Bytes that their records take.
     pub sampled_bytes: u64,
-    /// Whether mining with these means spills at all.
-    pub spills: bool,
+    /// How often its records lie in the temporary folder at once: not at all where all fit the memory, twice where runs are
+    /// merged into longer ones.
+    pub copies: u64,
 }
 
 /// Sorts a sample of `corpus` and says what its records take; where mining does not spill, only if `always`.
@@ -193,8 +194,11 @@ impl<'a, const W: usize> Task<'a, W> {
     }
 
     fn estimate(&self, always: bool) -> Result<Estimate> {
-        let none = Estimate { sampled: 0, sampled_bytes: 0, spills: !self.in_memory() };
-        if !none.spills && !always {
+        let means = &self.options.means;
+        let runs = self.corpus.num_tokens().div_ceil(self.block_size().max(1));
+        let copies = if self.in_memory() { 0 } else { 1 + u64::from(runs > u64_of(means.fan_in())) };
+        let none = Estimate { sampled: 0, sampled_bytes: 0, copies };
+        if copies == 0 && !always {
             return Ok(none);
         }
         match self.sample() {
