@@ -201,17 +201,21 @@ fn a_sketch_saves_most_of_the_spill() {
     assert!(sketched.spilled_bytes * 4 < plain.spilled_bytes * 3, "{} {}", sketched.spilled_bytes, plain.spilled_bytes);
     let guess = |options: &MineOptions<'_>, always| {
         let estimate = estimate(&corpus, options, always).unwrap();
-        (estimate.spills, estimate.sampled_bytes * corpus.num_tokens() / estimate.sampled.max(1))
+        (estimate.copies, estimate.sampled_bytes * corpus.num_tokens() / estimate.sampled.max(1))
     };
-    let (spills, least) = guess(&options, false);
-    assert!(spills && 0 < least && least < sketched.spilled_bytes * 11 / 10, "{least}");
+    let (copies, least) = guess(&options, false);
+    assert!(copies == 1 && 0 < least && least < sketched.spilled_bytes * 11 / 10, "{least}");
     options.means.sketch = false;
     let (_, bytes) = guess(&options, false);
     assert!(bytes.abs_diff(plain.spilled_bytes) * 10 < plain.spilled_bytes, "{bytes}");
+    // Two runs at a time: the others are merged into longer ones first.
+    options.means.max_fan_in = Some(2);
+    assert_eq!(guess(&options, false), (2, bytes));
+    options.means.max_fan_in = None;
     options.means.block_size = None;
-    assert_eq!(guess(&options, false), (false, 0));
-    let (spills, whole) = guess(&options, true);
-    assert!(!spills && 0 < whole && whole <= bytes, "{whole}");
+    assert_eq!(guess(&options, false), (0, 0));
+    let (copies, whole) = guess(&options, true);
+    assert!(copies == 0 && 0 < whole && whole <= bytes, "{whole}");
 }
 
 #[test]
