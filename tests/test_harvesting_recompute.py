@@ -14,6 +14,7 @@ from memgraft.cli.app import build_app
 from memgraft.errors import ArgumentError
 from memgraft.harvesting import harvest, open_donor, verify_rows
 from memgraft.harvesting.forward import donor_values
+from memgraft.harvesting.rereading import distances, rounded_alike
 from memgraft.keyset import KeySet
 from memgraft.tokenizer import open_tokenizer
 from tiny import byte_bpe, tiny_donor, tiny_text
@@ -96,6 +97,28 @@ def test_right_rows_are_right_in_every_type(place, donor, tmp_path, dtype):
     assert check.num_differing == 0
     assert 0 <= check.largest_error < 1e-3, "what storage does is not counted, what the batch does is"
     assert seen == [("rows", 64, 70), ("rows", 70, 70)]
+
+
+def test_what_lies_between_two_stored_numbers_may_be_either():
+    # Of a row of SmolLM2-135M in bfloat16: 15.46876 is stored as 15.5, and by another processor as 15.4375.
+    values = np.full((1, 1, 576), 0.5, np.float32)
+    values[0, 0, 3] = 15.46876
+    expected = torch.from_numpy(values).bfloat16().float().numpy()
+    assert expected[0, 0, 3] == 15.5
+
+    def found(number, place=3):
+        stored = expected.copy()
+        stored[0, 0, place] = number
+        return float(distances(rounded_alike(stored, expected, values), expected)[0, 0])
+
+    assert found(15.5) == found(15.4375) == 0
+    # What no rounding gives stays as far away as it is.
+    for number in (15.375, 15.5625, -15.5, 0.0, np.inf):
+        assert found(number) == pytest.approx(abs(number - 15.5) / np.linalg.norm(expected), rel=1e-5)
+    assert found(0.50390625, place=9) > 0
+    with np.errstate(all="raise"):
+        missing = rounded_alike(expected, np.full_like(expected, np.nan), np.full_like(expected, np.inf))
+    assert (missing == expected).all()
 
 
 @pytest.mark.slow

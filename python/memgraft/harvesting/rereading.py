@@ -18,6 +18,8 @@ from memgraft.progress import Progress
 
 ROUNDING = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 6e-3}
 """What another batch, processor or order of sums may do to a state, as a share of its norm."""
+_MIDDLE = 1e-4
+"""How far from the middle of two stored numbers a state may be rounded to either, as a share of it."""
 _TIMES = 3.0
 """As many times what batching does to a sample is rounding, too."""
 _OTHER_TYPE = 2.0
@@ -122,8 +124,9 @@ class Rereading:
                 found = self.bank.floats(part[kept])
                 for step in (-1, 0, 1):
                     if np.isin(taps + step, depths).all():
-                        expected = self.stored(values[:, np.searchsorted(depths, taps + step)])
-                        errors[step + 1, start + kept] = distances(found, expected)
+                        read = values[:, np.searchsorted(depths, taps + step)]
+                        expected = self.stored(read)
+                        errors[step + 1, start + kept] = distances(rounded_alike(found, expected, read), expected)
             if progress is not None:
                 progress("rows", start + len(part), len(rows))
         known = np.flatnonzero(~np.isnan(errors[1]).any(1))
@@ -174,6 +177,20 @@ class Rereading:
         alone = donor_values(self.donor, self.bank.taps, keys, max_tokens=1)
         batched = relative_error(donor_values(self.donor, self.bank.taps, keys, max_tokens=4096), alone)
         return max(most, _TIMES * batched) if np.isfinite(batched) else most
+
+
+def rounded_alike(found: FloatArray, expected: FloatArray, values: FloatArray) -> FloatArray:
+    """``found``, but ``expected`` where the two are what ``values`` between them is rounded to, down and up.
+
+    A state that lies in the middle of two stored numbers becomes either, and where it makes up most of its row, that is
+    as far away as another run would be.
+    """
+    with np.errstate(invalid="ignore"):  # rows that are not finite: nothing is alike
+        largest = np.maximum(np.abs(values), np.linalg.norm(values, axis=-1, keepdims=True) / np.sqrt(values.shape[-1]))
+        gap = np.abs(found - expected)
+        alike = np.isfinite(gap) & (np.abs(found - values) <= gap / 2 + _MIDDLE * largest)
+    kept: FloatArray = np.where(alike, expected, found)
+    return kept
 
 
 def distances(found: FloatArray, expected: FloatArray) -> FloatArray:
