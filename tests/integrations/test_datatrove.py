@@ -23,6 +23,7 @@ import json, os, pathlib, signal, sys
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.data import Document
 import memgraft.integrations.datatrove as integration
+from memgraft.errors import StorageError
 from memgraft.integrations.datatrove import MineNgrams
 
 kind, source, out, logs, tokenizer, killed = sys.argv[1:]
@@ -35,11 +36,16 @@ def read(data, rank, world_size):
 mine_part = integration.mine_part
 
 def killed_on_the_way(corpus, part, *, rank, **given):
-    def told(phase, done, total):
-        # Its blocks are sorted, and not yet merged into the part.
-        if str(rank) == killed and phase == "merge":
-            os.kill(os.getpid(), signal.SIGKILL)
-    return mine_part(corpus, part, rank=rank, progress=told, **given)
+    if str(rank) != killed:
+        return mine_part(corpus, part, rank=rank, **given)
+    # Its blocks are sorted, and their merge into the part cannot begin.
+    blocking = pathlib.Path(f"{part}.partial/merged.records")
+    blocking.mkdir(parents=True)
+    try:
+        mine_part(corpus, part, rank=rank, **given)
+    except StorageError:
+        blocking.rmdir()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 integration.mine_part = killed_on_the_way
 if kind == "documents":

@@ -13,7 +13,7 @@ import pytest
 
 import corpus_layouts as layouts
 import memgraft
-from memgraft.errors import FingerprintError, FormatError, MemgraftError
+from memgraft.errors import FingerprintError, FormatError, MemgraftError, StorageError
 from memgraft.mining import merge_parts, mine_part, select_parts
 
 EOS = 7
@@ -159,15 +159,11 @@ def test_a_block_of_an_unfinished_part_is_no_part(tmp_path):
             writer.add(np.random.default_rng(1).integers(0, 997, 300).astype(np.uint32))
         corpus = memgraft.Corpus.open(writer.finish())
 
-    class Stop(Exception):
-        pass
-
-    def stop(phase, done, total):
-        if phase == "merge":
-            raise Stop
-
-    with pytest.raises(Stop):
-        mine_part(corpus, tmp_path / "0.mgr", memory="1200KB", threads=1, progress=stop)
+    # The merge of its blocks cannot begin.
+    (tmp_path / "0.mgr.partial" / "merged.records").mkdir(parents=True)
+    with pytest.raises(StorageError):
+        mine_part(corpus, tmp_path / "0.mgr", memory="1200KB", threads=1)
+    (tmp_path / "0.mgr.partial" / "merged.records").rmdir()
     blocks = sorted((tmp_path / "0.mgr.partial").glob("*.block"))
     assert blocks
     with pytest.raises(FingerprintError, match="a block of the unfinished part"):

@@ -290,12 +290,12 @@ def test_what_an_unfinished_part_or_merge_left_is_there(tmp_path, with_free):
     out = tmp_path / "part.mgr"
     whole = plan_part(corpus, out, (2,))
 
-    def stopped(phase, done, total):
-        if phase == "merge":
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        mine_part(corpus, out, (2,), memory="1200KiB", threads=1, progress=stopped)
+    # The merge of its blocks cannot begin.
+    (tmp_path / "part.mgr.partial" / "merged.records").mkdir(parents=True)
+    with pytest.raises(StorageError):
+        mine_part(corpus, out, (2,), memory="1200KiB", threads=1)
+    (tmp_path / "part.mgr.partial" / "merged.records").rmdir()
+    (tmp_path / "part.mgr.partial" / "merged.records").write_bytes(b"0" * 70)
     there = list((tmp_path / "part.mgr.partial").iterdir())
     blocks = [path.stat().st_size for path in there if path.suffix == ".block"]
     merged = sum(path.stat().st_size for path in there if path.suffix == ".records")
