@@ -60,7 +60,7 @@ def test_inside_one_document(tmp_path):
 
 
 def test_while_an_index_is_built(tmp_path):
-    tokens = np.unique(np.random.default_rng(0).integers(0, 50_000, (700_000, 3), np.uint32), axis=0)
+    tokens = np.unique(np.random.default_rng(0).integers(0, 50_000, (2_000_000, 3), np.uint32), axis=0)
     offsets = np.arange(len(tokens) + 1, dtype=np.uint64) * 3
     counts = np.ones(len(tokens), np.uint64)
     memgraft.KeySet.from_arrays(tokens.reshape(-1), offsets, counts, vocab_size=50_000).save(tmp_path / "keys.mgk")
