@@ -61,6 +61,8 @@ pub fn parse_settings(text: &str) -> crate::Result<serde_json::Value> {
 }
 
 #[cfg(test)]
+mod kin_tests;
+#[cfg(test)]
 mod part_tests;
 #[cfg(test)]
 mod run_tests;
