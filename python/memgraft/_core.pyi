@@ -31,6 +31,7 @@ __all__ = [
     "merge_parts",
     "mine",
     "mine_part",
+    "range_bytes",
     "select_parts",
 ]
 
@@ -70,6 +71,7 @@ def merge_parts(
     means: Means,
     progress: Callable[[str, int, int], object] | None,
 ) -> RunSet: ...
+def range_bytes(parts: Sequence[_Path], range: tuple[int, int]) -> list[tuple[int, int]]: ...
 def select_parts(
     parts: Sequence[_Path],
     choice: Choice,

@@ -366,8 +366,6 @@ def test_merges_that_do_not_fit_are_refused(tmp_path, with_free):
     [plan] = plan_merge(parts, out)
     assert plan.bytes == size
     assert plan.least == max(path.stat().st_size for path in parts) // 2
-    [ranged] = plan_merge(parts, out, part=(0, 2))
-    assert (ranged.bytes, ranged.least) == (size // 2, 0)
     with_free(1000)
     with pytest.raises(StorageError, match=r"for the merge of 5 parts, at least .* found 1,000; free some space"):
         merge_parts(parts, out)
@@ -391,6 +389,33 @@ def test_merges_that_do_not_fit_are_refused(tmp_path, with_free):
     assert plan_merge(parts, out) == []
     with_free(0)
     merge_parts(parts, out)
+
+
+def test_a_range_is_as_large_as_what_begins_with_its_tokens(tmp_path, with_free):
+    # Half of all n-grams begin with token 1: no four ranges are of equal bytes. Sections have 2^20 bytes.
+    documents = np.random.default_rng(0).integers(2, 5000, (5000, 400))
+    documents[:, ::2] = 1
+    corpus = make_corpus(tmp_path, documents, vocab_size=5000)
+    parts = [mine_part(corpus, tmp_path / f"{rank}.mgr", (4,), rank=rank, world=2).path for rank in range(2)]
+    plans = []
+    for i in range(4):
+        out = tmp_path / f"{i}-of-4.mgr"
+        [plan] = plan_merge(parts, out, part=(i, 4))
+        plans.append(plan)
+        if plan.least > 0:
+            with_free(plan.least - 1)
+            with pytest.raises(StorageError, match=r"for the merge of 2 parts, at least .*; free some space"):
+                merge_parts(parts, out, part=(i, 4))
+        with_free(plan.least)
+        assert plan.least < merge_parts(parts, out, part=(i, 4)).facts["num_bytes"] <= plan.bytes
+    size = sum(path.stat().st_size for path in parts)
+    assert size <= sum(plan.bytes for plan in plans) < 1.5 * size
+    assert max(plan.bytes for plan in plans) > 0.4 * size
+    assert max(plan.least for plan in plans) > 0.1 * size
+    with pytest.raises(ArgumentError, match="range"):
+        plan_merge(parts, tmp_path / "out.mgr", part=(4, 4))
+    with pytest.raises(StorageError, match=r"missing\.mgr"):
+        plan_merge([*parts, tmp_path / "missing.mgr"], tmp_path / "out.mgr", part=(0, 4))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "version", "foreign"])

@@ -206,26 +206,35 @@ def plan_merge(
 ) -> list[SpillPlan]:
     """What :func:`merge_parts` writes: at most the bytes of the parts, and those of intermediate merges of very many.
 
-    Less what an unfinished merge has left; nothing where the merge is there. One plan for each file system.
+    Of a range, those that lie in it. Less what an unfinished merge has left; nothing where the merge is there. One plan
+    for each file system.
+
+    Raises:
+        ArgumentError: there is no such range.
+        FingerprintError: parts that do not belong together, of which a range is to be merged.
+        FormatError: one of those is damaged.
+        StorageError: one of those cannot be read.
     """
-    sizes = _sizes(parts)
-    if not sizes or Path(out).exists():
+    if Path(out).exists():
         return []
-    # Ranges of first tokens are cut to about equal bytes, but for tokens with which more than that begins.
-    share = sum(sizes) if part is None else sum(sizes) // max(1, part[1])
-    surely = SURE_MERGED * max(sizes) if part is None else 0
+    sizes = _sizes(parts)
+    surely = sizes
+    if part is not None and sizes:
+        surely, sizes = map(list, zip(*_core.range_bytes(parts, part), strict=True))
+    if not sizes:
+        return []
     folder = os.fspath(Path(out).absolute().parent)
     left = sum(_sizes([Path(f"{os.fspath(out)}.partial") / MERGED]))
     merged = SpillPlan(
         folder=folder,
-        bytes=max(0, share - left),
-        least=max(0, int(surely) - left),
+        bytes=max(0, sum(sizes) - left),
+        least=max(0, int(SURE_MERGED * max(surely)) - left),
         free=_free(folder),
         what=f"the merge of {len(sizes)} parts",
         way_out="free some space, choose another out, or merge ranges with part= on several disks",
     )
     most, _ = options.means(memory, temporary, threads).most_parts
-    between = _intermediate(sizes, share, most, temporary)
+    between = _intermediate(sizes, surely, most, temporary)
     if between is None:
         return [merged]
     if not _same_disk(between.folder, folder):
@@ -245,7 +254,7 @@ def plan_selection(
     """What :func:`select_parts` writes: nothing, but for intermediate merges of more parts than it reads at a time."""
     sizes = _sizes(parts)
     _, most = options.means(memory, temporary, threads).most_parts
-    between = _intermediate(sizes, sum(sizes), most, temporary)
+    between = _intermediate(sizes, sizes, most, temporary)
     return [] if between is None else [between]
 
 
@@ -266,15 +275,17 @@ def _rate(
     return size / max(sampled, 1), copies
 
 
-def _intermediate(sizes: Sequence[int], size: int, most: int, temporary: PathLike | None) -> SpillPlan | None:
+def _intermediate(
+    sizes: Sequence[int], surely: Sequence[int], most: int, temporary: PathLike | None
+) -> SpillPlan | None:
     num_parts = len(sizes)
     if num_parts <= most:
         return None
     folder = tempfile.gettempdir() if temporary is None else os.fspath(temporary)
     return SpillPlan(
         folder=folder,
-        bytes=size,
-        least=int(SURE_MERGED * max(sizes)) if size == sum(sizes) else 0,
+        bytes=sum(sizes),
+        least=int(SURE_MERGED * max(surely)),
         free=_free(folder),
         what=f"intermediate merges of {num_parts} parts, of which {most} are read at a time",
         way_out="give another temporary=, more memory= or fewer threads=, or merge some of the parts first",

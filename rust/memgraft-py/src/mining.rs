@@ -242,6 +242,12 @@ pub(crate) fn merge_parts(
     watched(py, progress, move |_, report| mining::merge_parts(&parts, &out, range, &means, report)).map(PyRunSet::new)
 }
 
+/// Bytes of every part that go into the merge of a range: at least, at most.
+#[pyfunction]
+pub(crate) fn range_bytes(parts: Vec<PathBuf>, range: (usize, usize)) -> PyResult<Vec<(u64, u64)>> {
+    mining::range_bytes(&parts, range).map_err(to_py)
+}
+
 /// (tokens sampled, bytes of their records, how often these lie in the temporary folder at once); nothing is sampled where
 /// they do not, unless `always`.
 #[pyfunction]
@@ -331,5 +337,6 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(select_parts, module)?)?;
     module.add_function(wrap_pyfunction!(mine_part, module)?)?;
     module.add_function(wrap_pyfunction!(merge_parts, module)?)?;
+    module.add_function(wrap_pyfunction!(range_bytes, module)?)?;
     module.add_function(wrap_pyfunction!(estimate_spill, module)?)
 }

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::control::{REPORT, Report, single};
+use super::count;
 use super::left::{lock, partial, remove, remove_leftover};
 use super::merge::{self, Ranges};
 use super::options::{self, MAX_FILES, Means, MineOptions, Mined};
@@ -13,7 +15,6 @@ use super::select::Wanted;
 use super::splice::{self, CAPACITY, MOST_RECORDS, Splice, with_chunks};
 use super::task::{excluded, not_conserved};
 use super::window::{Packing, with_words};
-use super::{count, plan};
 use crate::ids::u64_of;
 use crate::{Error, Result};
 
@@ -33,18 +34,8 @@ pub fn merge_parts(
     let parts = Parts::open(paths)?;
     let mut facts = parts.facts.clone();
     options::check(facts.vocab_size, &facts.reserved, means)?;
-    if let Some((index, count)) = range {
-        if index >= count {
-            return Err(Error::argument(format!(
-                "range: expected one of 0 to {}, got {index}",
-                count.saturating_sub(1)
-            )));
-        }
-        let (from, to) = facts.tokens;
-        let cuts = plan::ranges(&parts.weights(), count);
-        let cut = |index: usize| cuts.get(index).copied().unwrap_or(facts.vocab_size).clamp(from, to);
-        let last = index + 1 >= count;
-        facts.tokens = (if index == 0 { from } else { cut(index) }, if last { to } else { cut(index + 1) });
+    if let Some(range) = range {
+        facts.tokens = parts.cut(range)?;
     }
     if out.exists() {
         let found = RunSet::open(out)?;
@@ -65,6 +56,21 @@ pub fn merge_parts(
     }
     let packing = Packing::new(facts.vocab_size, facts.max_order);
     with_words!(packing, W => write::<W>(&parts, facts, out, &packing, means, report))
+}
+
+/// Bytes of every part that go into the merge of a range, as for [`merge_parts`]: at least, at most.
+///
+/// # Errors
+/// As [`merge_parts`].
+pub fn range_bytes(paths: &[PathBuf], range: (usize, usize)) -> Result<Vec<(u64, u64)>> {
+    let parts = Parts::open(paths)?;
+    let (from, to) = parts.cut(range)?;
+    let bytes = |set: &Arc<RunSet>| {
+        let records: u64 = set.weights().map(|(_, bytes)| bytes).sum();
+        let (least, most) = set.bytes_of(from, to);
+        (least, set.num_bytes().saturating_sub(records).saturating_add(most))
+    };
+    Ok(parts.sets.iter().map(bytes).collect())
 }
 
 fn write<const W: usize>(
@@ -155,7 +161,7 @@ fn joined<const W: usize>(
     let bound = (tokens.1 < parts.facts.vocab_size).then(|| packing.first(tokens.1));
     let ranges = Ranges::starting(packing.first(tokens.0)).bounded(bound);
     let runs = parts.runs::<W>(packing);
-    let (runs, _) = merge::reduce(runs, packing, &ranges, &few_files(means), report)?;
+    let (runs, _) = merge::reduce(runs, packing, &ranges, 1..2, &few_files(means), report)?;
     let capacity = merge::buffer_size(means.buffers(), runs.len());
     single(report, "merge", total, |control| {
         let mut seen = 0;
@@ -224,7 +230,7 @@ fn select<const W: usize>(
     ranges.weights.fill(0);
     ranges.weights[0] = totals[1];
     let runs = parts.runs::<W>(packing);
-    let (runs, spilled_bytes) = merge::reduce(runs, packing, &ranges, &few_files(means), report)?;
+    let (runs, spilled_bytes) = merge::reduce(runs, packing, &ranges, 0..ranges.len(), &few_files(means), report)?;
     let (sums, rows) = count::count(packing, &runs, &ranges, 0, means, &wanted, report)?;
     let counted = sums.positions.iter().zip(&totals).enumerate().skip(1);
     for (order, (&counted, &fits)) in counted.take(packing.max_order()) {

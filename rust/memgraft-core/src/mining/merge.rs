@@ -1,5 +1,7 @@
 //! Merging sorted runs, range by range.
 
+use std::ops::Range;
+
 use super::control::{Report, phase};
 use super::options::Means;
 use super::record::Item;
@@ -85,11 +87,13 @@ pub(super) fn buffer_size(memory: u64, num_runs: usize) -> usize {
     share.saturating_sub(STREAM_BYTES).max(MIN_READ_BUFFER)
 }
 
-/// Merges groups of runs into longer ones until few enough are left. Returns them and the bytes written.
+/// Merges groups of runs into longer ones until few enough are left, those records that lie in the ranges `wanted`. Returns
+/// them and the bytes written.
 pub(super) fn reduce<const W: usize>(
     mut runs: Vec<Run<W>>,
     packing: &Packing,
     ranges: &Ranges<W>,
+    wanted: Range<usize>,
     means: &Means,
     report: &mut Report<'_>,
 ) -> Result<(Vec<Run<W>>, u64)> {
@@ -97,7 +101,7 @@ pub(super) fn reduce<const W: usize>(
     let mut written = 0;
     while runs.len() > fan_in {
         let groups: Vec<&[Run<W>]> = runs.chunks(fan_in).collect();
-        let total = u64_of(groups.len() * ranges.len());
+        let total = u64_of(groups.len() * wanted.len());
         let parts = phase(report, "merge", total, means.threads.min(groups.len()), |control| {
             let mut writer = SpillWriter::create(&means.temporary, packing)?;
             let mut merged = Vec::new();
@@ -106,9 +110,12 @@ pub(super) fn reduce<const W: usize>(
                 let mut places = Vec::with_capacity(ranges.len());
                 for range in 0..ranges.len() {
                     let mut open = writer.range();
-                    ranges.merge(group, range, buffer_size(memory, group.len()), |items, _| open.push_all(items))?;
+                    if wanted.contains(&range) {
+                        ranges
+                            .merge(group, range, buffer_size(memory, group.len()), |items, _| open.push_all(items))?;
+                        control.advance(1)?;
+                    }
                     places.push(open.finish());
-                    control.advance(1)?;
                 }
                 merged.push(writer.run(places)?);
             }

@@ -45,7 +45,7 @@ mod window;
 
 pub use choice::{Batch, Choice, Filter, Rank};
 pub use control::Report;
-pub use join::{merge_parts, most_parts, select_parts};
+pub use join::{merge_parts, most_parts, range_bytes, select_parts};
 pub use options::{MIN_MEMORY, Means, MineOptions, Mined};
 pub use part::{PartOptions, mine_part};
 pub use parts::MergedFacts;

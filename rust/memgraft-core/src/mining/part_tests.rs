@@ -60,6 +60,7 @@ proptest! {
         ranges in 1usize..4,
         threads in 1usize..3,
         reverse in any::<bool>(),
+        tight in any::<bool>(),
     ) {
         let documents: Vec<Vec<u32>> =
             documents.into_iter().map(|d| d.into_iter().map(|token| (token - 1) % (vocab_size - 1) + 1).collect()).collect();
@@ -88,24 +89,30 @@ proptest! {
             assert_eq!((facts.num_tokens, usize::try_from(facts.num_documents).unwrap()), (corpus.num_tokens(), corpus.num_documents()));
         };
         check(&parts);
+        // With the least memory merges of small vocabularies are decoded, two files at a time.
+        let merging = if tight {
+            Means { memory: MIN_MEMORY + u64::from(vocab_size) * 16, max_fan_in: Some(2), ..means() }
+        } else {
+            means()
+        };
         // Part by part, then by ranges of first tokens, the bytes of the merge are those of one part of everything.
         let first = folder.path().join("first.mgr");
         let half = parts.len().div_ceil(2);
-        merge_parts(&parts[..half], &first, None, &means(), &mut quiet).unwrap();
+        merge_parts(&parts[..half], &first, None, &merging, &mut quiet).unwrap();
         let mut steps = vec![first];
         steps.extend_from_slice(&parts[half..]);
         check(&steps);
         let pieces: Vec<PathBuf> = (0..ranges)
             .map(|index| {
                 let out = folder.path().join(format!("range-{index}.mgr"));
-                merge_parts(&steps, &out, Some((index, ranges)), &means(), &mut quiet).unwrap();
+                merge_parts(&steps, &out, Some((index, ranges)), &merging, &mut quiet).unwrap();
                 out
             })
             .collect();
         check(&pieces);
         let (whole, again) = (folder.path().join("whole.mgr"), folder.path().join("again.mgr"));
-        merge_parts(&parts, &whole, None, &means(), &mut quiet).unwrap().verify().unwrap();
-        merge_parts(&pieces, &again, None, &means(), &mut quiet).unwrap();
+        merge_parts(&parts, &whole, None, &merging, &mut quiet).unwrap().verify().unwrap();
+        merge_parts(&pieces, &again, None, &merging, &mut quiet).unwrap();
         prop_assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&again).unwrap());
         if world == 1 {
             prop_assert_eq!(std::fs::read(&whole).unwrap(), std::fs::read(&parts[0]).unwrap());
@@ -277,6 +284,57 @@ fn what_a_kill_left_beside_a_finished_file_goes_with_the_next_call() {
     let left = leave(&parts[0]);
     mine_all(&corpus, folder.path(), 2, |_, _| ());
     assert!(!left.exists());
+}
+
+#[test]
+fn a_range_takes_the_bytes_that_are_said_and_intermediate_merges_hold_it_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = mine_all(&mixed(&folder), folder.path(), 5, |_, _| ());
+    let whole: u64 = paths.iter().map(|path| path.metadata().unwrap().len()).sum();
+    let merged = folder.path().join("merged.mgr");
+    let merged_len = merge_parts(&paths, &merged, None, &means(), &mut quiet).unwrap().num_bytes();
+    let (mut said, mut found) = ((0, 0), 0);
+    for index in 0..3 {
+        let bytes = range_bytes(&paths, (index, 3)).unwrap();
+        let (least, most) =
+            (bytes.iter().map(|part| part.0).max().unwrap(), bytes.iter().map(|part| part.1).sum::<u64>());
+        let out = folder.path().join(format!("range-{index}.mgr"));
+        let num_bytes = merge_parts(&paths, &out, Some((index, 3)), &means(), &mut quiet).unwrap().num_bytes();
+        assert!(least / 2 < num_bytes && num_bytes <= most, "{bytes:?} {num_bytes}");
+        said = (said.0 + bytes.iter().map(|part| part.0).sum::<u64>(), said.1 + most);
+        found += num_bytes;
+    }
+    assert!(whole / 2 < said.0 && said.0 < whole && whole <= said.1 && said.1 < 2 * whole, "{said:?} {whole}");
+    assert!((merged_len..whole).contains(&found), "{found} {merged_len} {whole}");
+    let parts = parts::Parts::open(&paths).unwrap();
+    assert!(matches!(range_bytes(&paths, (3, 3)), Err(Error::Argument { .. })));
+
+    let packing = parts.sets[0].packing();
+    let ranges = merge::Ranges::<1>::new(&packing, &parts.weights(), 3);
+    let means = Means { max_fan_in: Some(2), ..means() };
+    let reduced = |wanted| {
+        let (runs, written) =
+            merge::reduce(parts.runs(&packing), &packing, &ranges, wanted, &means, &mut quiet).unwrap();
+        let records = |range| {
+            let mut items = Vec::new();
+            ranges
+                .merge(&runs, range, 1 << 16, |batch, _| {
+                    items.extend_from_slice(batch);
+                    Ok(())
+                })
+                .unwrap();
+            items
+        };
+        ([0, 1, 2].map(records), written)
+    };
+    let (all, all_written) = reduced(0..3);
+    let mut written = 0;
+    for range in 0..3 {
+        let (alone, bytes) = reduced(range..range + 1);
+        written += bytes;
+        assert!((0..3).all(|index| alone[index] == if index == range { all[index].clone() } else { Vec::new() }));
+    }
+    assert!(all.iter().all(|items| !items.is_empty()) && written == all_written);
 }
 
 /// Journal and records of a merge that was stopped at its end.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::kin;
+use super::plan;
 use super::runs::{Facts, RunSet, Shard};
 use super::spill::Run;
 use super::window::Packing;
@@ -122,6 +123,18 @@ impl Parts {
             weights[usize_of(token)] = weights[usize_of(token)].saturating_add(bytes);
         }
         weights
+    }
+
+    /// First tokens from, and up to, of range `index` of `count`: of about equal bytes, as far as first tokens allow.
+    pub(super) fn cut(&self, (index, count): (usize, usize)) -> Result<(u32, u32)> {
+        let last = count.saturating_sub(1);
+        if index >= count {
+            return Err(Error::argument(format!("range: expected one of 0 to {last}, got {index}")));
+        }
+        let (from, to) = self.facts.tokens;
+        let cuts = plan::ranges(&self.weights(), count);
+        let at = |index: usize| cuts.get(index).copied().unwrap_or(self.facts.vocab_size).clamp(from, to);
+        Ok((if index == 0 { from } else { at(index) }, if index == last { to } else { at(index + 1) }))
     }
 
     /// Says that the shards are all there are, and what they make up.

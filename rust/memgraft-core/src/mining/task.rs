@@ -101,7 +101,8 @@ impl<'a, const W: usize> Task<'a, W> {
         let (runs, mut spilled, dropped) = self.sort(&blocks, &ranges, spills, sketch.as_ref(), report)?;
         drop(sketch);
         let num_runs = runs.len();
-        let (runs, again) = if spills { merge::reduce(runs, packing, &ranges, means, report)? } else { (runs, 0) };
+        let (runs, again) =
+            if spills { merge::reduce(runs, packing, &ranges, 0..ranges.len(), means, report)? } else { (runs, 0) };
         spilled += again;
         let (mut sums, rows) = count::count(packing, &runs, &ranges, num_long, means, &wanted, report)?;
         self.check_sums(&mut sums, &scan, &dropped)?;

@@ -22,11 +22,15 @@ pub(in crate::mining) struct Sections<'a> {
 impl<'a> Sections<'a> {
     /// Opens those of `set` that may hold records of first tokens `from..to`.
     pub(in crate::mining) fn open(set: &'a RunSet, from: Option<u32>, to: Option<u32>) -> Result<Self> {
-        let sections = &set.sections;
-        // The section before the first that starts at or after `from` may hold records from `from` on.
-        let section = from.map_or(0, |token| sections.partition_point(|section| section.token <= token).max(1) - 1);
-        let end = to.map_or(sections.len(), |token| sections.partition_point(|section| section.token < token));
-        Ok(Self { set, file: set.reopen()?, section, end, open: false, hasher: blake3::Hasher::new() })
+        let sections = set.sections_of(from.unwrap_or(0), to.unwrap_or(u32::MAX));
+        Ok(Self {
+            set,
+            file: set.reopen()?,
+            section: sections.start,
+            end: sections.end,
+            open: false,
+            hasher: blake3::Hasher::new(),
+        })
     }
 
     /// The largest tag that a record may have: an order, or a long document.
