@@ -27,6 +27,12 @@ impl Gathered {
         self.len = 0;
     }
 
+    /// Forgets the first `len` bytes.
+    pub(super) fn drop_front(&mut self, len: usize) {
+        self.bytes.copy_within(len..self.len, 0);
+        self.len -= len;
+    }
+
     pub(super) fn extend(&mut self, bytes: &[u8]) {
         self.bytes.truncate(self.len);
         self.bytes.extend_from_slice(bytes);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::journal::{Entry, Journal};
 use super::{ENDIAN, Facts, HEAD_LEN, MAGIC, RunSection, RunSet, SECTION_BYTES, VERSION};
 use crate::fingerprint::Fingerprint;
-use crate::ids::u64_of;
+use crate::ids::{u64_of, usize_of_u64};
 use crate::mining::codec::{Encoder, KeyBytes};
 use crate::mining::gathered::Gathered;
 use crate::mining::record::Item;
@@ -15,7 +15,9 @@ use crate::mining::window::Packing;
 use crate::{Error, Result};
 
 /// Bytes gathered before a write.
-const WRITE_BUFFER: usize = 256 << 10;
+const WRITE_BUFFER: usize = if cfg!(test) { 700 } else { 256 << 10 };
+/// Bytes of a page of the system's cache.
+const PAGE: u64 = if cfg!(test) { 64 } else { 4096 };
 /// Bytes of finished sections after which they are made durable and entered into the journal.
 const SYNC_BYTES: u64 = if cfg!(test) { 256 } else { 256 << 20 };
 const UNWRITTEN: &str = "cannot be written; free some space or choose another place";
@@ -27,7 +29,9 @@ pub(in crate::mining) struct RunWriter<const W: usize> {
     file: File,
     journal: Option<Journal>,
     packing: Packing,
+    /// What comes behind `written`; its first `hashed` bytes are in `hasher`.
     buffer: Gathered,
+    hashed: usize,
     written: u64,
     hasher: blake3::Hasher,
     encoder: Encoder<W>,
@@ -94,6 +98,7 @@ impl<const W: usize> RunWriter<W> {
             journal,
             packing: *packing,
             buffer: Gathered::with_capacity(WRITE_BUFFER),
+            hashed: 0,
             written: u64_of(HEAD_LEN),
             hasher: blake3::Hasher::new(),
             encoder: Encoder::new(KeyBytes::of(packing)),
@@ -166,32 +171,49 @@ impl<const W: usize> RunWriter<W> {
         self.written + u64_of(self.buffer.len())
     }
 
+    fn hash(&mut self) {
+        self.hasher.update(&self.buffer.as_slice()[self.hashed..]);
+        self.hashed = self.buffer.len();
+    }
+
+    /// Writes whole pages of what is gathered: copying to the middle of one takes the system twice the time.
     fn flush(&mut self) -> Result<()> {
-        self.hasher.update(self.buffer.as_slice());
-        self.file.write_all(self.buffer.as_slice()).map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
-        self.written += u64_of(self.buffer.len());
-        self.buffer.clear();
+        let end = self.at() / PAGE * PAGE;
+        self.write(usize_of_u64(end.saturating_sub(self.written)))
+    }
+
+    /// Writes so many bytes of what is gathered.
+    fn write(&mut self, len: usize) -> Result<()> {
+        self.hash();
+        self.file.write_all(&self.buffer.as_slice()[..len]).map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
+        self.written += u64_of(len);
+        self.buffer.drop_front(len);
+        self.hashed -= len;
         Ok(())
     }
 
     /// Closes the open section; `next` is the token that comes after it.
     fn end_section(&mut self, next: Option<u32>) -> Result<()> {
-        self.flush()?;
-        let Some(section) = self.sections.last_mut().filter(|_| self.written > self.start) else { return Ok(()) };
-        section.length = self.written - self.start;
+        self.hash();
+        let at = self.at();
+        let Some(section) = self.sections.last_mut().filter(|_| at > self.start) else { return Ok(()) };
+        section.length = at - self.start;
         section.checksum = Fingerprint(*self.hasher.finalize().as_bytes());
         self.hasher.reset();
         self.encoder = Encoder::new(KeyBytes::of(&self.packing));
-        self.start = self.written;
-        if let (Some(journal), Some(next)) = (&mut self.journal, next) {
-            self.fresh.push(Entry { section: *section, next, num_records: self.num_records });
-            let since = self.fresh.first().map_or(self.written, |entry| entry.section.offset);
-            if self.written - since >= SYNC_BYTES {
-                self.file.sync_data().map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
-                journal.append(&std::mem::take(&mut self.fresh))?;
-            }
-        }
-        Ok(())
+        self.start = at;
+        let Some(next) = next.filter(|_| self.journal.is_some()) else { return Ok(()) };
+        self.fresh.push(Entry { section: *section, next, num_records: self.num_records });
+        let since = self.fresh.first().map_or(at, |entry| entry.section.offset);
+        if at - since >= SYNC_BYTES { self.sync() } else { Ok(()) }
+    }
+
+    /// Makes finished sections durable and enters them into the journal.
+    fn sync(&mut self) -> Result<()> {
+        self.write(self.buffer.len())?;
+        self.file.sync_data().map_err(|e| Error::io(&self.path, UNWRITTEN, e))?;
+        let fresh = std::mem::take(&mut self.fresh);
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.append(&fresh))
     }
 
     /// Appends the lengths of documents that `fill` writes, piece by piece; returns where they lie.
@@ -200,22 +222,23 @@ impl<const W: usize> RunWriter<W> {
         fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
     ) -> Result<(u64, u64, Fingerprint)> {
         self.end_section(None)?;
-        let start = self.written;
+        let start = self.at();
         let mut put = |bytes: &[u8]| {
             self.buffer.extend(bytes);
             if self.buffer.len() >= WRITE_BUFFER { self.flush() } else { Ok(()) }
         };
         fill(&mut put)?;
-        self.flush()?;
+        self.hash();
         let checksum = Fingerprint(*self.hasher.finalize().as_bytes());
         self.hasher.reset();
-        self.start = self.written;
-        Ok((start, self.written - start, checksum))
+        self.start = self.at();
+        Ok((start, self.start - start, checksum))
     }
 
     /// Writes tail and head, makes the bytes durable and gives the file its name.
     pub(in crate::mining) fn finish(mut self, facts: &Facts) -> Result<RunSet> {
         self.end_section(None)?;
+        self.write(self.buffer.len())?;
         let facts = Facts { num_records: self.num_records, ..facts.clone() };
         let text = facts.encode();
         let mut tail = u64_of(text.len()).to_le_bytes().to_vec();
