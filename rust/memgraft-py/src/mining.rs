@@ -244,8 +244,8 @@ pub(crate) fn merge_parts(
 
 /// Bytes of every part that go into the merge of a range: at least, at most.
 #[pyfunction]
-pub(crate) fn range_bytes(parts: Vec<PathBuf>, range: (usize, usize)) -> PyResult<Vec<(u64, u64)>> {
-    mining::range_bytes(&parts, range).map_err(to_py)
+pub(crate) fn range_bytes(py: Python<'_>, parts: Vec<PathBuf>, range: (usize, usize)) -> PyResult<Vec<(u64, u64)>> {
+    py.detach(|| mining::range_bytes(&parts, range)).map_err(to_py)
 }
 
 /// (tokens sampled, bytes of their records, how often these lie in the temporary folder at once); nothing is sampled where

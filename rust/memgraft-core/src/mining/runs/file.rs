@@ -1,7 +1,6 @@
 //! Opening a run file: its head and tail, checked.
 
 use std::fs::File;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -138,23 +137,22 @@ impl RunSet {
         self.sections.iter().map(|section| (section.token, section.length))
     }
 
-    /// The sections that may hold records of first tokens `from..to`.
-    pub(super) fn sections_of(&self, from: u32, to: u32) -> Range<usize> {
-        // The section before the first that starts at or after `from` may hold records from `from` on.
-        let start = self.sections.partition_point(|section| section.token <= from).max(1) - 1;
-        start..self.sections.partition_point(|section| section.token < to).max(start)
+    /// First tokens that section `index` may hold: from, to.
+    #[inline]
+    pub(super) fn section_tokens(&self, index: usize) -> (u32, u32) {
+        let from = self.sections.get(index).map_or(0, |section| section.token);
+        (from, self.sections.get(index + 1).map_or(self.facts.tokens.1, |next| next.token))
     }
 
     /// Bytes of the records of first tokens `from..to`, as closely as the sections tell: at least, at most.
     pub(in crate::mining) fn bytes_of(&self, from: u32, to: u32) -> (u64, u64) {
-        let range = self.sections_of(from, to);
-        let bytes = |range: Range<usize>| self.sections[range].iter().map(|section| section.length).sum();
-        let at_most = bytes(range.clone());
-        let starts_before = self.sections.get(range.start).is_some_and(|section| section.token < from);
-        let last = self.sections.get(range.end).map_or(self.facts.tokens.1, |next| next.token);
-        let (start, end) =
-            (range.start + usize::from(starts_before), range.end - usize::from(last > to && !range.is_empty()));
-        (bytes(start.min(end)..end), at_most)
+        let (mut least, mut most) = (0, 0);
+        for (index, section) in self.sections.iter().enumerate() {
+            let (first, end) = self.section_tokens(index);
+            least += if first >= from && end <= to { section.length } else { 0 };
+            most += if first < to && end > from { section.length } else { 0 };
+        }
+        (least, most)
     }
 
     pub(in crate::mining) fn packing(&self) -> Packing {

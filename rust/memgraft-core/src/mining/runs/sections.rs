@@ -22,15 +22,11 @@ pub(in crate::mining) struct Sections<'a> {
 impl<'a> Sections<'a> {
     /// Opens those of `set` that may hold records of first tokens `from..to`.
     pub(in crate::mining) fn open(set: &'a RunSet, from: Option<u32>, to: Option<u32>) -> Result<Self> {
-        let sections = set.sections_of(from.unwrap_or(0), to.unwrap_or(u32::MAX));
-        Ok(Self {
-            set,
-            file: set.reopen()?,
-            section: sections.start,
-            end: sections.end,
-            open: false,
-            hasher: blake3::Hasher::new(),
-        })
+        let sections = &set.sections;
+        // The section before the first that starts at or after `from` may hold records from `from` on.
+        let section = from.map_or(0, |token| sections.partition_point(|section| section.token <= token).max(1) - 1);
+        let end = to.map_or(sections.len(), |token| sections.partition_point(|section| section.token < token));
+        Ok(Self { set, file: set.reopen()?, section, end, open: false, hasher: blake3::Hasher::new() })
     }
 
     /// The largest tag that a record may have: an order, or a long document.
@@ -72,9 +68,7 @@ impl<'a> Sections<'a> {
     /// First tokens of the section that is read: from, to.
     #[inline]
     pub(in crate::mining) fn tokens(&self) -> (u32, u32) {
-        let from = self.set.sections.get(self.section).map_or(0, |section| section.token);
-        let next = self.set.sections.get(self.section + 1);
-        (from, next.map_or(self.set.facts().tokens.1, |section| section.token))
+        self.set.section_tokens(self.section)
     }
 
     /// Reads the next bytes of the section, which lie at `at`.
